@@ -1,0 +1,67 @@
+"""Retraining: data, weights and evaluation brought up to date by DVC, registered in MLflow, promoted if the gates hold."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+
+from stereotalker.errors import UserError
+from stereotalker.home import Home
+from stereotalker.params import Params
+from stereotalker.pipeline import WEIGHTS
+from tasks.tracking import Tracker
+from tasks.train import register_all
+
+METRICS = Path("metrics")
+
+
+@task(name="dvc repro", cache_policy=NO_CACHE, persist_result=False)
+def repro() -> None:
+    """The whole pipeline, as one task: DVC knows what is stale, and takes its own lock."""
+    if subprocess.run([sys.executable, "-m", "dvc", "repro"]).returncode != 0:
+        raise UserError("dvc repro failed; its words are above")
+
+
+@task(name="register", cache_policy=NO_CACHE, persist_result=False)
+def register(home: Home, metrics: dict[str, float]) -> dict[str, str]:
+    return register_all(Tracker(home, "training"), WEIGHTS, metrics)
+
+
+@task(name="promote", cache_policy=NO_CACHE, persist_result=False)
+def promote(home: Home, versions: dict[str, str]) -> None:
+    tracker = Tracker(home, "training")
+    for stage, version in versions.items():
+        tracker.promote(stage, version)
+
+
+def gates(params: Params, metrics: dict[str, float]) -> list[str]:
+    """What keeps the new weights from production: a line for every gate of params.yaml that does not hold."""
+    return [f"{name} is {metrics.get(name, float('nan')):.4g}, the gate asks {low:g}" for name, low in params.evaluate.gates.items() if not metrics.get(name, float("-inf")) >= low]
+
+
+def read_metrics(folder: Path = METRICS) -> dict[str, float]:
+    """All numbers that `evaluate` wrote, as "file.key"."""
+    return {f"{path.stem}.{key}": value for path in sorted(folder.glob("*.json")) for key, value in json.loads(path.read_text()).items() if isinstance(value, int | float)}
+
+
+def retrain(params: Params, home: Home) -> list[str]:
+    """Returns the gates that did not hold; empty when the new weights became champions."""
+
+    @flow(name="retrain", persist_result=False)
+    def run() -> list[str]:
+        repro()
+        metrics = read_metrics()
+        versions = register(home, metrics)
+        failed = gates(params, metrics)
+        if not failed:
+            promote(home, versions)
+        return failed
+
+    failed = run()
+    print("\n".join(["not promoted:", *failed]) if failed else "promoted to champion")
+    return failed

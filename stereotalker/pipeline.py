@@ -1,0 +1,102 @@
+"""The stages of dvc.yaml: each reads its own section of params.yaml, its inputs under data/, and writes its outs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from stereotalker.audio.corpus import build_corpus, read_corpus
+from stereotalker.audio.encoder import EncoderConfig, SpeechEncoder
+from stereotalker.audio.encoder import training_loss as audio_loss
+from stereotalker.control.masks import MaskConfig, MaskPredictor
+from stereotalker.control.masks import training_loss as masks_loss
+from stereotalker.models import LANGUAGE_MODEL, read_encoder, read_masks, weights_file
+from stereotalker.motion.denoiser import MotionConfig, MotionDenoiser
+from stereotalker.motion.prior import WordEmbedder
+from stereotalker.motion.synthesize import perform
+from stereotalker.motion.synthesize import training_loss as motion_loss
+from stereotalker.params import Params, Training, resolve
+from stereotalker.people.dataset import build_people, read_people
+from stereotalker.render.denoiser import DenoiserConfig, RenderDenoiser
+from stereotalker.render.renderer import training_loss as render_loss
+from stereotalker.training import Log, fit, print_log
+from stereotalker.weights import save_weights
+
+DATA = Path("data")
+AVATARS = Path("stereotalker/assets/avatars")
+WEIGHTS = Path("stereotalker/weights")
+
+
+def body(params: Params, log: Log) -> None:
+    from stereotalker.body.build import build  # anny is an extra
+
+    build(resolve(params.body.file), params.body.adults, params.body.betas, params.body.seed)
+
+
+def speech(params: Params, log: Log) -> None:
+    build_corpus(DATA / "speech", params.speech, params.audio)
+
+
+def people(params: Params, log: Log) -> None:
+    build_people(DATA / "people", AVATARS, params.body, params.people, DATA / "speech")
+
+
+def audio(params: Params, log: Log) -> None:
+    own = params.audio
+    model = _seeded(own.training, lambda: SpeechEncoder(EncoderConfig(own.hidden, own.layers, own.convolution)))
+    corpus = read_corpus(DATA / "speech" / "train")
+    fit(model, audio_loss(model, corpus, own), own.training, DATA / "audio.checkpoint", log)
+    save_weights(model, weights_file("audio", WEIGHTS))
+
+
+def motion(params: Params, log: Log) -> None:
+    own, encoder = params.motion, read_encoder(WEIGHTS)
+    config = MotionConfig(encoder.features, own.window, own.hidden, own.layers, own.lora_rank)
+    model = _seeded(own.training, lambda: MotionDenoiser(config))
+    corpus, embedder = read_corpus(DATA / "speech" / "train"), WordEmbedder(model.prior)
+    performances = [perform(corpus, encoder, embedder, own.fps, own.training.seed + k) for k in range(own.performances)]
+    fit(model, motion_loss(model, performances, own), own.training, DATA / "motion.checkpoint", log)
+    save_weights(model, weights_file("motion", WEIGHTS), frozen=LANGUAGE_MODEL)
+
+
+def masks(params: Params, log: Log) -> None:
+    own = params.masks
+    model = _seeded(own.training, lambda: MaskPredictor(MaskConfig(tuple(own.channels), params.render.patch)))
+    crowd = read_people(DATA / "people" / "train")
+    model = model.to(memory_format=torch.channels_last)
+    fit(model, masks_loss(model, crowd, own.training.batch), own.training, DATA / "masks.checkpoint", log)
+    save_weights(model, weights_file("masks", WEIGHTS))
+
+
+def render(params: Params, log: Log) -> None:
+    own = params.render
+    config = DenoiserConfig(own.patch, tuple(own.channels), own.heads, own.reference_width, own.view_experts)
+    model = _seeded(own.training, lambda: RenderDenoiser(config)).to(memory_format=torch.channels_last)
+    predictor = read_masks(WEIGHTS).to(memory_format=torch.channels_last)
+    crowd = read_people(DATA / "people" / "train")
+    fit(model, render_loss(model, predictor, crowd, own), own.training, DATA / "render.checkpoint", log)
+    save_weights(model, weights_file("render", WEIGHTS))
+
+
+def evaluate(params: Params, log: Log) -> None:
+    from stereotalker.evaluation import evaluate_all
+
+    evaluate_all(params, DATA, WEIGHTS, log)
+
+
+STAGES: dict[str, Callable[[Params, Log], None]] = {
+    "body": body, "speech": speech, "people": people, "audio": audio, "motion": motion, "masks": masks, "render": render,
+    "evaluate": evaluate,
+}  # fmt: skip
+
+
+def run(stage: str, params: Params, log: Log | None = None) -> None:
+    """Run one stage in the working directory, as dvc does."""
+    STAGES[stage](params, log or print_log(stage, DATA / "logs" / f"{stage}.jsonl"))
+
+
+def _seeded(training: Training, make: Callable[[], torch.nn.Module]) -> torch.nn.Module:
+    torch.manual_seed(training.seed)
+    return make()

@@ -1,0 +1,121 @@
+"""The one training loop: AdamW with cosine decay, moving average of the weights, checkpoints that resume to the same end."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import nn
+
+from stereotalker.params import Training
+
+Log = Callable[[str, float, int], None]  # name, value, step
+CHECKPOINT_EVERY_S = 180
+_AVERAGE = 0.998
+
+
+def fit(
+    model: nn.Module,
+    loss: Callable[[np.random.Generator], torch.Tensor],
+    options: Training,
+    checkpoint: Path,
+    log: Log,
+) -> None:
+    """Train `model` in place; at the end it holds the averaged weights.
+
+    loss(rng) draws a batch from `rng` and returns a scalar; rng depends on (seed, step) alone, so that a run stopped
+    anywhere and started again sees the same batches. `checkpoint` is a safetensors file, removed at the end.
+    """
+    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    average = {name: p.detach().clone() for name, p in named.items()}
+    optimizer = torch.optim.AdamW(named.values(), lr=options.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+    step = _resume(checkpoint, named, average, optimizer)
+    model.train()
+    saved, started, recent = time.monotonic(), time.monotonic(), []
+    while step < options.steps:
+        rng = np.random.default_rng([options.seed, step])
+        torch.manual_seed(int(rng.integers(1 << 31)))  # dropout inside library models has no generator argument
+        rate = _rate(step, options)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        value = loss(rng)
+        value.backward()
+        nn.utils.clip_grad_norm_(named.values(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        step += 1
+        keep = min(_AVERAGE, step / (step + 10))
+        with torch.no_grad():
+            for name, p in named.items():
+                average[name].lerp_(p, 1 - keep)
+        recent.append(float(value.detach()))
+        if step % 50 == 0 or step == options.steps:
+            log("loss", float(np.mean(recent)), step)
+            log("seconds_a_step", (time.monotonic() - started) / len(recent), step)
+            recent, started = [], time.monotonic()
+        if time.monotonic() - saved > CHECKPOINT_EVERY_S and step < options.steps:
+            _save(checkpoint, step, named, average, optimizer)
+            saved = time.monotonic()
+    with torch.no_grad():
+        for name, p in named.items():
+            p.copy_(average[name])
+    model.eval()
+    checkpoint.unlink(missing_ok=True)
+
+
+def _rate(step: int, options: Training) -> float:
+    warm = min(200, options.steps // 10 + 1)
+    if step < warm:
+        return options.learning_rate * (step + 1) / warm
+    return options.learning_rate * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * (step - warm) / max(options.steps - warm, 1))))
+
+
+def _save(path: Path, step: int, named, average, optimizer) -> None:
+    tensors = {f"p/{n}": p.detach() for n, p in named.items()} | {f"a/{n}": a for n, a in average.items()}
+    for name, p in named.items():
+        state = optimizer.state[p]
+        tensors |= {f"m/{name}": state["exp_avg"], f"v/{name}": state["exp_avg_sq"]}
+    temporary = path.with_suffix(".tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    safetensors.torch.save_file({n: t.contiguous() for n, t in tensors.items()}, temporary, metadata={"step": str(step)})
+    os.replace(temporary, path)
+
+
+def _resume(path: Path, named, average, optimizer) -> int:
+    if not path.exists():
+        return 0
+    with safetensors.safe_open(path, "pt") as file:
+        step = int(file.metadata()["step"])
+        with torch.no_grad():
+            for name, p in named.items():
+                p.copy_(file.get_tensor(f"p/{name}"))
+                average[name].copy_(file.get_tensor(f"a/{name}"))
+                optimizer.state[p] = {
+                    "step": torch.tensor(float(step)),
+                    "exp_avg": file.get_tensor(f"m/{name}"), "exp_avg_sq": file.get_tensor(f"v/{name}"),
+                }  # fmt: skip
+    return step
+
+
+def print_log(stage: str, path: Path | None = None) -> Log:
+    """A Log that prints, and appends JSON lines to `path`."""
+
+    def log(name: str, value: float, step: int) -> None:
+        print(f"{stage} step {step:6d}  {name} {value:.5f}", flush=True)
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(path, "a") as file:
+                file.write(json.dumps({"stage": stage, "step": step, name: value}) + "\n")
+
+    return log
+
+
+def autocast() -> torch.autocast:
+    """bf16 where the processor multiplies it natively, else full precision."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
