@@ -19,6 +19,7 @@ from stereotalker.params import ROOT, Params
 from stereotalker.progress import Display
 from stereotalker.report import BatchRecord, ClipResult
 from stereotalker.store import Store, code_version, digest
+from stereotalker.weights import FOLDER
 from tasks.clip import Bench, clip_task, produce_clip
 from tasks.pool import open_pool, render_all
 from tasks.report import BatchLog
@@ -40,14 +41,16 @@ class BatchDone:
         return sum(not result.ok for result in self.results)
 
 
-def produce(manifest_path: Path, out: Path, params: Params, home: Home, executor: str = "ray", stream=None) -> BatchDone:
+def produce(
+    manifest_path: Path, out: Path, params: Params, home: Home, executor: str = "ray", weights: Path = FOLDER, stream=None
+) -> BatchDone:
     """Make every clip of a manifest. Running it again finds what is finished in the store.
 
     Raises UserError for a faulty manifest or missing models; a clip's own fault is a row of the result.
     """
     started = time.monotonic()
     manifest = read_manifest(manifest_path)
-    models, store = Models(params), Store(home.store)
+    models, store = Models(params, weights), Store(home.store)
     torch.set_num_threads(params.produce.threads)
     store.sweep()
     tracker = Tracker(home, "batch")

@@ -147,19 +147,19 @@ class ClipMaker:
 
 def render_segment(job: SegmentJob, renderer: Callable[[], Renderer], store: Store) -> SegmentDone:
     """What a worker does with a job; the renderer is asked for only when the store has no answer."""
-    frames = job.window.stop - job.window.start
+    count = job.window.stop - job.window.start
     if found := store.find("render", job.key):
-        return SegmentDone(found, 0.0, frames)
+        return SegmentDone(found, 0.0, count)
     started = time.monotonic()
     motion, avatar, clip = load(Motion, job.motion), read_avatar(job.avatar), job.clip
     view = camera.path(clip.camera, len(motion.poses), clip.fps, avatar.target, (clip.height, clip.width))
 
     def write(folder: Path) -> None:
-        pictures = renderer().segment(avatar, motion, view, job.window, job.seed)
-        np.savez_compressed(folder / "frames.npz", frames=pictures.frames)
+        frames = renderer().segment(avatar, motion, view, job.window, job.seed)
+        np.savez_compressed(folder / "frames.npz", frames=frames)
 
     folder = store.make("render", job.key, write)
-    return SegmentDone(folder, time.monotonic() - started, frames)
+    return SegmentDone(folder, time.monotonic() - started, count)
 
 
 def read_segment(folder: Path) -> np.ndarray:

@@ -6,6 +6,7 @@ import ctypes
 import threading
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 
@@ -60,7 +61,8 @@ def speak(text: str, voice: Voice) -> Spoken:
         file = _languages().get(voice.language)
         if file is None:
             raise ClipError(f"language {voice.language!r} is not one of espeak-ng's; expected e.g. en-us, en-gb, de, fr-fr, es, ja")
-        if library.espeak_SetVoiceByName(f"{file}+{voice.variant}".rstrip("+").encode()) != 0:
+        known = not voice.variant or voice.variant in _variants()  # espeak-ng takes an unknown variant without a word
+        if not known or library.espeak_SetVoiceByName(f"{file}+{voice.variant}".rstrip("+").encode()) != 0:
             raise ClipError(f"voice {voice.variant!r} is not one of espeak-ng's; expected e.g. f2, m3, klatt")
         for parameter, value in ((_RATE, voice.rate), (_PITCH, voice.pitch), (_RANGE, voice.range)):
             library.espeak_SetParameter(parameter, value, 0)
@@ -112,6 +114,13 @@ def _languages() -> dict[str, str]:
         found.setdefault(entry.languages[1:].decode(), entry.identifier.decode())  # the first byte is a priority
         index += 1
     return found
+
+
+@cache
+def _variants() -> frozenset[str]:
+    import espeakng_loader
+
+    return frozenset(path.name for path in Path(espeakng_loader.get_data_path()).glob("**/voices/!v/*"))
 
 
 @cache

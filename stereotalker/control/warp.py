@@ -18,6 +18,7 @@ from stereotalker.body.raster import rasterize, vertex_normals
 from stereotalker.records import Avatar, Camera, Control, Motion
 
 DEPTH_TOLERANCE_M = 0.015  # a surface this close behind the portrait's depth map counts as seen
+BACKGROUND_M = 1.2  # how far behind the speaker the background hangs
 _INNER_COLOURS = {1: (150, 76, 78), 4: (190, 180, 168)}  # tongue and teeth, which a closed mouth hides
 
 
@@ -61,7 +62,7 @@ def reference(avatar: Avatar, body: Body) -> Reference:
     return Reference(avatar, pixels[:, :2], pixels[:, 2], picture.depth, fill.astype(np.float32), region.astype(np.uint8))
 
 
-def control(ref: Reference, body: Body, motion: Motion, camera: Camera) -> Control:
+def control(ref: Reference, body: Body, motion: Motion, camera: Camera, background_m: float = BACKGROUND_M) -> Control:
     """Control maps of every frame of `motion` seen by `camera` (the same number of frames)."""
     if len(motion.poses) != len(camera.azimuth):
         raise ValueError(f"motion has {len(motion.poses)} frames, the camera {len(camera.azimuth)}")
@@ -74,7 +75,7 @@ def control(ref: Reference, body: Body, motion: Motion, camera: Camera) -> Contr
     for t in range(T):
         K, E = camera.intrinsics[t], camera.extrinsics[t]
         moved = t == 0 or not (np.array_equal(E, camera.extrinsics[t - 1]) and np.array_equal(K, camera.intrinsics[t - 1]))
-        plate[t] = background_plate(avatar, K, E, (H, W)) if moved else plate[t - 1]
+        plate[t] = background_plate(avatar, K, E, (H, W), background_m) if moved else plate[t - 1]
         picture = rasterize(project(vertices[t], K, E), body.faces, (H, W))
         normals = (vertex_normals(vertices[t], body.faces) @ E[:3, :3].T).astype(np.float32)
         warp[t] = plate[t]
@@ -85,12 +86,24 @@ def control(ref: Reference, body: Body, motion: Motion, camera: Camera) -> Contr
     return Control(warp, visibility, normal_map, labels, plate, camera.azimuth, camera.elevation)
 
 
-def background_plate(avatar: Avatar, intrinsics: np.ndarray, extrinsics: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The background seen by a camera, as a far plane: only rotation and zoom move it; edges mirror. u8 [H, W, 3]."""
-    turn = avatar.intrinsics @ avatar.extrinsics[:3, :3] @ extrinsics[:3, :3].T @ np.linalg.inv(intrinsics)
+def background_plate(
+    avatar: Avatar, intrinsics: np.ndarray, extrinsics: np.ndarray, size: tuple[int, int], depth_m: float = BACKGROUND_M
+) -> np.ndarray:
+    """The background seen by a camera, as a wall `depth_m` behind the speaker (may be infinite); edges mirror. u8 [H, W, 3]."""
+    if np.isinf(depth_m):
+        turn = avatar.intrinsics @ avatar.extrinsics[:3, :3] @ extrinsics[:3, :3].T @ np.linalg.inv(intrinsics)
+    else:
+        then = _wall_to_pixels(avatar.intrinsics, avatar.extrinsics, depth_m)
+        turn = then @ np.linalg.inv(_wall_to_pixels(intrinsics, extrinsics, depth_m))
     out = np.zeros((*size, 3), np.uint8)
     _homography(avatar.background, turn.astype(np.float64), out)
     return out
+
+
+def _wall_to_pixels(intrinsics: np.ndarray, extrinsics: np.ndarray, depth_m: float) -> np.ndarray:
+    """Homography [3, 3] from a point (x, y, 1) of the wall z = -depth_m, in m, to pixels."""
+    rotation, shift = extrinsics[:3, :3].astype(np.float64), extrinsics[:3, 3]
+    return intrinsics @ np.stack([rotation[:, 0], rotation[:, 1], shift - depth_m * rotation[:, 2]], 1)
 
 
 @numba.njit(cache=True)

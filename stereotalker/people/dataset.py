@@ -105,11 +105,11 @@ def make_sample(
     camera = cameras.look_at(azimuth, elevation, distance, exact.target, (size, size))
     vertices = body.pose(motion, look.betas, exact.surface)
     pictures = [
-        render(person, v, K, E, light, background_plate(exact, K, E, (size, size)))
+        render(person, v, K, E, light, background_plate(exact, K, E, (size, size), np.inf))
         for v, K, E in zip(vertices, camera.intrinsics, camera.extrinsics, strict=True)
     ]
     fitted = wrong_fit(exact, body, int(rng.integers(1 << 30)), wrong * rng.uniform(0, 1.2)) if wrong else exact
-    maps = control(reference(fitted, body), body, motion, camera)
+    maps = control(reference(fitted, body), body, motion, camera, np.inf)  # a far background moves most
     return Sample(
         identity=identity, portrait=exact.portrait, image=np.stack([p for p, _ in pictures]),
         regions=np.stack([r for _, r in pictures]), warp=maps.warp, visibility=maps.visibility, normals=maps.normals,

@@ -70,6 +70,7 @@ class RenderDenoiser(nn.Module):
             down_block_types=("DownBlock2D", *["CrossAttnDownBlock2D"] * cross),
             up_block_types=(*["CrossAttnUpBlock2D"] * cross, "UpBlock2D"),
             cross_attention_dim=config.reference_width, attention_head_dim=config.heads,
+            only_cross_attention=(False, *[True] * (cross - 1), False),  # self-attention on the coarsest grid alone
         )  # fmt: skip
         for block in self.net.modules():
             if isinstance(block, BasicTransformerBlock):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,20 +15,12 @@ from stereotalker.diffusion.sample import frame_noise, sample
 from stereotalker.diffusion.schedule import TRAIN_TIMESTEPS, make_scheduler
 from stereotalker.diffusion.windows import Window
 from stereotalker.params import RenderParams
-from stereotalker.records import Avatar, Camera, Motion
+from stereotalker.records import Avatar, Camera, Control, Motion
 from stereotalker.render.denoiser import RenderDenoiser, conditions
 from stereotalker.training import autocast
 
 # How much an error counts in training, by region: where people look.
 _LOSS_WEIGHTS = {"background": 0.15, "hair": 1.0, "face": 3.0, "mouth": 6.0, "torso": 1.0, "arms": 1.5, "hands": 3.0, "legs": 1.0}
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """A rendered segment."""
-
-    frames: np.ndarray  # u8 [T, H, W, 3] sRGB
-    regions: np.ndarray  # u8 [T, H, W] predicted masks
 
 
 class Renderer:
@@ -41,26 +32,31 @@ class Renderer:
         self.denoiser = denoiser.eval().to(memory_format=torch.channels_last)
         self._prepared: dict[str, tuple[Reference, torch.Tensor]] = {}
 
-    def segment(self, avatar: Avatar, motion: Motion, camera: Camera, window: Window, seed: int) -> Pictures:
-        """Frames window.start..window.stop-1 of a clip. motion and camera are the whole clip's; seed is the clip's."""
+    def segment(self, avatar: Avatar, motion: Motion, camera: Camera, window: Window, seed: int) -> np.ndarray:
+        """Frames window.start..window.stop-1 of a clip, u8 [T, H, W, 3] sRGB. motion and camera are the whole clip's; seed is the clip's."""
         ref, tokens = self._prepare(avatar)
         parts = []
         for start in range(window.start, window.stop, self.params.batch):
             stop = min(start + self.params.batch, window.stop)
             maps = control(ref, self.body, motion.frames(start, stop), camera.frames(start, stop))
-            parts.append(self._pictures(maps, tokens, seed, start, stop))
-        return Pictures(np.concatenate([f for f, _ in parts]), np.concatenate([r for _, r in parts]))
+            parts.append(self.pictures(maps, tokens, seed, start, stop))
+        return np.concatenate(parts)
 
     def _prepare(self, avatar: Avatar) -> tuple[Reference, torch.Tensor]:
         """The reference warp's tables and the reference network's tokens, once an avatar."""
         if avatar.name not in self._prepared or self._prepared[avatar.name][0].avatar is not avatar:
-            with torch.inference_mode(), autocast():
-                tokens = self.denoiser.reference(2 * to_float(avatar.portrait[None]) - 1).float()
-            self._prepared = {avatar.name: (reference(avatar, self.body), tokens)}
+            self._prepared = {avatar.name: (reference(avatar, self.body), self.tokens(avatar.portrait))}
         return self._prepared[avatar.name]
 
     @torch.inference_mode()
-    def _pictures(self, maps, tokens: torch.Tensor, seed: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+    def tokens(self, portrait: np.ndarray) -> torch.Tensor:
+        """What the reference network makes of a portrait u8 [H, W, 3]: f32 [1, M, D]."""
+        with autocast():
+            return self.denoiser.reference(2 * to_float(portrait[None]) - 1).float()
+
+    @torch.inference_mode()
+    def pictures(self, maps: Control, tokens: torch.Tensor, seed: int, start: int, stop: int) -> np.ndarray:
+        """Frames start..stop-1 of a clip from their control maps, u8 [T, H, W, 3]."""
         T, H, W = maps.labels.shape
         shares = self.masks.predict(maps)
         multiple = self.params.patch * 2 ** (len(self.params.channels) - 1)
@@ -79,7 +75,7 @@ class Renderer:
             cells = sample(lambda x, t: self.denoiser(x, t, given), noisy, self.params.scheduler, self.params.steps)
         image = functional.pixel_shuffle(cells.float(), self.params.patch)[..., :H, :W] / 2 + 0.5
         frames = composite(image, plate, shares).clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1)
-        return frames.contiguous().numpy(), shares.argmax(1).byte().numpy()
+        return frames.contiguous().numpy()
 
 
 def composite(image: torch.Tensor, plate: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,31 @@
+# Everything a newcomer needs: `make demo`, `make test`. Set-up is part of both.
+PYTHON ?= python3
+# The torch to install first. The default has CPU-only wheels on some indexes; TORCH=torch takes the newest one allowed.
+TORCH ?= torch==2.13.0
+BIN := .venv/bin
+
+.PHONY: setup demo test lint bench clean
+
+setup: .venv/.ready
+
+.venv/.ready: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q --disable-pip-version-check "$(TORCH)"
+	$(BIN)/pip install -q --disable-pip-version-check -e ".[people,dev]"
+	touch $@
+
+demo: setup
+	$(BIN)/stereotalker produce examples/batch.yaml --out out/demo
+
+test: setup
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check --fix .
+
+bench: setup
+	$(BIN)/python -m benchmarks.clip
+
+clean:
+	rm -rf .venv out runs data

@@ -1,0 +1,185 @@
+"""Stage `evaluate`: every model on people, voices and sentences never trained on, beside its trivial baselines.
+
+Writes metrics/{people,motion,masks,render}.json with fixed keys, and a contact sheet a table can be checked against by eye.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from stereotalker.audio.corpus import read_corpus
+from stereotalker.body.layout import JOINT, REGION
+from stereotalker.body.model import Body
+from stereotalker.control.masks import region_iou
+from stereotalker.models import Models
+from stereotalker.motion.synthesize import Synthesizer
+from stereotalker.params import Params
+from stereotalker.people.acting import STYLES, act, closed_spans
+from stereotalker.people.dataset import Sample, read_people
+from stereotalker.records import Control, Motion, Speech
+from stereotalker.store import write_atomic
+from stereotalker.training import Log
+
+METRICS = Path("metrics")
+CLOSED_MM = 2.0  # lips whose midline points are nearer than this touch, as thick as they are
+
+
+def evaluate_all(params: Params, data: Path, weights: Path, log: Log) -> None:
+    """Write every metrics file and log every number."""
+    models = Models(params, weights)
+    crowd = read_people(data / "people" / "held_out")[: params.evaluate.people]
+    speeches = read_corpus(data / "speech" / "held_out")[-params.evaluate.utterances :]
+    tables = {
+        "people": people_table(params, speeches, models.body),
+        "motion": motion_table(speeches, models.synthesizer, models.body, params.evaluate.seed),
+        "masks": masks_table(crowd, models),
+        "render": render_table(crowd, models),
+    }
+    for name, table in tables.items():
+        write_atomic(METRICS / f"{name}.json", (json.dumps(table, indent=2) + "\n").encode())
+        for key, value in table.items():
+            log(f"{name}.{key}", value, 0)
+    contact_sheet(crowd, models, METRICS / "render.png")
+
+
+def people_table(params: Params, speeches: list[Speech], body: Body) -> dict[str, float]:
+    """The reference motion itself: does it close its lips where the phonemes say so?"""
+    closed = [lips_closed(act(s, STYLES[k % len(STYLES)], k, 25.0), s, body) for k, s in enumerate(speeches)]
+    return {"identities": params.people.identities, "bilabial_closed": _mean(closed)}
+
+
+def motion_table(speeches: list[Speech], synthesizer: Synthesizer, body: Body, seed: int) -> dict[str, float]:
+    """Lips against the reference acted from the known phonemes; baselines: the mean pose, and another sentence's motion."""
+    fps = synthesizer.params.fps
+    rows: dict[str, list[float]] = {k: [] for k in ("synthetic", "real", "correlation", "lag", "error", "body", "reference", "other", "mean_error")}
+    previous: np.ndarray | None = None
+    for k, speech in enumerate(speeches):
+        reference = act(speech, STYLES[k % len(STYLES)], seed + k, fps)
+        made = synthesizer.motion(speech, k % len(STYLES), 1.0, seed + k, len(reference.poses), fps)
+        rows["real" if speech.phonemes[0].text.isupper() else "synthetic"].append(lips_closed(made, speech, body))
+        truth, ours = body.lip_aperture(reference), body.lip_aperture(made)
+        correlations = {lag: _correlation(truth, np.roll(ours, -lag)) for lag in range(-5, 6)}
+        rows["correlation"].append(correlations[0])
+        rows["lag"].append(max(correlations, key=correlations.get))
+        rows["error"].append(float(np.abs(truth - ours).mean()))
+        rows["mean_error"].append(float(np.abs(truth - truth.mean()).mean()))
+        if previous is not None:
+            n = min(len(previous), len(truth))
+            rows["other"].append(_correlation(truth[:n], previous[:n]))
+        previous = ours
+        rows["body"].append(_spread(made))
+        rows["reference"].append(_spread(reference))
+    return {
+        "bilabial_closed_synthetic": _mean(rows["synthetic"]), "bilabial_closed_real": _mean(rows["real"]),
+        "lip_aperture_correlation": _mean(rows["correlation"]), "lip_aperture_correlation_other_sentence": _mean(rows["other"]),
+        "lip_lag_frames": float(np.median(rows["lag"])), "lip_aperture_error_mm": _mean(rows["error"]),
+        "lip_aperture_error_mm_mean_pose": _mean(rows["mean_error"]),
+        "diversity_ratio": _mean(rows["body"]) / max(_mean(rows["reference"]), 1e-9),
+    }  # fmt: skip
+
+
+def masks_table(crowd: list[Sample], models: Models) -> dict[str, float]:
+    """Intersection over union of the prediction, and of the body's own labels as the baseline."""
+    predictor = models.renderer.masks
+    predicted = np.concatenate([predictor.predict(_control(person)).argmax(1).byte().numpy() for person in crowd])
+    truth, body = (np.concatenate([getattr(person, name) for person in crowd]) for name in ("regions", "labels"))
+    ours, baseline = (_drop_rare(region_iou(p, truth), truth) for p in (predicted, body))
+    named = {f"{name}_iou": value for name, value in ours.items() if name in ("hair", "hands")}
+    return {"mean_iou": _mean(list(ours.values())), "mean_iou_body": _mean(list(baseline.values())), **named}
+
+
+def render_table(crowd: list[Sample], models: Models) -> dict[str, float]:
+    """PSNR of the person, front and turned views apart; baselines: a copy of the portrait, and the warp alone."""
+    rows: dict[str, list[tuple[float, float]]] = {}
+    for person in crowd:
+        frames = render_sample(person, models)
+        turned = np.abs(person.angles[:, 0]) > 10
+        for n in range(len(frames)):
+            truth, regions = person.image[n].astype(np.float32), person.regions[n]
+            body = regions != REGION["background"]
+            for name, picture in (("ours", frames[n]), ("warp", person.warp[n]), ("copy", person.portrait)):
+                rows.setdefault(f"{name}_{'20deg' if turned[n] else 'front'}", []).append(_squares(picture, truth, body))
+                rows.setdefault(name, []).append(_squares(picture, truth, body))
+            for region in ("mouth", "hands", "face"):
+                rows.setdefault(region, []).append(_squares(frames[n], truth, regions == REGION[region]))
+    psnr = {name: _psnr(pairs) for name, pairs in rows.items()}
+    return {
+        "psnr": psnr["ours"], "psnr_warp": psnr["warp"], "psnr_copy": psnr["copy"],
+        "psnr_front_wrong_fit": psnr.get("ours_front", 0.0), "psnr_front_wrong_fit_warp": psnr.get("warp_front", 0.0),
+        "psnr_20deg_wrong_fit": psnr.get("ours_20deg", 0.0), "psnr_20deg_wrong_fit_warp": psnr.get("warp_20deg", 0.0),
+        "psnr_mouth": psnr["mouth"], "psnr_hands": psnr["hands"], "psnr_face": psnr["face"],
+        "gain_over_warp_db": psnr["ours"] - psnr["warp"],
+    }  # fmt: skip
+
+
+def render_sample(person: Sample, models: Models) -> np.ndarray:
+    """A held-out person's frames through masks and denoiser, u8 [N, H, W, 3]."""
+    renderer = models.renderer
+    tokens = renderer.tokens(person.portrait)
+    step = models.params.render.batch
+    parts = [renderer.pictures(_control(person, n, n + step), tokens, person.identity, n, min(n + step, len(person.image))) for n in range(0, len(person.image), step)]  # fmt: skip
+    return np.concatenate(parts)
+
+
+def contact_sheet(crowd: list[Sample], models: Models, path: Path, people: int = 4, frames: int = 6) -> None:
+    """Rows of portrait + truth, warp, ours for some held-out people."""
+    rows = []
+    for person in crowd[:people]:
+        for pictures in (person.image, person.warp, render_sample(person, models)):
+            rows.append(np.concatenate([person.portrait, *pictures[:frames]], 1))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.concatenate(rows)).save(path)
+
+
+def lips_closed(motion: Motion, speech: Speech, body: Body) -> float:
+    """Share of p, b, m in which the lips touch in some frame that overlaps the sound (one frame of tolerance); NaN without any."""
+    aperture, spans = body.lip_aperture(motion), closed_spans(speech.phonemes)
+    hits = []
+    for start, end in spans:
+        low, high = int(start * motion.fps - 1), int(np.ceil(end * motion.fps)) + 1
+        window = aperture[max(low, 0) : min(high, len(aperture))]
+        if len(window):
+            hits.append(bool(window.min() < CLOSED_MM))
+    return float(np.mean(hits)) if hits else float("nan")
+
+
+def _control(person: Sample, start: int = 0, stop: int | None = None) -> Control:
+    cut = slice(start, stop)
+    azimuth, elevation = np.ascontiguousarray(person.angles[cut].T.astype(np.float32))
+    return Control(person.warp[cut], person.visibility[cut], person.normals[cut], person.labels[cut], person.plate[cut], azimuth, elevation)
+
+
+def _squares(picture: np.ndarray, truth: np.ndarray, where: np.ndarray) -> tuple[float, float]:
+    """Sum of squared errors and count of values."""
+    return float(((picture.astype(np.float32) - truth) ** 2)[where].sum()), float(3 * where.sum())
+
+
+def _psnr(pairs: list[tuple[float, float]]) -> float:
+    errors, counts = np.sum(pairs, 0)
+    return float(10 * np.log10(255**2 / max(errors / max(counts, 1.0), 1e-9)))
+
+
+def _drop_rare(table: dict[str, float], truth: np.ndarray) -> dict[str, float]:
+    """Without regions that fill less than one pixel in ten thousand: their number would be noise."""
+    return {name: value for name, value in table.items() if (truth == REGION[name]).mean() > 1e-4}
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+    if a.std() < 1e-6 or b.std() < 1e-6:
+        return 0.0
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+def _spread(motion: Motion) -> float:
+    """Mean deviation in time of the arms' and the head's joint angles, rad."""
+    joints = [JOINT[name] for name in ("head", "left_shoulder", "right_shoulder", "left_elbow", "right_elbow", "left_wrist", "right_wrist")]
+    return float(motion.poses[:, joints].std(0).mean())
+
+
+def _mean(values: list[float]) -> float:
+    real = [v for v in values if np.isfinite(v)]
+    return float(np.mean(real)) if real else 0.0

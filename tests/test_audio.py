@@ -1,0 +1,127 @@
+import subprocess
+
+import numpy as np
+import pytest
+from scipy.io import wavfile
+
+from stereotalker.audio import io
+from stereotalker.audio.align import align
+from stereotalker.audio.encoder import HOP, frame_classes
+from stereotalker.audio.phonemes import CLASS, phoneme_class
+from stereotalker.audio.speak import Voice, speak
+from stereotalker.audio.speech import from_file, from_script
+from stereotalker.errors import ClipError
+from stereotalker.records import SAMPLE_RATE
+
+
+def tone(path, rate=16000, seconds=1.0, channels=1, value=None):
+    t = np.arange(int(rate * seconds)) / rate
+    wave = (0.3 * np.sin(2 * np.pi * 220 * t))[:, None].repeat(channels, 1) if value is None else np.full((len(t), channels), value)
+    wavfile.write(path, rate, wave.astype(np.float32))
+    return path
+
+
+@pytest.mark.parametrize(("rate", "channels"), [(8000, 1), (22050, 2), (44100, 2), (48000, 1)])
+def test_any_rate_and_channels(tmp_path, rate, channels):
+    speech, sound = from_file(tone(tmp_path / "a.wav", rate, 1.5, channels), -20.0)
+    assert abs(speech.seconds - 1.5) < 0.01 and abs(sound.shape[1] / io.OUTPUT_RATE - 1.5) < 0.01
+    assert abs(speech.loudness + 20) < 0.1 and abs(io.loudness(sound) + 20) < 0.3
+
+
+@pytest.mark.parametrize("extension", ["mp3", "m4a", "ogg", "flac", "mp4"])
+def test_any_container_video_too(tmp_path, extension):
+    wav, out = tone(tmp_path / "a.wav", seconds=1.0), tmp_path / f"a.{extension}"
+    video = ["-f", "lavfi", "-i", "color=red:s=64x64:d=1"] if extension == "mp4" else []
+    subprocess.run([io.FFMPEG, "-v", "error", "-i", wav, *video, out], check=True)
+    assert abs(from_file(out, -20.0)[0].seconds - 1.0) < 0.08
+
+
+def test_opposite_phase_is_not_silence(tmp_path):
+    t = np.sin(np.arange(16000) * 0.1) * 0.3
+    wavfile.write(tmp_path / "a.wav", 16000, np.stack([t, -t], 1).astype(np.float32))
+    assert np.abs(from_file(tmp_path / "a.wav", -20.0)[0].samples).max() > 0.05
+
+
+def test_silence_stays_silent(tmp_path):
+    speech, sound = from_file(tone(tmp_path / "a.wav", value=0.0), -20.0)
+    assert speech.loudness == -np.inf and not sound.any()
+
+
+def test_loud_peaks_do_not_clip(tmp_path):
+    _, sound = from_file(tone(tmp_path / "a.wav"), -5.0)
+    assert np.abs(sound).max() <= 0.98
+
+
+@pytest.mark.parametrize(
+    ("make", "complaint"),
+    [
+        (lambda p: p.write_text("not sound"), "cannot be read as audio"),
+        (lambda p: p.write_bytes(b""), "cannot be read as audio"),
+        (lambda p: tone(p, seconds=0.05), "lasts 0.05 s"),
+        (lambda p: tone(p, value=np.nan), "NaN"),
+        (lambda p: None, "not found"),
+    ],
+)
+def test_bad_files_get_one_line(tmp_path, make, complaint):
+    make(tmp_path / "a.wav")
+    with pytest.raises(ClipError, match=complaint) as error:
+        from_file(tmp_path / "a.wav", -20.0)
+    assert "\n" not in str(error.value)
+
+
+def test_video_without_sound(tmp_path):
+    subprocess.run([io.FFMPEG, "-v", "error", "-f", "lavfi", "-i", "color=red:s=64x64:d=1", tmp_path / "a.mp4"], check=True)
+    with pytest.raises(ClipError, match="audio stream"):
+        from_file(tmp_path / "a.mp4", -20.0)
+
+
+def test_a_script_has_words_and_phonemes_in_time(speech):
+    assert [w.text.lower().strip(".") for w in speech.words] == "maybe my mother bought a big brown umbrella".split()
+    assert all(a.end <= b.start + 1e-6 for a, b in zip(speech.phonemes, speech.phonemes[1:], strict=False))
+    assert speech.phonemes[-1].end <= speech.seconds + 0.05
+    assert sum(phoneme_class(p.text) in ("p", "m") for p in speech.phonemes) == 9  # maybe, my, mother, bought, big, brown, umbrella
+
+
+@pytest.mark.parametrize("language", ["de", "fr-fr", "es", "ja", "cmn", "ar", "hi"])
+def test_other_languages_speak(language):
+    assert len(speak("Berlin 25", Voice(language)).phonemes) > 4
+
+
+@pytest.mark.parametrize(
+    ("text", "voice", "complaint"),
+    [
+        ("", Voice(), "no letters"), (" ...!?", Voice(), "no letters"), ("hi", Voice("xx"), "language 'xx'"),
+        ("hi", Voice("en-us", "nobody"), "voice 'nobody'"),
+    ],
+)  # fmt: skip
+def test_bad_scripts(text, voice, complaint):
+    with pytest.raises(ClipError, match=complaint):
+        from_script(text, voice, -20.0)
+
+
+def test_phoneme_classes_of_both_alphabets():
+    assert [phoneme_class(s) for s in ("ˈɪ", "b", "tʃ", "P", "AA1", "ɔː", "ɹ̩", "")] == ["i", "p", "sh", "p", "aa", "o", "r", "sil"]
+
+
+def test_frame_classes_follow_the_times(speech):
+    classes = frame_classes(speech, len(speech.samples) // HOP)
+    first_m = speech.phonemes[0]
+    assert classes[int((first_m.start + first_m.end) / 2 * SAMPLE_RATE / HOP)] == CLASS["m"]
+
+
+def test_encoding_in_chunks_is_seamless(tiny_models):
+    encoder = tiny_models.synthesizer.encoder
+    samples = np.random.default_rng(0).normal(0, 0.1, 41 * SAMPLE_RATE).astype(np.float32)
+    features = encoder.encode(samples)
+    assert features.shape == ((len(samples) - 400) // HOP + 1, encoder.features)
+    assert np.isfinite(features).all() and encoder.encode(samples[:100]).shape[0] == 1
+
+
+def test_real_speech_aligns(real_speech):
+    import csv
+
+    row = next(r for r in csv.DictReader(open(real_speech / "transcripts.csv")) if "p225_003" in r["path"])
+    speech, _ = from_file(real_speech.parent / row["path"], -20.0)
+    words, phonemes = align(speech.samples, row["text"])
+    assert words[0].text == "six" and words[-1].end <= speech.seconds and len(phonemes) > 50
+    assert align(speech.samples, "xqzzk") is None

@@ -1,0 +1,86 @@
+"""The house itself: who may import whom, and that dvc.yaml, params.yaml and the code name the same stages."""
+
+import ast
+import importlib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from stereotalker.errors import UserError
+from stereotalker.params import ROOT, Params, load_params
+from stereotalker.pipeline import STAGES
+
+FORBIDDEN = {
+    "stereotalker": {"flows", "tasks", "prefect", "ray", "mlflow", "dvc"},
+    "tasks": {"flows"},
+}
+ENTRY_POINT = "stereotalker/cli.py"  # may call flows and tasks
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+def files(folder: str) -> list[Path]:
+    return sorted((ROOT / folder).rglob("*.py"))
+
+
+@pytest.mark.parametrize("folder", FORBIDDEN)
+def test_imports_go_one_way(folder):
+    for path in files(folder):
+        if path.relative_to(ROOT).as_posix() != ENTRY_POINT:
+            assert not imports(path) & FORBIDDEN[folder], f"{path} imports {imports(path) & FORBIDDEN[folder]}"
+
+
+@pytest.mark.parametrize(("library", "owner"), [("ray", "tasks/pool.py"), ("mlflow", "tasks/tracking.py")])
+def test_only_one_file_knows(library, owner):
+    knowing = {p.relative_to(ROOT).as_posix() for folder in ("stereotalker", "tasks", "flows") for p in files(folder) if library in imports(p)}
+    assert knowing == {owner}
+
+
+def test_stages_agree():
+    described = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    assert set(described) == set(STAGES)
+    assert set(STAGES) <= set(Params.model_fields)
+    for name, stage in described.items():
+        assert stage["cmd"] == f"stereotalker stage {name}"
+        assert any(param.split(".")[0] == name for param in stage["params"])
+        for dependency in stage["deps"]:
+            assert dependency.startswith("data/") or (ROOT / dependency).exists(), dependency
+
+
+def test_every_module_imports_without_extras():
+    for folder in ("stereotalker", "tasks", "flows"):
+        for path in files(folder):
+            importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"))
+
+
+def test_scales_differ_in_numbers_only(tiny_params):
+    mini = load_params(ROOT / "params.yaml")
+    assert mini.scale == "mini" and tiny_params.scale == "tiny"
+    assert tiny_params.render.training.steps < mini.render.training.steps
+    assert tiny_params.render.patch == mini.render.patch
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (("crf: 18", "crf: 99"), "video.crf"),
+        (("crf: 18", "quality: 3"), "video.quality"),
+        (("reader: smplx #", "reader: blender #"), "body.reader"),
+        (("scale: mini", "scale: ["), "not valid YAML"),
+    ],
+)
+def test_bad_params_are_named(tmp_path, change, complaint):
+    text = (ROOT / "params.yaml").read_text()
+    assert change[0] in text
+    (tmp_path / "params.yaml").write_text(text.replace(*change, 1))
+    with pytest.raises(UserError, match=complaint):
+        load_params(tmp_path / "params.yaml")

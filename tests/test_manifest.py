@@ -1,0 +1,91 @@
+import json
+
+import pytest
+
+from stereotalker.errors import UserError
+from stereotalker.manifest import read_manifest
+
+YAML = """
+defaults: {avatar: ava, fps: 30, script: hello}
+clips:
+  - {id: one}
+  - {id: two, audio: speech/two.wav, camera: {kind: orbit, swing: 10}}
+"""
+
+
+def write(tmp_path, name, text):
+    path = tmp_path / name
+    path.write_text(text)
+    return path
+
+
+def test_defaults_give_way_to_the_clip(tmp_path):
+    one, two = read_manifest(write(tmp_path, "b.yaml", YAML)).clips
+    assert (one.script, one.audio, one.fps) == ("hello", None, 30)
+    assert two.script is None and two.audio == tmp_path / "speech/two.wav" and two.camera.swing == 10
+
+
+def test_three_formats_say_the_same(tmp_path):
+    rows = [{"id": "a", "avatar": "ava", "script": "hi, you", "seed": 3}, {"id": "b", "avatar": "ben", "script": "yes", "seed": 4}]
+    by_yaml = read_manifest(write(tmp_path, "b.yaml", json.dumps({"clips": rows})))
+    by_jsonl = read_manifest(write(tmp_path, "b.jsonl", "\n".join(map(json.dumps, rows)) + "\n\n"))
+    by_csv = read_manifest(write(tmp_path, "b.csv", 'id,avatar,script,seed\na,ava,"hi, you",3\nb,ben,yes,4\n'))
+    assert by_yaml.clips == by_jsonl.clips == by_csv.clips
+
+
+def test_csv_reaches_into_the_camera_and_skips_empty_cells(tmp_path):
+    clip, other = read_manifest(write(tmp_path, "b.csv", "id,avatar,audio,script,camera.azimuth,fps\na,ava,x.wav,,12.5,\nb,ava,,hi,,12\n")).clips
+    assert clip.camera.azimuth == 12.5 and clip.fps == 25 and clip.script is None
+    assert other.fps == 12 and other.audio is None
+
+
+def test_all_faults_at_once_with_row_and_id(tmp_path):
+    path = write(tmp_path, "b.yaml", """
+defaults: {avatar: ava}
+clips:
+  - {id: ok, script: hi}
+  - {id: odd, script: hi, width: 255}
+  - {id: ../evil, script: hi}
+  - {id: ok, script: twice}
+  - {id: typo, script: hi, gestures: 2}
+  - {id: both, script: hi, audio: a.wav}
+  - {script: nameless}
+  - {id: far, script: hi, camera: {azimuth: 80}}
+  - just text
+""")  # fmt: skip
+    with pytest.raises(UserError) as error:
+        read_manifest(path)
+    lines = str(error.value).splitlines()
+    assert len(lines) == 8 and all(str(path) in line for line in lines)
+    text = str(error.value)
+    for part in (
+        "row 2, clip 'odd'", "row 3, clip '../evil'", "row 4, clip 'ok': id is already taken by row 1", "unknown key 'gestures'",
+        "row 6, clip 'both': give audio or script", "row 7: id is missing", "camera.azimuth", "row 9: expected a mapping",
+    ):  # fmt: skip
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "complaint"),
+    [
+        ("b.yaml", "clips: [", "not readable as yaml"),
+        ("b.yaml", "- a\n- b\n", "expected a mapping with `clips:`"),
+        ("b.yaml", "clips: []\n", "no clips"),
+        ("b.yaml", "clips: [{id: a, avatar: ava, script: x}]\nclip: []\n", "unknown key 'clip'"),
+        ("b.jsonl", "{oops\n", "row 1: not JSON"),
+        ("b.jsonl", "[1]\n", "row 1: expected an object"),
+        ("b.csv", "id,avatar,script\na,ava,hi,extra\n", "number of cells"),
+        ("b.txt", "", "ends in .yaml"),
+        ("b.yaml", "clips: [{id: a, avatar: ava, script: x, camera: {kind: keyframes}}]", "camera keys"),
+        ("b.yaml", "clips: [{id: a, avatar: ava, script: x, camera: {kind: keyframes, keys: [{time: 1}, {time: 1}]}}]", "rising times"),
+        ("b.yaml", "clips: [{id: a, avatar: ava, script: x, camera: {kind: orbit, azimuth: 40, swing: 20}}]", "60 degrees"),
+    ],
+)
+def test_bad_files_are_explained(tmp_path, name, text, complaint):
+    with pytest.raises(UserError, match=complaint):
+        read_manifest(write(tmp_path, name, text))
+
+
+def test_a_missing_manifest_is_named(tmp_path):
+    with pytest.raises(UserError, match="not found"):
+        read_manifest(tmp_path / "nowhere.yaml")

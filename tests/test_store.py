@@ -1,0 +1,94 @@
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from stereotalker.errors import UserError
+from stereotalker.records import Motion, Speech, Timed, load, save
+from stereotalker.store import MARKER, Store, digest, write_atomic
+
+
+def put(text):
+    return lambda folder: (folder / "a.txt").write_text(text)
+
+
+def test_made_once_and_found_again(tmp_path):
+    store, calls = Store(tmp_path), []
+    for _ in range(2):
+        folder = store.make("stage", "key", lambda f: (calls.append(1), put("x")(f)))
+    assert len(calls) == 1 and (folder / "a.txt").read_text() == "x" and store.find("stage", "key") == folder
+    assert store.find("stage", "other") is None
+
+
+@pytest.mark.parametrize("damage", [
+    lambda f: (f / "a.txt").write_text("y"), lambda f: (f / "a.txt").unlink(),
+    lambda f: (f / "a.txt").write_text(""), lambda f: (f / MARKER).write_text("{"),
+])  # fmt: skip
+def test_a_damaged_entry_is_made_again(tmp_path, damage):
+    store = Store(tmp_path)
+    damage(store.make("stage", "key", put("x")))
+    assert store.find("stage", "key") is None
+    assert (store.make("stage", "key", put("x")) / "a.txt").read_text() == "x"
+
+
+def test_a_failed_write_leaves_nothing(tmp_path):
+    def fail(folder):
+        put("half")(folder)
+        raise ValueError("stop")
+
+    with pytest.raises(ValueError, match="stop"):
+        Store(tmp_path).make("stage", "key", fail)
+    assert not list((tmp_path / "stage").iterdir())
+
+
+def test_a_killed_writer_leaves_no_final_name_and_is_swept(tmp_path):
+    code = (
+        "import os, signal, pathlib, sys\nfrom stereotalker.store import Store\n"
+        "def write(f):\n (f / 'a.txt').write_text('half'); os.kill(os.getpid(), signal.SIGKILL)\n"
+        "Store(pathlib.Path(sys.argv[1])).make('stage', 'key', write)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)]).returncode == -9
+    store = Store(tmp_path)
+    assert store.find("stage", "key") is None and len(list((tmp_path / "stage").iterdir())) == 1
+    assert store.sweep() == 1 and not list((tmp_path / "stage").iterdir())
+
+
+def test_sweep_spares_the_living(tmp_path):
+    store = Store(tmp_path)
+    seen = []
+    store.make("stage", "key", lambda f: (put("x")(f), seen.append(store.sweep())))
+    assert seen == [0] and store.find("stage", "key")
+
+
+def test_digests_tell_values_apart():
+    values = [1, 1.0, "1", True, None, [1], [[1]], {"a": 1}, {"b": 1}, b"1", np.ones(1), np.ones(1, np.float32), ["ab", "c"], ["a", "bc"]]
+    assert len({digest(v) for v in values}) == len(values)
+    assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+    with pytest.raises(TypeError):
+        digest(object())
+
+
+def test_atomic_write_replaces(tmp_path):
+    path = tmp_path / "f" / "x.json"
+    write_atomic(path, b"1")
+    write_atomic(path, b"2")
+    assert path.read_bytes() == b"2" and os.listdir(path.parent) == ["x.json"]
+
+
+def test_records_survive_the_disk(tmp_path):
+    speech = Speech(np.linspace(-1, 1, 50, dtype=np.float32), -20.5, (Timed("hi", 0.0, 0.5),), (Timed("h", 0.0, 0.1),))
+    save(speech, tmp_path / "s.safetensors")
+    again = load(Speech, tmp_path / "s.safetensors")
+    assert again.words == speech.words and again.phonemes == speech.phonemes and again.loudness == -20.5
+    assert np.array_equal(again.samples, speech.samples)
+    with pytest.raises(UserError, match="expected a saved Motion"):
+        load(Motion, tmp_path / "s.safetensors")
+
+
+def test_records_check_their_shapes():
+    with pytest.raises(UserError, match=r"Motion.poses: expected float32 \[2, 55, 3\]"):
+        Motion(np.zeros((2, 54, 3), np.float32), np.zeros((2, 52), np.float32), np.zeros((2, 3), np.float32), 25.0)
+    with pytest.raises(UserError, match="NaN"):
+        Speech(np.array([0, np.nan], np.float32), -20.0)

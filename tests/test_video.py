@@ -1,0 +1,50 @@
+import numpy as np
+import pytest
+
+from stereotalker.audio.io import wav_bytes
+from stereotalker.errors import UserError
+from stereotalker.video import frame_count, probe, read_frames, write_video
+
+
+@pytest.fixture
+def sound(tmp_path):
+    path = tmp_path / "s.wav"
+    path.write_bytes(wav_bytes(np.random.default_rng(0).normal(0, 0.1, (2, 48_000)).astype(np.float32)))
+    return path
+
+
+def gradient(frames, height, width):
+    y, x = np.mgrid[0:height, 0:width]
+    return np.stack([np.stack([x * 200 // width, y * 200 // height, np.full_like(x, 20 + 5 * t)], -1) for t in range(frames)]).astype(np.uint8)
+
+
+@pytest.mark.parametrize(("seconds", "fps", "size"), [(1.0, 25.0, (64, 64)), (1.37, 12.0, (96, 160)), (0.51, 23.976, (160, 90)), (2.2, 60.0, (64, 66))])
+def test_exact_length_and_form(tmp_path, tiny_params, sound, seconds, fps, size):
+    count = frame_count(seconds, fps)
+    assert count == round(seconds * fps)
+    out = tmp_path / "o" / "c.mp4"
+    write_video(out, [gradient(count, *size)], size, fps, sound, count / fps, tiny_params.video, "c")
+    found = probe(out)
+    assert found.frames == count and found.size == size and found.codecs == ("h264", "aac") and found.pixel_format == "yuv420p"
+    assert abs(found.audio_seconds - found.video_seconds) <= 1 / fps + 1024 / 48000
+    assert "trainedAlgorithmicMedia" in found.comment
+    assert [p.name for p in out.parent.iterdir()] == ["c.mp4"]
+
+
+def test_colours_survive(tmp_path, tiny_params, sound):
+    frames = gradient(5, 64, 96)
+    write_video(tmp_path / "c.mp4", iter([frames[:2], frames[2:]]), (64, 96), 25.0, sound, 0.2, tiny_params.video, "c")
+    assert np.abs(read_frames(tmp_path / "c.mp4").astype(int) - frames).mean() < 4
+
+
+def test_the_same_frames_give_the_same_bytes(tmp_path, tiny_params, sound):
+    for name in ("a", "b"):
+        write_video(tmp_path / f"{name}.mp4", [gradient(5, 64, 64)], (64, 64), 25.0, sound, 0.2, tiny_params.video, "same")
+    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+
+
+def test_a_refused_video_leaves_nothing(tmp_path, tiny_params, sound):
+    bad = tiny_params.video.model_copy(update={"preset": "nonsense"})
+    with pytest.raises(UserError, match="could not write the video"):
+        write_video(tmp_path / "v" / "c.mp4", [gradient(5, 64, 64)], (64, 64), 25.0, sound, 0.2, bad, "c")
+    assert not list((tmp_path / "v").iterdir())
