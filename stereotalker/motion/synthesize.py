@@ -86,6 +86,10 @@ def resample(motion: Motion, frames: int, fps: float) -> Motion:
 # ---- training ------------------------------------------------------------------------------------------------------------
 
 
+JAW = 3 * JOINT["jaw"]  # pose feature: the jaw's opening
+CLOSED_JAW = 0.02  # rad
+
+
 @dataclass(frozen=True)
 class Performance:
     """Speech somebody acted: all at the model's frame rate."""
@@ -114,25 +118,29 @@ def perform(corpus: list[Speech], encoder: SpeechEncoder, embedder: WordEmbedder
 
 
 def training_loss(model: MotionDenoiser, performances: list[Performance], params: MotionParams):
-    """Error of the clean window and of its velocity; the mouth counts most. Also pulls projected audio to its words."""
+    """Error of the clean window and of its velocity; the mouth counts most, and a mouth that must be shut four times over.
+
+    Also pulls projected audio towards its words' embeddings.
+    """
     _set_statistics(model, performances)
     schedule, weights = make_scheduler(params.scheduler), _feature_weights()
-    embeddings_scale = 0.3
+    shut = (CLOSED_JAW - model.mean[JAW]) / model.deviation[JAW]
 
     def loss(rng: np.random.Generator) -> torch.Tensor:
         given, clean = _training_batch(model, performances, params, rng)
         B = len(clean)
-        t = torch.from_numpy(np.where(rng.random(B) < 0.3, TRAIN_TIMESTEPS - 1, rng.integers(0, TRAIN_TIMESTEPS, B)))
+        t = torch.from_numpy(np.where(rng.random(B) < 0.15, TRAIN_TIMESTEPS - 1, rng.integers(0, TRAIN_TIMESTEPS, B)))
         noisy = schedule.add_noise(clean, torch.from_numpy(rng.standard_normal(clean.shape, np.float32)), t)
         with autocast():
             meaning, projected = model.understand(given)
             predicted = model(noisy, t, given, meaning)
         predicted, projected = predicted.float(), projected.float()
-        error = ((predicted - clean).square() * weights).mean()
+        closing = 1 + 3 * (clean[..., JAW, None] < shut) * (weights > 1)
+        error = ((predicted - clean).square() * weights * closing).mean()
         speed = ((predicted.diff(dim=1) - clean.diff(dim=1)).square() * weights).mean()
         spoken = given.words.abs().sum(-1) > 0
         alignment = (1 - functional.cosine_similarity(projected, given.words, dim=-1))[spoken].mean() if spoken.any() else 0.0
-        return error + 2 * speed + embeddings_scale * alignment
+        return error + 2 * speed + 0.3 * alignment
 
     return loss
 
@@ -169,7 +177,7 @@ def _set_statistics(model: MotionDenoiser, performances: list[Performance]) -> N
 def _feature_weights() -> torch.Tensor:
     weights = torch.ones(POSE_FEATURES)
     actions = POSE_FEATURES - 3 - len(ACTION)
-    weights[3 * JOINT["jaw"]] = 12.0
+    weights[JAW] = 12.0
     weights[[actions + i for name, i in ACTION.items() if name.startswith(("mouth", "jaw", "tongue"))]] = 3.0
     fingers = [3 * j + k for name, j in JOINT.items() if name[-1] in "123" and name.startswith(("left", "right")) for k in range(3)]
     weights[fingers] = 0.3
