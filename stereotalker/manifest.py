@@ -31,7 +31,7 @@ class CameraKey(Strict):
 
 
 class CameraMove(Strict):
-    """fixed: one place. orbit: swings `swing` degrees around `azimuth`, once in `period` s. keyframes: through `keys`."""
+    """fixed: one place. orbit: swings `swing` degrees around `azimuth`, once in `period` s. keyframes: through `points`."""
 
     kind: Literal["fixed", "orbit", "keyframes"] = "fixed"
     azimuth: float = Field(0.0, ge=-AZIMUTH, le=AZIMUTH)
@@ -39,15 +39,15 @@ class CameraMove(Strict):
     distance: float = Field(1.0, ge=0.5, le=2.0)
     swing: float = Field(15.0, ge=-AZIMUTH, le=AZIMUTH)
     period: float = Field(8.0, gt=0.5)
-    keys: tuple[CameraKey, ...] = ()
+    points: tuple[CameraKey, ...] = ()
 
     @model_validator(mode="after")
     def _agree(self):
-        if (self.kind == "keyframes") != bool(self.keys):
-            raise ValueError("camera keys and kind keyframes go together: give both or neither")
-        times = [key.time for key in self.keys]
+        if (self.kind == "keyframes") != bool(self.points):
+            raise ValueError("camera points and kind keyframes go together: give both or neither")
+        times = [key.time for key in self.points]
         if any(b <= a for a, b in zip(times, times[1:], strict=False)):
-            raise ValueError("camera keys must have rising times")
+            raise ValueError("camera points must have rising times")
         if self.kind == "orbit" and abs(self.azimuth) + abs(self.swing) > AZIMUTH:
             raise ValueError(f"camera orbit reaches {abs(self.azimuth) + abs(self.swing):g} degrees; at most {AZIMUTH:g}")
         return self
@@ -198,7 +198,7 @@ def _csv_rows(path: Path) -> tuple[list[tuple[int, dict]], list[str]]:
                     continue
                 first, _, second = column.partition(".")
                 if second:
-                    values.setdefault(first, {})[second] = json.loads(cell) if second == "keys" else cell
+                    values.setdefault(first, {})[second] = json.loads(cell) if second == "points" else cell
                 else:
                     values[first] = cell
             rows.append((number, values))

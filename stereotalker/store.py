@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import socket
+import threading
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -44,7 +45,7 @@ class Store:
         if found := self.find(stage, key):
             return found
         folder = self.root / stage / key
-        temporary = folder.with_name(f"{key}.{_HOST}.{os.getpid()}.tmp")
+        temporary = folder.with_name(f"{key}.{_HOST}.{os.getpid()}-{threading.get_ident()}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         try:
@@ -56,7 +57,7 @@ class Store:
             _sync(temporary / MARKER)
             os.rename(temporary, folder)
         except OSError:
-            if not (folder / MARKER).exists():  # else another process finished the same entry first: its bytes are ours
+            if not (folder / MARKER).exists():  # else another thread or process finished the same entry first: its bytes are ours
                 raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -67,8 +68,9 @@ class Store:
         """Remove what processes of this machine left behind when they died. Returns how many folders went."""
         gone = 0
         for path in self.root.glob("*/*.tmp"):
-            _, host, pid, _ = path.name.rsplit(".", 3)
-            if host == _HOST and not _alive(int(pid)):
+            _, _, owner = path.name.removesuffix(".tmp").partition(".")
+            host, _, process = owner.rpartition(".")
+            if host == _HOST and not _alive(int(process.split("-")[0])):
                 shutil.rmtree(path, ignore_errors=True)
                 gone += 1
         return gone

@@ -46,8 +46,8 @@ def load_weights(kind: type[Model], config_type: type, path: Path, frozen: tuple
     model = kind(config)
     own = model.state_dict()
     wanted = {name for name in own if not (name.startswith(frozen) and "lora_" not in name)}
-    if wanted != set(tensors):
-        difference = sorted(wanted ^ set(tensors))
+    difference = sorted(wanted ^ set(tensors)) or sorted(n for n in wanted if own[n].shape != tensors[n].shape)
+    if difference:
         raise UserError(f"{path}: tensors do not match {kind.__name__}: {', '.join(difference[:5])}; train the stage again")
     with torch.no_grad():
         for name, tensor in tensors.items():

@@ -102,7 +102,7 @@ class RayPool:
                 raise ClipError(f"frames {job.window.start}-{job.window.stop} took longer than {limits.segment_timeout:g} s; raise produce.segment_timeout") from None
             except errors.RayTaskError as error:
                 self._idle.put(actor)
-                raise error.as_instanceof_cause() from None
+                raise error.cause from None
             else:
                 self._idle.put(actor)
                 return done

@@ -81,7 +81,7 @@ def test_rotations():
 
 def test_camera_sees_its_target_in_the_middle_of_a_wide_picture():
     target = np.array([0.1, 0.5, 0.0], np.float32)
-    move = CameraMove(kind="keyframes", keys=(CameraKey(time=0, azimuth=-20), CameraKey(time=1, azimuth=20, elevation=10, distance=0.8)))
+    move = CameraMove(kind="keyframes", points=(CameraKey(time=0, azimuth=-20), CameraKey(time=1, azimuth=20, elevation=10, distance=0.8)))
     view = camera.path(move, 26, 25.0, target, (90, 160))
     for t in (0, 12, 25):
         pixel = camera.project(target[None], view.intrinsics[t], view.extrinsics[t])[0]

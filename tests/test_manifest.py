@@ -76,8 +76,8 @@ clips:
         ("b.jsonl", "[1]\n", "row 1: expected an object"),
         ("b.csv", "id,avatar,script\na,ava,hi,extra\n", "number of cells"),
         ("b.txt", "", "ends in .yaml"),
-        ("b.yaml", "clips: [{id: a, avatar: ava, script: x, camera: {kind: keyframes}}]", "camera keys"),
-        ("b.yaml", "clips: [{id: a, avatar: ava, script: x, camera: {kind: keyframes, keys: [{time: 1}, {time: 1}]}}]", "rising times"),
+        ("b.yaml", "clips: [{id: a, avatar: ava, script: x, camera: {kind: keyframes}}]", "camera points"),
+        ("b.yaml", "clips: [{id: a, avatar: ava, script: x, camera: {kind: keyframes, points: [{time: 1}, {time: 1}]}}]", "rising times"),
         ("b.yaml", "clips: [{id: a, avatar: ava, script: x, camera: {kind: orbit, azimuth: 40, swing: 20}}]", "60 degrees"),
     ],
 )

@@ -1,6 +1,8 @@
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -60,6 +62,18 @@ def test_sweep_spares_the_living(tmp_path):
     seen = []
     store.make("stage", "key", lambda f: (put("x")(f), seen.append(store.sweep())))
     assert seen == [0] and store.find("stage", "key")
+
+
+def test_many_threads_make_one_entry(tmp_path):
+    store = Store(tmp_path)
+
+    def write(folder):
+        time.sleep(0.02)
+        put("x")(folder)
+
+    with ThreadPoolExecutor(8) as threads:
+        folders = set(threads.map(lambda _: store.make("stage", "key", write), range(8)))
+    assert len(folders) == 1 and [p.name for p in (tmp_path / "stage").iterdir()] == ["key"]
 
 
 def test_digests_tell_values_apart():

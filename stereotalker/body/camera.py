@@ -24,15 +24,15 @@ def path(move: CameraMove, frames: int, fps: float, target: np.ndarray, size: tu
         swing = np.sin(2 * np.pi * seconds / move.period)
         azimuth = move.azimuth + move.swing * swing
         elevation, distance = np.full(frames, move.elevation), np.full(frames, move.distance)
-    elif move.kind == "keyframes" and len(move.keys) > 1:
-        times = np.array([key.time for key in move.keys])
+    elif move.kind == "keyframes" and len(move.points) > 1:
+        times = np.array([key.time for key in move.points])
         at = np.clip(seconds, times[0], times[-1])
         azimuth, elevation, distance = (
-            PchipInterpolator(times, [getattr(key, name) for key in move.keys])(at)
+            PchipInterpolator(times, [getattr(key, name) for key in move.points])(at)
             for name in ("azimuth", "elevation", "distance")
         )
     else:
-        still = move.keys[0] if move.kind == "keyframes" else move
+        still = move.points[0] if move.kind == "keyframes" else move
         azimuth, elevation, distance = (np.full(frames, getattr(still, n)) for n in ("azimuth", "elevation", "distance"))
     return look_at(azimuth, elevation, distance * DISTANCE_M, target, size)
 
