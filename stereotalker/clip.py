@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from stereotalker.audio import io
 from stereotalker.audio.speak import Voice
@@ -97,6 +98,7 @@ class ClipMaker:
 
         def write(folder: Path) -> None:
             with _MODEL_LOCK:
+                torch.set_num_threads(self.params.produce.threads)  # the setting is each thread's own
                 motion = self.models.synthesizer.motion(speech, avatar.style, clip.gesture, seed, frames, clip.fps)
             save(motion, folder / "motion.safetensors")
 

@@ -55,11 +55,11 @@ class LocalPool:
     workers = 1
 
     def __init__(self, models: Models, store: Store):
-        torch.set_num_threads(models.params.produce.threads)
         self._models, self._store, self._lock = models, store, threading.Lock()
 
     def run(self, job: SegmentJob) -> SegmentDone:
         with self._lock:
+            torch.set_num_threads(self._models.params.produce.threads)
             return render_segment(job, lambda: self._models.renderer, self._store)
 
     def close(self) -> None:
@@ -128,14 +128,14 @@ class _Worker:
     """Lives in a Ray process: parameters and weights by path, models loaded once. Imports neither Prefect nor MLflow."""
 
     def __init__(self, params: str, weights: str, store: str, threads: int):
-        torch.set_num_threads(threads)
-        self._models = Models(Params.model_validate_json(params), Path(weights))
+        self._models, self._threads = Models(Params.model_validate_json(params), Path(weights)), threads
         self._store = Store(Path(store))
 
     def process(self) -> int:
         return os.getpid()
 
     def render(self, job: SegmentJob) -> SegmentDone:
+        torch.set_num_threads(self._threads)
         return render_segment(job, lambda: self._models.renderer, self._store)
 
 

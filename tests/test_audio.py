@@ -82,6 +82,12 @@ def test_a_script_has_words_and_phonemes_in_time(speech):
     assert sum(phoneme_class(p.text) in ("p", "m") for p in speech.phonemes) == 9  # maybe, my, mother, bought, big, brown, umbrella
 
 
+def test_a_script_sounds_the_same_whatever_came_before():
+    one = from_script("one two", Voice(), -20.0)[0]
+    speak("something else", Voice("de"))
+    assert np.array_equal(one.samples, from_script("one two", Voice(), -20.0)[0].samples)
+
+
 @pytest.mark.parametrize("language", ["de", "fr-fr", "es", "ja", "cmn", "ar", "hi"])
 def test_other_languages_speak(language):
     assert len(speak("Berlin 25", Voice(language)).phonemes) > 4

@@ -11,7 +11,7 @@ from scipy.signal import fftconvolve
 
 from stereotalker.audio import io
 from stereotalker.audio.align import align
-from stereotalker.audio.speak import Voice
+from stereotalker.audio.speak import Voice, speak
 from stereotalker.audio.speech import from_script
 from stereotalker.errors import UserError
 from stereotalker.params import AudioParams, SpeechParams, resolve
@@ -76,7 +76,7 @@ def _synthetic(sentences: list[str], held_out: bool, params: SpeechParams, audio
     language = marked[0] if marked and marked[0] in params.languages else params.languages[rng.integers(len(params.languages))]
     variants = _HELD_OUT_VARIANTS if held_out else _VARIANTS
     voice = Voice(language, variants[rng.integers(len(variants))], *(int(rng.integers(a, b)) for a, b in ((125, 215), (25, 75), (30, 80))))
-    return from_script(text, voice, audio.loudness)[0]
+    return from_script(text, voice, audio.loudness, speak)[0]
 
 
 def _recordings(folder: Path, audio: AudioParams) -> list[Speech]:

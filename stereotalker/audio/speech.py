@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from stereotalker.audio import io
-from stereotalker.audio.speak import Voice, speak
+from stereotalker.audio.speak import Spoken, Voice, speak_alone
 from stereotalker.errors import ClipError
 from stereotalker.records import Speech
 
@@ -20,10 +21,12 @@ def from_file(path: Path, loudness: float) -> tuple[Speech, np.ndarray]:
     return Speech(io.to_speech_samples(sound), level), sound
 
 
-def from_script(text: str, voice: Voice, loudness: float) -> tuple[Speech, np.ndarray]:
-    """A script spoken by espeak-ng, with word and phoneme times."""
+def from_script(
+    text: str, voice: Voice, loudness: float, speaker: Callable[[str, Voice], Spoken] = speak_alone
+) -> tuple[Speech, np.ndarray]:
+    """A script spoken by espeak-ng, with word and phoneme times. Raises ClipError for a script nobody can speak."""
     if not any(c.isalnum() for c in text):
         raise ClipError(LETTERLESS)
-    spoken = speak(text, voice)
+    spoken = speaker(text, voice)
     sound, level = io.normalise(io.from_mono(spoken.samples, spoken.sample_rate), loudness)
     return Speech(io.to_speech_samples(sound), level, spoken.words, spoken.phonemes), sound
