@@ -1,0 +1,70 @@
+"""How long one clip takes: 10 s of 256 x 256 video at 25 fps, models loaded. `python -m benchmarks.clip [--seconds 10]`.
+
+Writes benchmarks/results.json with the machine and the commit; the README's table is read off it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from stereotalker.clip import ClipMaker, Ledger, make_clip, read_segment
+from stereotalker.manifest import Clip
+from stereotalker.models import Models
+from stereotalker.params import ROOT, load_params
+from stereotalker.store import Store
+from stereotalker.video import probe
+from tasks.pool import LocalPool, render_all
+
+_SENTENCE = "Big problems become small when people talk about them, and the whole world may listen. "
+
+
+def measure(seconds: float, threads: int) -> dict[str, float | str]:
+    """Warm up on a short clip, then time the whole way of one clip from script to finished file."""
+    params = load_params()
+    params = params.model_copy(update={"produce": params.produce.model_copy(update={"threads": threads})})
+    models = Models(params)
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(Path(folder) / "store")
+        maker, pool = ClipMaker(models, store), LocalPool(models, store)
+
+        def make(name: str, script: str) -> tuple[float, Ledger, Path]:
+            clip, ledger = Clip(id=name, avatar="ava", script=script), Ledger()
+            started = time.monotonic()
+            path = make_clip(clip, maker, lambda jobs, progress: render_all(pool, jobs, progress), Path(folder), lambda *_: None, ledger)
+            return time.monotonic() - started, ledger, path
+
+        make("warm-up", "One two three.")
+        repeats = max(1, round(seconds / 5))  # the sentence lasts about five seconds
+        wall, ledger, path = make("clip", _SENTENCE * repeats)
+        found = probe(path)
+        assert sum(len(read_segment(p.parent)) for p in store.root.glob("render/*/frames.npz")) >= found.frames
+    return {
+        "wall_per_second_256": wall / found.video_seconds, "render_fps_256": found.frames / ledger.seconds["render"],
+        "motion_realtime_factor": found.video_seconds / ledger.seconds["motion"], "video_seconds": found.video_seconds,
+        "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, "threads": threads,
+    }  # fmt: skip
+
+
+def machine() -> dict[str, str]:
+    """What the figures were measured on."""
+    model = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), platform.processor())
+    commit = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    return {"machine": f"{os.cpu_count()} cores, {model}", "commit": commit}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    results = measure(options.seconds, options.threads) | machine()
+    (ROOT / "benchmarks" / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    print(json.dumps(results, indent=2))
