@@ -16,6 +16,8 @@ setup: .venv/.ready
 
 demo: setup
 	$(BIN)/stereotalker produce examples/batch.yaml --out out/demo
+	@if [ -d ../shared/data/speech ]; then $(BIN)/stereotalker produce examples/real.yaml --out out/demo-real; \
+	else echo "real recordings are not at ../shared/data/speech: examples/real.yaml is left out"; fi
 
 test: setup
 	$(BIN)/ruff check .

@@ -32,7 +32,7 @@ def evaluate_all(params: Params, data: Path, weights: Path, log: Log) -> None:
     """Write every metrics file and log every number."""
     models = Models(params, weights)
     crowd = read_people(data / "people" / "held_out")[: params.evaluate.people]
-    speeches = read_corpus(data / "speech" / "held_out")[-params.evaluate.utterances :]
+    speeches = read_corpus(data / "speech" / "held_out")[: params.evaluate.utterances]  # real ones come first
     tables = {
         "people": people_table(params, speeches, models.body),
         "motion": motion_table(speeches, models.synthesizer, models.body, params.evaluate.seed),
@@ -40,6 +40,7 @@ def evaluate_all(params: Params, data: Path, weights: Path, log: Log) -> None:
         "render": render_table(crowd, models),
     }
     for name, table in tables.items():
+        table = {key: value for key, value in table.items() if np.isfinite(value)}  # what had nothing to measure is left out
         write_atomic(METRICS / f"{name}.json", (json.dumps(table, indent=2) + "\n").encode())
         for key, value in table.items():
             log(f"{name}.{key}", value, 0)
@@ -182,4 +183,4 @@ def _spread(motion: Motion) -> float:
 
 def _mean(values: list[float]) -> float:
     real = [v for v in values if np.isfinite(v)]
-    return float(np.mean(real)) if real else 0.0
+    return float(np.mean(real)) if real else float("nan")
