@@ -6,6 +6,7 @@ import subprocess
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,18 +59,19 @@ def produce(
     log = BatchLog(tracker, batch, len(manifest.clips), out)
     results: list[ClipResult] = []
     try:
-        pool = open_pool(executor, models, store)
-        with Display([clip.id for clip in manifest.clips], stream) as display:
+        with ExitStack() as stack:
+            pool = open_pool(executor, models, store)
+            stack.callback(pool.close)
+            with Display([clip.id for clip in manifest.clips], stream) as display:
 
-            def on_result(result: ClipResult) -> None:
-                if not result.ok:
-                    display(result.id, "failed", 0, 1, result.error)
-                log.clip(result)
-                results.append(result)
+                def on_result(result: ClipResult) -> None:
+                    if not result.ok:
+                        display(result.id, "failed", 0, 1, result.error)
+                    results.append(result)
+                    log.clip(result)
 
-            bench = Bench(ClipMaker(models, store), pool, out, display)
-            {"inline": _inline, "ray": _prefect}[executor](batch.name, manifest, bench, on_result)
-        pool.close()
+                bench = Bench(ClipMaker(models, store), pool, out, display)
+                {"inline": _inline, "ray": _prefect}[executor](batch.name, manifest, bench, on_result)
     except BaseException:
         log.abort()
         raise
@@ -108,7 +110,7 @@ def _record(manifest: Manifest, models: Models, tracker: Tracker) -> BatchRecord
     """What the batch is made with, resolved once, so that nothing changes under it."""
     return BatchRecord(
         name=manifest.path.stem, manifest=str(manifest.path), started=time.strftime("%Y-%m-%dT%H:%M:%S"),
-        models=models.digests, versions=tracker.champion_versions(), code=code_version(), commit=_commit(),
+        models=models.digests, versions=tracker.versions(models.digests), code=code_version(), commit=_commit(),
         params=digest(models.params.model_dump(mode="json")),
     )  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +24,8 @@ METRICS = Path("metrics")
 @task(name="dvc repro", cache_policy=NO_CACHE, persist_result=False)
 def repro() -> None:
     """The whole pipeline, as one task: DVC knows what is stale, and takes its own lock."""
-    if subprocess.run([sys.executable, "-m", "dvc", "repro"]).returncode != 0:
+    own = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}  # dvc.yaml calls `stereotalker`
+    if subprocess.run([sys.executable, "-m", "dvc", "repro"], env=own).returncode != 0:
         raise UserError("dvc repro failed; its words are above")
 
 

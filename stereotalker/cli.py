@@ -13,7 +13,9 @@ import yaml
 
 from stereotalker.errors import UserError
 from stereotalker.home import Home
+from stereotalker.manifest import read_manifest
 from stereotalker.params import Params, load_params
+from stereotalker.store import digest
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Overnight batches of talking-human video.", pretty_exceptions_enable=False)
 
@@ -38,9 +40,12 @@ def produce(
     """Render a batch, or one clip with --avatar and --audio or --script. Exit status: 0 all done, 1 some clips failed, 2 nothing could start."""
     own = _with_workers(load_params(params), workers, threads)
     home = Home.default()
-    manifest = _one_clip(out, avatar, audio, script) if batch is None else batch
     if batch is not None and (avatar or audio or script):
         raise UserError("give a manifest, or --avatar with --audio or --script, not both")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is a file; expected a folder, new or old")
+    manifest = _one_clip(out, avatar, audio, script) if batch is None else batch
+    read_manifest(manifest)  # a typo is told before any server starts
     if executor == "ray":
         from tasks.server import ensure_server
 
@@ -71,7 +76,7 @@ def retrain() -> None:
     ensure_server(Home.default())
     from flows.retrain import retrain as run
 
-    run(load_params(), Home.default())
+    raise typer.Exit(1 if run(load_params(), Home.default()) else 0)
 
 
 @app.command()
@@ -125,7 +130,7 @@ def _one_clip(out: Path, avatar: str | None, audio: Path | None, script: str | N
     """The manifest of the short form, written beside its video so that the clip can be made again."""
     if avatar is None or (audio is None) == (script is None):
         raise UserError("expected a manifest, or --avatar NAME with --audio FILE or --script TEXT")
-    name = f"{Path(avatar).stem}-{audio.stem if audio else 'script'}"
+    name = f"{Path(avatar).stem}-{audio.stem if audio else 'script-' + digest(script)[:8]}"
     safe = "".join(c if c.isalnum() and c.isascii() or c in "-_" else "-" for c in name)[:100].strip("-") or "clip"
     clip = {"id": safe, "avatar": avatar} | ({"audio": os.path.abspath(audio)} if audio else {"script": script})
     out.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from stereotalker.manifest import Clip
 from stereotalker.models import Models
 from stereotalker.records import Avatar, Motion, Speech, load, save
 from stereotalker.render.renderer import Renderer
-from stereotalker.store import Store, code_version, digest, file_digest
+from stereotalker.store import Store, code_version, digest, file_digest, write_atomic
 from stereotalker.video import frame_count, write_video
 
 Progress = Callable[[str, str, int, int], None]  # clip id, stage, done, of how many
@@ -75,10 +74,9 @@ class ClipMaker:
         voice = Voice(clip.language, clip.voice, clip.rate)
         if clip.script is not None:
             source = ["script", clip.script, clip.language, clip.voice, clip.rate]
-        elif clip.audio.is_file():
-            source = ["file", file_digest(clip.audio)]
         else:
-            io.decode(clip.audio)  # raises the reason
+            io.check_readable(clip.audio)
+            source = ["file", file_digest(clip.audio)]
         key = digest("audio", code_version(), source, loudness)
 
         def write(folder: Path) -> None:
@@ -129,10 +127,7 @@ class ClipMaker:
 
         folder = self._stage("video", key, write, ledger)
         final = out / "clips" / f"{clip.id}.mp4"
-        final.parent.mkdir(parents=True, exist_ok=True)
-        temporary = final.with_name(f".{final.name}.tmp")
-        shutil.copyfile(folder / "clip.mp4", temporary)
-        temporary.replace(final)
+        write_atomic(final, (folder / "clip.mp4").read_bytes())
         return final
 
     def avatar(self, clip: Clip) -> tuple[Path, Avatar]:

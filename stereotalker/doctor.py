@@ -33,7 +33,7 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Every finding, most basic first. Never raises for what is missing."""
+    """Every finding, most basic first. Our own modules import the core packages, so without those it cannot even start."""
     found = [Finding("ok", "python", f"{platform.python_version()} on {platform.machine()}, {os.cpu_count()} cores")]
     found += [_package(name, "MISSING", "run `make setup`") for name in _NEEDED]
     found += [_package(name, "optional", f"not installed; extra {use}") for name, use in _EXTRAS.items()]
@@ -63,7 +63,7 @@ def _package(name: str, absent: str, remedy: str) -> Finding:
 def _check(what: str, look) -> Finding:
     try:
         return Finding("ok", what, look())
-    except (UserError, OSError, RuntimeError) as error:
+    except (UserError, OSError, RuntimeError, ImportError) as error:
         return Finding("MISSING", what, str(error))
 
 

@@ -84,10 +84,6 @@ class Clip(Strict):
             raise ValueError(f"width {self.width} and height {self.height} must be even, as H.264 needs")
         return self
 
-    def identity(self) -> dict[str, Any]:
-        """All that decides the clip's frames but its own name, for keys."""
-        return self.model_dump(mode="json", exclude={"id"})
-
 
 class Manifest(Strict):
     path: Path
@@ -110,14 +106,13 @@ def read_manifest(path: Path) -> Manifest:
     for row, values in rows:
         name = values.get("id")
         where = f"{path}, row {row}, clip {name!r}" if name else f"{path}, row {row}"
+        faults += [f"{where}: unknown key {key!r}; expected one of {', '.join(Clip.model_fields)}" for key in values if key not in Clip.model_fields]
+        if isinstance(name, str) and name in seen:
+            faults.append(f"{where}: id is already taken by row {seen[name]}; ids must differ")
         try:
-            clip = Clip.model_validate(values)
+            clips.append(Clip.model_validate({key: value for key, value in values.items() if key in Clip.model_fields}))
         except ValidationError as error:
             faults += [f"{where}: {_explain(fault)}" for fault in error.errors()]
-        else:
-            if clip.id in seen:
-                faults.append(f"{where}: id is already taken by row {seen[clip.id]}; ids must differ")
-            clips.append(clip)
         if isinstance(name, str):
             seen.setdefault(name, row)
     if not rows and not faults:
@@ -130,7 +125,7 @@ def read_manifest(path: Path) -> Manifest:
 def _explain(fault: dict) -> str:
     field = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
-        return f"unknown key {field!r}; expected one of {', '.join(Clip.model_fields)}"
+        return f"unknown key {field!r}"
     if fault["type"] == "missing":
         return f"{field} is missing"
     got = "" if isinstance(fault.get("input"), dict) else f" (got {fault.get('input')!r})"
@@ -167,7 +162,7 @@ def _overruled(key: str, entry: dict) -> bool:
 
 def _jsonl_rows(path: Path) -> tuple[list[tuple[int, dict]], list[str]]:
     rows, faults = [], []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
         if not line.strip():
             continue
         try:
@@ -197,8 +192,11 @@ def _csv_rows(path: Path) -> tuple[list[tuple[int, dict]], list[str]]:
                 if cell == "" and cells.get("audio"):
                     continue
                 first, _, second = column.partition(".")
-                if second:
-                    values.setdefault(first, {})[second] = json.loads(cell) if second == "points" else cell
+                if second and isinstance(values.setdefault(first, {}), dict):
+                    try:
+                        values[first][second] = json.loads(cell) if second == "points" else cell
+                    except json.JSONDecodeError as error:
+                        faults.append(f"{path}, row {number}, clip {cells.get('id')!r}: {column}: not JSON: {error.msg}")
                 else:
                     values[first] = cell
             rows.append((number, values))

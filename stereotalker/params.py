@@ -135,14 +135,16 @@ def load_params(path: Path | None = None) -> Params:
     path = path or next((p for p in (Path("params.yaml"), ROOT / "params.yaml") if p.is_file()), Path("params.yaml"))
     try:
         raw = yaml.safe_load(path.read_text())
+        if not isinstance(raw, dict):
+            raise UserError(f"{path}: expected sections like `body:` and `audio:`, found {type(raw).__name__}")
         scale = raw.get("scale")
         for section in raw.values():
             if isinstance(section, dict):
                 own = {name: section.pop(name, None) for name in ("tiny",)}
                 section.update(own.get(scale) or {})
         return Params.model_validate(raw)
-    except FileNotFoundError:
-        raise UserError(f"{path} not found; expected params.yaml in the working directory or beside the package") from None
+    except (FileNotFoundError, IsADirectoryError):
+        raise UserError(f"{path} is not a file; expected params.yaml in the working directory or beside the package") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     except ValidationError as error:

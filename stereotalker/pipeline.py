@@ -17,7 +17,7 @@ from stereotalker.motion.denoiser import MotionConfig, MotionDenoiser
 from stereotalker.motion.prior import WordEmbedder
 from stereotalker.motion.synthesize import perform
 from stereotalker.motion.synthesize import training_loss as motion_loss
-from stereotalker.params import Params, Training, resolve
+from stereotalker.params import Params, Training
 from stereotalker.people.dataset import build_people, read_people
 from stereotalker.render.denoiser import DenoiserConfig, RenderDenoiser
 from stereotalker.render.renderer import training_loss as render_loss
@@ -27,12 +27,13 @@ from stereotalker.weights import save_weights
 DATA = Path("data")
 AVATARS = Path("stereotalker/assets/avatars")
 WEIGHTS = Path("stereotalker/weights")
+BODY = Path("stereotalker/assets/SMPLX_FREE.npz")  # never body.file, which may be somebody's licensed model
 
 
 def body(params: Params, log: Log) -> None:
     from stereotalker.body.build import build  # anny is an extra
 
-    build(resolve(params.body.file), params.body.adults, params.body.betas, params.body.seed)
+    build(BODY, params.body.adults, params.body.betas, params.body.seed)
 
 
 def speech(params: Params, log: Log) -> None:

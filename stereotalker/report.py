@@ -38,7 +38,7 @@ class BatchRecord:
     manifest: str
     started: str  # local time, ISO 8601
     models: dict[str, str]  # stage -> SHA-256 of its weights
-    versions: dict[str, str]  # stage -> registry version, or "shipped"
+    versions: dict[str, str]  # stage -> registry version, or "unregistered"
     code: str
     commit: str
     params: str  # digest
@@ -56,7 +56,7 @@ def write_report(out: Path, batch: BatchRecord, results: list[ClipResult], wall_
 
 
 def _poster(video: Path) -> str:
-    """The middle frame as a small JPEG data URI."""
+    """A frame from before the middle (where the decoder can start) as a small JPEG data URI."""
     with av.open(str(video)) as container:
         stream = container.streams.video[0]
         container.seek(int(stream.duration / 2), stream=stream)

@@ -94,15 +94,16 @@ class RayPool:
             try:
                 done = self._ray.get(actor.render.remote(job), timeout=limits.segment_timeout)
             except lost:
-                self._ray.kill(actor)
-                self._idle.put(self._start())
+                self._replace(actor)
             except errors.GetTimeoutError:
-                self._ray.kill(actor)
-                self._idle.put(self._start())
+                self._replace(actor)
                 raise ClipError(f"frames {job.window.start}-{job.window.stop} took longer than {limits.segment_timeout:g} s; raise produce.segment_timeout") from None
             except errors.RayTaskError as error:
                 self._idle.put(actor)
                 raise error.cause from None
+            except BaseException:
+                self._idle.put(actor)
+                raise
             else:
                 self._idle.put(actor)
                 return done
@@ -114,6 +115,15 @@ class RayPool:
 
     def close(self) -> None:
         self._ray.shutdown()
+
+    def _replace(self, actor) -> None:
+        """Put a new actor in a lost one's place. If none can be started the old one goes back, so that nobody waits for ever."""
+        self._ray.kill(actor)
+        try:
+            self._idle.put(self._start())
+        except BaseException:
+            self._idle.put(actor)
+            raise
 
     def _start(self):
         """A ready actor: models load when its first segment comes."""

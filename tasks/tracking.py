@@ -15,6 +15,7 @@ from mlflow.exceptions import MlflowException
 
 from stereotalker.home import Home, free_port
 from stereotalker.models import STAGES, weights_file
+from stereotalker.store import file_digest
 
 EXPERIMENTS = {"batch": "stereotalker-batches", "training": "stereotalker-training", "evaluation": "stereotalker-evaluation"}
 CHAMPION, CHALLENGER = "champion", "challenger"
@@ -55,7 +56,8 @@ class Tracker:
 
     def close_orphans(self, batch: str) -> int:
         """Runs of this batch that a killed driver left RUNNING become KILLED. Returns how many."""
-        runs = self._client.search_runs([self.experiment], f"attributes.status = 'RUNNING' and tags.batch = '{batch}'")
+        runs = self._client.search_runs([self.experiment], "attributes.status = 'RUNNING'")
+        runs = [run for run in runs if run.data.tags.get("batch") == batch]
         for run in runs:
             self.end(run.info.run_id, "KILLED")
         return len(runs)
@@ -70,21 +72,25 @@ class Tracker:
                 raise
         self._client.log_artifact(run, str(weights_file(stage, folder)), artifact_path="model")
         source = f"{self._client.get_run(run).info.artifact_uri}/model"
-        version = self._client.create_model_version(name, source=source, run_id=run).version
+        tags = {"sha256": file_digest(weights_file(stage, folder))}
+        version = self._client.create_model_version(name, source=source, run_id=run, tags=tags).version
         self._client.set_registered_model_alias(name, alias, version)
         return str(version)
 
     def promote(self, stage: str, version: str) -> None:
         self._client.set_registered_model_alias(f"stereotalker-{stage}", CHAMPION, version)
 
-    def champion_versions(self) -> dict[str, str]:
-        """Registered champion version of every stage that has one; the others run on the repository's weights."""
+    def versions(self, digests: dict[str, str]) -> dict[str, str]:
+        """What each stage's weights on disk are called: the champion's version if it is the same file, else "unregistered"."""
         found = {}
         for stage in STAGES:
+            found[stage] = "unregistered"
             try:
-                found[stage] = str(self._client.get_model_version_by_alias(f"stereotalker-{stage}", CHAMPION).version)
+                champion = self._client.get_model_version_by_alias(f"stereotalker-{stage}", CHAMPION)
             except MlflowException:
-                found[stage] = "shipped"
+                continue  # none was ever promoted
+            if champion.tags.get("sha256") == digests[stage]:
+                found[stage] = str(champion.version)
         return found
 
 

@@ -25,10 +25,7 @@ _BLOCK_S = 0.4  # shortest sound ITU-R BS.1770 can measure
 
 def decode(path: Path) -> np.ndarray:
     """The first audio stream of a file, f32 [2, N] at OUTPUT_RATE. Raises ClipError saying what is wrong with the file."""
-    if not path.is_file():
-        raise ClipError(f"audio file {path} not found; expected an audio or video file")
-    if not os.access(path, os.R_OK):
-        raise ClipError(f"audio file {path} may not be read; change its permissions")
+    check_readable(path)
     try:
         raw, _ = (
             ffmpeg.input(str(path))
@@ -45,6 +42,14 @@ def decode(path: Path) -> np.ndarray:
     if not np.isfinite(stereo).all():
         raise ClipError(f"{path} holds NaN or infinite samples; export it again")
     return stereo
+
+
+def check_readable(path: Path) -> None:
+    """Raises ClipError where there is no file or it may not be read."""
+    if not path.is_file():
+        raise ClipError(f"audio file {path} not found; expected an audio or video file")
+    if not os.access(path, os.R_OK):
+        raise ClipError(f"audio file {path} may not be read; change its permissions")
 
 
 def normalise(stereo: np.ndarray, target: float) -> tuple[np.ndarray, float]:
