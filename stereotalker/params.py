@@ -72,6 +72,7 @@ class MotionParams(Section):
     lora_rank: int
     performances: int
     word_dropout: float
+    body_gain: float = Field(ge=0, le=4)
     steps: int
     scheduler: str
     training: Training

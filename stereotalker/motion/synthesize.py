@@ -22,6 +22,9 @@ from stereotalker.people.acting import STYLES, act
 from stereotalker.records import SAMPLE_RATE, Motion, Speech, Timed
 from stereotalker.training import autocast
 
+# Pose features of the trunk, the neck, the head and the arms, whose swing the few-step sampler shrinks towards the mean.
+_BODY = [3 * j + k for name, j in JOINT.items() if name not in ("jaw", "left_eye", "right_eye") for k in range(3)]
+
 
 class Synthesizer:
     """Models in memory, ready for speech."""
@@ -39,6 +42,7 @@ class Synthesizer:
         made = np.zeros((count, POSE_FEATURES), np.float32)
         for window in windows(count, self.params.window, self.params.overlap):
             made[window.start : window.stop] = self._window(window, made, audio, words, known, style, strength, seed)
+        made[:, _BODY] = made[:, _BODY].mean(0) + self.params.body_gain * (made[:, _BODY] - made[:, _BODY].mean(0))
         made = made * self.denoiser.deviation.numpy() + self.denoiser.mean.numpy()
         return resample(to_motion(made, own), frames, fps)
 
