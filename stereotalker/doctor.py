@@ -42,7 +42,7 @@ def examine() -> list[Finding]:
     found.append(_check("language model", lambda: f"all-MiniLM-L6-v2, hash as expected, {minilm_folder().name}"))
     found.append(_check("avatars", lambda: ", ".join(avatar_names()) or _fail("none; run `dvc repro people`")))
     found.append(_check("speech synthesis", _speech))
-    arithmetic = "bfloat16" if autocast()._enabled else "float32 (no native bfloat16; slower, the same picture)"
+    arithmetic = "bfloat16" if autocast()._enabled else "float32 (no native bfloat16: slower)"
     found.append(Finding("ok", "arithmetic", arithmetic))
     found.append(Finding("ok", "gpu", torch.cuda.get_device_name() if torch.cuda.is_available() else "none; the CPU renders"))
     home = Home.default().root
