@@ -134,6 +134,12 @@ def test_bad_commands_get_one_line_and_status_2(home, tmp_path, arguments, compl
     assert len(answer.stderr.strip().splitlines()) == 1
 
 
+def test_a_failed_clip_is_status_1_and_a_row(home, tmp_path):
+    answer = cli("produce", "--avatar", "zoe", "--script", "hi", "--executor", "inline", "--out", tmp_path / "o", home=home)
+    assert answer.returncode == 1 and "expected one of ava" in answer.stdout and "Traceback" not in answer.stderr
+    assert (tmp_path / "o" / "report.html").read_text().count("<article") == 1
+
+
 def test_doctor_says_all_is_well(home):
     answer = cli("doctor", home=home)
     assert answer.returncode == 0, answer.stdout
