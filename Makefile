@@ -28,6 +28,8 @@ lint: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks.clip
+	$(BIN)/python -m benchmarks.orchestration
+	$(BIN)/python -m benchmarks.chaos
 
 clean:
 	rm -rf .venv out runs data

@@ -7,57 +7,48 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import resource
-import subprocess
 import tempfile
 import time
 from pathlib import Path
 
-from stereotalker.clip import ClipMaker, Ledger, make_clip, read_segment
+from benchmarks.machine import machine
+from stereotalker.batch.gate import Gate
+from stereotalker.clip import ClipMaker, Finished, Ledger, make_clip
 from stereotalker.manifest import Clip
 from stereotalker.models import Models
 from stereotalker.params import ROOT, load_params
 from stereotalker.store import Store
 from stereotalker.video import probe
-from tasks.pool import LocalPool, render_all
+from tasks.pool import LocalSlot, Pool
 
 _SENTENCE = "Big problems become small when people talk about them, and the whole world may listen. "
 
 
 def measure(seconds: float, threads: int) -> dict[str, float | str]:
     """Warm up on a short clip, then time the whole way of one clip from script to finished file."""
-    params = load_params()
-    params = params.model_copy(update={"produce": params.produce.model_copy(update={"threads": threads})})
+    params = load_params().with_produce({"worker": {"threads": threads}})
     models = Models(params)
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder) / "store")
-        maker, pool = ClipMaker(models, store), LocalPool(models, store)
+        maker, pool = ClipMaker(models, store), Pool([LocalSlot(models, store)], params.produce.worker, Gate(), store)
 
-        def make(name: str, script: str) -> tuple[float, Ledger, Path]:
+        def make(name: str, script: str) -> tuple[float, Ledger, Finished]:
             clip, ledger = Clip(id=name, avatar="ava", script=script), Ledger()
             started = time.monotonic()
-            path = make_clip(clip, maker, lambda jobs, progress: render_all(pool, jobs, progress), Path(folder), lambda *_: None, ledger)
-            return time.monotonic() - started, ledger, path
+            finished = make_clip(clip, maker, pool.render, lambda *_: None, ledger)
+            return time.monotonic() - started, ledger, finished
 
         make("warm-up", "One two three.")
         repeats = max(1, round(seconds / 5))  # the sentence lasts about five seconds
-        wall, ledger, path = make("clip", _SENTENCE * repeats)
-        found = probe(path)
-        assert sum(len(read_segment(p.parent)) for p in store.root.glob("render/*/frames.npz")) >= found.frames
+        wall, ledger, finished = make("clip", _SENTENCE * repeats)
+        found = probe(finished.file)
+        assert found.frames == finished.frames
     return {
         "wall_per_second_256": wall / found.video_seconds, "render_fps_256": found.frames / ledger.seconds["render"],
         "motion_realtime_factor": found.video_seconds / ledger.seconds["motion"], "video_seconds": found.video_seconds,
         "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, "threads": threads,
     }  # fmt: skip
-
-
-def machine() -> dict[str, str]:
-    """What the figures were measured on."""
-    model = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), platform.processor())
-    commit = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    return {"machine": f"{os.cpu_count()} cores, {model}", "commit": commit}
 
 
 if __name__ == "__main__":

@@ -2,40 +2,54 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
+import sys
+import threading
 import time
-from collections import deque
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import yaml
 
-from stereotalker.clip import ClipMaker
+from stereotalker.alive import identity
+from stereotalker.batch.gate import Gate
+from stereotalker.batch.preflight import Plan, prepare
+from stereotalker.clip import ClipMaker, preview
+from stereotalker.errors import Stopped
 from stereotalker.home import Home
 from stereotalker.manifest import Manifest, read_manifest
 from stereotalker.models import Models
+from stereotalker.outputs import Outputs
 from stereotalker.params import ROOT, Params
 from stereotalker.progress import Display
-from stereotalker.report import BatchRecord, ClipResult
-from stereotalker.store import Store, code_version, digest
+from stereotalker.provenance import open_seal
+from stereotalker.report import BatchEnd, BatchRecord, ClipResult, contact_sheet, rows_before
+from stereotalker.shared import AnyStore, open_store
+from stereotalker.store import code_version, digest
 from stereotalker.weights import FOLDER
-from tasks.clip import Bench, clip_task, produce_clip
-from tasks.pool import open_pool, render_all
+from tasks.clip import Bench, Order, produce_inline
+from tasks.notify import notify
+from tasks.pool import LocalSlot, Pool
 from tasks.report import BatchLog
 from tasks.tracking import Tracker
 
 _AHEAD = 2  # clips in flight beyond the workers: their audio and motion are made while others render
-OnResult = Callable[[ClipResult], None]
 
 
 @dataclass(frozen=True)
 class BatchDone:
-    results: list[ClipResult]  # a row for every clip, in the manifest's order
-    report: Path
+    end: BatchEnd
+    report: str  # path or URL
     run: str  # MLflow run id
-    wall_seconds: float
+
+    @property
+    def results(self) -> list[ClipResult]:
+        return self.end.results
 
     @property
     def failed(self) -> int:
@@ -43,76 +57,172 @@ class BatchDone:
 
 
 def produce(
-    manifest_path: Path, out: Path, params: Params, home: Home, executor: str = "ray", weights: Path = FOLDER, stream=None
+    manifest_path: Path, out: str | Path, params: Params, home: Home, executor: str = "ray", weights: Path = FOLDER, stream=None, only_failed: bool = False
 ) -> BatchDone:
-    """Make every clip of a manifest. Running it again finds what is finished in the store.
+    """Make every clip of a manifest, or those that failed the last time. Running it again finds what is finished in the store.
 
-    Raises UserError for a faulty manifest or missing models; a clip's own fault is a row of the result.
+    Raises UserError for a faulty manifest, missing models or no place for results; a clip's own fault is a row of the result.
     """
-    started = time.monotonic()
-    manifest = read_manifest(manifest_path)
-    models, store = Models(params, weights), Store(home.store)
-    torch.set_num_threads(params.produce.threads)
+    manifest, outputs, rules = read_manifest(manifest_path), Outputs(out), params.produce
+    before = {name: row for name, row in rows_before(outputs).items() if row.ok} if only_failed else {}
+    models = Models(params, weights)
+    plan = prepare(manifest, outputs, models, home)
+    for warning in plan.warnings:
+        print(f"note: {warning}", file=sys.stderr)
+
+    store = open_store(rules.store or str(home.store), home.store)
     store.sweep()
-    tracker = Tracker(home, "batch")
+    torch.set_num_threads(rules.worker.threads)
+    gate, tracker = Gate(rules.window, rules.budget_hours, rules.breaker), Tracker(home, "batch")
     batch = _record(manifest, models, tracker)
-    log = BatchLog(tracker, batch, len(manifest.clips), out)
-    results: list[ClipResult] = []
+    log = BatchLog(tracker, batch, manifest, outputs, home, gate, before)
+    maker = ClipMaker(models, store, open_seal(params.provenance, home.credentials))
+
     try:
         with ExitStack() as stack:
-            pool = open_pool(executor, models, store)
-            stack.callback(pool.close)
-            with Display([clip.id for clip in manifest.clips], stream) as display:
+            pool = stack.enter_context(_open_pool(executor, models, store, home, gate))
+            display = stack.enter_context(Display([clip.id for clip in manifest.clips if clip.id not in before], stream))
 
-                def on_result(result: ClipResult) -> None:
-                    if not result.ok:
-                        display(result.id, "failed", 0, 1, result.error)
-                    results.append(result)
-                    log.clip(result)
+            def on_result(result: ClipResult, is_preview: bool = False) -> None:
+                row = log.take(result, rules.worker.threads, is_preview)
+                if not is_preview:
+                    display(row.id, row.shown, 0, 1, row.error or "; ".join(row.reasons))
 
-                bench = Bench(ClipMaker(models, store), pool, out, display)
-                {"inline": _inline, "ray": _prefect}[executor](batch.name, manifest, bench, on_result)
-    except BaseException:
-        log.abort()
+            for faulty in plan.faults:
+                if faulty.clip.id not in before:
+                    on_result(ClipResult(faulty.clip.id, faulty.row, "failed", faulty.fault))
+            orders = _orders(plan, set(before), rules.previews)
+            bench = Bench(maker, pool, outputs, display, gate, rules.retries, on_result)
+            with _interrupts(gate, log.close):
+                {"inline": _inline, "ray": _prefect}[executor](batch, orders, bench, log.ended)
+    except BaseException as error:  # our own bug: the rows made so far are not lost
+        gate.stop(f"the driver failed: {type(error).__name__}: {error}")
+        log.close()
         raise
-    results.sort(key=lambda result: result.row)
-    wall = time.monotonic() - started
-    return BatchDone(results, log.finish(results, wall), log.run, wall)
+    end, page = log.close()
+    if rules.notify:
+        notify(rules.notify, f"{batch.name}: {end.summary()}", page)
+    return BatchDone(end, page, log.run)
 
 
-def _inline(name: str, manifest: Manifest, bench: Bench, on_result: OnResult) -> None:
-    for row, clip in enumerate(manifest.clips, 1):
-        on_result(produce_clip(row, clip, bench, lambda jobs, progress: render_all(bench.pool, jobs, progress)))
+def _orders(plan: Plan, finished: set[str], side: int | None) -> list[Order]:
+    """Previews of the whole batch first, if asked for, then the clips."""
+    good = [planned for planned in plan.clips if not planned.fault and planned.clip.id not in finished]
+    small = [Order(p.row, place, preview(p.clip, side), True) for place, p in enumerate(good)] if side else []
+    return small + [Order(p.row, len(good) + place, p.clip) for place, p in enumerate(good)]
 
 
-def _prefect(name: str, manifest: Manifest, bench: Bench, on_result: OnResult) -> None:
-    from prefect import flow
+def _inline(batch: BatchRecord, orders: list[Order], bench: Bench, ended: Callable[[], BatchEnd]) -> None:
+    try:
+        for order in orders:
+            bench.gate.wait()
+            produce_inline(order, bench)
+    except Stopped:
+        pass  # the rows say so
+
+
+def _prefect(batch: BatchRecord, orders: list[Order], bench: Bench, ended: Callable[[], BatchEnd]) -> None:
+    from prefect import flow, tags
     from prefect.futures import as_completed
+    from prefect.runtime import flow_run
+    from prefect.states import Cancelled, Completed, Failed
     from prefect.task_runners import ThreadPoolTaskRunner
 
-    threads = bench.pool.workers + _AHEAD
+    from tasks.clip import clip_task
+    from tasks.flowrun import FLOW, Artifacts, Buttons, close_orphans, mark_silence, owner_tag
 
-    @flow(name="produce", flow_run_name=name, task_runner=ThreadPoolTaskRunner(max_workers=threads), persist_result=False)
-    def produce_batch(manifest_file: str, clips: int) -> None:
-        waiting, running = deque(enumerate(manifest.clips, 1)), []
-        while waiting or running:
-            while waiting and len(running) < threads:
-                row, clip = waiting.popleft()
-                running.append(clip_task.submit(clip.id, row, clip, bench))
-            done = next(as_completed(running))
-            running.remove(done)
-            on_result(done.result())
+    mark_silence()
+    close_orphans()
+    window = bench.pool.workers + _AHEAD
+    name = f"{batch.name} {batch.started.replace('T', ' ')}"
 
-    produce_batch(str(manifest.path), len(manifest.clips))
+    @flow(name=FLOW, flow_run_name=name, task_runner=ThreadPoolTaskRunner(max_workers=window), persist_result=False)
+    def produce_batch(manifest: str, clips: int):
+        artifacts = Artifacts(batch.name, len(orders))
+        task = clip_task.with_options(retries=bench.retries)
+        running: list = []
+
+        def wait_for_one() -> None:
+            running.remove(next(as_completed(running)))
+            artifacts.clip()
+
+        with Buttons(flow_run.id, bench.gate):
+            try:
+                for order in orders:
+                    bench.gate.wait()
+                    running.append(task.submit(order.name, order, bench))
+                    if len(running) >= window:
+                        wait_for_one()
+            except Stopped:
+                pass  # the rows say so
+            while running:
+                wait_for_one()
+        end = ended()
+        artifacts.end(end, contact_sheet(bench.outputs, end.results))
+        if end.stopped:
+            return Cancelled(message=end.summary())
+        return Failed(message=end.summary()) if end.status == 1 else Completed(message=end.summary())
+
+    with tags(batch.name, owner_tag(identity())):
+        produce_batch(batch.manifest, len(orders), return_state=True)
+
+
+@contextmanager
+def _open_pool(executor: str, models: Models, store: AnyStore, home: Home, gate: Gate) -> Iterator[Pool]:
+    """executor: "ray" or "inline"."""
+    cluster = None
+    if executor == "inline":
+        slots = [LocalSlot(models, store)]
+    else:
+        from tasks.cluster import Cluster
+
+        cluster = Cluster(models.params, models.folder, str(store), home.store)
+        slots = cluster.slots
+    pool = Pool(slots, models.params.produce.worker, gate, store)
+    try:
+        yield pool
+        pool.close()
+    finally:
+        if cluster:
+            cluster.close()
+
+
+@contextmanager
+def _interrupts(gate: Gate, give_up: Callable[[], object]) -> Iterator[None]:
+    """The first Ctrl-C or SIGTERM finishes what runs and stops; the second ends the process at once. The store is whole either way."""
+
+    def handle(number, frame) -> None:
+        if gate.stopped:
+            give_up()
+            os._exit(128 + number)
+        gate.stop("stopped by hand")
+        print("finishing the running segments; once more stops at once", file=sys.stderr, flush=True)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _record(manifest: Manifest, models: Models, tracker: Tracker) -> BatchRecord:
     """What the batch is made with, resolved once, so that nothing changes under it."""
     return BatchRecord(
         name=manifest.path.stem, manifest=str(manifest.path), started=time.strftime("%Y-%m-%dT%H:%M:%S"),
-        models=models.digests, versions=tracker.versions(models.digests), code=code_version(), commit=_commit(),
+        models=models.digests, versions=tracker.versions(models.digests), data=_data_versions(), code=code_version(), commit=_commit(),
         params=digest(models.params.model_dump(mode="json")),
     )  # fmt: skip
+
+
+def _data_versions() -> dict[str, str]:
+    """Digests of the training data, as dvc.lock has them; empty for an installed package."""
+    lock = ROOT / "dvc.lock"
+    stages = yaml.safe_load(lock.read_text())["stages"] if lock.is_file() else {}
+    return {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", ()) if out["path"].startswith("data/")}
 
 
 def _commit() -> str:

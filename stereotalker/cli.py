@@ -14,50 +14,120 @@ import yaml
 from stereotalker.errors import UserError
 from stereotalker.home import Home
 from stereotalker.manifest import read_manifest
-from stereotalker.params import Params, load_params
+from stereotalker.outputs import Outputs, is_url
+from stereotalker.params import load_params
 from stereotalker.store import digest
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Overnight batches of talking-human video.", pretty_exceptions_enable=False)
 
-Workers = Annotated[Optional[int], typer.Option(help="Ray actors that render; default: produce.workers of params.yaml")]  # noqa: UP045
-Threads = Annotated[Optional[int], typer.Option(help="threads of every worker; default: produce.threads")]  # noqa: UP045
 ParamsFile = Annotated[Optional[Path], typer.Option("--params", help="another params.yaml")]  # noqa: UP045
 Executor = Annotated[Literal["ray", "inline"], typer.Option(help="inline: without Ray and Prefect, for tests and debugging")]
+
+
+def _override(kind, text: str, *names: str):
+    """An option that overrides a number of params.yaml's `produce` for this batch."""
+    return Annotated[Optional[kind], typer.Option(*names, help=text, show_default=False)]  # noqa: UP045
 
 
 @app.command()
 def produce(
     batch: Annotated[Optional[Path], typer.Argument(help="manifest: .yaml, .jsonl or .csv")] = None,  # noqa: UP045
-    out: Annotated[Path, typer.Option(help="folder for the videos and the report")] = Path("out"),
+    out: Annotated[str, typer.Option(help="folder or URL (s3://bucket/night) for the videos and the report")] = "out",
     avatar: Annotated[Optional[str], typer.Option(help="one clip: the avatar's name")] = None,  # noqa: UP045
     audio: Annotated[Optional[Path], typer.Option(help="one clip: a file with speech")] = None,  # noqa: UP045
     script: Annotated[Optional[str], typer.Option(help="one clip: words to speak")] = None,  # noqa: UP045
     executor: Executor = "ray",
-    workers: Workers = None,
-    threads: Threads = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="look at everything, print the plan, make nothing")] = False,
+    failed: Annotated[bool, typer.Option("--failed", help="only the clips that the last run in --out did not make well")] = False,
+    workers: _override(int, "Ray actors that render, at most") = None,
+    threads: _override(int, "threads of every worker") = None,
+    gpus: _override(float, "GPUs of every worker; fractions are allowed") = None,
+    ray_address: _override(str, "a running Ray cluster instead of a local one") = None,
+    store: _override(str, "folder or URL of the store that all workers reach") = None,
+    start: _override(str, "local time before which nothing begins, like 20:00") = None,
+    stop: _override(str, "local time at which the batch stops, like 06:30") = None,
+    budget: _override(float, "worker-hours after which the batch stops") = None,
+    previews: _override(int, "px of the smaller side: the whole batch small, before the first full clip") = None,
+    notify: Annotated[Optional[list[str]], typer.Option(help="Apprise URL or Prefect block told at the end; more than one allowed")] = None,  # noqa: UP045
     params: ParamsFile = None,
 ) -> None:
-    """Render a batch, or one clip with --avatar and --audio or --script. Exit status: 0 all done, 1 some clips failed, 2 nothing could start."""
-    own = _with_workers(load_params(params), workers, threads)
-    home = Home.default()
+    """Render a batch, or one clip with --avatar and --audio or --script.
+
+    Exit status: 0 every clip made and passed; 1 some failed; 2 nothing could start; 3 stopped before the end; 4 some want a look.
+    """
+    window = {"start": start, "stop": stop}
+    worker = {"threads": threads, "gpus": gpus, "address": ray_address}
+    more = {"workers": workers, "store": store, "budget_hours": budget, "previews": previews, "notify": notify, "window": window, "worker": worker}
+    own, home = load_params(params).with_produce(more), Home.default()
     if batch is not None and (avatar or audio or script):
         raise UserError("give a manifest, or --avatar with --audio or --script, not both")
-    if out.exists() and not out.is_dir():
+    if not is_url(out) and Path(out).exists() and not Path(out).is_dir():
         raise UserError(f"--out {out} is a file; expected a folder, new or old")
-    manifest = _one_clip(out, avatar, audio, script) if batch is None else batch
-    read_manifest(manifest)  # a typo is told before any server starts
+    manifest = _one_clip(home, avatar, audio, script) if batch is None else batch
+    checked = read_manifest(manifest)  # a typo is told before any server starts
+    if dry_run:
+        from stereotalker.batch.preflight import prepare
+        from stereotalker.models import Models
+
+        found = prepare(checked, Outputs(out), Models(own), home)
+        print(found.text())
+        raise typer.Exit(1 if found.faults else 0)
     if executor == "ray":
         from tasks.server import ensure_server
 
         ensure_server(home)
     from flows.produce import produce as run
 
-    done = run(manifest, out, own, home, executor)
+    done = run(manifest, out, own, home, executor, only_failed=failed)
     for result in done.results:
-        print(f"{'ok    ' if result.ok else 'FAILED'} {result.id}: {out / result.video if result.ok else result.error}")
-    print(f"{len(done.results) - done.failed} of {len(done.results)} clips in {done.wall_seconds:.1f} s")
-    print(f"videos  {out / 'clips'}\nreport  {done.report}\nrecords {home.tracking_uri} (run {done.run}; see them with `stereotalker ui`)")
-    raise typer.Exit(1 if done.failed else 0)
+        print(f"{result.shown:8} {result.id}: {'; '.join([result.video and f'{out}/{result.video}', result.error, *result.reasons]).strip('; ')}")
+    print(f"{done.end.summary()}, in {done.end.wall_seconds:.1f} s\nreport  {done.report}\nrecords {home.tracking_uri} (run {done.run}; see them with `stereotalker ui`)")
+    raise typer.Exit(done.end.status)
+
+
+def _steering(word: str, text: str):
+    def command(batch: Annotated[Optional[str], typer.Argument(help="its name; not needed when only one runs")] = None) -> None:  # noqa: UP045
+        from tasks.server import ensure_server
+
+        ensure_server(Home.default())
+        from tasks.flowrun import steer
+
+        print(f"{word}: {steer(batch, word)}")
+
+    app.command(word, help=text)(command)
+
+
+_steering("pause", "Hold a running batch: segments in work are finished, none is begun.")
+_steering("resume", "Let a paused batch go on.")
+_steering("cancel", "End a running batch after the segments in work; the same command makes the rest later.")
+
+
+@app.command()
+def serve(
+    folder: Annotated[Path, typer.Argument(help="where manifests are dropped")],
+    out: Annotated[str, typer.Option(help="folder or URL; every batch gets a folder of its name there")] = "out",
+    cron: Annotated[str, typer.Option(help="when to look, as cron says it, local time")] = "0 20 * * *",
+    params: ParamsFile = None,
+) -> None:
+    """Register the nightly deployment with Prefect and serve it: every manifest in the folder is produced, once."""
+    from tasks.server import ensure_server
+
+    ensure_server(Home.default())
+    from flows.deployments import serve_nightly
+
+    serve_nightly(folder, out, cron, params)
+
+
+@app.command()
+def verify(file: Annotated[Path, typer.Argument(help="a video")]) -> None:
+    """Check a video's content credentials (C2PA). Exit status: 0 whole and marked as generated, 1 changed or not marked, 2 none there."""
+    from stereotalker.provenance import verify as check
+
+    found = check(file)
+    print(f"state      {found.state}\nsigner     {found.signer}\nsigned     {found.signed}\nsource     {found.source_type}")
+    print("".join(f"{name:10} {value}\n" for name, value in sorted(found.claims.items())), end="")
+    print("".join(f"fault      {fault}\n" for fault in found.faults), end="")
+    raise typer.Exit(0 if found.good else 1)
 
 
 @app.command()
@@ -119,22 +189,16 @@ def main() -> None:
         sys.exit(2)
 
 
-def _with_workers(params: Params, workers: int | None, threads: int | None) -> Params:
-    changed = {name: value for name, value in (("workers", workers), ("threads", threads)) if value is not None}
-    if any(value < 1 for value in changed.values()):
-        raise UserError(f"--workers and --threads must be at least 1, got {changed}")
-    return params.model_copy(update={"produce": params.produce.model_copy(update=changed)})
-
-
-def _one_clip(out: Path, avatar: str | None, audio: Path | None, script: str | None) -> Path:
-    """The manifest of the short form, written beside its video so that the clip can be made again."""
+def _one_clip(home: Home, avatar: str | None, audio: Path | None, script: str | None) -> Path:
+    """The manifest of the short form, written to the home so that the clip can be made again."""
     if avatar is None or (audio is None) == (script is None):
         raise UserError("expected a manifest, or --avatar NAME with --audio FILE or --script TEXT")
     name = f"{Path(avatar).stem}-{audio.stem if audio else 'script-' + digest(script)[:8]}"
     safe = "".join(c if c.isalnum() and c.isascii() or c in "-_" else "-" for c in name)[:100].strip("-") or "clip"
     clip = {"id": safe, "avatar": avatar} | ({"audio": os.path.abspath(audio)} if audio else {"script": script})
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / f"{safe}.yaml"
+    folder = home.root / "manifests"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{safe}.yaml"
     path.write_text(yaml.safe_dump({"clips": [clip]}, allow_unicode=True))
     return path
 

@@ -5,48 +5,94 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from stereotalker import quality
 from stereotalker.audio import io
 from stereotalker.audio.speak import Voice
 from stereotalker.audio.speech import from_file, from_script
 from stereotalker.avatar.library import SHIPPED, find_avatar, read_avatar
 from stereotalker.body import camera
 from stereotalker.diffusion.windows import Window, windows
-from stereotalker.errors import ClipError
-from stereotalker.manifest import Clip
+from stereotalker.errors import ClipError, OutOfMemory, is_out_of_memory
+from stereotalker.manifest import CameraMove, Clip, Retake
 from stereotalker.models import Models
+from stereotalker.provenance import Seal
 from stereotalker.records import Avatar, Motion, Speech, load, save
 from stereotalker.render.renderer import Renderer
-from stereotalker.store import Store, code_version, digest, file_digest, write_atomic
+from stereotalker.shared import AnyStore
+from stereotalker.store import code_version, copy_atomic, digest, file_digest
 from stereotalker.video import frame_count, write_video
 
 Progress = Callable[[str, str, int, int], None]  # clip id, stage, done, of how many
+Render = Callable[[list["SegmentJob"], Progress], list["SegmentDone"]]  # in the jobs' order
 _MODEL_LOCK = threading.Lock()  # a batch's clips share the driver's models
 
 
 @dataclass(frozen=True)
 class SegmentJob:
-    """All a worker needs to render some frames of a clip; small, so that it travels cheaply."""
+    """All a worker needs to render some frames of a clip; small, so that it travels cheaply. Inputs are named by their store keys."""
 
     clip: Clip
-    motion: Path
-    avatar: Path
+    motion: str
+    avatar: str
     window: Window
+    camera: CameraMove
     seed: int
-    key: str
+    common: str  # digest of everything but the frames
+    batch: int  # frames the network sees at once: cuts at its multiples change no byte
+    order: int = 0  # lower goes first
+
+    @property
+    def key(self) -> str:
+        return digest(self.common, self.window.start, self.window.stop)
+
+    def halves(self) -> tuple[SegmentJob, SegmentJob] | None:
+        """The same frames as two jobs; None for a single frame. Cut at whole network batches while there are two of them."""
+        start, stop = self.window.start, self.window.stop
+        if stop - start < 2:
+            return None
+        unit = self.batch if stop - start > self.batch else 1
+        middle = start + max(1, (stop - start) // 2 // unit) * unit
+        return (
+            replace(self, window=replace(self.window, stop=middle)),
+            replace(self, window=replace(self.window, start=middle, overlap=0)),
+        )
 
 
 @dataclass(frozen=True)
 class SegmentDone:
-    folder: Path
-    seconds: float  # of rendering; 0 when it was in the store
+    """Where the frames window.start..window.stop-1 of a clip are: store keys, in the frames' order (several after halving)."""
+
+    keys: tuple[str, ...]
     frames: int
+    seconds: float = 0.0  # of rendering; 0 when it was in the store
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A clip that is made: its unsigned file in the store, and what the quality gate says."""
+
+    file: Path
+    key: str
+    verdict: quality.Verdict
+    poster: Path
+    frames: int
+
+
+class StaleEntry(OSError):
+    """A store entry that was there is not, or not on this machine: a passing fault."""
+
+
+class ChangedFile(OSError):
+    """A file went away or changed while it was read, as network files may: a passing fault."""
 
 
 @dataclass
@@ -65,74 +111,114 @@ class Ledger:
 class ClipMaker:
     """The recipe of a clip, with models, parameters and store at hand. Used by many threads at once."""
 
-    def __init__(self, models: Models, store: Store, avatars: Path = SHIPPED):
-        self.models, self.params, self.store, self.avatars = models, models.params, store, avatars
+    def __init__(self, models: Models, store: AnyStore, seal: Seal | None = None, avatars: Path = SHIPPED):
+        self.models, self.params, self.store, self.seal, self.avatars = models, models.params, store, seal, avatars
 
-    def speech(self, clip: Clip, ledger: Ledger) -> tuple[str, Path]:
-        """Stage audio. Returns the entry's key and folder (speech.safetensors, sound.wav)."""
+    def speech(self, clip: Clip, ledger: Ledger) -> tuple[str, Speech]:
+        """Stage audio. Returns the entry's key and the speech (the entry also holds sound.wav)."""
         loudness = self.params.audio.loudness
         voice = Voice(clip.language, clip.voice, clip.rate)
         if clip.script is not None:
             source = ["script", clip.script, clip.language, clip.voice, clip.rate]
         else:
-            io.check_readable(clip.audio)
             source = ["file", file_digest(clip.audio)]
         key = digest("audio", code_version(), source, loudness)
 
         def write(folder: Path) -> None:
-            made = from_script(clip.script, voice, loudness) if clip.script is not None else from_file(clip.audio, loudness)
+            if clip.script is not None:
+                made = from_script(clip.script, voice, loudness)
+            else:
+                with _unchanged(clip.audio, source[1]):
+                    made = from_file(clip.audio, loudness)
             save(made[0], folder / "speech.safetensors")
             (folder / "sound.wav").write_bytes(io.wav_bytes(made[1]))
 
-        return key, self._stage("audio", key, write, ledger)
+        return key, load(Speech, self._stage("audio", key, write, ledger) / "speech.safetensors")
 
-    def motion(self, clip: Clip, avatar: Avatar, speech_key: str, speech: Speech, ledger: Ledger) -> tuple[str, Path]:
-        """Stage motion. Returns the entry's key and folder (motion.safetensors)."""
+    def motion(self, clip: Clip, avatar: Avatar, speech_key: str, speech: Speech, ledger: Ledger) -> tuple[str, int]:
+        """Stage motion. Returns the entry's key and the number of frames."""
         frames = frame_count(speech.seconds, clip.fps)
         seed = clip_seed(clip)
         models = [self.models.digests[name] for name in ("audio", "motion")]
         params = self.params.motion.model_dump(mode="json")
-        key = digest("motion", code_version(), speech_key, avatar.style, clip.gesture, clip.fps, frames, seed, models, params, self.params.produce.threads)
+        key = digest("motion", code_version(), speech_key, avatar.style, clip.gesture, clip.fps, frames, seed, models, params, self.params.produce.worker.threads)
 
         def write(folder: Path) -> None:
             with _MODEL_LOCK:
-                torch.set_num_threads(self.params.produce.threads)  # the setting is each thread's own
+                torch.set_num_threads(self.params.produce.worker.threads)  # the setting is each thread's own
                 motion = self.models.synthesizer.motion(speech, avatar.style, clip.gesture, seed, frames, clip.fps)
             save(motion, folder / "motion.safetensors")
 
-        return key, self._stage("motion", key, write, ledger)
+        self._stage("motion", key, write, ledger)
+        return key, frames
 
-    def segments(self, clip: Clip, avatar: Path, motion_key: str, motion: Path) -> list[SegmentJob]:
-        """Stage render, cut into jobs."""
-        frames = len(load(Motion, motion / "motion.safetensors").poses)
+    def segments(self, clip: Clip, avatar_key: str, motion_key: str, frames: int, order: int = 0) -> list[SegmentJob]:
+        """Stage render, cut into jobs; a retake's jobs follow those of the clip, and their frames replace the clip's."""
         models = [self.models.digests[name] for name in ("body", "masks", "render")]
-        picture = clip.model_dump(mode="json", include={"camera", "width", "height", "fps"})
-        params = [self.params.render.model_dump(mode="json"), self.params.body.reader, self.params.produce.threads]
-        common = digest("render", code_version(), motion_key, file_digest(avatar), models, picture, params, clip_seed(clip))
-        return [
-            SegmentJob(clip, motion / "motion.safetensors", avatar, window, clip_seed(clip), digest(common, window.start, window.stop))
-            for window in windows(frames, self.params.render.segment)
-        ]
+        params = [self.params.render.model_dump(mode="json"), self.params.body.reader, self.params.produce.worker.threads]
 
-    def video(self, clip: Clip, speech: Path, done: list[SegmentDone], jobs: list[SegmentJob], out: Path, ledger: Ledger) -> Path:
-        """Stage video: encode, then place the file at out/clips/<id>.mp4. Returns that path."""
-        sound = speech / "sound.wav"
-        key = digest("video", code_version(), [job.key for job in jobs], file_digest(sound), clip.fps, clip.id, self.params.video.model_dump(mode="json"))
-        count = jobs[-1].window.stop
+        def jobs(camera: CameraMove, seed: int, start: int, stop: int) -> list[SegmentJob]:
+            picture = [camera.model_dump(mode="json"), clip.width, clip.height, clip.fps]
+            common = digest("render", code_version(), motion_key, avatar_key, models, picture, params, seed)
+            grid = [replace(w, start=w.start + start, stop=w.stop + start) for w in windows(stop - start, self.params.render.segment)]
+            return [SegmentJob(clip, motion_key, avatar_key, w, camera, seed, common, self.params.render.batch, order) for w in grid]
+
+        retakes = [(take, *_frames(take, clip.fps, frames)) for take in clip.retakes]
+        retaken = [(start, stop) for _, start, stop in retakes]
+        plain = [job for job in jobs(clip.camera, clip_seed(clip), 0, frames) if not _within(job.window, retaken)]
+        return plain + [
+            job
+            for take, start, stop in retakes if stop > start
+            for job in jobs(take.camera or clip.camera, clip_seed(clip) if take.seed is None else clip_seed(clip, take.seed), start, stop)
+        ]  # fmt: skip
+
+    def video(self, clip: Clip, speech_key: str, motion_key: str, done: list[SegmentDone], jobs: list[SegmentJob], frames: int, ledger: Ledger) -> Finished:
+        """Stages video and quality: encode, then look at the result."""
+        sound = self._folder("audio", speech_key) / "sound.wav"
+        parts = [(job.window, part.keys) for job, part in zip(jobs, done, strict=True)]
+        named = [[window.start, window.stop, *keys] for window, keys in parts]
+        key = digest("video", code_version(), named, speech_key, clip.fps, clip.id, self.params.video.model_dump(mode="json"))
 
         def write(folder: Path) -> None:
-            chunks = (read_segment(segment.folder) for segment in done)
-            size = (clip.height, clip.width)
-            write_video(folder / "clip.mp4", chunks, size, clip.fps, sound, count / clip.fps, self.params.video, clip.id)
+            chunks = assemble(parts, frames, lambda key: read_segment(self._folder("render", key)))
+            write_video(folder / "clip.mp4", chunks, (clip.height, clip.width), clip.fps, sound, frames / clip.fps, self.params.video, clip.id)
 
-        folder = self._stage("video", key, write, ledger)
-        final = out / "clips" / f"{clip.id}.mp4"
-        write_atomic(final, (folder / "clip.mp4").read_bytes())
-        return final
+        video = self._stage("video", key, write, ledger)
+        gate = self.params.quality
+        judged = digest("quality", code_version(), key, motion_key, self.params.audio.loudness, gate.model_dump(mode="json"))
 
-    def avatar(self, clip: Clip) -> tuple[Path, Avatar]:
+        def judge(folder: Path) -> None:
+            motion = load(Motion, self._folder("motion", motion_key) / "motion.safetensors")
+            looked = quality.examine(video / "clip.mp4", sound, self.models.body.lip_aperture(motion), clip, self.params.audio.loudness, gate)
+            (folder / "verdict.json").write_text(looked.verdict.to_json())
+            (folder / "poster.jpg").write_bytes(looked.poster)
+
+        looked = self._stage("quality", judged, judge, ledger)
+        verdict = quality.Verdict.from_json((looked / "verdict.json").read_text())
+        return Finished(video / "clip.mp4", key, verdict, looked / "poster.jpg", frames)
+
+    def sign(self, clip: Clip, finished: Finished, ledger: Ledger) -> Path:
+        """Stage provenance: the finished file with content credentials; the file itself when signing is off."""
+        if self.seal is None:
+            return finished.file
+        claims = {"clip": clip.id, "avatar": clip.avatar, "consent": self.avatar(clip)[1].origin, "models": self.models.digests, "code": code_version()}
+        key = digest("provenance", code_version(), finished.key, self.seal.identity, claims)
+        folder = self._stage("provenance", key, lambda folder: self.seal.sign(finished.file, folder / "clip.mp4", clip.id, claims), ledger)
+        return folder / "clip.mp4"
+
+    def avatar(self, clip: Clip) -> tuple[str, Avatar]:
+        """The clip's avatar, put into the store so that every worker reaches it. Returns its key."""
         path = find_avatar(clip.avatar, self.avatars)
-        return path, read_avatar(path)
+        key = digest("avatar", file_digest(path))
+        folder = self.store.make("avatar", key, lambda folder: copy_atomic(path, folder / "avatar.safetensors"))
+        return key, read_avatar(folder / "avatar.safetensors")
+
+    def _folder(self, stage: str, key: str) -> Path:
+        """An entry that was made or found a moment ago."""
+        folder = self.store.find(stage, key)
+        if folder is None:
+            raise StaleEntry(f"the {stage} entry {key} is gone from the store; it is made again at the next try")
+        return folder
 
     def _stage(self, stage: str, key: str, write: Callable[[Path], None], ledger: Ledger) -> Path:
         started = time.monotonic()
@@ -142,21 +228,46 @@ class ClipMaker:
         return folder
 
 
-def render_segment(job: SegmentJob, renderer: Callable[[], Renderer], store: Store) -> SegmentDone:
-    """What a worker does with a job; the renderer is asked for only when the store has no answer."""
+def render_segment(job: SegmentJob, renderer: Callable[[], Renderer], store: AnyStore) -> SegmentDone:
+    """What a worker does with a job; the renderer is asked for only when the store has no answer. Raises OutOfMemory."""
     count = job.window.stop - job.window.start
-    if found := store.find("render", job.key):
-        return SegmentDone(found, 0.0, count)
-    started = time.monotonic()
-    motion, avatar, clip = load(Motion, job.motion), read_avatar(job.avatar), job.clip
-    view = camera.path(clip.camera, len(motion.poses), clip.fps, avatar.target, (clip.height, clip.width))
+    if store.find("render", job.key):
+        return SegmentDone((job.key,), count)
+    started, clip = time.monotonic(), job.clip
+    sources = {stage: store.find(stage, key) for stage, key in (("motion", job.motion), ("avatar", job.avatar))}
+    if missing := [stage for stage, folder in sources.items() if folder is None]:
+        raise StaleEntry(f"the worker does not find the clip's {' and '.join(missing)} in {store}; do all machines reach produce.store?")
+    motion, avatar = load(Motion, sources["motion"] / "motion.safetensors"), read_avatar(sources["avatar"] / "avatar.safetensors")
+    view = camera.path(job.camera, len(motion.poses), clip.fps, avatar.target, (clip.height, clip.width))
 
     def write(folder: Path) -> None:
         frames = renderer().segment(avatar, motion, view, job.window, job.seed)
         np.savez_compressed(folder / "frames.npz", frames=frames)
 
-    folder = store.make("render", job.key, write)
-    return SegmentDone(folder, time.monotonic() - started, count)
+    try:
+        store.make("render", job.key, write)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise OutOfMemory(f"frames {job.window.start}-{job.window.stop}: {error}") from None
+        raise
+    return SegmentDone((job.key,), count, time.monotonic() - started)
+
+
+def assemble(parts: list[tuple[Window, tuple[str, ...]]], frames: int, read: Callable[[str], np.ndarray]) -> Iterator[np.ndarray]:
+    """Frames 0..frames-1 of a clip, chunk by chunk, u8 [T, H, W, 3]. Of parts that share frames the later one counts."""
+    owner = np.full(frames, -1)
+    for index, (window, _) in enumerate(parts):
+        owner[window.start : window.stop] = index
+    borders = [0, *(np.flatnonzero(np.diff(owner)) + 1), frames]
+    for start, stop in pairwise(borders):
+        window, keys = parts[owner[start]]
+        at = window.start
+        for key in keys:
+            chunk = read(key)
+            low, high = max(start - at, 0), min(stop - at, len(chunk))
+            if low < high:
+                yield chunk[low:high]
+            at += len(chunk)
 
 
 def read_segment(folder: Path) -> np.ndarray:
@@ -165,29 +276,54 @@ def read_segment(folder: Path) -> np.ndarray:
         return file["frames"]
 
 
-def clip_seed(clip: Clip) -> int:
-    """The clip's own seed, from the manifest's seed and the clip's id."""
-    return int.from_bytes(hashlib.sha256(f"{clip.seed}/{clip.id}".encode()).digest()[:4], "big")
+def clip_seed(clip: Clip, seed: int | None = None) -> int:
+    """The clip's own seed, from the manifest's seed (or a retake's) and the clip's id."""
+    return int.from_bytes(hashlib.sha256(f"{clip.seed if seed is None else seed}/{clip.id}".encode()).digest()[:4], "big")
 
 
-def make_clip(
-    clip: Clip, maker: ClipMaker, render: Callable[[list[SegmentJob], Progress], list[SegmentDone]], out: Path, progress: Progress, ledger: Ledger
-) -> Path:
-    """One clip from manifest row to finished file. Raises ClipError for what only this clip suffers from."""
-    avatar_path, avatar = maker.avatar(clip)
+def make_clip(clip: Clip, maker: ClipMaker, render: Render, progress: Progress, ledger: Ledger, order: int = 0) -> Finished:
+    """One clip from manifest row to finished, examined file in the store. Raises ClipError for what only this clip suffers from."""
+    avatar_key, avatar = maker.avatar(clip)
     progress(clip.id, "audio", 0, 1)
-    speech_key, speech_folder = maker.speech(clip, ledger)
-    speech = load(Speech, speech_folder / "speech.safetensors")
+    speech_key, speech = maker.speech(clip, ledger)
     progress(clip.id, "motion", 0, 1)
-    motion_key, motion_folder = maker.motion(clip, avatar, speech_key, speech, ledger)
-    jobs = maker.segments(clip, avatar_path, motion_key, motion_folder)
-    progress(clip.id, "render", 0, jobs[-1].window.stop)
+    motion_key, frames = maker.motion(clip, avatar, speech_key, speech, ledger)
+    if late := [take for take in clip.retakes if take.start * clip.fps >= frames]:
+        raise ClipError(f"a retake starts at {late[0].start:g} s, but the clip lasts {frames / clip.fps:.2f} s")
+    jobs = maker.segments(clip, avatar_key, motion_key, frames, order)
+    progress(clip.id, "render", 0, sum(job.window.stop - job.window.start for job in jobs))
     done = render(jobs, progress)
-    if len(done) != len(jobs):
-        raise ClipError(f"{len(jobs) - len(done)} of {len(jobs)} segments were not rendered")
     for segment in done:
         ledger.note("render", segment.seconds, made=segment.seconds > 0)
     progress(clip.id, "video", 0, 1)
-    path = maker.video(clip, speech_folder, done, jobs, out, ledger)
-    progress(clip.id, "done", 1, 1)
-    return path
+    return maker.video(clip, speech_key, motion_key, done, jobs, frames, ledger)
+
+
+def preview(clip: Clip, side: int) -> Clip:
+    """The clip at a smaller size: the smaller side has `side` px. Speech and motion are the full clip's."""
+    scale = side / min(clip.width, clip.height)
+    if scale >= 1:
+        return clip
+    return clip.model_copy(update={name: max(32, round(getattr(clip, name) * scale / 2) * 2) for name in ("width", "height")})
+
+
+@contextmanager
+def _unchanged(path: Path, before: str) -> Iterator[None]:
+    """Whatever happens inside, a file that is not what it was is the reason. Raises ChangedFile."""
+    try:
+        yield
+    finally:
+        try:
+            same = file_digest(path) == before
+        except OSError:
+            same = False
+        if not same:
+            raise ChangedFile(f"{path} went away or changed while it was read")
+
+
+def _frames(take: Retake, fps: float, frames: int) -> tuple[int, int]:
+    return round(take.start * fps), min(round(take.end * fps), frames)
+
+
+def _within(window: Window, spans: list[tuple[int, int]]) -> bool:
+    return any(start <= window.start and window.stop <= stop for start, stop in spans)

@@ -27,6 +27,15 @@ class Home:
         return self.root / "prefect"
 
     @property
+    def credentials(self) -> Path:
+        """Of the local signer."""
+        return self.root / "credentials"
+
+    @property
+    def history(self) -> Path:
+        return self.root / "history.jsonl"
+
+    @property
     def tracking_uri(self) -> str:
         """MLflow's: MLFLOW_TRACKING_URI, else a local SQLite file."""
         return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.root / 'mlflow.db'}"

@@ -5,14 +5,18 @@ from __future__ import annotations
 import csv
 import json
 import re
+from datetime import datetime, time, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from stereotalker.errors import UserError
+from stereotalker.params import hour_of_day
 
+_JSON_COLUMNS = ("camera.points", "retakes")  # of a CSV file
 _SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 AZIMUTH, ELEVATION = 45.0, 20.0  # degrees to either side that the renderer was made for
 
@@ -46,7 +50,7 @@ class CameraMove(Strict):
         if (self.kind == "keyframes") != bool(self.points):
             raise ValueError("camera points and kind keyframes go together: give both or neither")
         times = [key.time for key in self.points]
-        if any(b <= a for a, b in zip(times, times[1:], strict=False)):
+        if any(b <= a for a, b in pairwise(times)):
             raise ValueError("camera points must have rising times")
         if self.kind == "orbit" and abs(self.azimuth) + abs(self.swing) > AZIMUTH:
             raise ValueError(f"camera orbit reaches {abs(self.azimuth) + abs(self.swing):g} degrees; at most {AZIMUTH:g}")
@@ -57,6 +61,23 @@ def _safe_id(value: str) -> str:
     if not _SAFE_ID.fullmatch(value):
         raise ValueError("must be a safe file name: letters, digits, dot, dash, underscore, at most 100, not starting with a dot")
     return value
+
+
+class Retake(Strict):
+    """A stretch of the clip that is rendered again with another seed or camera; the rest stays as it was."""
+
+    start: float = Field(ge=0, description="s")
+    end: float = Field(gt=0, description="s")
+    seed: int | None = Field(None, ge=0)
+    camera: CameraMove | None = None
+
+    @model_validator(mode="after")
+    def _agree(self):
+        if self.end <= self.start:
+            raise ValueError(f"retake must end after its start, got {self.start:g} to {self.end:g} s")
+        if self.seed is None and self.camera is None:
+            raise ValueError("retake needs a seed or a camera, or both")
+        return self
 
 
 class Clip(Strict):
@@ -75,9 +96,14 @@ class Clip(Strict):
     fps: float = Field(25.0, ge=5, le=60)
     seed: int = Field(0, ge=0)
     gesture: float = Field(1.0, ge=0, le=2)
+    retakes: tuple[Retake, ...] = ()
+    priority: int = Field(0, description="higher goes first")
+    deadline: Annotated[datetime | time | None, BeforeValidator(hour_of_day)] = Field(None, description="local; among equal priorities the earlier goes first")
 
     @model_validator(mode="after")
     def _agree(self):
+        if any(b.start < a.end for a, b in pairwise(sorted(self.retakes, key=lambda take: take.start))):
+            raise ValueError("retakes must not overlap")
         if (self.audio is None) == (self.script is None):
             raise ValueError("give audio or script, one of them")
         if self.width % 2 or self.height % 2:
@@ -88,6 +114,19 @@ class Clip(Strict):
 class Manifest(Strict):
     path: Path
     clips: tuple[Clip, ...]
+
+    def in_order(self, now: datetime) -> list[tuple[int, Clip]]:
+        """(row, clip) as they are to be made: priority, then deadline, then the manifest's order."""
+        rows = enumerate(self.clips, 1)
+        return sorted(rows, key=lambda item: (-item[1].priority, due(item[1], now) or datetime.max, item[0]))
+
+
+def due(clip: Clip, now: datetime) -> datetime | None:
+    """A clip's deadline as a moment; a time of day is the next one."""
+    if clip.deadline is None or isinstance(clip.deadline, datetime):
+        return clip.deadline.astimezone().replace(tzinfo=None) if clip.deadline and clip.deadline.tzinfo else clip.deadline
+    moment = datetime.combine(now, clip.deadline)
+    return moment if moment > now else moment + timedelta(days=1)
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -191,13 +230,15 @@ def _csv_rows(path: Path) -> tuple[list[tuple[int, dict]], list[str]]:
                     continue
                 if cell == "" and cells.get("audio"):
                     continue
+                try:
+                    value = json.loads(cell) if column in _JSON_COLUMNS else cell
+                except json.JSONDecodeError as error:
+                    faults.append(f"{path}, row {number}, clip {cells.get('id')!r}: {column}: not JSON: {error.msg}")
+                    continue
                 first, _, second = column.partition(".")
                 if second and isinstance(values.setdefault(first, {}), dict):
-                    try:
-                        values[first][second] = json.loads(cell) if second == "points" else cell
-                    except json.JSONDecodeError as error:
-                        faults.append(f"{path}, row {number}, clip {cells.get('id')!r}: {column}: not JSON: {error.msg}")
+                    values[first][second] = value
                 else:
-                    values[first] = cell
+                    values[first] = value
             rows.append((number, values))
     return rows, faults

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import time
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from stereotalker.errors import UserError
 
@@ -106,15 +107,65 @@ class EvaluateParams(Section):
 
 class VideoParams(Section):
     crf: int = Field(ge=0, le=51)
-    preset: str
+    preset: Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow"]
     audio_kbps: int
+
+
+def hour_of_day(value):
+    """What YAML makes of an unquoted 20:00, the number 1200, as a time; anything else as it is."""
+    return time(*divmod(value, 60)) if isinstance(value, int) and 0 <= value < 24 * 60 else value
+
+
+HourOfDay = Annotated[time, BeforeValidator(hour_of_day)]
+
+
+class TimeWindow(Section):
+    """Local time of day between which work may begin, over midnight if need be; null: any time."""
+
+    start: HourOfDay | None = None
+    stop: HourOfDay | None = None
+
+
+class WorkerParams(Section):
+    """A Ray actor, and what is done when one dies."""
+
+    threads: int = Field(gt=0)
+    gpus: float = Field(ge=0)
+    address: str | None
+    start_timeout: float = Field(gt=0)
+    idle: float = Field(gt=0)
+    segment_timeout: float = Field(gt=0)
+    deaths: int = Field(gt=0)
+    lost_nodes: int = Field(ge=0)
+    backoff: float = Field(ge=0)
 
 
 class ProduceParams(Section):
     workers: int = Field(gt=0)
-    threads: int = Field(gt=0)
-    deaths: int = Field(gt=0)
-    segment_timeout: float = Field(gt=0)
+    worker: WorkerParams
+    store: str | None
+    retries: int = Field(ge=0)
+    breaker: int = Field(gt=0)
+    window: TimeWindow
+    budget_hours: float | None = Field(ge=0)
+    previews: int | None = Field(ge=32, le=1024)
+    notify: list[str]
+
+
+class QualityParams(Section):
+    loudness: float = Field(gt=0)
+    lag_frames: float = Field(gt=0)
+    sync_clear: float = Field(gt=0, lt=1)
+    frozen: float = Field(gt=0)
+    black: float = Field(ge=0, le=255)
+    faces: float = Field(ge=0, le=1)
+    sharpness: float = Field(gt=0, le=1)
+
+
+class ProvenanceParams(Section):
+    sign: bool
+    certificate: Path | None
+    key: Path | None
 
 
 class Params(Section):
@@ -128,7 +179,26 @@ class Params(Section):
     render: RenderParams
     evaluate: EvaluateParams
     video: VideoParams
+    quality: QualityParams
+    provenance: ProvenanceParams
     produce: ProduceParams
+
+    def with_produce(self, changes: dict) -> Params:
+        """A copy with other values in `produce`; None anywhere leaves what is there. Raises UserError."""
+        merged = _merge(self.produce.model_dump(), changes)
+        try:
+            return self.model_copy(update={"produce": ProduceParams.model_validate(merged)})
+        except ValidationError as error:
+            raise UserError(_faults(error)) from None
+
+
+def _merge(old: dict, new: dict) -> dict:
+    nested = {name: _merge(old[name], value) for name, value in new.items() if isinstance(value, dict)}
+    return old | {name: value for name, value in new.items() if value is not None} | nested
+
+
+def _faults(error: ValidationError) -> str:
+    return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})" for e in error.errors())
 
 
 def load_params(path: Path | None = None) -> Params:
@@ -149,8 +219,7 @@ def load_params(path: Path | None = None) -> Params:
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise UserError(f"{path}: {faults}") from None
+        raise UserError(f"{path}: {_faults(error)}") from None
 
 
 def resolve(path: Path) -> Path:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-_STAGES = ("waiting", "audio", "motion", "render", "video", "done", "failed")
+from stereotalker.report import SHOWN
 
 
 @dataclass
@@ -57,12 +57,12 @@ class Display:
 
     def _table(self) -> Table:
         with self._lock:
-            finished = sum(row.stage in ("done", "failed") for row in self._rows.values())
+            finished = sum(row.stage in SHOWN for row in self._rows.values())
             left = (time.monotonic() - self._begun) / finished * (len(self._rows) - finished) if finished else None
             table = Table(title=f"{finished} of {len(self._rows)} clips, {'time left ' + _clock(left) if left is not None else 'time left unknown'}")
             for column in ("clip", "stage", "frames", "frames/s"):
                 table.add_column(column)
-            busy = [(c, r) for c, r in self._rows.items() if r.stage not in ("waiting", "done")]
+            busy = [(c, r) for c, r in self._rows.items() if r.stage not in ("waiting", "pass", "review")]
             for clip, row in busy[-20:]:
                 rendering = row.stage == "render" and row.done
                 table.add_row(clip, row.note or row.stage, f"{row.done}/{row.total}" if rendering else "", f"{self._speed(row):.1f}" if rendering else "")

@@ -10,21 +10,26 @@ import hashlib
 import json
 import os
 import shutil
-import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 import numpy as np
+import psutil
+
+from stereotalker.alive import HOST
 
 MARKER = "done.json"
-_HOST = socket.gethostname()
 
 
 class Store:
     def __init__(self, root: Path):
         self.root = Path(root)
+
+    def __str__(self) -> str:
+        return str(self.root)
 
     def find(self, stage: str, key: str) -> Path | None:
         """The entry's folder if it is there and every file is as it was written; a damaged entry is removed."""
@@ -33,35 +38,35 @@ class Store:
             marker = json.loads((folder / MARKER).read_text())
         except FileNotFoundError:
             return None
-        except json.JSONDecodeError:
-            marker = {"files": {"": ""}}
-        if all((folder / n).is_file() and file_digest(folder / n) == d for n, d in marker["files"].items()):
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            marker = {}
+        if "files" in marker and all((folder / n).is_file() and file_digest(folder / n) == d for n, d in marker["files"].items()):
             return folder
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)  # another process may be removing it too
         return None
 
-    def make(self, stage: str, key: str, write: Callable[[Path], None], made_from: dict | None = None) -> Path:
+    def make(self, stage: str, key: str, write: Callable[[Path], None]) -> Path:
         """The entry's folder, made by `write(folder)` unless it is there already."""
         if found := self.find(stage, key):
             return found
         folder = self.root / stage / key
-        temporary = folder.with_name(f"{key}.{_HOST}.{os.getpid()}-{threading.get_ident()}.tmp")
+        temporary = folder.with_name(f"{key}.{HOST}.{os.getpid()}-{threading.get_ident()}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         try:
             write(temporary)
             files = {path.name: file_digest(path) for path in sorted(temporary.iterdir())}
             for name in files:
-                _sync(temporary / name)
-            (temporary / MARKER).write_text(json.dumps({"files": files, "made_from": made_from or {}}, indent=1))
-            _sync(temporary / MARKER)
+                sync(temporary / name)
+            (temporary / MARKER).write_text(json.dumps({"files": files}, indent=1))
+            sync(temporary / MARKER)
             os.rename(temporary, folder)
         except OSError:
             if not (folder / MARKER).exists():  # else another thread or process finished the same entry first: its bytes are ours
                 raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        _sync(folder.parent)
+        sync(folder.parent)
         return folder
 
     def sweep(self) -> int:
@@ -70,7 +75,7 @@ class Store:
         for path in self.root.glob("*/*.tmp"):
             _, _, owner = path.name.removesuffix(".tmp").partition(".")
             host, _, process = owner.rpartition(".")
-            if host == _HOST and not _alive(int(process.split("-")[0])):
+            if host == HOST and not psutil.pid_exists(int(process.split("-")[0])):
                 shutil.rmtree(path, ignore_errors=True)
                 gone += 1
         return gone
@@ -88,6 +93,11 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def bytes_digest(data: bytes) -> str:
+    """As file_digest, of bytes in memory."""
+    return hashlib.sha256(data).hexdigest()
+
+
 @cache
 def code_version() -> str:
     """Digest of the library's own source: a changed line never finds an old result."""
@@ -97,11 +107,26 @@ def code_version() -> str:
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Replace a file as one step: temporary name, sync, rename."""
+    with _replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def copy_atomic(source: Path, path: Path) -> None:
+    """As write_atomic, from a file of any size."""
+    with _replacing(path) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(data)
-    _sync(temporary)
-    os.replace(temporary, path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    try:
+        yield temporary
+        sync(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _feed(hasher, value) -> None:
@@ -126,19 +151,10 @@ def _feed(hasher, value) -> None:
         raise TypeError(f"no digest for a {type(value).__name__}")
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Come back when the disk has it."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
-from prefect.states import Completed
+from prefect.runtime import task_run
+from prefect.states import Cancelled, Completed, Failed, State
+from prefect.tasks import exponential_backoff
 
-from stereotalker.clip import ClipMaker, Ledger, Progress, SegmentDone, SegmentJob, make_clip
-from stereotalker.errors import UserError
+from stereotalker.batch.gate import Gate
+from stereotalker.clip import ClipMaker, Finished, Ledger, Progress, Render, SegmentDone, SegmentJob, make_clip
+from stereotalker.errors import Stopped, UserError, is_disk_fault, is_passing
 from stereotalker.manifest import Clip
+from stereotalker.outputs import Outputs
 from stereotalker.report import ClipResult
-from stereotalker.store import write_atomic
-from stereotalker.video import probe
-from tasks.pool import Pool, render_all
+from tasks.pool import Pool
+
+_RETRY_S = 2  # before the first retry, then doubled
+_FAILED = "ClipFailed"  # final; a state that Prefect makes of a raised Again is called Failed
 
 
 @dataclass(frozen=True)
@@ -25,39 +31,104 @@ class Bench:
 
     maker: ClipMaker
     pool: Pool
-    out: Path
+    outputs: Outputs
     progress: Progress
+    gate: Gate
+    retries: int
+    on_result: Callable[[ClipResult, bool], None]  # and whether it was a preview
+
+
+@dataclass(frozen=True)
+class Order:
+    """One clip to make: its row in the manifest, its place in the order of work, and whether this is the preview."""
+
+    row: int
+    place: int
+    clip: Clip
+    preview: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"{'preview' if self.preview else 'clip'}-{self.clip.id}"
+
+
+class Again(Exception):
+    """A fault that may pass; the clip is tried once more."""
 
 
 @task(name="render", task_run_name="render-{name}", cache_policy=NO_CACHE, persist_result=False)
-def render_task(name: str, bench: Bench, jobs: list[SegmentJob]) -> list[SegmentDone]:
-    return render_all(bench.pool, jobs, bench.progress)
+def render_task(name: str, bench: Bench, jobs: list[SegmentJob], progress: Progress) -> list[SegmentDone]:
+    return bench.pool.render(jobs, progress)
 
 
-@task(name="clip", task_run_name="clip-{name}", cache_policy=NO_CACHE, persist_result=False)
-def clip_task(name: str, row: int, clip: Clip, bench: Bench):
-    """Never raises for the clip's own faults: a failed clip ends as Completed(name="ClipFailed"), its reason in the result."""
-    result = produce_clip(row, clip, bench, lambda jobs, progress: render_task(name, bench, jobs))
-    return result if result.ok else Completed(name="ClipFailed", message=result.error, data=result)
+@task(
+    name="clip", task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False, retry_delay_seconds=exponential_backoff(_RETRY_S),
+    retry_condition_fn=lambda task, run, state: state.name != _FAILED,
+)  # fmt: skip
+def clip_task(name: str, order: Order, bench: Bench) -> State:
+    """Its state is the clip's: Completed, Failed with the reason, Cancelled when not reached. The row goes to bench.on_result."""
+    attempt = task_run.run_count or 1
+    result = produce_clip(order, bench, lambda jobs, progress: render_task(name, bench, jobs, progress), attempt)
+    bench.on_result(result, order.preview)
+    if result.state == "stopped":
+        return Cancelled(message=result.error)
+    if result.state == "failed":
+        return Failed(name=_FAILED, message=result.error)
+    return Completed(message=f"{result.frames} frames, {result.verdict}" + "".join(f"; {reason}" for reason in result.reasons))
 
 
-def produce_clip(row: int, clip: Clip, bench: Bench, render) -> ClipResult:
-    """One clip and its row in the report, whatever happens to it."""
-    ledger = Ledger()
+def produce_inline(order: Order, bench: Bench) -> None:
+    """The same without Prefect."""
+    for attempt in range(1, bench.retries + 2):
+        try:
+            bench.on_result(produce_clip(order, bench, bench.pool.render, attempt), order.preview)
+            return
+        except Again:
+            time.sleep(_RETRY_S * 2 ** (attempt - 1))
+
+
+def produce_clip(order: Order, bench: Bench, render: Render, attempt: int) -> ClipResult:
+    """One clip and its row in the report, whatever happens to it. Raises Again while a passing fault may be tried once more."""
+    clip, ledger = order.clip, Ledger()
     facts = {
         "avatar": clip.avatar, "speech": str(clip.audio) if clip.audio else (clip.script or "")[:80],
         "picture": f"{clip.width} x {clip.height}, {clip.fps:g} fps", "camera": clip.camera.kind, "seed": str(clip.seed),
     }  # fmt: skip
+    known = {"id": clip.id, "row": order.row, "attempts": attempt, "seconds": ledger.seconds, "made": ledger.made, "facts": facts}
     try:
-        video = make_clip(clip, bench.maker, render, bench.out, bench.progress, ledger)
+        finished = make_clip(clip, bench.maker, render, bench.progress, ledger, order.place)
+        files = _deliver(order, finished, bench, ledger)
+    except Stopped as stop:
+        return ClipResult(state="stopped", error=str(stop), **known)
     except Exception as error:  # a clip is never lost: its own fault in its own words, ours with a traceback beside it
-        reason = str(error) if isinstance(error, UserError) else _our_fault(error, clip.id, bench.out)
-        return ClipResult(clip.id, row, False, reason, seconds=ledger.seconds, made=ledger.made, facts=facts)
-    frames = probe(video).frames
-    return ClipResult(clip.id, row, True, "", str(video.relative_to(bench.out)), frames, ledger.seconds, ledger.made, facts)
+        if is_disk_fault(error):
+            bench.gate.stop(f"{error.strerror}: {error.filename or bench.maker.store}; make room or mend it and run the batch again")
+            return ClipResult(state="stopped", error=bench.gate.stopped, **known)
+        if is_passing(error) and attempt <= bench.retries:
+            bench.progress(clip.id, "retry", 0, 1)
+            raise Again(str(error)) from error
+        known_fault = isinstance(error, UserError) or is_passing(error)
+        reason, log = (str(error), "") if known_fault else _our_fault(error, clip.id, bench.outputs)
+        bench.gate.outcome(reason)
+        return ClipResult(state="failed", error=reason, log=log, **known)
+    bench.gate.outcome("")
+    verdict = finished.verdict
+    return ClipResult(state="done", verdict=verdict.verdict, reasons=verdict.reasons, measures=verdict.measures, frames=finished.frames, **files, **known)
 
 
-def _our_fault(error: Exception, clip: str, out: Path) -> str:
-    log = out / "logs" / f"{clip}.txt"
-    write_atomic(log, "".join(traceback.format_exception(error)).encode())
-    return f"unexpected {type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}; the traceback is in {log}"
+def _deliver(order: Order, finished: Finished, bench: Bench, ledger: Ledger) -> dict[str, str]:
+    """Sign the video and put it and its poster where results go. Returns their names there."""
+    signed = bench.maker.sign(order.clip, finished, ledger)
+    folder = "previews" if order.preview else "clips"
+    files = {"video": f"{folder}/{order.clip.id}.mp4", "poster": f"posters/{order.clip.id}.jpg"}
+    bench.outputs.place(files["video"], signed)
+    bench.outputs.place(files["poster"], finished.poster)
+    bench.progress(order.clip.id, "done", 1, 1)
+    return files
+
+
+def _our_fault(error: Exception, clip: str, outputs: Outputs) -> tuple[str, str]:
+    """A line for the row, and the name of the file with the traceback."""
+    log = f"logs/{clip}.txt"
+    outputs.put(log, "".join(traceback.format_exception(error)).encode())
+    return f"unexpected {type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}; the traceback is in {outputs.name(log)}", log

@@ -1,158 +1,166 @@
-"""Who renders segments: this process (LocalPool), or Ray actors that hold the models (RayPool). The only file that knows Ray."""
+"""Who renders segments: slots, each one worker, fed from one queue. What to do when a worker dies or runs out of memory is here."""
 
 from __future__ import annotations
 
-import os
-import queue
+import random
+import sys
 import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+import time
+from concurrent.futures import Future
+from itertools import count
+from queue import Empty, PriorityQueue
 from typing import Protocol
 
 import torch
 
+from stereotalker.batch.gate import Gate
 from stereotalker.clip import Progress, SegmentDone, SegmentJob, render_segment
-from stereotalker.errors import ClipError
+from stereotalker.errors import ClipError, OutOfMemory, Stopped, WorkerLost
 from stereotalker.models import Models
-from stereotalker.params import Params
-from stereotalker.store import Store
+from stereotalker.params import WorkerParams
+from stereotalker.shared import AnyStore
 
-_OBJECT_STORE_BYTES = 200 * 1024**2  # nothing but small jobs travels
-_START_S = 300
-
-
-class Pool(Protocol):
-    workers: int
-
-    def run(self, job: SegmentJob) -> SegmentDone: ...
-
-    def close(self) -> None: ...
+_LONGEST_BACKOFF_S = 60.0
 
 
-def render_all(pool: Pool, jobs: list[SegmentJob], progress: Progress) -> list[SegmentDone]:
-    """All segments of a clip, as many at once as the pool has workers, in the order of `jobs`."""
-    ready = 0
-    lock = threading.Lock()
-
-    def one(job: SegmentJob) -> SegmentDone:
-        nonlocal ready
-        done = pool.run(job)
-        with lock:
-            ready += done.frames
-            progress(job.clip.id, "render", ready, jobs[-1].window.stop)
-        return done
-
-    if pool.workers == 1:
-        return [one(job) for job in jobs]
-    with ThreadPoolExecutor(pool.workers) as threads:
-        return list(threads.map(one, jobs))
-
-
-class LocalPool:
-    """Renders in this process, one segment at a time: for --executor inline, tests and debugging."""
-
-    workers = 1
-
-    def __init__(self, models: Models, store: Store):
-        self._models, self._store, self._lock = models, store, threading.Lock()
+class Slot(Protocol):
+    """Room for one worker. Used by one thread."""
 
     def run(self, job: SegmentJob) -> SegmentDone:
-        with self._lock:
-            torch.set_num_threads(self._models.params.produce.threads)
-            return render_segment(job, lambda: self._models.renderer, self._store)
+        """Raises WorkerLost, OutOfMemory, or what is wrong with the job."""
 
-    def close(self) -> None:
+    def rest(self) -> None:
+        """There is no work: give back what is held."""
+
+
+class LocalSlot:
+    """Renders in this process: for --executor inline, tests and debugging."""
+
+    def __init__(self, models: Models, store: AnyStore):
+        self._models, self._store = models, store
+
+    def run(self, job: SegmentJob) -> SegmentDone:
+        torch.set_num_threads(self._models.params.produce.worker.threads)
+        return render_segment(job, lambda: self._models.renderer, self._store)
+
+    def rest(self) -> None:
         pass
 
 
-class RayPool:
-    """One actor per worker, one segment in flight each. A dead actor is replaced and its segment given to the next.
+class Pool:
+    """Threads, one a slot, started when there is work. Jobs wait in the order of their clips, not with Ray."""
 
-    RAY_ADDRESS names a running cluster; else Ray is started here.
-    """
+    def __init__(self, slots: list[Slot], rules: WorkerParams, gate: Gate, store: AnyStore):
+        self._slots, self._rules, self._gate, self._store = list(slots), rules, gate, store
+        self.workers = len(slots)
+        self._queue: PriorityQueue[tuple[int, int, SegmentJob | None, Future]] = PriorityQueue()
+        self._number, self._lock = count(), threading.Lock()
+        self._idle, self._threads, self._closing = 0, [], False
 
-    def __init__(self, params: Params, weights: Path, store: Store):
-        import ray
+    def render(self, jobs: list[SegmentJob], progress: Progress) -> list[SegmentDone]:
+        """All segments of a clip, in the order of `jobs`. The first that fails takes the waiting ones back."""
+        ready, lock, total = 0, threading.Lock(), sum(job.window.stop - job.window.start for job in jobs)
 
-        self._ray, self._params, self._weights, self._store = ray, params, weights, store
-        self.workers = params.produce.workers
-        if not ray.is_initialized():
-            local = {"num_cpus": self.workers * params.produce.threads, "object_store_memory": _OBJECT_STORE_BYTES, "include_dashboard": False}
-            ray.init(address=os.environ.get("RAY_ADDRESS"), log_to_driver=False, logging_level="ERROR", **({} if "RAY_ADDRESS" in os.environ else local))
-        self._idle: queue.Queue = queue.Queue()
-        for actor in [self._start() for _ in range(self.workers)]:
-            self._idle.put(actor)
+        def report(future: Future) -> None:
+            nonlocal ready
+            if not future.cancelled() and future.exception() is None:
+                with lock:
+                    ready += future.result().frames
+                    progress(jobs[0].clip.id, "render", ready, total)
 
-    def run(self, job: SegmentJob) -> SegmentDone:
-        """Raises ClipError when the segment has taken `deaths` workers with it, or ran out of time."""
-        errors = self._ray.exceptions
-        lost = (errors.RayActorError, errors.ActorUnavailableError, errors.NodeDiedError, errors.WorkerCrashedError, errors.OutOfMemoryError)
-        limits = self._params.produce
-        for _ in range(limits.deaths):
-            actor = self._idle.get()
-            try:
-                done = self._ray.get(actor.render.remote(job), timeout=limits.segment_timeout)
-            except lost:
-                self._replace(actor)
-            except errors.GetTimeoutError:
-                self._replace(actor)
-                raise ClipError(f"frames {job.window.start}-{job.window.stop} took longer than {limits.segment_timeout:g} s; raise produce.segment_timeout") from None
-            except errors.RayTaskError as error:
-                self._idle.put(actor)
-                raise error.cause from None
-            except BaseException:
-                self._idle.put(actor)
-                raise
-            else:
-                self._idle.put(actor)
-                return done
-        raise ClipError(f"frames {job.window.start}-{job.window.stop}: {limits.deaths} workers died on them, one after the other; is there enough memory?")
-
-    def processes(self) -> list[int]:
-        """Process ids of the idle workers."""
-        return [self._ray.get(actor.process.remote()) for actor in list(self._idle.queue)]
+        futures = [self._submit(job, report) for job in jobs]
+        try:
+            return [future.result() for future in futures]
+        finally:
+            for future in futures:
+                future.cancel()
 
     def close(self) -> None:
-        self._ray.shutdown()
+        """Nothing more is begun; what runs is waited for."""
+        self._closing = True
+        for _ in self._threads:
+            self._queue.put((sys.maxsize, next(self._number), None, Future()))  # wakes a thread that waits for work
+        for thread in self._threads:
+            thread.join()
 
-    def _replace(self, actor) -> None:
-        """Put a new actor in a lost one's place. If none can be started the old one goes back, so that nobody waits for ever."""
-        self._ray.kill(actor)
-        try:
-            self._idle.put(self._start())
-        except BaseException:
-            self._idle.put(actor)
-            raise
+    def _submit(self, job: SegmentJob, report) -> Future:
+        future: Future = Future()
+        future.add_done_callback(report)
+        self._queue.put((job.order, next(self._number), job, future))
+        with self._lock:
+            if self._queue.qsize() > self._idle and len(self._threads) < len(self._slots):
+                thread = threading.Thread(target=self._serve, args=(self._slots[len(self._threads)],), daemon=True)
+                self._threads.append(thread)
+                thread.start()
+        return future
 
-    def _start(self):
-        """A ready actor: models load when its first segment comes."""
-        threads = self._params.produce.threads
-        options = {"num_cpus": threads, "max_restarts": 0, "max_task_retries": 0}
-        actor = self._ray.remote(**options)(_Worker).remote(self._params.model_dump_json(), str(self._weights), str(self._store.root), threads)
-        self._ray.get(actor.process.remote(), timeout=_START_S)
-        return actor
+    def _serve(self, slot: Slot) -> None:
+        """A slot's thread: the next job when the gate is open, rest when none came for a while."""
+        resting = False
+        while not self._closing:
+            with self._lock:
+                self._idle += 1
+            try:
+                _, _, job, future = self._queue.get(timeout=min(self._rules.idle, 1.0) if resting else self._rules.idle)
+            except Empty:
+                if not resting:
+                    slot.rest()
+                resting = True
+                continue
+            finally:
+                with self._lock:
+                    self._idle -= 1
+            resting = False
+            if job is None or not future.set_running_or_notify_cancel():
+                continue
+            try:
+                self._gate.wait()
+                future.set_result(self._attempt(job, slot))
+            except BaseException as error:
+                future.set_exception(error)
+        slot.rest()
 
+    def _attempt(self, job: SegmentJob, slot: Slot) -> SegmentDone:
+        """One segment, whatever it takes: again after a lost worker, in halves when memory or two workers went with it."""
+        deaths = losses = 0
+        todo, done = [job], []
+        while todo:
+            part = todo.pop(0)
+            halves = part.halves()
+            if halves and self._store.find("cut", part.key) and self._store.find("render", part.key) is None:
+                todo[:0] = halves  # an earlier run has cut it already
+                continue
+            started, lost = time.monotonic(), True
+            try:
+                finished = slot.run(part)
+                lost = False
+                done.append(finished)
+            except OutOfMemory as error:
+                if not halves:
+                    raise ClipError(f"frame {part.window.start} does not fit into memory ({error}); render fewer pixels, or with fewer workers") from None
+                todo[:0] = self._cut(part, halves)
+            except WorkerLost as error:
+                deaths, losses = deaths + (not error.blameless), losses + error.blameless
+                where = f"frames {part.window.start}-{part.window.stop}"
+                if deaths >= self._rules.deaths:
+                    raise ClipError(f"{where}: {deaths} workers died on them, one after the other ({error}); is there enough memory?") from None
+                if losses > self._rules.lost_nodes:
+                    raise WorkerLost(f"{where}: no worker stayed long enough, {losses} times ({error})", blameless=True) from None
+                self._back_off(deaths + losses)
+                todo[:0] = self._cut(part, halves) if halves and deaths >= 2 and not error.blameless else (part,)
+            finally:
+                self._gate.spend(time.monotonic() - started, lost)
+        return SegmentDone(tuple(key for part in done for key in part.keys), sum(part.frames for part in done), sum(part.seconds for part in done))
 
-class _Worker:
-    """Lives in a Ray process: parameters and weights by path, models loaded once. Imports neither Prefect nor MLflow."""
+    def _cut(self, job: SegmentJob, halves: tuple[SegmentJob, SegmentJob]) -> tuple[SegmentJob, SegmentJob]:
+        """Remember that this segment is made in halves, so that the next run does not try it whole."""
+        self._store.make("cut", job.key, lambda folder: (folder / "cut.txt").write_text(str(halves[1].window.start)))
+        return halves
 
-    def __init__(self, params: str, weights: str, store: str, threads: int):
-        self._models, self._threads = Models(Params.model_validate_json(params), Path(weights)), threads
-        self._store = Store(Path(store))
-
-    def process(self) -> int:
-        return os.getpid()
-
-    def render(self, job: SegmentJob) -> SegmentDone:
-        torch.set_num_threads(self._threads)
-        return render_segment(job, lambda: self._models.renderer, self._store)
-
-
-def open_pool(executor: str, models: Models, store: Store) -> Pool:
-    """executor: "ray" or "inline"."""
-    openers: dict[str, Callable[[], Pool]] = {
-        "inline": lambda: LocalPool(models, store),
-        "ray": lambda: RayPool(models.params, models.folder, store),
-    }
-    return openers[executor]()
+    def _back_off(self, tries: int) -> None:
+        pause = min(self._rules.backoff * 2 ** (tries - 1), _LONGEST_BACKOFF_S) * random.uniform(0.5, 1.0)
+        until = time.monotonic() + pause
+        while (left := until - time.monotonic()) > 0:
+            if self._closing or self._gate.stopped:
+                raise Stopped(self._gate.stopped or "the batch ends")
+            time.sleep(min(left, 0.2))

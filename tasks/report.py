@@ -2,38 +2,88 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
 
-from stereotalker.report import BatchRecord, ClipResult, write_report
-from tasks.tracking import Tracker
+from stereotalker.batch.gate import Gate
+from stereotalker.batch.history import History, Pace
+from stereotalker.errors import cause
+from stereotalker.home import Home
+from stereotalker.manifest import Manifest
+from stereotalker.outputs import Outputs
+from stereotalker.report import SHOWN, BatchEnd, BatchRecord, ClipResult, write_report
+from tasks.tracking import Tracker, TrackingError
 
 
 class BatchLog:
-    """Parent run of a batch and child runs of its clips, written by the driver alone."""
+    """The rows of a batch, and its records: a parent run in MLflow with a child run for every clip, written by the driver alone.
 
-    def __init__(self, tracker: Tracker, batch: BatchRecord, clips: int, out: Path):
-        self._tracker, self._batch, self._out = tracker, batch, out
-        tracker.close_orphans(batch.name)
+    A tracking server that is away costs records, not clips.
+    """
+
+    def __init__(self, tracker: Tracker, batch: BatchRecord, manifest: Manifest, outputs: Outputs, home: Home, gate: Gate, before: dict[str, ClipResult]):
+        self._tracker, self._batch, self._manifest, self._outputs, self._gate = tracker, batch, manifest, outputs, gate
+        self._history, self._clips = History(home.history), {clip.id: clip for clip in manifest.clips}
+        self._rows, self._previews, self._begun = dict(before), {}, time.monotonic()
+        self._lock, self._complaints = threading.Lock(), set()
+        tracker.close_orphans()
         self.run = tracker.start(batch.name, tags={"batch": batch.name, "git_commit": batch.commit})
         pinned = {f"model.{stage}": digest for stage, digest in batch.models.items()}
         versions = {f"version.{stage}": version for stage, version in batch.versions.items()}
-        tracker.note(self.run, params={"manifest": batch.manifest, "clips": clips, "code": batch.code, "params": batch.params, **pinned, **versions})
+        data = {f"data.{name}": digest for name, digest in batch.data.items()}
+        tracker.note(self.run, params={"manifest": batch.manifest, "clips": len(manifest.clips), "code": batch.code, "params": batch.params, **pinned, **versions, **data})
 
-    def clip(self, result: ClipResult) -> None:
-        run = self._tracker.start(result.id, parent=self.run, tags={"batch": self._batch.name, "clip": result.id, "error": result.error})
+    def take(self, result: ClipResult, threads: int, is_preview: bool = False) -> ClipResult:
+        """A clip has ended. Returns its row as it will stand in the report."""
+        if is_preview:
+            self._previews[result.id] = result.video
+            return result
+        row = self._rows[result.id] = replace(result, preview=self._previews.get(result.id, ""))
+        if "render" in row.made and row.state == "done":
+            clip, other = self._clips[row.id], sum(seconds for stage, seconds in row.seconds.items() if stage != "render")
+            self._history.add(Pace(clip.width * clip.height, row.frames, threads, row.seconds["render"], other))
+        with self._lock:
+            self._record(row.id, lambda: self._note(row))
+        return row
+
+    def ended(self) -> BatchEnd:
+        """The batch as it stands: what has no row yet was not reached."""
+        missing = self._gate.stopped or "the batch ended before it"
+        rows = [self._rows.get(clip.id) or ClipResult(clip.id, row, "stopped", missing) for row, clip in enumerate(self._manifest.clips, 1)]
+        return BatchEnd(rows, self._gate.stopped, time.monotonic() - self._begun, self._gate.spent.useful, self._gate.spent.lost)
+
+    def close(self) -> tuple[BatchEnd, str]:
+        """Write the page, close the run. Returns the end and the page's path or URL."""
+        end = self.ended()
+        page = write_report(self._outputs, self._batch, end)
+        counts = {shown: end.count(shown) for shown in SHOWN}
+        hours = {"wall_seconds": end.wall_seconds, "worker_hours": end.useful_seconds / 3600, "worker_hours_lost": end.lost_seconds / 3600}
+        frames = sum(result.frames for result in end.results)
+
+        def note() -> None:
+            self._tracker.note(self.run, metrics={"clips": len(end.results), "frames": frames, **counts, **hours}, tags={"stopped": end.stopped})
+            self._tracker.attach(self.run, "report.html", self._outputs.read("report.html"))
+            self._tracker.end(self.run, "KILLED" if end.stopped else "FAILED" if end.status == 1 else "FINISHED")
+
+        self._record("the batch", note)
+        return end, page
+
+    def _record(self, what: str, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except TrackingError as error:
+            if cause(str(error)) not in self._complaints:
+                self._complaints.add(cause(str(error)))
+                print(f"MLflow did not take the record of {what}, the clips go on: {str(error).splitlines()[0]}", file=sys.stderr)
+
+    def _note(self, result: ClipResult) -> None:
+        tags = {"batch": self._batch.name, "clip": result.id, "error": result.error, "verdict": result.shown, "reasons": "; ".join(result.reasons)}
+        run = self._tracker.start(result.id, parent=self.run, tags=tags)
         seconds = {f"seconds.{stage}": value for stage, value in result.seconds.items()}
+        measures = {f"quality.{name}": value for name, value in result.measures.items()}
         pinned = {f"version.{stage}": version for stage, version in self._batch.versions.items()}
-        self._tracker.note(run, params={**result.facts, **pinned, "code": self._batch.code}, metrics={"frames": result.frames, **seconds})
-        self._tracker.end(run, "FINISHED" if result.ok else "FAILED")
-
-    def finish(self, results: list[ClipResult], wall_seconds: float) -> Path:
-        page = write_report(self._out, self._batch, results, wall_seconds)
-        failed = sum(not r.ok for r in results)
-        frames = sum(r.frames for r in results)
-        self._tracker.note(self.run, metrics={"clips": len(results), "failed": failed, "frames": frames, "wall_seconds": wall_seconds})
-        self._tracker.attach(self.run, page)
-        self._tracker.end(self.run, "FINISHED" if not failed else "FAILED")
-        return page
-
-    def abort(self) -> None:
-        self._tracker.end(self.run, "KILLED")
+        self._tracker.note(run, params={**result.facts, **pinned, "code": self._batch.code}, metrics={"frames": result.frames, **seconds, **measures})
+        self._tracker.end(run, {"done": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}[result.state])

@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -13,11 +14,13 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
+from stereotalker.alive import identity, is_dead
 from stereotalker.home import Home, free_port
 from stereotalker.models import STAGES, weights_file
 from stereotalker.store import file_digest
 
 EXPERIMENTS = {"batch": "stereotalker-batches", "training": "stereotalker-training", "evaluation": "stereotalker-evaluation"}
+TrackingError = MlflowException
 CHAMPION, CHALLENGER = "champion", "challenger"
 
 
@@ -36,7 +39,8 @@ class Tracker:
     def start(self, name: str, parent: str | None = None, tags: dict[str, str] | None = None) -> str:
         """A new run; returns its id."""
         extra = {"mlflow.parentRunId": parent} if parent else {}
-        return self._client.create_run(self.experiment, run_name=name, tags={**(tags or {}), **extra}).info.run_id
+        own = {"owner": identity(), **(tags or {}), **extra}
+        return self._client.create_run(self.experiment, run_name=name, tags=own).info.run_id
 
     def note(self, run: str, params: dict | None = None, metrics: dict[str, float] | None = None, tags: dict | None = None, step: int = 0) -> None:
         now = int(time.time() * 1000)
@@ -47,20 +51,22 @@ class Tracker:
             tags=[RunTag(name, str(value)[:5000]) for name, value in (tags or {}).items()],
         )
 
-    def attach(self, run: str, path: Path) -> None:
-        self._client.log_artifact(run, str(path))
+    def attach(self, run: str, name: str, data: bytes) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / name).write_bytes(data)
+            self._client.log_artifact(run, str(Path(folder) / name))
 
     def end(self, run: str, status: str = "FINISHED") -> None:
         """status: FINISHED, FAILED or KILLED."""
         self._client.set_terminated(run, status)
 
-    def close_orphans(self, batch: str) -> int:
-        """Runs of this batch that a killed driver left RUNNING become KILLED. Returns how many."""
+    def close_orphans(self) -> int:
+        """Runs whose process on this machine is gone become KILLED, children too. Returns how many."""
         runs = self._client.search_runs([self.experiment], "attributes.status = 'RUNNING'")
-        runs = [run for run in runs if run.data.tags.get("batch") == batch]
-        for run in runs:
+        dead = [run for run in runs if is_dead(run.data.tags.get("owner", ""))]
+        for run in dead:
             self.end(run.info.run_id, "KILLED")
-        return len(runs)
+        return len(dead)
 
     def register(self, stage: str, folder: Path, run: str, alias: str) -> str:
         """A new version of a stage's weights in the registry, under an alias. Returns the version."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 import torch
 
+from flows.produce import produce
 from stereotalker.audio.encoder import EncoderConfig, SpeechEncoder
 from stereotalker.audio.speak import Voice
 from stereotalker.audio.speech import from_script
@@ -62,6 +66,35 @@ def tiny_models(tiny_params, speech, tmp_path_factory) -> Models:
 @pytest.fixture
 def home(tmp_path) -> Home:
     return Home(tmp_path / "home")
+
+
+@pytest.fixture
+def run(tmp_path, tiny_models, home):
+    def go(path, out="out", executor="inline", home=home, only_failed=False, **changes):
+        params = tiny_models.params.with_produce(changes)
+        return produce(path, tmp_path / out, params, home, executor, weights=tiny_models.folder, only_failed=only_failed)
+
+    return go
+
+
+@pytest.fixture
+def listener():
+    """(port, messages that came)."""
+    came = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            came.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server.server_port, came
+    server.shutdown()
 
 
 @pytest.fixture

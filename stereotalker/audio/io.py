@@ -6,6 +6,7 @@ import io
 import os
 from pathlib import Path
 
+import av
 import ffmpeg
 import imageio_ffmpeg
 import numpy as np
@@ -50,6 +51,22 @@ def check_readable(path: Path) -> None:
         raise ClipError(f"audio file {path} not found; expected an audio or video file")
     if not os.access(path, os.R_OK):
         raise ClipError(f"audio file {path} may not be read; change its permissions")
+
+
+def media_seconds(path: Path) -> float:
+    """Length of a file's sound by its header; 0 where the header does not say. Raises ClipError as `decode` would."""
+    check_readable(path)
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.audio:
+                raise ClipError(f"{path} cannot be read as audio (it has no audio stream); expected a file with an audio stream")
+            stream = container.streams.audio[0]
+            seconds = float(stream.duration * stream.time_base) if stream.duration else (container.duration or 0) / av.time_base
+    except av.FFmpegError as error:
+        raise ClipError(f"{path} cannot be read as audio ({error.strerror}); expected a file with an audio stream") from None
+    if seconds and not MIN_SECONDS <= seconds <= MAX_SECONDS:
+        raise ClipError(f"{path} lasts {seconds:.2f} s; expected {MIN_SECONDS} s to {MAX_SECONDS / 3600:.0f} h")
+    return seconds
 
 
 def normalise(stereo: np.ndarray, target: float) -> tuple[np.ndarray, float]:

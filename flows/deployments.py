@@ -1,0 +1,63 @@
+"""The nightly deployment: a folder is looked at by the clock, and every manifest in it is produced, once."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+from prefect import flow
+from prefect.schedules import Cron
+
+from flows.produce import produce
+from stereotalker.errors import UserError
+from stereotalker.home import Home
+from stereotalker.outputs import is_url
+from stereotalker.params import load_params
+from stereotalker.store import digest, file_digest, write_atomic
+
+_SUFFIXES = (".yaml", ".yml", ".jsonl", ".csv")
+
+
+def serve_nightly(folder: Path, out: str, cron: str, params: Path | None) -> None:
+    """Register with Prefect's server and stay until Ctrl-C. Raises UserError."""
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder; expected the place where manifests are dropped")
+    try:
+        schedule = Cron(cron, timezone=None)
+    except ValueError as error:
+        raise UserError(f"--cron {cron!r}: {error}; expected five fields like '0 20 * * *'") from None
+    load_params(params)
+    arguments = {"folder": str(folder.resolve()), "out": out if is_url(out) else str(Path(out).resolve()), "params": str(params.resolve()) if params else None}
+    nightly.serve(name="nightly", schedule=schedule, parameters=arguments, pause_on_shutdown=False, print_starting_message=True, limit=1)
+
+
+@flow(name="nightly", flow_run_name="nightly {folder}", log_prints=True)
+def nightly(folder: str, out: str, params: str | None = None) -> dict[str, str]:
+    """Produce what is new in the folder, one batch after the other. Returns manifest -> how it ended."""
+    home, ended = Home.default(), {}
+    for manifest in new_manifests(Path(folder), home):
+        place = f"{out}/{manifest.stem}"
+        try:
+            done = produce(manifest, place, load_params(Path(params) if params else None), home)
+            ended[manifest.name], again = done.end.summary(), bool(done.end.stopped)
+        except UserError as error:
+            ended[manifest.name], again = f"refused: {error}", False
+        print(f"{manifest.name}: {ended[manifest.name]}")
+        if not again:  # a batch that was stopped goes on the next night
+            mark_taken(manifest, home, ended[manifest.name])
+    return ended
+
+
+def new_manifests(folder: Path, home: Home) -> list[Path]:
+    """Manifests that no night has finished yet, oldest first; one that was changed since is new."""
+    found = [path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES and path.is_file() and not path.name.startswith(".")]
+    return sorted((path for path in found if not _mark(path, home).is_file()), key=lambda path: (path.stat().st_mtime, path.name))
+
+
+def mark_taken(manifest: Path, home: Home, how: str) -> None:
+    write_atomic(_mark(manifest, home), json.dumps({"manifest": str(manifest), "ended": time.strftime("%Y-%m-%dT%H:%M:%S"), "how": how}).encode())
+
+
+def _mark(manifest: Path, home: Home) -> Path:
+    return home.root / "taken" / f"{digest(str(manifest.resolve()), file_digest(manifest))}.json"

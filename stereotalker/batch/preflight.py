@@ -1,0 +1,162 @@
+"""Pre-flight: everything that can be known before any compute. The room's own faults end the batch, a clip's own are its row."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from stereotalker.audio import io
+from stereotalker.audio.speech import LETTERLESS
+from stereotalker.avatar.library import SHIPPED, find_avatar
+from stereotalker.batch.gate import next_window
+from stereotalker.batch.history import History
+from stereotalker.errors import ClipError, UserError
+from stereotalker.home import Home
+from stereotalker.manifest import Clip, Manifest, due
+from stereotalker.models import Models
+from stereotalker.outputs import Outputs, is_url
+from stereotalker.params import Params, VideoParams
+from stereotalker.provenance import open_seal
+from stereotalker.report import duration
+from stereotalker.video import frame_count, write_video
+
+# Measured on the shipped models: bytes on disk for a pixel of a frame (stored segment, video twice), and memory of a worker.
+_DISK_PER_PIXEL = 1.7
+_WORKER_BYTES, _WORKER_BYTES_PER_PIXEL = 1.2e9, 6000
+_DRIVER_BYTES = 1.5e9
+_READERS = 8
+
+
+@dataclass(frozen=True)
+class ClipPlan:
+    row: int
+    clip: Clip
+    frames: int  # estimated for a script; 0 with a fault
+    worker_seconds: float | None  # None: nothing to estimate from
+    fault: str = ""  # why it cannot be made, in the words of its row
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a batch is about to do, clips in the order they will be made."""
+
+    clips: tuple[ClipPlan, ...]
+    begins: datetime
+    workers: int
+    threads: int  # of every worker
+    disk_bytes: float
+    memory_bytes: float
+    local: bool  # workers are on this machine
+
+    @property
+    def faults(self) -> list[ClipPlan]:
+        return [planned for planned in self.clips if planned.fault]
+
+    @property
+    def wall_seconds(self) -> float | None:
+        known = [planned.worker_seconds for planned in self.clips if not planned.fault]
+        return None if None in known else sum(known) / self.workers
+
+    @property
+    def warnings(self) -> list[str]:
+        """What may go wrong and is no reason not to begin."""
+        found, elapsed = [], 0.0
+        for planned in self.clips:
+            elapsed += (planned.worker_seconds or 0.0) / self.workers
+            deadline = due(planned.clip, self.begins)
+            if deadline and self.begins + timedelta(seconds=elapsed) > deadline:
+                found.append(f"{planned.clip.id} will miss its deadline {deadline:%Y-%m-%d %H:%M} by the estimate")
+        total = psutil.virtual_memory().total
+        if self.local and self.memory_bytes > total:
+            found.append(f"{self.workers} workers need about {self.memory_bytes / 1e9:.1f} GB of memory, the machine has {total / 1e9:.1f}; segments may have to be halved")
+        return found
+
+    def text(self) -> str:
+        """For a person, a line a clip and a summary."""
+        width = max(len(planned.clip.id) for planned in self.clips)
+        lines = [
+            f"{planned.row:5} {planned.clip.id:{width}} "
+            + (f"FAULT {planned.fault}" if planned.fault else f"{planned.frames / planned.clip.fps:7.1f} s {planned.clip.width} x {planned.clip.height}, {_hours(planned.worker_seconds)}")
+            for planned in self.clips
+        ]
+        good = [planned for planned in self.clips if not planned.fault]
+        seconds = sum(planned.frames / planned.clip.fps for planned in good)
+        lines.append(f"{len(good)} of {len(self.clips)} clips can be made: {seconds / 60:.1f} min of video, about {self.disk_bytes / 1e9:.2f} GB of disk, {self.memory_bytes / 1e9:.1f} GB of memory")
+        took = _hours(self.wall_seconds) + (f" with {self.workers} workers of {self.threads} threads" if self.wall_seconds is not None else ": no clip was made here yet")
+        lines.append(f"begins {self.begins:%Y-%m-%d %H:%M}, takes {took}")
+        return "\n".join(lines + [f"note: {warning}" for warning in self.warnings])
+
+
+def prepare(manifest: Manifest, outputs: Outputs, models: Models, home: Home) -> Plan:
+    """The whole pre-flight. Raises UserError, with every fault, when the batch cannot start."""
+    params = models.params
+    store = params.produce.store or str(home.store)
+    looks = (
+        lambda: models.digests, lambda: _encode(params.video), lambda: outputs.check("--out"), lambda: Outputs(store).check("produce.store"),
+        lambda: open_seal(params.provenance, home.credentials),
+    )  # fmt: skip
+    faults: list[str] = []
+    for look in looks:
+        try:
+            look()
+        except (UserError, OSError) as error:
+            faults.append(str(error))
+    if faults:
+        raise UserError("\n".join(faults))
+    made = plan(manifest, params, SHIPPED, History(home.history), datetime.now())
+    if not is_url(store) and made.disk_bytes > (free := shutil.disk_usage(store).free):
+        raise UserError(f"the batch needs about {made.disk_bytes / 1e9:.1f} GB in {store}, {free / 1e9:.1f} GB are free; make room, or set produce.store")
+    return made
+
+
+def plan(manifest: Manifest, params: Params, avatars: Path, history: History, now: datetime) -> Plan:
+    """Look at every clip: files readable, durations, avatars, estimates. Reads headers only, several files at once."""
+    begins, _ = next_window(now, params.produce.window)
+    threads = params.produce.worker.threads
+    speed = history.speed(threads)
+
+    def look(item: tuple[int, Clip]) -> ClipPlan:
+        row, clip = item
+        try:
+            find_avatar(clip.avatar, avatars)
+            frames = frame_count(_seconds(clip), clip.fps)
+        except ClipError as error:
+            return ClipPlan(row, clip, 0, None, str(error))
+        pixels = clip.width * clip.height
+        return ClipPlan(row, clip, frames, speed.worker_seconds(pixels, frames) if speed else None)
+
+    with ThreadPoolExecutor(_READERS) as readers:
+        clips = tuple(readers.map(look, manifest.in_order(now)))
+    good = [planned for planned in clips if not planned.fault]
+    disk = sum(planned.clip.width * planned.clip.height * planned.frames for planned in good) * _DISK_PER_PIXEL
+    largest = max((planned.clip.width * planned.clip.height for planned in good), default=0)
+    memory = _DRIVER_BYTES + params.produce.workers * (_WORKER_BYTES + _WORKER_BYTES_PER_PIXEL * largest)
+    return Plan(clips, begins, params.produce.workers, threads, disk, memory, local=params.produce.worker.address is None)
+
+
+def _seconds(clip: Clip) -> float:
+    """How long a clip will be: a recording's header, or words over rate for a script. Raises ClipError."""
+    if clip.script is not None:
+        if not any(c.isalnum() for c in clip.script):
+            raise ClipError(LETTERLESS)
+        return max(len(clip.script.split()) * 60 / clip.rate, io.MIN_SECONDS)
+    return io.media_seconds(clip.audio)
+
+
+def _encode(params: VideoParams) -> None:
+    """One frame and a little silence through the real encoder."""
+    with tempfile.TemporaryDirectory() as folder:
+        sound = Path(folder) / "silence.wav"
+        sound.write_bytes(io.wav_bytes(np.zeros((2, io.OUTPUT_RATE // 10), np.float32)))
+        write_video(Path(folder) / "probe.mp4", [np.zeros((1, 64, 64, 3), np.uint8)], (64, 64), 10.0, sound, 0.1, params, "probe")
+
+
+def _hours(seconds: float | None) -> str:
+    return "time unknown" if seconds is None else duration(seconds)

@@ -1,0 +1,133 @@
+"""Ray: actors that hold the renderer, one for every slot. The only file that knows it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import ray
+import torch
+from ray import exceptions
+
+from stereotalker.clip import SegmentDone, SegmentJob, render_segment
+from stereotalker.errors import ClipError, UserError, WorkerLost
+from stereotalker.models import Models
+from stereotalker.params import Params, WorkerParams
+from stereotalker.shared import open_store
+
+_OBJECT_STORE_BYTES = 200 * 1024**2  # nothing but small jobs travels
+_LOST = (
+    exceptions.RayActorError, exceptions.ActorUnavailableError, exceptions.NodeDiedError, exceptions.WorkerCrashedError,
+    exceptions.OutOfMemoryError,
+)  # fmt: skip
+
+
+class Cluster:
+    """A connection to Ray: the cluster at an address, else one started here. `slots` share it."""
+
+    def __init__(self, params: Params, weights: Path, store: str, local_store: Path):
+        rules = params.produce.worker
+        address = rules.address or os.environ.get("RAY_ADDRESS")
+        self._shared = ray.is_initialized()
+        if not self._shared:
+            local = {"num_cpus": params.produce.workers * rules.threads, "object_store_memory": _OBJECT_STORE_BYTES, "include_dashboard": False}
+            try:
+                ray.init(address=address, log_to_driver=False, logging_level="ERROR", **({} if address else local))
+            except (ConnectionError, ValueError) as error:
+                raise UserError(f"no Ray cluster answers at {address}: {error}; start one with `ray start --head`, or leave --ray-address out") from None
+        _check_room(rules, address)
+        digests = Models(params, weights).digests
+        self.slots = [ActorSlot(params, weights, digests, store, local_store) for _ in range(params.produce.workers)]
+
+    def close(self) -> None:
+        if not self._shared:
+            ray.shutdown()
+
+
+class ActorSlot:
+    """One actor with one call in flight; started at its first job, given back when there is none."""
+
+    def __init__(self, params: Params, weights: Path, digests: dict[str, str], store: str, local_store: Path):
+        self._rules = params.produce.worker
+        self._arguments = (params.model_dump_json(), str(weights), digests, store, str(local_store))
+        self._actor = None
+
+    def run(self, job: SegmentJob) -> SegmentDone:
+        """Raises WorkerLost when the actor dies or none can be had, ClipError when the segment runs out of time."""
+        actor = self._actor = self._actor or self._start()
+        try:
+            return ray.get(actor.render.remote(job), timeout=self._rules.segment_timeout)
+        except _LOST as error:
+            self.rest()
+            raise WorkerLost(_first_line(error), blameless=_node_went(error)) from None
+        except exceptions.GetTimeoutError:
+            self.rest()
+            limit = self._rules.segment_timeout
+            raise ClipError(f"frames {job.window.start}-{job.window.stop} took longer than {limit:g} s; raise produce.worker.segment_timeout") from None
+        except exceptions.RayTaskError as error:
+            raise error.cause from None
+
+    def rest(self) -> None:
+        if self._actor is not None:
+            ray.kill(self._actor)
+            self._actor = None
+
+    @property
+    def process(self) -> int | None:
+        """Process id of the worker; None while there is none."""
+        return ray.get(self._actor.process.remote()) if self._actor is not None else None
+
+    def _start(self):
+        """A ready actor: models load when its first segment comes."""
+        rules = self._rules
+        options = {"num_cpus": rules.threads, "num_gpus": rules.gpus, "max_restarts": 0, "max_task_retries": 0}
+        actor = ray.remote(**options)(_Worker).remote(*self._arguments)
+        try:
+            ray.get(actor.process.remote(), timeout=rules.start_timeout)
+        except exceptions.GetTimeoutError:
+            ray.kill(actor)
+            raise WorkerLost(f"no worker with {rules.threads} CPUs and {rules.gpus:g} GPUs was ready in {rules.start_timeout:g} s", blameless=True) from None
+        except _LOST as error:
+            raise WorkerLost(_first_line(error), blameless=True) from None
+        except exceptions.RayTaskError as error:
+            raise error.cause from None
+        return actor
+
+
+class _Worker:
+    """Lives in a Ray process: models loaded once, by path. Imports neither Prefect nor MLflow."""
+
+    def __init__(self, params: str, weights: str, digests: dict[str, str], store: str, local_store: str):
+        self._models = Models(Params.model_validate_json(params), Path(weights))
+        if other := [stage for stage, digest in self._models.digests.items() if digest != digests[stage]]:
+            raise UserError(f"this machine's models differ from the driver's: {', '.join(other)}; install the same weights everywhere")
+        self._store = open_store(store, Path(local_store))
+
+    def process(self) -> int:
+        return os.getpid()
+
+    def render(self, job: SegmentJob) -> SegmentDone:
+        torch.set_num_threads(self._models.params.produce.worker.threads)
+        return render_segment(job, lambda: self._models.renderer, self._store)
+
+
+def _check_room(rules: WorkerParams, address: str | None) -> None:
+    """A worker must fit somewhere. A cluster may still grow: there it is a note."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if any(node.get("CPU", 0) >= rules.threads and node.get("GPU", 0) >= rules.gpus for node in nodes):
+        return
+    has = "; ".join(f"{node.get('CPU', 0):g} CPUs, {node.get('GPU', 0):g} GPUs" for node in nodes)
+    reason = f"a worker needs {rules.threads} CPUs and {rules.gpus:g} GPUs, the nodes have {has}"
+    if address is None:
+        ray.shutdown()
+        raise UserError(f"{reason}; lower --threads or --gpus")
+    print(f"note: {reason}; waiting for a larger node", file=sys.stderr)
+
+
+def _node_went(error: BaseException) -> bool:
+    return isinstance(error, exceptions.NodeDiedError | exceptions.ActorUnavailableError) or "node" in str(error).lower() and "died" in str(error).lower()
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

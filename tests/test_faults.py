@@ -1,0 +1,168 @@
+"""What a night may bring: full disks, files that vanish, entries that rot, services that are away. Nothing is lost, the next run goes on."""
+
+import errno
+import os
+import shutil
+import subprocess
+import threading
+import wave
+from pathlib import Path
+
+import numpy as np
+import pytest
+from nights import all_frames, write_batch
+
+from stereotalker.audio.speech import from_file
+from stereotalker.avatar.library import SHIPPED
+from stereotalker.home import Home
+from stereotalker.outputs import Outputs
+from stereotalker.store import MARKER
+from stereotalker.video import read_frames
+from tasks.tracking import Tracker, TrackingError
+
+TWO = [{"id": "a", "script": "one two"}, {"id": "b", "script": "three four"}]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder on a disk of its own, and how to make the disk larger."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    size = (SHIPPED / "ava.safetensors").stat().st_size + 300_000
+    if shutil.which("mount") is None or subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("a small disk can be mounted by root only")
+    yield folder, lambda: subprocess.run(["mount", "-o", "remount,size=64m", folder], check=True)
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_full_disk_stops_the_batch_and_loses_nothing(run, tmp_path, small_disk):
+    folder, enlarge = small_disk
+    batch = write_batch(tmp_path, [{"id": f"c{k}", "script": "one two three", "seed": k} for k in range(3)])
+    first = run(batch, store=str(folder / "store"))
+    assert "No space left on device" in first.end.stopped and "run the batch again" in first.end.stopped and first.end.status == 3
+    assert {row.state for row in first.results} <= {"done", "stopped"} and first.results[-1].state == "stopped"
+    assert not list(folder.rglob("*.tmp*"))  # half an entry was taken back
+    enlarge()
+    again = run(batch, store=str(folder / "store"))
+    assert again.end.status == 0 and len(list((tmp_path / "out" / "clips").glob("*.mp4"))) == 3
+
+
+def test_an_output_that_turns_read_only_stops_the_batch(run, tmp_path, monkeypatch):
+    batch = write_batch(tmp_path, TWO)
+    real = Outputs.place
+
+    def refuse(self, name, source):
+        raise OSError(errno.EROFS, "Read-only file system", self.name(name))
+
+    monkeypatch.setattr(Outputs, "place", refuse)
+    first = run(batch)
+    assert "Read-only file system" in first.end.stopped and {row.state for row in first.results} == {"stopped"}
+    monkeypatch.setattr(Outputs, "place", real)
+    again = run(batch)
+    assert again.end.status == 0 and again.results[0].made == []  # it had been made
+
+
+def sound(path: Path, seconds: float = 0.8) -> Path:
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1), file.setsampwidth(2), file.setframerate(16000)
+        file.writeframes((np.random.default_rng(0).standard_normal(int(16000 * seconds)) * 3000).astype(np.int16).tobytes())
+    return path
+
+
+def test_a_network_file_that_vanishes_while_read_is_tried_again(run, tmp_path, monkeypatch):
+    recording, away, calls = sound(tmp_path / "take.wav"), tmp_path / "away.wav", []
+
+    def reading(path, loudness):
+        calls.append(1)
+        if len(calls) == 1:
+            os.rename(recording, away)
+            threading.Timer(0.5, os.rename, (away, recording)).start()
+        return from_file(path, loudness)
+
+    monkeypatch.setattr("stereotalker.clip.from_file", reading)
+    [row] = run(write_batch(tmp_path, [{"id": "a", "audio": "take.wav"}])).results
+    assert row.shown == "pass" and row.attempts == 2
+
+
+def test_a_file_that_changes_while_read_never_enters_the_store(run, tmp_path, monkeypatch, home):
+    recording = sound(tmp_path / "take.wav")
+
+    def reading(path, loudness):
+        made = from_file(path, loudness)
+        with open(recording, "ab") as file:
+            file.write(b"x")
+        return made
+
+    monkeypatch.setattr("stereotalker.clip.from_file", reading)
+    batch = write_batch(tmp_path, [{"id": "a", "audio": "take.wav"}])
+    [row] = run(batch, retries=0).results
+    assert row.state == "failed" and "changed while it was read" in row.error and not list(home.store.glob("audio/*"))
+    monkeypatch.undo()
+    assert run(batch, only_failed=True).end.status == 0
+
+
+@pytest.mark.parametrize("stage", ["audio", "motion", "render", "video", "quality", "provenance", "avatar"])
+def test_a_rotten_entry_of_any_stage_is_made_again(run, tmp_path, home, stage):
+    batch = write_batch(tmp_path, TWO[:1])
+    run(batch)
+    before = all_frames(tmp_path / "out")
+    entry = next(home.store.glob(f"{stage}/*"))
+    for file in entry.iterdir():
+        if file.name != MARKER:
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    again = run(batch)
+    assert again.end.status == 0 and (stage in again.results[0].made or stage == "avatar")
+    after = all_frames(tmp_path / "out")
+    assert before.keys() == after.keys() and all(np.array_equal(before[name], after[name]) for name in before)
+
+
+def test_one_cause_on_many_clips_stops_with_one_message(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("stereotalker.clip.ClipMaker.motion", lambda *_: 1 / 0)
+    done = run(write_batch(tmp_path, [{"id": f"c{k}", "script": "hi"} for k in range(9)]), breaker=3)
+    assert [row.state for row in done.results] == ["failed"] * 3 + ["stopped"] * 6
+    assert done.end.stopped.startswith("3 clips in a row failed for the same cause") and "ZeroDivisionError" in done.end.stopped and done.end.status == 1
+
+
+def test_only_failures_are_made_again(run, tmp_path):
+    first = run(write_batch(tmp_path, [TWO[0], {"id": "b", "avatar": "zoe", "script": "hi"}]))
+    assert first.end.status == 1
+    again = run(write_batch(tmp_path, [TWO[0], TWO[1]]), only_failed=True)
+    assert again.end.status == 0 and again.results[0] == first.results[0] and again.results[1].made
+    with pytest.raises(ValueError, match="--failed: no results.json"):
+        run(write_batch(tmp_path, TWO), out="elsewhere", only_failed=True)
+
+
+def test_a_tracking_server_that_is_away_costs_records_not_clips(run, tmp_path, monkeypatch, capsys):
+    real = Tracker.note
+
+    def away(self, run, params=None, **more):
+        if params and "avatar" in params:
+            raise TrackingError("connection refused")
+        real(self, run, params, **more)
+
+    monkeypatch.setattr(Tracker, "note", away)
+    assert run(write_batch(tmp_path, TWO)).end.status == 0
+    assert capsys.readouterr().err.count("MLflow did not take the record") == 1  # said once, not for every clip
+
+
+def test_a_passing_fault_is_tried_again_and_then_a_row(run, tmp_path, monkeypatch):
+    def stale(*_):
+        raise OSError(errno.ESTALE, "Stale file handle", "/mnt/takes")
+
+    monkeypatch.setattr("tasks.clip._RETRY_S", 0.01)
+    monkeypatch.setattr("stereotalker.clip.ClipMaker.speech", stale)
+    [row] = run(write_batch(tmp_path, TWO[:1]), retries=2).results
+    assert row.state == "failed" and row.attempts == 3 and "Stale file handle" in row.error
+
+
+def test_two_homes_share_one_store_at_once(run, tmp_path):
+    """Two batches of the same clips, side by side."""
+    batch, ends = write_batch(tmp_path, TWO), []
+    threads = [threading.Thread(target=lambda k=k: ends.append(run(batch, out=f"out{k}", home=Home(tmp_path / f"h{k}"), store=str(tmp_path / "store")).end.status)) for k in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert ends == [0, 0]
+    for name in ("a", "b"):
+        assert np.array_equal(*(read_frames(tmp_path / f"out{k}" / "clips" / f"{name}.mp4") for k in range(2)))

@@ -1,0 +1,92 @@
+from datetime import datetime, time, timedelta
+
+import pytest
+
+from stereotalker.batch.gate import Gate, next_window
+from stereotalker.errors import Stopped, cause
+from stereotalker.params import TimeWindow
+
+NIGHT = TimeWindow(start=time(20), stop=time(6, 30))
+DAY = datetime(2026, 11, 23)
+
+
+@pytest.mark.parametrize(
+    ("window", "now", "opens", "closes"),
+    [
+        (NIGHT, 15, 20, 30.5), (NIGHT, 21, 21, 30.5), (NIGHT, 3, 3, 6.5), (NIGHT, 7, 20, 30.5),
+        (TimeWindow(start=time(9), stop=time(17)), 8, 9, 17), (TimeWindow(start=time(9), stop=time(17)), 12, 12, 17), (TimeWindow(start=time(9), stop=time(17)), 18, 33, 41),
+        (TimeWindow(stop=time(6)), 22, 22, 30), (TimeWindow(start=time(20)), 15, 20, None), (TimeWindow(start=time(20)), 21, 21, None), (TimeWindow(), 4, 4, None),
+    ],
+)  # fmt: skip
+def test_windows(window, now, opens, closes):
+    def at(hours):
+        return None if hours is None else DAY + timedelta(hours=hours)
+
+    assert next_window(at(now), window) == (at(opens), at(closes))
+
+
+class Clock:
+    def __init__(self, now):
+        self.now = now
+
+    def __call__(self):
+        return self.now
+
+
+def test_the_window_closes_and_a_clock_that_jumps_moves_nothing_else():
+    clock = Clock(DAY + timedelta(hours=21))
+    gate = Gate(NIGHT, now=clock)
+    gate.wait()
+    clock.now -= timedelta(days=400)  # set back by a year: shut for now, nothing is lost
+    assert "when the time window opens" in gate.waiting_for
+    clock.now += timedelta(days=400, hours=2)
+    gate.wait()
+    clock.now += timedelta(days=3)  # far ahead: past the end
+    with pytest.raises(Stopped, match="closed at 06:30"):
+        gate.wait()
+    clock.now -= timedelta(days=3)
+    with pytest.raises(Stopped):  # a batch that has ended does not begin again
+        gate.check()
+
+
+def test_it_waits_for_the_window():
+    clock = Clock(DAY + timedelta(hours=19, minutes=59, seconds=59))
+    gate = Gate(NIGHT, now=clock)
+    assert gate.waiting_for.startswith("20:00")
+    clock.now += timedelta(seconds=1)
+    gate.wait()
+
+
+def test_the_budget_counts_lost_hours_too():
+    gate = Gate(budget_hours=1)
+    gate.spend(1800)
+    gate.check()
+    gate.spend(1800, lost=True)
+    with pytest.raises(Stopped, match="budget of 1 worker-hours"):
+        gate.check()
+
+
+def test_the_breaker_wants_the_same_cause_in_a_row():
+    gate = Gate(breaker=3)
+    for error in ("x 1 died", "x 2 died", "", "x 3 died", "y", "x 4 died", "x 5 died"):
+        gate.outcome(error)
+    gate.check()
+    gate.outcome("x 6 died")
+    with pytest.raises(Stopped, match="3 clips in a row failed for the same cause, the last with: x 6 died"):
+        gate.check()
+
+
+def test_causes_leave_names_out():
+    assert cause("audio file /a/b.wav not found; row 3") == cause("audio file /c.wav not found; row 71")
+    assert cause("avatar 'zoe' is unknown") == cause("avatar 'max' is unknown") != cause("avatar missing")
+
+
+def test_hold_and_release_and_the_first_reason_stays():
+    gate = Gate()
+    gate.hold("a button")
+    assert gate.waiting_for == "a button"
+    gate.release()
+    gate.wait()
+    gate.stop("first")
+    gate.stop("second")
+    assert gate.stopped == "first"

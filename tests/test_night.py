@@ -1,0 +1,241 @@
+"""Nights as in production: Prefect, Ray, MLflow; drivers and workers killed -9, batches paused, cancelled and served by the clock."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import httpx
+import numpy as np
+import pytest
+from nights import all_frames, cli, driver, one_thread, write_batch
+
+from flows.produce import produce
+from stereotalker.home import Home
+from stereotalker.video import probe
+
+TWO = {"workers": 2, "worker": {"threads": 1, "backoff": 0.05}}
+
+
+@pytest.fixture(scope="module")
+def production(tmp_path_factory, tiny_models):
+    """A home with a running Prefect server, and params and weights on disk for processes of their own."""
+    from tasks.server import ensure_server, stop_server
+
+    home = Home(tmp_path_factory.mktemp("production"))
+    (home.root / "params.json").write_text(tiny_models.params.model_dump_json())
+    url = ensure_server(home)
+    yield home, url
+    assert stop_server(home)
+    os.environ.pop("PREFECT_API_URL")
+
+
+def clips(count, words="one two three four five"):
+    return [{"id": f"c{k}", "script": words, "seed": k} for k in range(count)]
+
+
+def runs_of(url, name):
+    """Task runs of the newest flow run of a batch: name -> state type; and the flow run."""
+    flow = httpx.post(f"{url}/flow_runs/filter", json={"flow_runs": {"tags": {"all_": [name]}}, "sort": "START_TIME_DESC", "limit": 1}).json()[0]
+    tasks = httpx.post(f"{url}/task_runs/filter", json={"flow_runs": {"id": {"any_": [flow["id"]]}}, "limit": 200}).json()
+    return flow, {task["name"]: task["state"]["type"] for task in tasks}
+
+
+def wait_for(look, process, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not (found := look()):
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+    return found
+
+
+def test_workers_interruptions_and_executors_give_the_same_frames(production, tmp_path, tiny_models):
+    """One batch three ways: inline; two Ray workers; two Ray workers with the driver killed -9 and started again."""
+    home, url = production
+    batch = write_batch(tmp_path, clips(4), "killed")
+    produce(batch, tmp_path / "inline", one_thread(tiny_models.params), Home(tmp_path / "inline-home"), "inline", weights=tiny_models.folder)
+
+    first = driver(home, batch, tmp_path / "killed", tiny_models.folder, **TWO)
+    wait_for(lambda: list(home.store.glob("video/*/done.json")), first)
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    finished = {p.parent.name: p.stat().st_mtime_ns for p in home.store.glob("*/*/done.json")}
+    for name in (p for p in (tmp_path / "killed").rglob("*.mp4") if not p.name.startswith(".")):
+        assert probe(name).frames  # whatever has its final name is whole
+    killed, _ = runs_of(url, "killed")
+    assert killed["state"]["type"] == "RUNNING"  # nobody could say otherwise yet
+
+    second = driver(home, batch, tmp_path / "killed", tiny_models.folder, **TWO)
+    words, _ = second.communicate(timeout=300)
+    assert second.returncode == 0, words
+    for entry, made_at in finished.items():  # finished stages were not made again
+        assert next(home.store.glob(f"*/{entry}/done.json")).stat().st_mtime_ns == made_at
+    assert not list(home.store.glob("*/*.tmp"))
+
+    expected, found = all_frames(tmp_path / "inline"), all_frames(tmp_path / "killed")
+    assert expected.keys() == found.keys() and len(found) == 4
+    assert all(np.array_equal(expected[name], found[name]) for name in expected)
+    flow, tasks = runs_of(url, "killed")
+    assert flow["state"]["type"] == "COMPLETED" and flow["name"].startswith("killed 20")
+    assert {name: tasks[name] for name in tasks if name.startswith("clip-")} == {f"clip-c{k}": "COMPLETED" for k in range(4)}
+    closed = httpx.get(f"{url}/flow_runs/{killed['id']}").json()
+    assert closed["state"]["type"] == "CRASHED"
+    left = httpx.post(f"{url}/task_runs/filter", json={"flow_runs": {"id": {"any_": [killed["id"]]}}}).json()
+    assert not {task["state"]["type"] for task in left} & {"RUNNING", "PENDING"}
+
+
+def test_states_and_artifacts_in_prefect_are_the_clips_own(production, tmp_path, tiny_models):
+    home, url = production
+    rows = [*clips(1), {"id": "mute", "script": "hi", "language": "xx-none"}]
+    process = driver(home, write_batch(tmp_path, rows, "states"), tmp_path / "out", tiny_models.folder, **TWO)
+    words, _ = process.communicate(timeout=300)
+    assert process.returncode == 1, words
+    flow, tasks = runs_of(url, "states")
+    assert flow["state"]["type"] == "FAILED" and tasks["clip-c0"] == "COMPLETED" and tasks["clip-mute"] == "FAILED"
+    artifacts = httpx.post(f"{url}/artifacts/filter", json={"artifacts": {"flow_run_id": {"any_": [flow["id"]]}}}).json()
+    found = {artifact["key"]: artifact for artifact in artifacts}
+    assert found["progress"]["data"] == 100 and "data:image/jpeg" in found["contact-sheet"]["data"]
+    assert {row["clip"]: row["state"] for row in json.loads(found["clips"]["data"])}["mute"] == "failed"
+
+
+def test_pause_resume_and_cancel(production, tmp_path, tiny_models):
+    home, url = production
+    batch = write_batch(tmp_path, clips(12), "steered")
+    process = driver(home, batch, tmp_path / "out", tiny_models.folder, workers=1, worker={"threads": 1})
+
+    def videos():
+        return len(list((tmp_path / "out" / "clips").glob("*.mp4")))
+
+    wait_for(videos, process)
+    assert cli("pause", home=home).stdout.startswith("pause: steered")
+    time.sleep(6)  # what was running is finished
+    held = videos()
+    time.sleep(4)
+    assert videos() == held < 12 and process.poll() is None
+    assert "found none" in cli("pause", "another", home=home).stderr
+    assert cli("resume", "steered", home=home).returncode == 0
+    wait_for(lambda: videos() > held, process)
+    assert cli("cancel", home=home).returncode == 0
+    words, _ = process.communicate(timeout=120)
+    assert process.returncode == 3 and "cancelled" in words
+    flow, _ = runs_of(url, "steered")
+    assert flow["state"]["type"] == "CANCELLED"
+    rows = json.loads((tmp_path / "out" / "results.json").read_text())["clips"]
+    assert len(rows) == 12 and {row["state"] for row in rows} == {"done", "stopped"}
+
+
+@pytest.mark.parametrize(("signals", "status"), [(1, 3), (2, 130)])
+def test_ctrl_c_finishes_what_runs_and_a_second_one_stops_at_once(tmp_path, tiny_models, home, signals, status):
+    home.root.mkdir()
+    (home.root / "params.json").write_text(tiny_models.params.model_dump_json())
+    batch = write_batch(tmp_path, clips(200, "nine ten eleven twelve " * 10), "hasty")
+    process = driver(home, batch, tmp_path / "out", tiny_models.folder, "inline")
+    wait_for(lambda: list((tmp_path / "out" / "clips").glob("*.mp4")), process)
+    process.send_signal(signal.SIGINT)
+    while "finishing the running segments" not in process.stdout.readline():
+        assert process.poll() is None
+    if signals == 2:
+        process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == status
+    assert (tmp_path / "out" / "report.html").read_text().count("<article") == 200
+    rows = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert {row["state"] for row in rows["clips"]} == {"done", "stopped"} and rows["stopped"].startswith("stopped")
+
+
+def test_the_nightly_deployment_takes_every_manifest_once(production, tmp_path):
+    """The real command, registered and run by Prefect; the first manifest is refused, the second made, and neither again."""
+    home, url = production
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    (inbox / "wrong.yaml").write_text("clips: [{id: a}]")
+    write_batch(inbox, [{"id": "a", "script": "one"}], "right")
+    environment = {**os.environ, "STEREOTALKER_HOME": str(home.root)}
+    command = [sys.executable, "-m", "stereotalker.cli", "serve", str(inbox), "--out", str(tmp_path / "out"), "--cron", "0 3 * * *"]
+    with open(tmp_path / "serve.log", "wb") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=tmp_path)
+    try:
+        deployment = wait_for(lambda: httpx.get(f"{url}/deployments/name/nightly/nightly").json().get("id"), server)
+        ended = []
+        for _ in range(2):
+            run = httpx.post(f"{url}/deployments/{deployment}/create_flow_run", json={}).json()["id"]
+            final = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+            ended.append(wait_for(lambda run=run, final=final: (state := httpx.get(f"{url}/flow_runs/{run}").json()["state"]["type"]) in final and state, server, 240))
+        assert ended == ["COMPLETED"] * 2, (tmp_path / "serve.log").read_text()
+        schedules = httpx.get(f"{url}/deployments/{deployment}").json()["schedules"]
+        assert schedules[0]["schedule"]["cron"] == "0 3 * * *" and schedules[0]["active"]
+    finally:
+        server.terminate()
+        server.wait(60)
+    assert (tmp_path / "out" / "right" / "clips" / "a.mp4").is_file()
+    marks = {json.loads(path.read_text())["manifest"]: json.loads(path.read_text())["how"] for path in (home.root / "taken").glob("*.json")}
+    assert "refused" in marks[str(inbox / "wrong.yaml")] and "1 clips" in marks[str(inbox / "right.yaml")]
+    batches = httpx.post(f"{url}/flow_runs/filter", json={"flow_runs": {"tags": {"all_": ["right"]}}}).json()
+    assert len(batches) == 1
+    from flows.deployments import new_manifests
+
+    assert new_manifests(inbox, home) == []
+    (inbox / "wrong.yaml").write_text("clips: [{id: b}]")
+    assert [path.name for path in new_manifests(inbox, home)] == ["wrong.yaml"]  # changed, so new
+
+
+@pytest.mark.parametrize(("arguments", "complaint"), [(["nowhere"], "is not a folder"), ([".", "--cron", "tonight"], "expected five fields")])
+def test_serve_refuses_nonsense(production, tmp_path, arguments, complaint):
+    answer = cli("serve", *arguments, home=production[0])
+    assert answer.returncode == 2 and complaint in answer.stderr and len(answer.stderr.strip().splitlines()) == 1
+
+
+def test_a_killed_worker_is_replaced_and_its_segment_made(production, tmp_path, tiny_models):
+    """A real Ray actor, killed -9 before and while it has work."""
+    from stereotalker.batch.gate import Gate
+    from stereotalker.clip import ClipMaker, Ledger, make_clip
+    from stereotalker.errors import UserError
+    from stereotalker.manifest import read_manifest
+    from stereotalker.models import Models
+    from stereotalker.store import Store
+    from tasks.cluster import Cluster
+    from tasks.pool import Pool
+
+    params = one_thread(tiny_models.params)
+    with pytest.raises(UserError, match="a worker needs 1 CPUs and 4 GPUs"):
+        Cluster(params.with_produce({"worker": {"gpus": 4}}), tiny_models.folder, str(tmp_path / "store"), tmp_path / "store")
+    cluster, store = Cluster(params, tiny_models.folder, str(tmp_path / "store"), tmp_path / "store"), Store(tmp_path / "store")
+    [slot], gate = cluster.slots, Gate()
+    pool = Pool(cluster.slots, params.produce.worker, gate, store)
+    try:
+        maker = ClipMaker(Models(params, tiny_models.folder), store)
+        first, second = read_manifest(write_batch(tmp_path, clips(2))).clips
+        make_clip(first, maker, pool.render, lambda *_: None, Ledger())
+        os.kill(slot.process, signal.SIGKILL)
+        assert make_clip(second, maker, pool.render, lambda *_: None, Ledger()).frames and gate.spent.lost > 0
+    finally:
+        pool.close()
+        cluster.close()
+
+
+def test_a_prefect_block_carries_the_notice(production, listener):
+    from prefect.blocks.notifications import CustomWebhookNotificationBlock
+
+    from tasks.notify import notify
+
+    port, came = listener
+    body = {"title": "{{subject}}", "text": "{{body}}"}
+    CustomWebhookNotificationBlock(name="night", url=f"http://127.0.0.1:{port}/", json_data=body).save("night", overwrite=True)
+    notify(["custom-webhook/night"], "night: done", "report.html")
+    assert came == [{"title": "night: done", "text": "report.html"}]
+
+
+def test_the_server_schedules_cron_deployments(production):
+    """The pins of fastapi and sqlalchemy hold only while this passes."""
+    _, url = production
+    flow = httpx.post(f"{url}/flows/", json={"name": "cron"}).json()
+    body = {"name": "cron", "flow_id": flow["id"], "schedules": [{"schedule": {"cron": "0 20 * * *"}, "active": True}]}
+    deployment = httpx.post(f"{url}/deployments/", json=body).json()
+    deadline, runs = time.monotonic() + 60, []
+    while not runs and time.monotonic() < deadline:
+        runs = httpx.post(f"{url}/flow_runs/filter", json={"deployments": {"id": {"any_": [deployment["id"]]}}}).json()
+        time.sleep(0.5)
+    assert runs and {run["state"]["type"] for run in runs} == {"SCHEDULED"}

@@ -1,0 +1,222 @@
+"""What the pool does when workers die, memory ends, or the gate closes. Segments are really rendered, in this process."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+from nights import SMALL, one_thread
+
+from stereotalker.batch.gate import Gate
+from stereotalker.clip import ClipMaker, Ledger, assemble, make_clip, read_segment, render_segment
+from stereotalker.diffusion.windows import Window
+from stereotalker.errors import ClipError, Stopped, WorkerLost, is_out_of_memory
+from stereotalker.manifest import CameraMove, Clip, Retake
+from stereotalker.models import Models
+from stereotalker.store import Store
+from tasks.pool import LocalSlot, Pool
+
+
+@pytest.fixture
+def models(tiny_models) -> Models:
+    return Models(one_thread(tiny_models.params), tiny_models.folder)
+
+
+@pytest.fixture
+def bench(models, tmp_path):
+    """(maker, jobs of one clip, a store for its segments)."""
+    store = Store(tmp_path / "store")
+    maker, ledger = ClipMaker(models, store), Ledger()
+    clip = Clip(id="a", avatar="ava", script="one two three", **SMALL)
+    key, avatar = maker.avatar(clip)
+    speech_key, speech = maker.speech(clip, ledger)
+    motion_key, frames = maker.motion(clip, avatar, speech_key, speech, ledger)
+    jobs = maker.segments(clip, key, motion_key, frames)
+    assert len(jobs) > 1
+    return maker, jobs, store
+
+
+def pool_of(slots, models, store, gate=None, **rules):
+    worker = models.params.produce.worker.model_copy(update=rules)
+    return Pool(slots, worker, gate or Gate(), store)
+
+
+def frames_of(done, store):
+    return np.concatenate([read_segment(store.find("render", key)) for part in done for key in part.keys])
+
+
+def nothing(*_):
+    pass
+
+
+class Cramped(LocalSlot):
+    """Memory for a few frames only: beyond, the allocator itself refuses."""
+
+    room = 2
+
+    def run(self, job):
+        def renderer():
+            if job.window.stop - job.window.start > self.room:
+                torch.empty(2**60)
+            return self._models.renderer
+
+        return render_segment(job, renderer, self._store)
+
+
+class Dying(LocalSlot):
+    """Loses its worker the first `deaths` times."""
+
+    def __init__(self, models, store, deaths, blameless=False):
+        super().__init__(models, store)
+        self.deaths, self.blameless, self.asked, self.rests = deaths, blameless, [], 0
+
+    def run(self, job):
+        self.asked.append(job.window.stop - job.window.start)
+        if len(self.asked) <= self.deaths:
+            raise WorkerLost("killed", self.blameless)
+        return super().run(job)
+
+    def rest(self):
+        self.rests += 1
+
+
+def test_out_of_memory_halves_the_segment_and_changes_no_byte(bench, models, tmp_path):
+    _, jobs, store = bench
+    halved = pool_of([Cramped(models, store)], models, store).render(jobs, nothing)
+    assert len(halved[0].keys) == 4  # 8 frames by twos, whole network batches
+    for key in (job.key for job in jobs[:1]):
+        assert store.find("render", key) is None
+    pieces = frames_of(halved, store)
+    again = pool_of([LocalSlot(models, store)], models, store).render(jobs, nothing)
+    assert again[0].keys == halved[0].keys and again[0].seconds == 0  # a cut that is known is not tried whole
+    for entry in [*store.root.glob("render/*"), *store.root.glob("cut/*")]:
+        entry.rename(tmp_path / entry.name)
+    whole = pool_of([LocalSlot(models, store)], models, store).render(jobs, nothing)
+    assert len(whole[0].keys) == 1 and np.array_equal(frames_of(whole, store), pieces)
+
+
+def test_one_frame_that_does_not_fit_is_the_clips_fault(bench, models):
+    class Full(Cramped):
+        room = 0
+
+    with pytest.raises(ClipError, match="frame 0 does not fit into memory"):
+        pool_of([Full(models, bench[2])], models, bench[2]).render(bench[1], nothing)
+
+
+@pytest.mark.parametrize(("error", "is_memory"), [(MemoryError(), True), (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), True), (RuntimeError("shape"), False), (ValueError("out of memory"), False)])
+def test_memory_faults_are_told_apart(error, is_memory):
+    assert is_out_of_memory(error) is is_memory
+
+
+def test_a_segment_survives_its_workers(bench, models):
+    _, jobs, store = bench
+    slot, gate = Dying(models, store, 3), Gate()
+    done = pool_of([slot], models, store, gate).render(jobs[:1], nothing)
+    assert done[0].frames == 8 and slot.asked[:4] == [8, 8, 4, 2]  # whole, whole, then ever smaller
+    assert gate.spent.lost > 0 and gate.spent.useful > 0
+
+
+def test_a_segment_that_kills_every_worker_is_given_up(bench, models):
+    slot = Dying(models, bench[2], 99)
+    with pytest.raises(ClipError, match="4 workers died on them"):
+        pool_of([slot], models, bench[2]).render(bench[1][:1], nothing)
+    assert len(slot.asked) == 4
+
+
+def test_lost_nodes_are_nobodys_fault_but_end_some_time(bench, models):
+    _, jobs, store = bench
+    slot = Dying(models, store, 6, blameless=True)
+    assert pool_of([slot], models, store, backoff=0.01).render(jobs[:1], nothing)[0].frames == 8 and slot.asked == [8] * 7
+    with pytest.raises(WorkerLost, match="no worker stayed"):
+        pool_of([Dying(models, store, 99, True)], models, store, backoff=0.001, lost_nodes=3).render(jobs[1:], nothing)
+
+
+def test_slots_start_with_the_work_and_rest_without(bench, models):
+    _, jobs, store = bench
+    slots = [Dying(models, store, 0) for _ in range(3)]
+    pool = pool_of(slots, models, store, idle=0.2)
+    pool.render(jobs[:1], nothing)
+    assert [bool(slot.asked) for slot in slots] == [True, False, False]
+    deadline = time.monotonic() + 10
+    while not slots[0].rests and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert slots[0].rests == 1
+    pool.close()
+
+
+def test_clips_that_come_first_are_finished_first(bench, models):
+    maker, jobs, store = bench
+    order, waiting = [], threading.Event()
+
+    class Noting(LocalSlot):
+        def run(self, job):
+            waiting.wait(10)
+            order.append((job.order, job.window.index))
+            return super().run(job)
+
+    pool = pool_of([Noting(models, store)], models, store)
+    clip = jobs[0].clip
+    later = maker.segments(clip, jobs[0].avatar, jobs[0].motion, jobs[-1].window.stop, order=2)
+    sooner = maker.segments(clip, jobs[0].avatar, jobs[0].motion, jobs[-1].window.stop, order=1)
+    threads = [threading.Thread(target=pool.render, args=(part, nothing)) for part in (later, sooner)]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.1)
+    waiting.set()
+    for thread in threads:
+        thread.join()
+    assert order[1 : 1 + len(sooner)] == [(1, k) for k in range(len(sooner))]  # the very first was taken already
+
+
+def test_a_closed_gate_gives_the_waiting_segments_back(bench, models):
+    _, jobs, store = bench
+    gate = Gate()
+
+    class Closing(LocalSlot):
+        def run(self, job):
+            gate.stop("enough")
+            return super().run(job)
+
+    with pytest.raises(Stopped, match="enough"):
+        pool_of([Closing(models, store)], models, store, gate).render(jobs, nothing)
+    assert store.find("render", jobs[0].key) and not store.find("render", jobs[1].key)  # what ran was finished
+
+
+def test_a_retake_changes_its_stretch_only(bench, models, tmp_path):
+    maker, jobs, store = bench
+    pool = pool_of([LocalSlot(models, store)], models, store)
+    clip = jobs[0].clip
+    before = make_clip(clip, maker, pool.render, nothing, Ledger())
+    ledger = Ledger()
+    retake = clip.model_copy(update={"retakes": (Retake(start=0.4, end=0.8, seed=9, camera=CameraMove(azimuth=20)),)})
+    after = make_clip(retake, maker, pool.render, nothing, ledger)
+    assert ledger.made == ["render", "video", "quality"]  # one short segment; speech, motion and the rest were found
+
+    def frames(clip):
+        found = maker.segments(clip, jobs[0].avatar, jobs[0].motion, before.frames)
+        done = pool.render(found, nothing)
+        return np.concatenate(list(assemble([(j.window, d.keys) for j, d in zip(found, done, strict=True)], before.frames, lambda k: read_segment(store.find("render", k)))))
+
+    differs = (frames(clip) != frames(retake)).any((1, 2, 3))
+    assert differs[5:10].all() and not differs[:5].any() and not differs[10:].any() and before.frames == after.frames
+    late = clip.model_copy(update={"retakes": (Retake(start=50, end=60, seed=1),)})
+    with pytest.raises(ClipError, match="retake starts at 50 s"):
+        make_clip(late, maker, pool.render, nothing, Ledger())
+
+
+def test_later_parts_replace_earlier_ones():
+    def read(key):
+        first, count = map(int, key.split("+"))
+        return np.arange(first, first + count)
+
+    parts = [(Window(0, 0, 6, 0), ("0+4", "4+2")), (Window(1, 6, 9, 0), ("6+3",)), (Window(0, 2, 7, 0), ("102+5",))]
+    assert np.concatenate(list(assemble(parts, 9, read))).tolist() == [0, 1, 102, 103, 104, 105, 106, 7, 8]
+
+
+def test_halves_meet_at_whole_network_batches(bench):
+    job = bench[1][0]
+    first, second = job.halves()
+    assert (first.window.start, first.window.stop, second.window.stop) == (0, 4, 8) and first.key != second.key != job.key
+    assert [h.window.stop - h.window.start for h in first.halves()[0].halves()] == [1, 1]
+    assert first.halves()[0].halves()[0].halves() is None

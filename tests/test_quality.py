@@ -1,0 +1,102 @@
+"""The quality gate on real files: pictures and sounds written by the real encoder, faces of the shipped avatars."""
+
+import subprocess
+
+import numpy as np
+import pytest
+from scipy.ndimage import uniform_filter1d
+
+from stereotalker import quality
+from stereotalker.audio import io
+from stereotalker.audio.io import FFMPEG
+from stereotalker.avatar.library import SHIPPED, read_avatar
+from stereotalker.manifest import Clip
+from stereotalker.params import ROOT, load_params
+from stereotalker.quality import Verdict, examine, judge, lip_lag
+from stereotalker.video import write_video
+
+LIMITS = load_params(ROOT / "params.yaml").quality
+FPS, T = 25.0, 120
+CLIP = Clip(id="a", avatar="ava", script="x", width=256, height=256, fps=FPS)
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    """A portrait whose mouth is painted open and shut by an aperture, with a sound: (frames, aperture, WAV)."""
+    rng = np.random.default_rng(0)
+    portrait = read_avatar(SHIPPED / "ava.safetensors").portrait[::2, ::2]
+    [box] = [quality._face(quality._fitted(portrait[..., 1].copy()))]
+    x, y, side = box
+    aperture = np.clip(np.convolve(rng.standard_normal(T + 4), np.ones(5) / 5, "valid"), 0, None).astype(np.float32)
+    frames = np.repeat(portrait[None], T, 0)
+    for t in range(T):
+        low, high = int(y + 0.78 * side), int(y + 0.78 * side + 0.12 * side * aperture[t] / aperture.max())
+        frames[t, low:high, int(x + 0.4 * side) : int(x + 0.6 * side)] = 20
+    frames = np.clip(frames.astype(int) + rng.integers(-3, 4, frames.shape), 0, 255).astype(np.uint8)
+    noise = uniform_filter1d(rng.standard_normal((1, round(T / FPS * io.OUTPUT_RATE))), 48).repeat(2, 0).astype(np.float32)  # dull, as AAC keeps it
+    sound, _ = io.normalise(noise, -20.0)
+    path = tmp_path_factory.mktemp("sound") / "sound.wav"
+    path.write_bytes(io.wav_bytes(sound))
+    return frames, aperture, path
+
+
+def look(tmp_path, frames, aperture, sound, seconds=None):
+    path = tmp_path / "clip.mp4"
+    write_video(path, [frames], frames.shape[1:3], FPS, sound, seconds or len(frames) / FPS, load_params(ROOT / "params.yaml").video, "t")
+    return examine(path, sound, aperture, CLIP, -20.0, LIMITS).verdict
+
+
+def test_a_good_clip_passes(scene, tmp_path):
+    frames, aperture, sound = scene
+    verdict = look(tmp_path, frames, aperture, sound)
+    assert verdict.verdict == "pass", verdict
+    m = verdict.measures
+    assert m["faces"] == 1 and m["lip_lag_frames"] == 0 and m["lip_correlation"] > 0.8 and abs(m["audio_lag_frames"]) < 0.1
+    assert Verdict.from_json(verdict.to_json()) == verdict
+
+
+@pytest.mark.parametrize(
+    ("spoil", "verdict", "reason"),
+    [
+        (lambda f, a, w: (f[:-3], a, w), "fail", "117 frames, expected 120"),
+        (lambda f, a, w: (np.concatenate([f[:50], f[:1] * 0, f[51:]]), a, w), "fail", "a black frame"),
+        (lambda f, a, w: (np.concatenate([f[:50], np.repeat(f[50:51], 40, 0), f[90:]]), a, w), "review", "stands still for 1.6 s"),
+        (lambda f, a, w: (np.repeat(f[:1], T, 0), a, w), "fail", "stands still for 4.8 s"),
+        (lambda f, a, w: (np.flip(f, 1).copy(), a, w), "fail", "a face in 0%"),
+        (lambda f, a, w: (np.concatenate([f[5:], f[:5]]), a, w), "fail", "the lips lag by -5.0 frames"),
+        (lambda f, a, w: (np.concatenate([f[-5:], f[:-5]]), a, w), "fail", "the lips lag by +5.0 frames"),
+        (lambda f, a, w: (blurred(f), a, w), "review", "sharpness falls"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_named(scene, tmp_path, spoil, verdict, reason):
+    found = look(tmp_path, *spoil(*scene))
+    assert found.verdict == verdict and any(reason in line for line in found.reasons), found
+
+
+def blurred(frames):
+    import cv2
+
+    strong = np.linspace(0.1, 4, len(frames))
+    return np.stack([cv2.GaussianBlur(frame, (0, 0), sigma) for frame, sigma in zip(frames, strong, strict=True)])
+
+
+def test_sound_that_comes_late_or_too_soft_is_named(scene, tmp_path):
+    frames, aperture, sound = scene
+    look(tmp_path, frames, aperture, sound)
+    for name, audio_filter, verdict, reason in (("late", "adelay=200:all=1", "fail", "the sound lag by +5.0 frames"), ("soft", "volume=-9dB", "review", "-9."), ("mute", "volume=0", "review", "silent")):
+        spoiled = tmp_path / f"{name}.mp4"
+        subprocess.run([FFMPEG, "-v", "error", "-i", tmp_path / "clip.mp4", "-c:v", "copy", "-af", f"{audio_filter},atrim=end={T / FPS}", spoiled], check=True)
+        found = examine(spoiled, sound, aperture, CLIP, -20.0, LIMITS).verdict
+        assert found.verdict == verdict and any(reason in line for line in found.reasons), (name, found)
+
+
+def test_what_cannot_be_told_judges_nothing():
+    rng = np.random.default_rng(1)
+    assert np.isnan(lip_lag(None, np.ones(200), FPS)[0])
+    assert np.isnan(lip_lag(rng.standard_normal((50, 480)), rng.random(50), FPS)[0])  # too short
+    lag, clear = lip_lag(rng.standard_normal((400, 480)), rng.random(400), FPS)
+    assert np.isnan(lag) or clear < LIMITS.sync_clear
+    good = {"frames": 10, "frames_expected": 10, "audio_minus_video_s": 0, "audio_lag_frames": 0, "lip_lag_frames": np.nan, "lip_correlation": 0, "darkest_frame": 90,
+            "frozen_s": 0, "faces": 1, "sharpness_kept": np.nan, "lufs": -20, "lufs_target": -20, "peak": 0.5}  # fmt: skip
+    assert judge(good, FPS, LIMITS).verdict == "pass"
+    assert judge(good | {"lufs": -24, "peak": 0.95}, FPS, LIMITS).verdict == "pass"  # its peaks allow no more

@@ -1,0 +1,90 @@
+"""A store and outputs on s3://, against a real S3 server on loopback; what a network may do to them."""
+
+import json
+import os
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+from nights import write_batch
+
+from flows.produce import produce
+from stereotalker.errors import UserError
+from stereotalker.home import Home
+from stereotalker.outputs import Outputs
+from stereotalker.shared import SharedStore, open_store
+from stereotalker.store import MARKER, Store
+
+
+@pytest.fixture(scope="module")
+def s3():
+    """A client of the server; fsspec finds it through the environment, as it finds a studio's own."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    settings = {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    client = boto3.client("s3")
+    client.create_bucket(Bucket="studio")
+    yield client
+    server.stop()
+    for name, value in before.items():
+        os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def put(text):
+    return lambda folder: (folder / "a.txt").write_text(text)
+
+
+def test_what_one_machine_makes_another_finds(s3, tmp_path):
+    here, there = (SharedStore("s3://studio/shared", Store(tmp_path / name)) for name in ("here", "there"))
+    here.make("stage", "key", put("x"))
+    assert (there.find("stage", "key") / "a.txt").read_text() == "x"
+    calls = []
+    there.make("stage", "key", lambda folder: calls.append(1))
+    assert not calls and there.find("stage", "other") is None and open_store("s3://studio/shared", tmp_path).url == here.url
+
+
+def test_an_entry_without_its_marker_is_none(s3, tmp_path):
+    first, second = (SharedStore("s3://studio/half", Store(tmp_path / name)) for name in ("first", "second"))
+    first.make("stage", "key", put("x"))
+    s3.delete_object(Bucket="studio", Key=f"half/stage/key/{MARKER}")  # as if the upload had been cut off
+    assert second.find("stage", "key") is None
+    first.make("stage", "key", put("never asked"))  # its own copy is whole: it goes up again
+    assert (second.find("stage", "key") / "a.txt").read_text() == "x"
+
+
+@pytest.mark.parametrize("damage", [b"", b"y", None])
+def test_a_damaged_object_is_made_again(s3, tmp_path, damage):
+    name = f"damaged-{damage}"
+    first, second = (SharedStore(f"s3://studio/{name}", Store(tmp_path / place)) for place in ("first", "second"))
+    first.make("stage", "key", put("x"))
+    if damage is None:
+        s3.delete_object(Bucket="studio", Key=f"{name}/stage/key/a.txt")
+    else:
+        s3.put_object(Bucket="studio", Key=f"{name}/stage/key/a.txt", Body=damage)
+    assert second.find("stage", "key") is None
+    assert (second.make("stage", "key", put("again")) / "a.txt").read_text() == "again"
+    assert s3.get_object(Bucket="studio", Key=f"{name}/stage/key/a.txt")["Body"].read() == b"again"
+
+
+def test_a_batch_lives_on_s3(s3, tmp_path, tiny_models):
+    batch = write_batch(tmp_path, [{"id": "a", "script": "one two"}, {"id": "b", "avatar": "zoe", "script": "hi"}])
+    params = tiny_models.params.with_produce({"store": "s3://studio/store", "previews": 32})
+    done = produce(batch, "s3://studio/night", params, Home(tmp_path / "home"), "inline", weights=tiny_models.folder)
+    assert done.report == "s3://studio/night/report.html" and [row.shown for row in done.results] == ["pass", "failed"]
+    names = {entry["Key"] for entry in s3.list_objects_v2(Bucket="studio", Prefix="night/")["Contents"]}
+    assert names == {f"night/{name}" for name in ("clips/a.mp4", "previews/a.mp4", "posters/a.jpg", "report.html", "results.json")}
+    rows = json.loads(s3.get_object(Bucket="studio", Key="night/results.json")["Body"].read())["clips"]
+    assert rows[0]["preview"] == "previews/a.mp4"
+    again = produce(batch, "s3://studio/night", params, Home(tmp_path / "another-machine"), "inline", weights=tiny_models.folder)
+    assert again.results[0].made == ["provenance"]  # signed by the other machine's own certificate; all else was found
+
+
+def test_unknown_places_are_the_users_fault(tmp_path):
+    with pytest.raises(UserError, match="s4://"):
+        Outputs("s4://bucket")
+    with pytest.raises(UserError, match="--out .* cannot be written"):
+        (tmp_path / "file").write_text("")
+        Outputs(tmp_path / "file").check("--out")
