@@ -68,12 +68,12 @@ def produce(
     models = Models(params, weights)
     plan = prepare(manifest, outputs, models, home)
     for warning in plan.warnings:
-        print(f"note: {warning}", file=sys.stderr)
+        _say(warning)
 
     store = open_store(rules.store or str(home.store), home.store)
     store.sweep()
     torch.set_num_threads(rules.worker.threads)
-    gate, tracker = Gate(rules.window, rules.budget_hours, rules.breaker), Tracker(home, "batch")
+    gate, tracker = Gate(rules.window, rules.budget_hours, rules.breaker, say=_say), Tracker(home, "batch")
     batch = _record(manifest, models, tracker)
     log = BatchLog(tracker, batch, manifest, outputs, home, gate, before)
     maker = ClipMaker(models, store, open_seal(params.provenance, home.credentials))
@@ -196,7 +196,7 @@ def _interrupts(gate: Gate, give_up: Callable[[], object]) -> Iterator[None]:
             give_up()
             os._exit(128 + number)
         gate.stop("stopped by hand")
-        print("finishing the running segments; once more stops at once", file=sys.stderr, flush=True)
+        _say("finishing the running segments; once more stops at once")
 
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -207,6 +207,10 @@ def _interrupts(gate: Gate, give_up: Callable[[], object]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _say(text: str) -> None:
+    print(f"note: {text}", file=sys.stderr, flush=True)
 
 
 def _record(manifest: Manifest, models: Models, tracker: Tracker) -> BatchRecord:

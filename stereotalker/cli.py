@@ -187,6 +187,8 @@ def main() -> None:
     except UserError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def _one_clip(home: Home, avatar: str | None, audio: Path | None, script: str | None) -> Path:

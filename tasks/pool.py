@@ -130,11 +130,8 @@ class Pool:
             if halves and self._store.find("cut", part.key) and self._store.find("render", part.key) is None:
                 todo[:0] = halves  # an earlier run has cut it already
                 continue
-            started, lost = time.monotonic(), True
             try:
-                finished = slot.run(part)
-                lost = False
-                done.append(finished)
+                done.append(self._timed(part, slot))
             except OutOfMemory as error:
                 if not halves:
                     raise ClipError(f"frame {part.window.start} does not fit into memory ({error}); render fewer pixels, or with fewer workers") from None
@@ -148,9 +145,16 @@ class Pool:
                     raise WorkerLost(f"{where}: no worker stayed long enough, {losses} times ({error})", blameless=True) from None
                 self._back_off(deaths + losses)
                 todo[:0] = self._cut(part, halves) if halves and deaths >= 2 and not error.blameless else (part,)
-            finally:
-                self._gate.spend(time.monotonic() - started, lost)
         return SegmentDone(tuple(key for part in done for key in part.keys), sum(part.frames for part in done), sum(part.seconds for part in done))
+
+    def _timed(self, job: SegmentJob, slot: Slot) -> SegmentDone:
+        """Run it, and book the worker's time as useful or lost."""
+        started, done = time.monotonic(), None
+        try:
+            done = slot.run(job)
+            return done
+        finally:
+            self._gate.spend(time.monotonic() - started, lost=done is None)
 
     def _cut(self, job: SegmentJob, halves: tuple[SegmentJob, SegmentJob]) -> tuple[SegmentJob, SegmentJob]:
         """Remember that this segment is made in halves, so that the next run does not try it whole."""

@@ -1,3 +1,4 @@
+import threading
 from datetime import datetime, time, timedelta
 
 import pytest
@@ -79,6 +80,19 @@ def test_the_breaker_wants_the_same_cause_in_a_row():
 def test_causes_leave_names_out():
     assert cause("audio file /a/b.wav not found; row 3") == cause("audio file /c.wav not found; row 71")
     assert cause("avatar 'zoe' is unknown") == cause("avatar 'max' is unknown") != cause("avatar missing")
+
+
+def test_waiting_is_said_once_and_ends_with_the_word():
+    said = []
+    gate = Gate(say=said.append)
+    gate.hold("a button")
+    threading.Timer(1.2, gate.release).start()
+    gate.wait()
+    gate.hold("a button")
+    threading.Timer(0.2, gate.stop, ("cancelled",)).start()
+    with pytest.raises(Stopped, match="cancelled"):
+        gate.wait()
+    assert said == ["waiting for a button"] * 2
 
 
 def test_hold_and_release_and_the_first_reason_stays():

@@ -34,13 +34,13 @@ class Gate:
     budget_hours: float | None = None
     breaker: int = 5  # failures in a row with the same cause that stop the batch
     now: Callable[[], datetime] = datetime.now
+    say: Callable[[str], None] = lambda text: None  # told once when work has to wait
     spent: Hours = field(default_factory=Hours)
 
     def __post_init__(self):
-        self._lock, self._open = threading.Lock(), threading.Event()
-        self._open.set()
+        self._lock = threading.Lock()
         self._stopped = ""
-        self._held = ""
+        self._held = self._said = ""
         self._cause, self._repeats = "", 0
         self._opening, self._closing = next_window(self.now(), self.window)
 
@@ -79,9 +79,14 @@ class Gate:
     def wait(self) -> None:
         """Come back when work may begin. Raises Stopped."""
         self.check()
-        while self.waiting_for:
+        while reason := self.waiting_for:
+            with self._lock:
+                new, self._said = reason != self._said, reason
+            if new:
+                self.say(f"waiting for {reason}")
             time.sleep(_TICK_S)
             self.check()
+        self._said = ""
 
     def spend(self, seconds: float, lost: bool = False) -> None:
         with self._lock:
