@@ -7,14 +7,15 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime
 
 from stereotalker.batch.gate import Gate
 from stereotalker.batch.history import History, Pace
 from stereotalker.errors import cause
 from stereotalker.home import Home
-from stereotalker.manifest import Manifest
+from stereotalker.manifest import Clip, Manifest, due
 from stereotalker.outputs import Outputs
-from stereotalker.report import SHOWN, BatchEnd, BatchRecord, ClipResult, write_report
+from stereotalker.report import SHOWN, BatchEnd, BatchRecord, ClipResult, duration, write_report
 from tasks.tracking import Tracker, TrackingError
 
 
@@ -28,6 +29,7 @@ class BatchLog:
         self._tracker, self._batch, self._manifest, self._outputs, self._gate = tracker, batch, manifest, outputs, gate
         self._history, self._clips = History(home.history), {clip.id: clip for clip in manifest.clips}
         self._rows, self._previews, self._begun = dict(before), {}, time.monotonic()
+        self._started = datetime.now()
         self._lock, self._complaints = threading.Lock(), set()
         tracker.close_orphans()
         self.run = tracker.start(batch.name, tags={"batch": batch.name, "git_commit": batch.commit})
@@ -41,13 +43,19 @@ class BatchLog:
         if is_preview:
             self._previews[result.id] = result.video
             return result
-        row = self._rows[result.id] = replace(result, preview=self._previews.get(result.id, ""))
+        reasons = (*result.reasons, *self._late(self._clips[result.id]))
+        row = self._rows[result.id] = replace(result, preview=self._previews.get(result.id, ""), reasons=reasons)
         if "render" in row.made and row.state == "done":
             clip, other = self._clips[row.id], sum(seconds for stage, seconds in row.seconds.items() if stage != "render")
             self._history.add(Pace(clip.width * clip.height, row.frames, threads, row.seconds["render"], other))
         with self._lock:
             self._record(row.id, lambda: self._note(row))
         return row
+
+    def _late(self, clip: Clip) -> list[str]:
+        deadline = due(clip, self._started)
+        over = (datetime.now() - deadline).total_seconds() if deadline else 0.0
+        return [f"{duration(over)} after its deadline"] if over > 0 else []
 
     def ended(self) -> BatchEnd:
         """The batch as it stands: what has no row yet was not reached."""

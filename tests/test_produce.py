@@ -46,6 +46,12 @@ def test_videos_have_the_length_of_their_speech(run, tmp_path):
     assert found.frames == done.results[0].frames
 
 
+def test_a_missed_deadline_and_a_preview_are_in_the_row(run, tmp_path):
+    [row] = run(write_batch(tmp_path, [{"id": "a", "script": "one", "deadline": "2020-01-01T06:30:00"}]), previews=32).results
+    assert row.verdict == "pass" and row.reasons[0].endswith("h after its deadline") and row.preview == "previews/a.mp4"
+    assert probe(tmp_path / "out" / "previews" / "a.mp4").size == (32, 32) and probe(tmp_path / "out" / row.video).size == (64, 64)
+
+
 def test_tracking_has_a_run_for_every_clip(run, tmp_path, home):
     done = run(eight(tmp_path))
     client = Tracker(home, "batch")._client
