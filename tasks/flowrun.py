@@ -107,7 +107,7 @@ def mark_silence() -> None:
         ends = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")}
         trigger = EventTrigger(
             match={"prefect.resource.id": "prefect.flow-run.*"}, for_each={"prefect.resource.id"}, after={_HEARTBEAT}, expect={_HEARTBEAT, *ends},
-            posture=Posture.Proactive, threshold=0, within=timedelta(seconds=_SILENT_S),
+            posture=Posture.Proactive, threshold=1, within=timedelta(seconds=_SILENT_S),
         )  # fmt: skip
         Automation(name=_SILENCE, trigger=trigger, actions=[ChangeFlowRunState(state=StateType.CRASHED, message="no heartbeat")]).create()
 

@@ -15,6 +15,7 @@ from filelock import FileLock
 
 from stereotalker.errors import UserError
 from stereotalker.home import Home, free_port
+from stereotalker.store import write_atomic
 
 _START_S = 90
 
@@ -56,14 +57,15 @@ def _start(home: Home) -> str:
     url = f"http://127.0.0.1:{port}/api"
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     with open(folder / "server.log", "ab") as log:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+        own = {**os.environ, "PREFECT_SERVER_UI_API_URL": url}  # else its page asks the default port
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=own, start_new_session=True)
     deadline = time.monotonic() + _START_S
     while not _healthy(url):
         if process.poll() is not None or time.monotonic() > deadline:
             process.kill()
             raise UserError(f"Prefect's server did not start within {_START_S} s; its words are in {folder / 'server.log'}")
         time.sleep(0.3)
-    (folder / "server.json").write_text(json.dumps({"url": url, "pid": process.pid}))
+    write_atomic(folder / "server.json", json.dumps({"url": url, "pid": process.pid}).encode())
     return url
 
 

@@ -228,6 +228,11 @@ def test_a_prefect_block_carries_the_notice(production, listener):
     assert came == [{"title": "night: done", "text": "report.html"}]
 
 
+def test_prefects_page_asks_this_server(production):
+    _, url = production
+    assert httpx.get(url.replace("/api", "/ui-settings")).json()["api_url"] == url
+
+
 def test_the_server_schedules_cron_deployments(production):
     """The pins of fastapi and sqlalchemy hold only while this passes."""
     _, url = production
