@@ -37,15 +37,19 @@ def nightly(folder: str, out: str, params: str | None = None) -> dict[str, str]:
     """Produce what is new in the folder, one batch after the other. Returns manifest -> how it ended."""
     home, ended = Home.default(), {}
     for manifest in new_manifests(Path(folder), home):
-        place = f"{out}/{manifest.stem}"
+        mark, again = _mark(manifest, home), False  # of what is read now: a manifest that is changed meanwhile is new
         try:
-            done = produce(manifest, place, load_params(Path(params) if params else None), home)
-            ended[manifest.name], again = done.end.summary(), bool(done.end.stopped)
+            end = produce(manifest, f"{out}/{manifest.stem}", load_params(Path(params) if params else None), home).end
+            ended[manifest.name], again = end.summary(), bool(end.stopped) and not end.broken
         except UserError as error:
-            ended[manifest.name], again = f"refused: {error}", False
+            ended[manifest.name] = f"refused: {error}"
+        except Exception as error:  # one manifest never keeps the others from their night
+            ended[manifest.name], again = f"broke off: {type(error).__name__}: {error}", True
         print(f"{manifest.name}: {ended[manifest.name]}")
-        if not again:  # a batch that was stopped goes on the next night
-            mark_taken(manifest, home, ended[manifest.name])
+        if not again:
+            write_atomic(mark, json.dumps({"manifest": str(manifest), "ended": time.strftime("%Y-%m-%dT%H:%M:%S"), "how": ended[manifest.name]}).encode())
+        elif not ended[manifest.name].startswith("broke off"):
+            break  # stopped by hand, window, budget or disk: that holds for the whole night, and the next one goes on
     return ended
 
 
@@ -53,10 +57,6 @@ def new_manifests(folder: Path, home: Home) -> list[Path]:
     """Manifests that no night has finished yet, oldest first; one that was changed since is new."""
     found = [path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES and path.is_file() and not path.name.startswith(".")]
     return sorted((path for path in found if not _mark(path, home).is_file()), key=lambda path: (path.stat().st_mtime, path.name))
-
-
-def mark_taken(manifest: Path, home: Home, how: str) -> None:
-    write_atomic(_mark(manifest, home), json.dumps({"manifest": str(manifest), "ended": time.strftime("%Y-%m-%dT%H:%M:%S"), "how": how}).encode())
 
 
 def _mark(manifest: Path, home: Home) -> Path:

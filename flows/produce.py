@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from stereotalker.alive import identity
 from stereotalker.batch.gate import Gate
 from stereotalker.batch.preflight import Plan, prepare
 from stereotalker.clip import ClipMaker, preview
-from stereotalker.errors import Stopped
+from stereotalker.errors import Stopped, UserError
 from stereotalker.home import Home
 from stereotalker.manifest import Manifest, read_manifest
 from stereotalker.models import Models
@@ -28,15 +29,15 @@ from stereotalker.outputs import Outputs
 from stereotalker.params import ROOT, Params
 from stereotalker.progress import Display
 from stereotalker.provenance import open_seal
-from stereotalker.report import BatchEnd, BatchRecord, ClipResult, contact_sheet, rows_before
+from stereotalker.report import BatchEnd, BatchRecord, ClipResult, rows_before
 from stereotalker.shared import AnyStore, open_store
 from stereotalker.store import code_version, digest
 from stereotalker.weights import FOLDER
-from tasks.clip import Bench, Order, produce_inline
+from tasks.clip import RETRY_S, Bench, Order, produce_inline
 from tasks.notify import notify
 from tasks.pool import LocalSlot, Pool
 from tasks.report import BatchLog
-from tasks.tracking import Tracker
+from tasks.tracking import Tracker, TrackingError
 
 _AHEAD = 2  # clips in flight beyond the workers: their audio and motion are made while others render
 
@@ -73,7 +74,8 @@ def produce(
     store = open_store(rules.store or str(home.store), home.store)
     store.sweep()
     torch.set_num_threads(rules.worker.threads)
-    gate, tracker = Gate(rules.window, rules.budget_hours, rules.breaker, say=_say), Tracker(home, "batch")
+    tracker = _open_tracker(home)
+    gate = Gate(rules.window, rules.budget_hours, rules.breaker, say=_say)
     batch = _record(manifest, models, tracker)
     log = BatchLog(tracker, batch, manifest, outputs, home, gate, before)
     maker = ClipMaker(models, store, open_seal(params.provenance, home.credentials))
@@ -93,8 +95,7 @@ def produce(
                     on_result(ClipResult(faulty.clip.id, faulty.row, "failed", faulty.fault))
             orders = _orders(plan, set(before), rules.previews)
             bench = Bench(maker, pool, outputs, display, gate, rules.retries, on_result)
-            with _interrupts(gate, log.close):
-                {"inline": _inline, "ray": _prefect}[executor](batch, orders, bench, log.ended)
+            {"inline": _inline, "ray": _prefect}[executor](batch, orders, bench, log)
     except BaseException as error:  # our own bug: the rows made so far are not lost
         gate.stop(f"the driver failed: {type(error).__name__}: {error}")
         log.close()
@@ -112,21 +113,24 @@ def _orders(plan: Plan, finished: set[str], side: int | None) -> list[Order]:
     return small + [Order(p.row, len(good) + place, p.clip) for place, p in enumerate(good)]
 
 
-def _inline(batch: BatchRecord, orders: list[Order], bench: Bench, ended: Callable[[], BatchEnd]) -> None:
-    try:
-        for order in orders:
-            bench.gate.wait()
-            produce_inline(order, bench)
-    except Stopped:
-        pass  # the rows say so
+def _inline(batch: BatchRecord, orders: list[Order], bench: Bench, log: BatchLog) -> None:
+    """One clip after the other, in a thread of its own, so that this one hears Ctrl-C."""
+    with _interrupts(bench.gate, log.close), ThreadPoolExecutor(1) as thread:
+        try:
+            for order in orders:
+                bench.gate.wait()
+                thread.submit(produce_inline, order, bench).result()
+        except Stopped:
+            pass  # the rows say so
 
 
-def _prefect(batch: BatchRecord, orders: list[Order], bench: Bench, ended: Callable[[], BatchEnd]) -> None:
+def _prefect(batch: BatchRecord, orders: list[Order], bench: Bench, log: BatchLog) -> None:
     from prefect import flow, tags
     from prefect.futures import as_completed
     from prefect.runtime import flow_run
     from prefect.states import Cancelled, Completed, Failed
     from prefect.task_runners import ThreadPoolTaskRunner
+    from prefect.tasks import exponential_backoff
 
     from tasks.clip import clip_task
     from tasks.flowrun import FLOW, Artifacts, Buttons, close_orphans, mark_silence, owner_tag
@@ -139,14 +143,14 @@ def _prefect(batch: BatchRecord, orders: list[Order], bench: Bench, ended: Calla
     @flow(name=FLOW, flow_run_name=name, task_runner=ThreadPoolTaskRunner(max_workers=window), persist_result=False)
     def produce_batch(manifest: str, clips: int):
         artifacts = Artifacts(batch.name, len(orders))
-        task = clip_task.with_options(retries=bench.retries)
+        task = clip_task.with_options(retries=bench.retries, retry_delay_seconds=exponential_backoff(RETRY_S))
         running: list = []
 
         def wait_for_one() -> None:
             running.remove(next(as_completed(running)))
             artifacts.clip()
 
-        with Buttons(flow_run.id, bench.gate):
+        with _interrupts(bench.gate, log.close), Buttons(flow_run.id, bench.gate):
             try:
                 for order in orders:
                     bench.gate.wait()
@@ -157,14 +161,16 @@ def _prefect(batch: BatchRecord, orders: list[Order], bench: Bench, ended: Calla
                 pass  # the rows say so
             while running:
                 wait_for_one()
-        end = ended()
-        artifacts.end(end, contact_sheet(bench.outputs, end.results))
+        end = log.ended()
+        artifacts.end(end, bench.outputs)
         if end.stopped:
             return Cancelled(message=end.summary())
         return Failed(message=end.summary()) if end.status == 1 else Completed(message=end.summary())
 
     with tags(batch.name, owner_tag(identity())):
-        produce_batch(batch.manifest, len(orders), return_state=True)
+        state = produce_batch(batch.manifest, len(orders), return_state=True)
+    if state.data is not None and state.is_failed() or state.is_crashed():  # not one of those above: our own bug, or Prefect's
+        bench.gate.stop(f"the flow run broke off: {state.message}")
 
 
 @contextmanager
@@ -191,10 +197,15 @@ def _open_pool(executor: str, models: Models, store: AnyStore, home: Home, gate:
 def _interrupts(gate: Gate, give_up: Callable[[], object]) -> Iterator[None]:
     """The first Ctrl-C or SIGTERM finishes what runs and stops; the second ends the process at once. The store is whole either way."""
 
+    heard: list[int] = []
+
     def handle(number, frame) -> None:
-        if gate.stopped:
-            give_up()
-            os._exit(128 + number)
+        heard.append(number)
+        if len(heard) > 1:
+            try:
+                give_up()
+            finally:
+                os._exit(128 + number)
         gate.stop("stopped by hand")
         _say("finishing the running segments; once more stops at once")
 
@@ -207,6 +218,13 @@ def _interrupts(gate: Gate, give_up: Callable[[], object]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _open_tracker(home: Home) -> Tracker:
+    try:
+        return Tracker(home, "batch")
+    except TrackingError as error:
+        raise UserError(f"MLflow at {home.tracking_uri} does not answer: {str(error).splitlines()[0][:200]}") from None
 
 
 def _say(text: str) -> None:

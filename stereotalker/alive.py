@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import socket
+from pathlib import Path
 
 import psutil
 
@@ -11,7 +13,7 @@ HOST = socket.gethostname()
 
 def identity() -> str:
     """host/pid/start of this process; a pid that is used again later has another start."""
-    return _identity(psutil.Process())
+    return f"{HOST}/{os.getpid()}/{_start(os.getpid())}"
 
 
 def is_dead(owner: str) -> bool:
@@ -21,11 +23,17 @@ def is_dead(owner: str) -> bool:
     if host != HOST or not pid.isdigit():
         return False
     try:
-        process = psutil.Process(int(pid))
-        return _identity(process) != owner or process.status() == psutil.STATUS_ZOMBIE
+        return f"{HOST}/{pid}/{_start(int(pid))}" != owner or psutil.Process(int(pid)).status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
 
 
-def _identity(process: psutil.Process) -> str:
-    return f"{HOST}/{process.pid}/{process.create_time():.0f}"
+def _start(pid: int) -> str:
+    """Clock ticks from the machine's start to the process's: a wall clock that is set moves nothing. Raises psutil.NoSuchProcess."""
+    stat = Path(f"/proc/{pid}/stat")
+    if not Path("/proc/self/stat").exists():
+        return f"{psutil.Process(pid).create_time():.0f}"
+    try:
+        return stat.read_text().rpartition(")")[2].split()[19]
+    except FileNotFoundError:
+        raise psutil.NoSuchProcess(pid) from None

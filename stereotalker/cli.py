@@ -57,6 +57,7 @@ def produce(
     """
     window = {"start": start, "stop": stop}
     worker = {"threads": threads, "gpus": gpus, "address": ray_address}
+    store = store if store is None or is_url(store) else os.path.abspath(store)
     more = {"workers": workers, "store": store, "budget_hours": budget, "previews": previews, "notify": notify, "window": window, "worker": worker}
     own, home = load_params(params).with_produce(more), Home.default()
     if batch is not None and (avatar or audio or script):
@@ -80,7 +81,7 @@ def produce(
 
     done = run(manifest, out, own, home, executor, only_failed=failed)
     for result in done.results:
-        print(f"{result.shown:8} {result.id}: {'; '.join([result.video and f'{out}/{result.video}', result.error, *result.reasons]).strip('; ')}")
+        print(f"{result.shown:8} {result.id}: {'; '.join(filter(None, [result.video and f'{out}/{result.video}', result.error, *result.reasons]))}")
     print(f"{done.end.summary()}, in {done.end.wall_seconds:.1f} s\nreport  {done.report}\nrecords {home.tracking_uri} (run {done.run}; see them with `stereotalker ui`)")
     raise typer.Exit(done.end.status)
 

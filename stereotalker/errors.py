@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import re
 
+SAME_CAUSE = "failed for the same cause"  # of a batch that the breaker stopped
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 _ALLOCATION = re.compile(r"can't allocate memory|out of memory|not enough memory", re.IGNORECASE)
 

@@ -31,7 +31,7 @@ _LOOK_S = 0.2  # between frames that are searched for a face
 _POSTER = 256  # px
 _STILL = 0.05  # mean change of a frame, of 255, below which it stands still; the encoder repeats such frames exactly
 _FACE_STEP, _FACE_VOTES = 1.1, 6  # on the demo's frames: a face in all, in none of them upside down (1.05 and 3: in 47 %)
-_FACE_SIDE = 256  # px: larger frames are searched at this size
+_FACE_SIDE = 256  # px of the longer side: frames are searched at this size
 _LAGS, _NEAR = 8, 2  # frames to either side: looked at, and counted as no lag when margins are asked for
 _LIPS_S = (4.0, 60.0)  # of pictures that lips are judged on: shorter ones tell too little, longer ones take memory
 _MARGIN = 0.25  # by which a lag's correlation must beat those near none
@@ -68,7 +68,7 @@ class _Looks:
     moves: list[float]  # mean change to the frame before, of 255
     boxes: list[np.ndarray]  # face x, y, side of looked-at frames; nan where none was found
     sharpness: list[float]  # variance of the Laplacian over the face, of looked-at frames
-    gray: list[np.ndarray]  # u8 [h, w] of the first _LIPS_S[1] seconds, at most _FACE_SIDE px
+    gray: list[np.ndarray]  # u8 [h, w] of the first _LIPS_S[1] seconds, _FACE_SIDE px
     poster: bytes
 
 
@@ -190,7 +190,7 @@ def _look(file: Path, expected: int, fps: float) -> _Looks:
 
 def _fitted(gray: np.ndarray) -> np.ndarray:
     scale = _FACE_SIDE / max(gray.shape)
-    return gray if scale >= 1 else cv2.resize(gray, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    return cv2.resize(gray, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
 
 
 def _face(gray: np.ndarray) -> np.ndarray:

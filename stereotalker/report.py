@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 from dataclasses import asdict, dataclass, field
 
 from jinja2 import Environment, PackageLoader
 from PIL import Image
 
-from stereotalker.errors import UserError
+from stereotalker.errors import SAME_CAUSE, UserError
 from stereotalker.outputs import Outputs
 
 SHOWN = ("pass", "review", "fail", "failed", "stopped")  # ClipResult.shown
@@ -73,6 +74,11 @@ class BatchEnd:
     useful_seconds: float  # of workers
     lost_seconds: float
 
+    @property
+    def broken(self) -> bool:
+        """Stopped by the breaker: another night would fail alike."""
+        return SAME_CAUSE in self.stopped
+
     def count(self, shown: str) -> int:
         return sum(result.shown == shown for result in self.results)
 
@@ -99,7 +105,7 @@ def write_report(outputs: Outputs, batch: BatchRecord, end: BatchEnd) -> str:
     page = templates.get_template("report.html.j2").render(batch=batch, end=end, counts=counts, totals=totals)
     outputs.put("report.html", page.encode())
     summary = {"batch": asdict(batch), "stopped": end.stopped, "wall_seconds": end.wall_seconds, "clips": [asdict(r) for r in end.results]}
-    outputs.put("results.json", json.dumps(summary, indent=1).encode())
+    outputs.put("results.json", json.dumps(_without_nan(summary), indent=1, allow_nan=False).encode())
     return outputs.name("report.html")
 
 
@@ -129,4 +135,18 @@ def rows_before(outputs: Outputs) -> dict[str, ClipResult]:
     past = outputs.read("results.json")
     if past is None:
         raise UserError(f"--failed: no results.json in {outputs}; run the batch once without it")
-    return {clip["id"]: ClipResult(**clip | {"reasons": tuple(clip["reasons"])}) for clip in json.loads(past)["clips"]}
+    return {clip["id"]: _result(clip) for clip in json.loads(past)["clips"]}
+
+
+def _result(values: dict) -> ClipResult:
+    measures = {name: math.nan if value is None else value for name, value in values["measures"].items()}
+    return ClipResult(**values | {"reasons": tuple(values["reasons"]), "measures": measures})
+
+
+def _without_nan(value):
+    """JSON knows neither nan nor infinity: null."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

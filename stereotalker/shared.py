@@ -54,9 +54,10 @@ class SharedStore:
 
     def _marker(self, stage: str, key: str) -> dict | None:
         try:
-            return json.loads(self._fs.cat_file(self._path(stage, key, MARKER)))
-        except (FileNotFoundError, json.JSONDecodeError):
+            marker = json.loads(self._fs.cat_file(self._path(stage, key, MARKER)))
+        except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
             return None
+        return marker if "files" in marker else None
 
     def _download(self, stage: str, key: str, marker: dict, folder: Path) -> None:
         for name, expected in marker["files"].items():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -21,7 +23,7 @@ from stereotalker.outputs import Outputs
 from stereotalker.report import ClipResult
 from tasks.pool import Pool
 
-_RETRY_S = 2  # before the first retry, then doubled
+RETRY_S = 2  # before the first retry, then doubled
 _FAILED = "ClipFailed"  # final; a state that Prefect makes of a raised Again is called Failed
 
 
@@ -62,11 +64,12 @@ def render_task(name: str, bench: Bench, jobs: list[SegmentJob], progress: Progr
 
 
 @task(
-    name="clip", task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False, retry_delay_seconds=exponential_backoff(_RETRY_S),
+    name="clip", task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False, retry_delay_seconds=exponential_backoff(RETRY_S),
     retry_condition_fn=lambda task, run, state: state.name != _FAILED,
 )  # fmt: skip
 def clip_task(name: str, order: Order, bench: Bench) -> State:
     """Its state is the clip's: Completed, Failed with the reason, Cancelled when not reached. The row goes to bench.on_result."""
+    _shield_children()
     attempt = task_run.run_count or 1
     result = produce_clip(order, bench, lambda jobs, progress: render_task(name, bench, jobs, progress), attempt)
     bench.on_result(result, order.preview)
@@ -79,12 +82,13 @@ def clip_task(name: str, order: Order, bench: Bench) -> State:
 
 def produce_inline(order: Order, bench: Bench) -> None:
     """The same without Prefect."""
+    _shield_children()
     for attempt in range(1, bench.retries + 2):
         try:
             bench.on_result(produce_clip(order, bench, bench.pool.render, attempt), order.preview)
             return
         except Again:
-            time.sleep(_RETRY_S * 2 ** (attempt - 1))
+            time.sleep(RETRY_S * 2 ** (attempt - 1))
 
 
 def produce_clip(order: Order, bench: Bench, render: Render, attempt: int) -> ClipResult:
@@ -123,8 +127,13 @@ def _deliver(order: Order, finished: Finished, bench: Bench, ledger: Ledger) -> 
     files = {"video": f"{folder}/{order.clip.id}.mp4", "poster": f"posters/{order.clip.id}.jpg"}
     bench.outputs.place(files["video"], signed)
     bench.outputs.place(files["poster"], finished.poster)
-    bench.progress(order.clip.id, "done", 1, 1)
     return files
+
+
+def _shield_children() -> None:
+    """A terminal's Ctrl-C reaches every process of its group; ffmpeg and espeak-ng, started from this thread, inherit that it is blocked."""
+    assert threading.current_thread() is not threading.main_thread()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
 
 
 def _our_fault(error: Exception, clip: str, outputs: Outputs) -> tuple[str, str]:

@@ -89,6 +89,8 @@ class ActorSlot:
             ray.kill(actor)
             raise WorkerLost(f"no worker with {rules.threads} CPUs and {rules.gpus:g} GPUs was ready in {rules.start_timeout:g} s", blameless=True) from None
         except _LOST as error:
+            if getattr(error, "actor_init_failed", False):  # it cannot even begin: no other try will do better
+                raise UserError(f"a worker could not start: {str(error).strip().splitlines()[-1]}") from None
             raise WorkerLost(_first_line(error), blameless=True) from None
         except exceptions.RayTaskError as error:
             raise error.cause from None

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from uuid import UUID
 
@@ -31,7 +34,8 @@ from prefect.states import Cancelling, Crashed, Paused
 from stereotalker.alive import is_dead
 from stereotalker.batch.gate import Gate
 from stereotalker.errors import UserError
-from stereotalker.report import BatchEnd, ClipResult
+from stereotalker.outputs import Outputs
+from stereotalker.report import BatchEnd, ClipResult, contact_sheet
 
 FLOW = "produce"
 _OWNER = "owner:"
@@ -76,27 +80,35 @@ class Buttons:
 
 
 class Artifacts:
-    """Progress as clips end, and a table and the sheet of pictures when all have. Called by the driver's threads."""
+    """Progress as clips end, and a table and the sheet of pictures when all have. What Prefect does not take is lost, and no clip with it."""
 
     def __init__(self, batch: str, clips: int):
-        self._batch, self._clips, self._ended, self._lock, self._shown = batch, clips, 0, threading.Lock(), 0.0
-        self._progress = create_progress_artifact(0.0, key="progress", description=f"{batch}: clips that have ended")
+        self._batch, self._clips, self._ended, self._shown, self._progress = batch, clips, 0, 0.0, None
+        with _forgiven():
+            self._progress = create_progress_artifact(0.0, key="progress", description=f"{batch}: clips that have ended")
 
     def clip(self) -> None:
-        with self._lock:
-            self._ended += 1
-            if time.monotonic() - self._shown < _POLL_S and self._ended < self._clips:
-                return
-            self._shown = time.monotonic()
-            share = 100 * self._ended / self._clips
-        update_progress_artifact(self._progress, share)
+        self._ended += 1
+        if self._progress is None or (time.monotonic() - self._shown < _POLL_S and self._ended < self._clips):
+            return
+        self._shown = time.monotonic()
+        with _forgiven():
+            update_progress_artifact(self._progress, 100 * self._ended / self._clips)
 
-    def end(self, end: BatchEnd, sheet: str) -> None:
-        """sheet: a JPEG as a data URI, or empty."""
-        rows = [_row(result) for result in end.results]
-        create_table_artifact(rows[:1000], key="clips", description=end.summary())
-        picture = f"\n\n![contact sheet]({sheet})" if sheet else ""
-        create_markdown_artifact(f"# {self._batch}\n\n{end.summary()}{picture}", key="contact-sheet", description=f"{self._batch}: every clip's middle frame")
+    def end(self, end: BatchEnd, outputs: Outputs) -> None:
+        with _forgiven():
+            create_table_artifact([_row(result) for result in end.results][:1000], key="clips", description=end.summary())
+            sheet = contact_sheet(outputs, end.results)
+            picture = f"\n\n![contact sheet]({sheet})" if sheet else ""
+            create_markdown_artifact(f"# {self._batch}\n\n{end.summary()}{picture}", key="contact-sheet", description=f"{self._batch}: every clip's middle frame")
+
+
+@contextmanager
+def _forgiven() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        print(f"note: an artifact was lost: {type(error).__name__}: {error}", file=sys.stderr)
 
 
 def mark_silence() -> None:
@@ -134,6 +146,8 @@ def steer(batch: str | None, word: str) -> str:
             raise UserError(f"expected one running batch{f' called {batch}' if batch else ''}, found {names}; name one")
         run = live[0]
         if word == "resume":
+            if run.state.type != StateType.PAUSED:
+                raise UserError(f"{run.name} is not paused")
             client.resume_flow_run(run.id)
         else:
             client.set_flow_run_state(run.id, {"pause": Paused(timeout_seconds=_FOREVER_S), "cancel": Cancelling()}[word], force=True)

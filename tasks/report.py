@@ -60,20 +60,25 @@ class BatchLog:
     def ended(self) -> BatchEnd:
         """The batch as it stands: what has no row yet was not reached."""
         missing = self._gate.stopped or "the batch ended before it"
-        rows = [self._rows.get(clip.id) or ClipResult(clip.id, row, "stopped", missing) for row, clip in enumerate(self._manifest.clips, 1)]
+        rows = [self._rows.get(clip.id) or ClipResult(clip.id, row, "stopped", missing, preview=self._previews.get(clip.id, "")) for row, clip in enumerate(self._manifest.clips, 1)]
         return BatchEnd(rows, self._gate.stopped, time.monotonic() - self._begun, self._gate.spent.useful, self._gate.spent.lost)
 
     def close(self) -> tuple[BatchEnd, str]:
         """Write the page, close the run. Returns the end and the page's path or URL."""
         end = self.ended()
-        page = write_report(self._outputs, self._batch, end)
+        try:
+            page = write_report(self._outputs, self._batch, end)
+        except OSError as error:  # a disk that is full or away: the clips are in the store
+            print(f"note: the report could not be written: {error}", file=sys.stderr)
+            page = "not written"
         counts = {shown: end.count(shown) for shown in SHOWN}
         hours = {"wall_seconds": end.wall_seconds, "worker_hours": end.useful_seconds / 3600, "worker_hours_lost": end.lost_seconds / 3600}
         frames = sum(result.frames for result in end.results)
 
         def note() -> None:
             self._tracker.note(self.run, metrics={"clips": len(end.results), "frames": frames, **counts, **hours}, tags={"stopped": end.stopped})
-            self._tracker.attach(self.run, "report.html", self._outputs.read("report.html"))
+            if report := self._outputs.read("report.html"):
+                self._tracker.attach(self.run, "report.html", report)
             self._tracker.end(self.run, "KILLED" if end.stopped else "FAILED" if end.status == 1 else "FINISHED")
 
         self._record("the batch", note)

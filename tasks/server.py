@@ -23,6 +23,8 @@ _START_S = 90
 def ensure_server(home: Home) -> str:
     """The API's URL, of a server that answers. Sets PREFECT_API_URL and PREFECT_HOME for this process, before Prefect is imported."""
     if url := os.environ.get("PREFECT_API_URL"):
+        if not _healthy(url):
+            raise UserError(f"Prefect's server at PREFECT_API_URL={url} does not answer; start it, or unset the variable")
         return url
     folder = home.prefect
     folder.mkdir(parents=True, exist_ok=True)

@@ -42,7 +42,7 @@ sys.exit(done.end.status)
 def driver(home, batch, out, weights, executor="ray", **changes):
     """A batch as production makes it, in a process that can be killed. changes: of params.produce."""
     arguments = [sys.executable, "-c", DRIVER, *map(str, (home.root, batch, out, weights, executor, json.dumps(changes)))]
-    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
+    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, start_new_session=True)
 
 
 def one_thread(params: Params, **changes) -> Params:

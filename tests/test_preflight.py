@@ -73,11 +73,11 @@ def test_the_room_is_checked_with_every_fault_at_once(tmp_path, tiny_models):
     assert len(words.splitlines()) == 3
 
 
-def test_a_disk_that_is_too_small_stops_before_any_compute(tmp_path, tiny_models, monkeypatch):
+def test_a_disk_that_is_too_small_is_told_before_any_compute(tmp_path, tiny_models, monkeypatch):
     monkeypatch.setattr(preflight, "_DISK_PER_PIXEL", 1e15)
     manifest = read_manifest(write_batch(tmp_path, [{"id": "a", "script": "hi"}]))
-    with pytest.raises(UserError, match="make room"):
-        prepare(manifest, Outputs(tmp_path / "out"), tiny_models, Home(tmp_path / "home"))
+    found = prepare(manifest, Outputs(tmp_path / "out"), tiny_models, Home(tmp_path / "home"))
+    assert any("make room" in warning for warning in found.warnings)  # no refusal: much of it may be in the store already
 
 
 def test_too_little_memory_is_a_note(planned, tiny_params):

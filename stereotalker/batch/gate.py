@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from datetime import time as time_of_day
 
-from stereotalker.errors import Stopped, cause
+from stereotalker.errors import SAME_CAUSE, Stopped, cause
 from stereotalker.params import TimeWindow
 
 _TICK_S = 0.5
@@ -103,7 +103,7 @@ class Gate:
             self._cause = cause(error) if error else ""
             tripped = error and self._repeats >= self.breaker
         if tripped:
-            self.stop(f"{self._repeats} clips in a row failed for the same cause, the last with: {error}")
+            self.stop(f"{self._repeats} clips in a row {SAME_CAUSE}, the last with: {error}")
 
 
 def next_window(now: datetime, window: TimeWindow) -> tuple[datetime, datetime | None]:

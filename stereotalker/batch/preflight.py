@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import os
 import shutil
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -54,6 +56,7 @@ class Plan:
     disk_bytes: float
     memory_bytes: float
     local: bool  # workers are on this machine
+    free_bytes: float = math.inf  # where the store lies
 
     @property
     def faults(self) -> list[ClipPlan]:
@@ -73,6 +76,8 @@ class Plan:
             deadline = due(planned.clip, self.begins)
             if deadline and self.begins + timedelta(seconds=elapsed) > deadline:
                 found.append(f"{planned.clip.id} will miss its deadline {deadline:%Y-%m-%d %H:%M} by the estimate")
+        if self.disk_bytes > self.free_bytes:
+            found.append(f"the whole batch needs about {self.disk_bytes / 1e6:.0f} MB, {self.free_bytes / 1e6:.0f} MB are free: it will stop when the disk is full; make room, or set produce.store")
         total = psutil.virtual_memory().total
         if self.local and self.memory_bytes > total:
             found.append(f"{self.workers} workers need about {self.memory_bytes / 1e9:.1f} GB of memory, the machine has {total / 1e9:.1f}; segments may have to be halved")
@@ -111,9 +116,7 @@ def prepare(manifest: Manifest, outputs: Outputs, models: Models, home: Home) ->
     if faults:
         raise UserError("\n".join(faults))
     made = plan(manifest, params, SHIPPED, History(home.history), datetime.now())
-    if not is_url(store) and made.disk_bytes > (free := shutil.disk_usage(store).free):
-        raise UserError(f"the batch needs about {made.disk_bytes / 1e9:.1f} GB in {store}, {free / 1e9:.1f} GB are free; make room, or set produce.store")
-    return made
+    return made if is_url(store) else replace(made, free_bytes=shutil.disk_usage(store).free)
 
 
 def plan(manifest: Manifest, params: Params, avatars: Path, history: History, now: datetime) -> Plan:
@@ -138,7 +141,7 @@ def plan(manifest: Manifest, params: Params, avatars: Path, history: History, no
     disk = sum(planned.clip.width * planned.clip.height * planned.frames for planned in good) * _DISK_PER_PIXEL
     largest = max((planned.clip.width * planned.clip.height for planned in good), default=0)
     memory = _DRIVER_BYTES + params.produce.workers * (_WORKER_BYTES + _WORKER_BYTES_PER_PIXEL * largest)
-    return Plan(clips, begins, params.produce.workers, threads, disk, memory, local=params.produce.worker.address is None)
+    return Plan(clips, begins, params.produce.workers, threads, disk, memory, local=not (params.produce.worker.address or "RAY_ADDRESS" in os.environ))
 
 
 def _seconds(clip: Clip) -> float:
