@@ -95,7 +95,10 @@ def produce(
                     on_result(ClipResult(faulty.clip.id, faulty.row, "failed", faulty.fault))
             orders = _orders(plan, set(before), rules.previews)
             bench = Bench(maker, pool, outputs, display, gate, rules.retries, on_result)
-            {"inline": _inline, "ray": _prefect}[executor](batch, orders, bench, log)
+            if executor == "inline":
+                _inline(orders, bench, log)
+            else:
+                _prefect(batch, orders, bench, log)
     except BaseException as error:  # our own bug: the rows made so far are not lost
         gate.stop(f"the driver failed: {type(error).__name__}: {error}")
         log.close()
@@ -113,7 +116,7 @@ def _orders(plan: Plan, finished: set[str], side: int | None) -> list[Order]:
     return small + [Order(p.row, len(good) + place, p.clip) for place, p in enumerate(good)]
 
 
-def _inline(batch: BatchRecord, orders: list[Order], bench: Bench, log: BatchLog) -> None:
+def _inline(orders: list[Order], bench: Bench, log: BatchLog) -> None:
     """One clip after the other, in a thread of its own, so that this one hears Ctrl-C."""
     with _interrupts(bench.gate, log.close), ThreadPoolExecutor(1) as thread:
         try:
@@ -196,7 +199,6 @@ def _open_pool(executor: str, models: Models, store: AnyStore, home: Home, gate:
 @contextmanager
 def _interrupts(gate: Gate, give_up: Callable[[], object]) -> Iterator[None]:
     """The first Ctrl-C or SIGTERM finishes what runs and stops; the second ends the process at once. The store is whole either way."""
-
     heard: list[int] = []
 
     def handle(number, frame) -> None:

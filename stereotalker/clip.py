@@ -101,6 +101,7 @@ class Ledger:
 
     seconds: dict[str, float] = field(default_factory=dict)
     made: list[str] = field(default_factory=list)
+    rendered: int = 0  # frames that were made, not found
 
     def note(self, stage: str, seconds: float, made: bool) -> None:
         self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
@@ -295,6 +296,7 @@ def make_clip(clip: Clip, maker: ClipMaker, render: Render, progress: Progress, 
     done = render(jobs, progress)
     for segment in done:
         ledger.note("render", segment.seconds, made=segment.seconds > 0)
+        ledger.rendered += segment.frames if segment.seconds > 0 else 0
     progress(clip.id, "video", 0, 1)
     return maker.video(clip, speech_key, motion_key, done, jobs, frames, ledger)
 

@@ -33,6 +33,7 @@ class ClipResult:
     preview: str = ""
     log: str = ""
     frames: int = 0
+    rendered: int = 0  # frames that were made, not found in the store
     attempts: int = 1
     seconds: dict[str, float] = field(default_factory=dict)  # by stage
     made: list[str] = field(default_factory=list)  # stages not found in the store; "render" once a segment

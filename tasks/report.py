@@ -45,7 +45,7 @@ class BatchLog:
             return result
         reasons = (*result.reasons, *self._late(self._clips[result.id]))
         row = self._rows[result.id] = replace(result, preview=self._previews.get(result.id, ""), reasons=reasons)
-        if "render" in row.made and row.state == "done":
+        if row.state == "done" and row.rendered >= row.frames:  # a clip that was partly found says nothing about speed
             clip, other = self._clips[row.id], sum(seconds for stage, seconds in row.seconds.items() if stage != "render")
             self._history.add(Pace(clip.width * clip.height, row.frames, threads, row.seconds["render"], other))
         with self._lock:

@@ -52,6 +52,15 @@ def test_a_missed_deadline_and_a_preview_are_in_the_row(run, tmp_path):
     assert probe(tmp_path / "out" / "previews" / "a.mp4").size == (32, 32) and probe(tmp_path / "out" / row.video).size == (64, 64)
 
 
+def test_only_clips_made_whole_tell_the_speed(run, tmp_path, home):
+    batch = write_batch(tmp_path, [{"id": "a", "script": "one two three"}])
+    run(batch)
+    shutil.rmtree(next(home.store.glob("render/*")))
+    shutil.rmtree(home.store / "video")
+    assert 0 < run(batch).results[0].rendered < run(batch).results[0].frames
+    assert len(home.history.read_text().splitlines()) == 1
+
+
 def test_tracking_has_a_run_for_every_clip(run, tmp_path, home):
     done = run(eight(tmp_path))
     client = Tracker(home, "batch")._client
