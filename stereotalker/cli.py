@@ -139,6 +139,40 @@ def stage(name: Annotated[str, typer.Argument(help="a stage of dvc.yaml")], para
     run_stage(name, load_params(params), Home.default())
 
 
+dataset = typer.Typer(no_args_is_help=True, help="The training data: a card of what is there, and your own footage.")
+app.add_typer(dataset, name="dataset")
+
+
+@dataset.command()
+def ingest(
+    folder: Annotated[Path, typer.Argument(help="talking videos, with transcripts.csv (file, text) or NAME.txt where there is a text")],
+    consent: Annotated[str, typer.Option(help="whose permission covers the people in them, and for what; kept with every shot")],
+    out: Annotated[Path, typer.Option(help="folder for the shards and rejected.jsonl")] = Path("data/footage"),
+    params: ParamsFile = None,
+) -> None:
+    """Turn talking videos into shards: shots, sound, words and phonemes, faces. Exit status: 0 all used, 1 some refused, 2 nothing to read."""
+    from stereotalker.people.ingest import ingest as run
+
+    done = run(folder, out, consent, load_params(params).audio.loudness)
+    print(f"{done.shots} shots, {done.seconds:.1f} s, in {len(done.shards)} shards at {out}; {len(done.rejected)} refused (rejected.jsonl says why)")
+    raise typer.Exit(1 if done.rejected else 0)
+
+
+@dataset.command()
+def card(
+    out: Annotated[Path, typer.Option(help="folder for card.md and its pictures")] = Path("metrics/people"),
+    data: Annotated[Path, typer.Option(help="folder of the stages `speech` and `people`")] = Path("data"),
+    params: ParamsFile = None,
+) -> None:
+    """Count what the data set holds and draw its contact sheets, as the stage `people` does at its end."""
+    from stereotalker.models import read_body
+    from stereotalker.people.card import write_card
+
+    own = load_params(params)
+    figures = write_card(out, data / "people", data / "speech", read_body(own.body), own.people)
+    print(f"{sum(figures.identities.values())} identities, {figures.frames} frames, {figures.video_hours:.2f} h, {figures.gigabytes:.2f} GB: {out / 'card.md'}")
+
+
 @app.command()
 def retrain() -> None:
     """Bring data, weights and evaluation up to date (`dvc repro`), register the weights, promote them if the gates hold."""

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from datetime import time
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from stereotalker.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
-Scale = Literal["tiny", "mini"]
+Scale = Literal["tiny", "mini", "full"]
 
 
 class Section(BaseModel):
@@ -34,22 +34,42 @@ class BodyParams(Section):
     seed: int
 
 
-class SpeechParams(Section):
+class HeldOut(Section):
+    """A section that holds some of what it counts out of training."""
+
+    held_out: int = Field(ge=0)
+    counted: ClassVar[str]
+
+    @model_validator(mode="after")
+    def _some_are_left(self):
+        if self.held_out >= getattr(self, self.counted):
+            raise ValueError(f"held_out must be less than {self.counted}")
+        return self
+
+
+class SpeechParams(HeldOut):
+    counted = "utterances"
     sentences: Path
     languages: list[str]
+    english: float = Field(ge=0, le=1)
+    codecs: float = Field(ge=0, le=1)
     utterances: int
-    held_out: int
     recordings: Path | None
     seed: int
 
 
-class PeopleParams(Section):
-    identities: int
-    held_out: int
-    frames: int
-    size: int
+class PeopleParams(HeldOut):
+    counted = "identities"
+    identities: int = Field(gt=0)
+    takes: int = Field(gt=0)
+    frames: int = Field(gt=0)
+    fps: float = Field(gt=0)
+    cameras: int = Field(ge=3)
+    size: int = Field(ge=16)
+    supersample: int = Field(ge=1, le=4)
     swing: float
     wrong: float
+    backgrounds: Path | None
     avatars: dict[str, int]
     avatar_size: int
     seed: int
@@ -74,6 +94,7 @@ class MotionParams(Section):
     performances: int
     word_dropout: float
     body_gain: float = Field(ge=0, le=4)
+    body_smoothing: float = Field(gt=0, le=0.5)
     steps: int
     scheduler: str
     training: Training
@@ -211,7 +232,7 @@ def load_params(path: Path | None = None) -> Params:
         scale = raw.get("scale")
         for section in raw.values():
             if isinstance(section, dict):
-                own = {name: section.pop(name, None) for name in ("tiny",)}
+                own = {name: section.pop(name, None) for name in get_args(Scale)}
                 section.update(own.get(scale) or {})
         return Params.model_validate(raw)
     except (FileNotFoundError, IsADirectoryError):

@@ -12,12 +12,13 @@ from stereotalker.audio.encoder import EncoderConfig, SpeechEncoder
 from stereotalker.audio.encoder import training_loss as audio_loss
 from stereotalker.control.masks import MaskConfig, MaskPredictor
 from stereotalker.control.masks import training_loss as masks_loss
-from stereotalker.models import LANGUAGE_MODEL, read_encoder, read_masks, weights_file
+from stereotalker.models import LANGUAGE_MODEL, read_body, read_encoder, read_masks, weights_file
 from stereotalker.motion.denoiser import MotionConfig, MotionDenoiser
 from stereotalker.motion.prior import WordEmbedder
 from stereotalker.motion.synthesize import perform
 from stereotalker.motion.synthesize import training_loss as motion_loss
 from stereotalker.params import Params, Training
+from stereotalker.people.card import write_card
 from stereotalker.people.dataset import build_people, read_people
 from stereotalker.render.denoiser import DenoiserConfig, RenderDenoiser
 from stereotalker.render.renderer import training_loss as render_loss
@@ -25,15 +26,17 @@ from stereotalker.training import Log, fit, print_log
 from stereotalker.weights import save_weights
 
 DATA = Path("data")
+CARD = Path("metrics/people")
 AVATARS = Path("stereotalker/assets/avatars")
 WEIGHTS = Path("stereotalker/weights")
+FACES = Path("stereotalker/assets/FACES_FREE.npz")
 BODY = Path("stereotalker/assets/SMPLX_FREE.npz")  # never body.file, which may be somebody's licensed model
 
 
 def body(params: Params, log: Log) -> None:
     from stereotalker.body.build import build  # anny is an extra
 
-    build(BODY, params.body.adults, params.body.betas, params.body.seed)
+    build(BODY, FACES, params.body.adults, params.body.betas, params.body.seed)
 
 
 def speech(params: Params, log: Log) -> None:
@@ -42,6 +45,7 @@ def speech(params: Params, log: Log) -> None:
 
 def people(params: Params, log: Log) -> None:
     build_people(DATA / "people", AVATARS, params.body, params.people, DATA / "speech")
+    write_card(CARD, DATA / "people", DATA / "speech", read_body(params.body), params.people)
 
 
 def audio(params: Params, log: Log) -> None:
@@ -65,7 +69,7 @@ def motion(params: Params, log: Log) -> None:
 def masks(params: Params, log: Log) -> None:
     own = params.masks
     model = _seeded(own.training, lambda: MaskPredictor(MaskConfig(tuple(own.channels), params.render.patch)))
-    crowd = read_people(DATA / "people" / "train")
+    crowd = read_people(DATA / "people" / "train", read_body(params.body), params.people)
     model = model.to(memory_format=torch.channels_last)
     fit(model, masks_loss(model, crowd, own.training.batch), own.training, DATA / "masks.checkpoint", log)
     save_weights(model, weights_file("masks", WEIGHTS))
@@ -76,7 +80,7 @@ def render(params: Params, log: Log) -> None:
     config = DenoiserConfig(own.patch, tuple(own.channels), own.heads, own.reference_width, own.view_experts)
     model = _seeded(own.training, lambda: RenderDenoiser(config)).to(memory_format=torch.channels_last)
     predictor = read_masks(WEIGHTS).to(memory_format=torch.channels_last)
-    crowd = read_people(DATA / "people" / "train")
+    crowd = read_people(DATA / "people" / "train", read_body(params.body), params.people)
     fit(model, render_loss(model, predictor, crowd, own), own.training, DATA / "render.checkpoint", log)
     save_weights(model, weights_file("render", WEIGHTS))
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 
 import av
@@ -23,6 +22,7 @@ from scipy.ndimage import uniform_filter1d
 from scipy.signal import correlate
 
 from stereotalker.audio.io import OUTPUT_RATE, loudness
+from stereotalker.faces import find_faces, fitted
 from stereotalker.manifest import Clip
 from stereotalker.params import QualityParams
 
@@ -30,8 +30,6 @@ VERDICTS = ("pass", "review", "fail")
 _LOOK_S = 0.2  # between frames that are searched for a face
 _POSTER = 256  # px
 _STILL = 0.05  # mean change of a frame, of 255, below which it stands still; the encoder repeats such frames exactly
-_FACE_STEP, _FACE_VOTES = 1.1, 6  # on the demo's frames: a face in all, in none of them upside down (1.05 and 3: in 47 %)
-_FACE_SIDE = 256  # px of the longer side: frames are searched at this size
 _LAGS, _NEAR = 8, 2  # frames to either side: looked at, and counted as no lag when margins are asked for
 _LIPS_S = (4.0, 60.0)  # of pictures that lips are judged on: shorter ones tell too little, longer ones take memory
 _MARGIN = 0.25  # by which a lag's correlation must beat those near none
@@ -68,7 +66,7 @@ class _Looks:
     moves: list[float]  # mean change to the frame before, of 255
     boxes: list[np.ndarray]  # face x, y, side of looked-at frames; nan where none was found
     sharpness: list[float]  # variance of the Laplacian over the face, of looked-at frames
-    gray: list[np.ndarray]  # u8 [h, w] of the first _LIPS_S[1] seconds, _FACE_SIDE px
+    gray: list[np.ndarray]  # u8 [h, w] of the first _LIPS_S[1] seconds, faces.SIDE px
     poster: bytes
 
 
@@ -162,11 +160,6 @@ def _without_drift(x: np.ndarray) -> np.ndarray:
     return x - uniform_filter1d(x.astype(np.float64), 25, axis=0, mode="nearest")
 
 
-@cache
-def _detector() -> cv2.CascadeClassifier:
-    return cv2.CascadeClassifier(str(Path(cv2.data.haarcascades) / "haarcascade_frontalface_alt2.xml"))
-
-
 def _look(file: Path, expected: int, fps: float) -> _Looks:
     step, looks, before = max(1, round(_LOOK_S * fps)), _Looks([], [], [], [], [], b""), None
     with av.open(str(file)) as container:
@@ -175,7 +168,7 @@ def _look(file: Path, expected: int, fps: float) -> _Looks:
             looks.levels.append(float(gray.mean()))
             looks.moves.append(255.0 if before is None else float(cv2.absdiff(gray, before).mean()))
             before = gray
-            small = _fitted(gray)
+            small = fitted(gray)
             if index < _LIPS_S[1] * fps:
                 looks.gray.append(small)
             if index % step == 0:
@@ -188,15 +181,10 @@ def _look(file: Path, expected: int, fps: float) -> _Looks:
     return looks
 
 
-def _fitted(gray: np.ndarray) -> np.ndarray:
-    scale = _FACE_SIDE / max(gray.shape)
-    return cv2.resize(gray, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
-
-
 def _face(gray: np.ndarray) -> np.ndarray:
     """x, y, side of the largest face, px; nan where there is none."""
-    found = _detector().detectMultiScale(gray, _FACE_STEP, _FACE_VOTES, minSize=(24, 24))
-    return np.array(max(found, key=lambda box: box[2])[:3], float) if len(found) else np.full(3, np.nan)
+    found = find_faces(gray)
+    return found[0] if len(found) else np.full(3, np.nan)
 
 
 def _crop(gray: np.ndarray, box: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ from stereotalker.body.layout import ACTIONS, JOINTS
 from stereotalker.errors import UserError
 
 SAMPLE_RATE = 16_000  # Hz, of every Speech in the project
+_HEADER = "stereotalker"  # the one key of a file's metadata: safetensors writes several in an order that changes
 
 
 @dataclass(frozen=True)
@@ -136,16 +137,16 @@ def save(record, path: Path) -> None:
     values = {field.name: getattr(record, field.name) for field in fields(record)}
     arrays = {name: np.ascontiguousarray(v) for name, v in values.items() if isinstance(v, np.ndarray)}
     rest = {name: _plain(v) for name, v in values.items() if name not in arrays}
-    save_file(arrays, path, metadata={"record": type(record).__name__, "fields": json.dumps(rest)})
+    save_file(arrays, path, metadata={_HEADER: json.dumps({"record": type(record).__name__, "fields": rest})})
 
 
 def load(kind: type[Record], path: Path) -> Record:
     """Read a record of the given class; anything missing, surplus or of another class is an error."""
     with safetensors.safe_open(path, framework="np") as file:
-        header = file.metadata() or {}
+        header = json.loads((file.metadata() or {}).get(_HEADER, "{}"))
         if header.get("record") != kind.__name__:
             raise UserError(f"{path}: expected a saved {kind.__name__}, found {header.get('record', 'no record')!r}")
-        values = {name: file.get_tensor(name) for name in file.keys()} | json.loads(header["fields"])
+        values = {name: file.get_tensor(name) for name in file.keys()} | header["fields"]
     for name in ("words", "phonemes"):
         if name in values:
             values[name] = tuple(Timed(*item) for item in values[name])

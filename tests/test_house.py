@@ -76,6 +76,7 @@ def test_scales_differ_in_numbers_only(tiny_params):
         (("crf: 18", "quality: 3"), "video.quality"),
         (("reader: smplx #", "reader: blender #"), "body.reader"),
         (("scale: mini", "scale: ["), "not valid YAML"),
+        (("identities: 150", "identities: 10"), "held_out must be less than identities"),
     ],
 )
 def test_bad_params_are_named(tmp_path, change, complaint):

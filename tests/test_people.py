@@ -1,15 +1,33 @@
+"""People: who they are, what they wear, how they move, and that the labels are what the z-buffer shows."""
+
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from stereotalker.audio.phonemes import VOWELS, phoneme_class
-from stereotalker.body.layout import JOINT, REGION
+from stereotalker.body.camera import project
+from stereotalker.body.layout import ACTION, JOINT, REGION
+from stereotalker.body.model import _smplx_model, load_body
+from stereotalker.body.raster import rasterize
 from stereotalker.control.warp import background_plate, control, reference
-from stereotalker.evaluation import lips_closed
+from stereotalker.errors import ClipError, UserError
 from stereotalker.models import read_body
-from stereotalker.people.acting import STYLES, act
-from stereotalker.people.appearance import draw_look
-from stereotalker.people.dataset import make_avatar, make_sample, wrong_fit
-from stereotalker.records import Camera, Motion
+from stereotalker.people import arms, gestures
+from stereotalker.people.acting import STYLES, accent_times, act, closed_spans, gesture_plan
+from stereotalker.people.anatomy import anatomy
+from stereotalker.people.backdrops import draw_backdrop, read_picture
+from stereotalker.people.clearance import buried, keep_clear
+from stereotalker.people.dataset import to_sample, wrong_fit
+from stereotalker.people.figure import FACES
+from stereotalker.people.geometry import clip, subdivide, submesh
+from stereotalker.people.hair import STYLES as HAIR
+from stereotalker.people.population import OUTFITS, SKIN_TONES, draw_person
+from stereotalker.people.shading import render
+from stereotalker.people.takes import TOUCH_M, Shot, cast, key_points, perform
+from stereotalker.people.wardrobe import dress
+from stereotalker.records import Camera, Motion, Timed
+
+SHOT = Shot(cameras=3, frames=2, fps=5.0, swing=20.0, supersample=1)
 
 
 @pytest.fixture(scope="module")
@@ -18,8 +36,13 @@ def body(tiny_params):
 
 
 @pytest.fixture(scope="module")
-def avatar(body):
-    return make_avatar(5, body, 96)
+def actor(body):
+    return cast(19, body, 96, 1)  # short parted hair, beard, glasses, sweater
+
+
+@pytest.fixture(scope="module")
+def avatar(actor):
+    return actor.avatar
 
 
 def still(avatar, frames=1):
@@ -31,26 +54,167 @@ def own_view(avatar, frames=1):
     return Camera(np.repeat(avatar.intrinsics[None], frames, 0), np.repeat(avatar.extrinsics[None], frames, 0), zeros, zeros, avatar.regions.shape)
 
 
-def test_everyone_is_clothed(body):
-    for identity in range(6):
-        regions = make_avatar(identity, body, 64).regions
-        counts = np.bincount(regions.ravel(), minlength=8)
-        assert counts[REGION["torso"]] > 0.05 * regions.size and counts[REGION["face"]] > 0.01 * regions.size
-        assert draw_look(identity, 20, len(STYLES)).top.sleeve > 0.29  # at least short sleeves
+# ---- who they are --------------------------------------------------------------------------------------------------------
 
 
-def test_identities_differ_and_repeat(body):
-    assert np.array_equal(make_avatar(3, body, 64).portrait, make_avatar(3, body, 64).portrait)
-    assert not np.array_equal(make_avatar(3, body, 64).portrait, make_avatar(4, body, 64).portrait)
+def test_any_run_of_identities_is_adult_and_balanced():
+    people = [draw_person(k, len(STYLES)) for k in range(300, 400)]
+    assert all(20 <= p.age <= 80 and p.outfit in OUTFITS for p in people)
+    tones = np.bincount([p.tone for p in people], minlength=len(SKIN_TONES))
+    assert tones.min() >= 8 and 45 <= sum(p.presentation == "feminine" for p in people) <= 55
+    assert len({p.hair for p in people} & set(HAIR)) >= 8 and {p.headwear for p in people} >= {"none", "scarf", "cap"}
+    assert {p.build for p in people} == {"slight", "average", "athletic", "heavy"}
 
 
-def test_lips_close_on_every_bilabial(speech, body):
-    for style in STYLES:
-        motion = act(speech, style, 1, 25.0)
-        assert lips_closed(motion, speech, body) == 1.0
+@pytest.mark.parametrize("outfit", OUTFITS)
+def test_every_outfit_covers_the_trunk(body, outfit):
+    known = anatomy(body)
+    worn = dress(replace(draw_person(7, len(STYLES)), outfit=outfit), known, body.template.astype(np.float64))
+    y, x = body.template[:, 1], np.abs(body.template[:, 0])
+    trunk = known.skin & (known.torso > 0.9) & (y > 0.12) & (y < 0.55) & (x < 0.19)
+    legs = known.skin & (y > -0.02) & (y < 0.05) & (x < 0.17)
+    assert worn.covered[trunk].min() > 0 and worn.covered[legs].min() > 0
+    assert np.isfinite(worn.surface).all() and np.abs(worn.surface).max() < 0.12
+
+
+def test_identities_differ_and_repeat(body, avatar):
+    again, other = cast(19, body, 96, 1).avatar, cast(2, body, 96, 1).avatar
+    assert np.array_equal(again.portrait, avatar.portrait) and np.array_equal(again.surface, avatar.surface)
+    assert not np.array_equal(other.betas, avatar.betas) and not np.array_equal(other.portrait, avatar.portrait)
+    counts = np.bincount(other.regions.ravel(), minlength=8)
+    assert counts[REGION["torso"]] > 0.05 * other.regions.size and counts[REGION["face"]] > 0.005 * other.regions.size and counts[REGION["hair"]] > 0
+
+
+def test_shapes_need_their_file(body, tmp_path, monkeypatch):
+    monkeypatch.setattr("stereotalker.people.figure.FACES", tmp_path / "none.npz")
+    with pytest.raises(UserError, match="dvc repro body"):
+        cast(0, body, 32, 1)
+    assert FACES.is_file()
+
+
+# ---- what is drawn -------------------------------------------------------------------------------------------------------
+
+
+def test_labels_are_what_the_z_buffer_shows(body, actor):
+    """The mask against a second rasterisation, texels looked up one by one: IoU 1 in every region."""
+    avatar, figure = actor.avatar, actor.dressed.figure
+    posed = body.posed(still(avatar), avatar.betas, actor.dressed.face)
+    points = figure.binding.pose(posed.vertices[0], posed.turn[0])
+    bald = replace(figure, strands=replace(figure.strands, first=figure.strands.first[:1]))
+    plate = np.full((*avatar.regions.shape, 3), 90, np.uint8)
+    picture = render(bald, posed.vertices[0], posed.turn[0], avatar.intrinsics, avatar.extrinsics, actor.light, plate)
+    seen = rasterize(project(points, avatar.intrinsics, avatar.extrinsics), figure.faces, plate.shape[:2])
+    truth = np.zeros(plate.shape[:2], np.uint8)
+    for y, x in np.argwhere(seen.face >= 0):
+        f, b = seen.face[y, x], seen.bary[y, x]
+        R = int(figure.texels.fineness[f])
+        lattice = [(i, j) for j in range(R + 1) for i in range(R + 1 - j)]
+        away = [max(abs(b[1] * R - i), abs(b[2] * R - j), abs(b[0] * R - (R - i - j))) for i, j in lattice]
+        nearest = np.flatnonzero(np.isclose(away, min(away), atol=1e-4))
+        found = {int(figure.texels.region[figure.texels.first[f] + k]) for k in nearest}
+        truth[y, x] = picture.regions[y, x] if int(picture.regions[y, x]) in found else found.pop()
+    assert np.array_equal(picture.regions, truth)
+    assert np.array_equal(np.isfinite(picture.depth), seen.face >= 0)
+    assert np.array_equal(picture.image[seen.face < 0], plate[seen.face < 0])
+
+
+def test_hair_is_labelled_and_in_front_of_what_it_hides(body, actor):
+    avatar = actor.avatar
+    posed = body.posed(still(avatar), avatar.betas, actor.dressed.face)
+    plate = np.full((*avatar.regions.shape, 3), 90, np.uint8)
+    draw = lambda figure: render(figure, posed.vertices[0], posed.turn[0], avatar.intrinsics, avatar.extrinsics, actor.light, plate)  # noqa: E731
+    figure = actor.dressed.figure
+    whole, bald = draw(figure), draw(replace(figure, strands=replace(figure.strands, first=figure.strands.first[:1])))
+    changed = whole.depth < bald.depth
+    assert changed.sum() > 100 and (whole.regions[changed] == REGION["hair"]).mean() > 0.6
+    assert np.array_equal(whole.regions[~changed], bald.regions[~changed])
+
+
+def test_supersampled_labels_are_the_vote_of_the_finer_picture(body, actor):
+    """Hair included: every label is the commonest of the four pixels of a picture twice as large."""
+    avatar, s = actor.avatar, 2
+    posed = body.posed(still(avatar), avatar.betas, actor.dressed.face)
+    K = avatar.intrinsics.copy()
+    K[:2] *= s
+    plate = np.full((*avatar.regions.shape, 3), 90, np.uint8)
+    draw = lambda k, p, n: render(actor.dressed.figure, posed.vertices[0], posed.turn[0], k, avatar.extrinsics, actor.light, p, n)  # noqa: E731
+    fine, coarse = draw(K, np.repeat(np.repeat(plate, s, 0), s, 1), 1), draw(avatar.intrinsics, plate, s)
+    H, W = coarse.regions.shape
+    blocks = fine.regions.reshape(H, s, W, s).transpose(0, 2, 1, 3).reshape(H, W, -1)
+    votes = np.apply_along_axis(lambda b: np.bincount(b, minlength=8).argmax(), 2, blocks)
+    assert np.array_equal(coarse.regions, votes) and (votes == REGION["hair"]).sum() > 50
+    assert np.array_equal(coarse.depth, fine.depth.reshape(H, s, W, s).min((1, 3)))
+
+
+def test_supersampling_only_smooths(body, actor):
+    avatar = actor.avatar
+    posed = body.posed(still(avatar), avatar.betas, actor.dressed.face)
+    one, two = (render(actor.dressed.figure, posed.vertices[0], posed.turn[0], avatar.intrinsics, avatar.extrinsics, actor.light, avatar.background, s) for s in (1, 2))
+    assert (one.regions == two.regions).mean() > 0.96 and np.abs(one.image.astype(int) - two.image).mean() < 6
+
+
+def test_closed_eyes_hide_the_eyeballs_and_closed_lips_the_teeth(body, actor):
+    avatar, face = actor.avatar, actor.dressed.face
+    shut = avatar.expression.copy()
+    shut[[ACTION["eyeBlinkLeft"], ACTION["eyeBlinkRight"]]] = 1
+    figure, parts = actor.dressed.figure, {"eyes": 1, "mouth": 2}
+    K = avatar.intrinsics.copy()
+    K[:2] *= 6
+    shown = {}
+    for name, expression in (("rest", avatar.expression), ("shut", shut)):
+        posed = body.posed(Motion(avatar.poses[None] * 0, expression[None], np.zeros((1, 3), np.float32), 25.0), avatar.betas, face)
+        points = figure.binding.pose(posed.vertices[0], posed.turn[0])
+        seen = rasterize(project(points, K, avatar.extrinsics), figure.faces, (576, 576)).face
+        shown[name] = {part: int((figure.recess[seen[seen >= 0]] == number).sum()) for part, number in parts.items()}
+    assert shown["rest"]["eyes"] > 20 and shown["shut"]["eyes"] <= 0.02 * shown["rest"]["eyes"]
+    assert shown["rest"]["mouth"] <= 2
+
+
+def test_key_points_agree_with_the_smplx_package(body, actor):
+    """Joints as the reference package poses them fall on ours to half a pixel at 512 px."""
+    avatar = actor.avatar
+    shape = actor.dressed.face
+    reference_body = load_body(body.path, "smplx", body.betas)
+    motion = still(avatar)
+    reference_body.pose(motion, avatar.betas, shape)
+    model = _smplx_model(body.path, body.betas)
+    import torch
+
+    from stereotalker.body import layout
+    from stereotalker.body.rotations import axis_angle_to_matrix
+
+    R = axis_angle_to_matrix(torch.from_numpy(motion.poses))
+    out = model(
+        betas=torch.from_numpy(avatar.betas)[None], expression=torch.from_numpy(motion.expression), global_orient=R[:, layout.GLOBAL_ORIENT],
+        body_pose=R[:, layout.BODY], jaw_pose=R[:, layout.JAW], leye_pose=R[:, layout.LEFT_EYE], reye_pose=R[:, layout.RIGHT_EYE],
+        left_hand_pose=R[:, layout.LEFT_HAND], right_hand_pose=R[:, layout.RIGHT_HAND], transl=torch.from_numpy(motion.trans),
+    )  # fmt: skip
+    K = avatar.intrinsics.copy()
+    K[:2] *= 512 / 96
+    theirs = project(out.joints[0, :55].detach().numpy(), K, avatar.extrinsics)
+    ours = project(key_points(body, motion, actor.dressed)[0, :55], K, avatar.extrinsics)
+    assert np.linalg.norm(theirs[:, :2] - ours[:, :2], axis=1).max() < 0.5
+
+
+def test_meshes_are_cut_where_the_depth_is_zero(body):
+    mesh = subdivide(submesh(len(body.template), anatomy(body).faces))
+    height = mesh.canonical(body.template)[:, 1] - 0.5
+    cut, edges = clip(mesh, height)
+    kept = cut.canonical(body.template)[:, 1]
+    assert kept.min() > 0.5 - 1e-3 and np.abs(kept[edges] - 0.5).max() < 1e-3
+    assert np.allclose(np.asarray(cut.bind.sum(1)), 1)
+
+
+# ---- how they move -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("style", STYLES, ids=lambda s: s.name)
+def test_lips_close_on_every_bilabial(speech, body, style):
+    motion = act(speech, style, 1, 25.0)
     aperture = body.lip_aperture(motion)
-    vowel = next(p for p in speech.phonemes if phoneme_class(p.text) in VOWELS and p.end - p.start > 0.08)
-    assert aperture[int((vowel.start + vowel.end) / 2 * 25)] > 5.0
+    times, limit = (np.arange(len(aperture)) + 0.5) / 25, 0.1 * np.percentile(aperture, 95)
+    assert all((aperture[(times > start - 0.04) & (times < end + 0.04)] < limit).any() for start, end in closed_spans(speech.phonemes))
+    assert np.percentile(aperture, 95) > 5.0
 
 
 @pytest.mark.parametrize("fps", [12.0, 23.976, 60.0])
@@ -62,7 +226,99 @@ def test_strength_scales_the_hands(speech):
     def spread(strength):
         return act(speech, STYLES[2], 3, 25.0, strength).poses[:, JOINT["right_elbow"]].std(0).sum()
 
-    assert spread(0.0) < 0.5 * spread(1.0) < 0.9 * spread(2.0)
+    assert spread(0.0) < 0.5 * spread(1.0) and spread(1.0) < 1.5 * spread(2.0)
+
+
+def test_hands_arrive_where_they_are_sent(body):
+    """Inverse kinematics against the body's own skinning, both sides, every sign's last pose."""
+    rows = np.stack([sign.moves[-1][1].vector() for sign in gestures.SIGNS.values()])
+    poses = np.zeros((len(rows), 55, 3), np.float32)
+    for side in ("left", "right"):
+        arms.pose_arm(side, rows, poses)
+    with np.load(body.path) as file:
+        regressor = file["J_regressor"].argmax(1)
+    vertices = body.posed(Motion(poses, np.zeros((len(rows), 52), np.float32), np.zeros((len(rows), 3), np.float32), 25.0), np.zeros(body.betas)).vertices
+    reachable = np.linalg.norm(rows[:, :3] - arms.SHOULDER, axis=1) < arms.REACH
+    for side, mirror in (("left", 1), ("right", -1)):
+        wrists = vertices[:, regressor[JOINT[f"{side}_wrist"]]] * np.array([mirror, 1, 1])
+        assert np.linalg.norm(wrists - rows[:, :3], axis=1)[reachable].max() < 0.015
+        assert np.linalg.norm(poses[:, JOINT[f"{side}_wrist"]], axis=1).max() <= arms.WRIST_SWING + 0.4 * arms.FOREARM_TWIST
+        assert np.linalg.norm(poses[:, JOINT[f"{side}_elbow"]], axis=1).max() < arms.ELBOW_BEND + arms.FOREARM_TWIST
+    assert reachable.mean() > 0.95
+
+
+def test_words_have_gestures():
+    words = tuple(Timed(text, 2.0 * k + 0.5, 2.0 * k + 0.9) for k, text in enumerate(("Huge,", "you", "banana", "nobody")))
+    plan = gestures.plan(words, np.array([]), 1.0, 1.0, np.random.default_rng(0))
+    assert [g.name for g in plan] == ["big", "you", "none"] and plan[1].hands == ("right",) and plan[0].hands == ("left", "right")
+    assert len(gestures.SIGNS) >= 25 and set(gestures.LEXICON.values()) <= set(gestures.SIGNS)
+    assert len(STYLES) == 20 and len({s.name for s in STYLES}) == 20 and {s.rest for s in STYLES} <= set(gestures.RESTS)
+
+
+def test_a_stroke_falls_on_its_stressed_syllable(speech):
+    accents = accent_times(speech.phonemes)
+    for gesture in gesture_plan(speech, STYLES[2], 5):
+        inside = any(w.start - 0.05 <= gesture.time <= w.end + 0.05 for w in speech.words)
+        assert inside or np.abs(accents - gesture.time).min() < 0.05
+
+
+def test_hands_stay_out_of_the_body(body, actor, speech):
+    known, avatar = anatomy(body), actor.avatar
+    for style in STYLES[::4]:
+        motion = act(speech, style, 2, 4.0, 1.0, actor.girth)
+        vertices = body.posed(motion, avatar.betas, avatar.surface).vertices
+        assert np.mean([buried(known, v) > 0.006 for v in vertices]) <= 0.1, style.name
+
+
+def test_clearance_pushes_out_and_apart():
+    inside = gestures.RESTS["together"][0].vector()
+    inside[:3] = (0.05, 0.40, 0.05)
+    hands = {"left": inside[None].copy(), "right": inside[None].copy()}
+    keep_clear(hands, 0.0)
+    assert hands["left"][0, 2] > 0.15 and hands["left"][0, 2] > hands["right"][0, 2]
+
+
+# ---- takes, warps, backgrounds -------------------------------------------------------------------------------------------
+
+
+def test_a_take_is_a_function_of_its_seed(body, actor, speech):
+    one, two = (perform(actor, body, speech, 0, 4, SHOT) for _ in range(2))
+    assert np.array_equal(one.image, two.image) and np.array_equal(one.depth, two.depth)
+    assert one.image.shape == (3, 2, 96, 96, 3) and one.camera[0].azimuth[0] == 0 and len({c.azimuth[0] for c in one.camera}) == 3
+    person = one.regions > 0
+    assert np.array_equal(np.isfinite(one.depth), person) and 0.8 < one.depth[person].min() and one.depth[person].max() < 2.6
+    sample = to_sample(one, body, 0, 1.0)
+    assert sample.image.shape == (6, 96, 96, 3) and sample.angles.shape == (6, 2)
+    error = ((sample.warp.astype(float) - sample.image)[sample.regions > 0] ** 2).mean()
+    assert error < ((sample.portrait[None].astype(float) - sample.image)[sample.regions > 0] ** 2).mean()
+
+
+def test_a_slow_film_has_the_mouths_of_fast_acting(body, actor, speech):
+    """Frames of a film at 3 a second are moments of the same acting, not an average of it."""
+    slow = perform(actor, body, speech, 0, 4, replace(SHOT, frames=40, fps=3.0)).motion
+    fast = perform(actor, body, speech, 0, 4, replace(SHOT, frames=400, fps=25.0)).motion
+    at = np.minimum(((np.arange(len(slow.poses)) + 0.5) / 3.0 * 25).astype(int), len(fast.poses) - 1)
+    assert len(slow.poses) > 4 and np.array_equal(slow.expression, fast.expression[at]) and np.array_equal(slow.poses[:, JOINT["jaw"]], fast.poses[at][:, JOINT["jaw"]])
+
+
+def test_hands_are_clear_of_every_build(body, speech):
+    for identity in (9, 24, 31):
+        other = cast(identity, body, 32, 1)
+        for motion in (still(other.avatar), perform(other, body, speech, 0, 1, SHOT).motion):
+            vertices = body.posed(motion, other.avatar.betas, other.avatar.surface).vertices
+            assert max(buried(anatomy(body), v) for v in vertices) < TOUCH_M
+
+
+def test_hands_that_cannot_be_freed_refuse_the_take(body, actor, speech, monkeypatch):
+    monkeypatch.setattr("stereotalker.people.takes.buried", lambda *_: 0.02)
+    with pytest.raises(ClipError, match="20 mm inside the body"):
+        perform(actor, body, speech, 0, 4, SHOT)
+
+
+def test_speech_shorter_than_the_shot(body, actor, speech):
+    brief = replace(speech, samples=speech.samples[:4800])
+    assert perform(actor, body, brief, 0, 4, SHOT).image.shape[1] == 2
+    assert perform(actor, body, replace(speech, samples=speech.samples[:1600]), 0, 4, SHOT).image.shape[1] == 1
 
 
 def test_warp_at_the_portraits_own_pose_is_the_portrait(avatar, body):
@@ -70,8 +326,8 @@ def test_warp_at_the_portraits_own_pose_is_the_portrait(avatar, body):
     person = avatar.regions > 0
     error = (maps.warp[0].astype(float) - avatar.portrait)[person & (maps.visibility[0] > 0)]
     assert 10 * np.log10(255**2 / (error**2).mean()) > 30
-    assert (maps.labels[0] > 0).sum() == pytest.approx(person.sum(), rel=0.05)
-    assert (maps.labels[0] == avatar.regions).mean() > 0.97
+    assert (maps.labels[0] > 0).sum() == pytest.approx(person.sum(), rel=0.06)
+    assert (maps.labels[0] == avatar.regions).mean() > 0.95
 
 
 def test_control_hardly_depends_on_the_batch(avatar, body):
@@ -91,10 +347,17 @@ def test_background_stands_still_with_the_camera(avatar):
     assert wide.shape == (64, 160, 3)
 
 
-def test_a_sample_is_a_function_of_its_seed(body, speech):
-    one, two = (make_sample(1, body, [speech], 2, 64, 0, 20.0, 1.0) for _ in range(2))
-    assert all(np.array_equal(getattr(one, name), getattr(two, name)) for name in ("image", "regions", "warp", "angles"))
-    assert one.image.shape == (2, 64, 64, 3)
+def test_backdrops_are_of_four_kinds_or_the_users_own(tmp_path):
+    drawn = [draw_backdrop(k, (48, 70)) for k in range(24)]
+    assert {kind for _, kind in drawn} == {"studio", "room", "bokeh", "garden"} and all(image.shape == (48, 70, 3) for image, _ in drawn)
+    from PIL import Image
+
+    Image.new("RGB", (300, 100), (200, 30, 30)).save(tmp_path / "red.png")
+    own = [draw_backdrop(k, (48, 70), (tmp_path / "red.png",)) for k in range(24)]
+    assert 5 < sum(kind == "red.png" for _, kind in own) < 19
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n not a picture")
+    with pytest.raises(UserError, match=r"broken.png cannot be read as a picture"):
+        read_picture(tmp_path / "broken.png", (48, 70))
 
 
 def test_a_wrong_fit_is_wrong_but_keeps_the_head(avatar, body):
@@ -104,3 +367,5 @@ def test_a_wrong_fit_is_wrong_but_keeps_the_head(avatar, body):
     head = body.weights[:, JOINT["head"]] > 0.5
     assert np.abs(moved - exact).max() > 0.01
     assert np.linalg.norm((moved - exact)[head].mean(0)) < 0.02
+
+

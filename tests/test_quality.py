@@ -10,6 +10,7 @@ from stereotalker import quality
 from stereotalker.audio import io
 from stereotalker.audio.io import FFMPEG
 from stereotalker.avatar.library import SHIPPED, read_avatar
+from stereotalker.faces import fitted
 from stereotalker.manifest import Clip
 from stereotalker.params import ROOT, load_params
 from stereotalker.quality import Verdict, examine, judge, lip_lag
@@ -25,7 +26,7 @@ def scene(tmp_path_factory):
     """A portrait whose mouth is painted open and shut by an aperture, with a sound: (frames, aperture, WAV)."""
     rng = np.random.default_rng(0)
     portrait = read_avatar(SHIPPED / "ava.safetensors").portrait[::2, ::2]
-    [box] = [quality._face(quality._fitted(portrait[..., 1].copy()))]
+    [box] = [quality._face(fitted(portrait[..., 1].copy()))]
     x, y, side = box
     aperture = np.clip(np.convolve(rng.standard_normal(T + 4), np.ones(5) / 5, "valid"), 0, None).astype(np.float32)
     frames = np.repeat(portrait[None], T, 0)

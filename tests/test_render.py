@@ -10,14 +10,20 @@ from stereotalker.diffusion.windows import windows
 from stereotalker.errors import ClipError
 from stereotalker.manifest import CameraMove
 from stereotalker.people.acting import STYLES, act
-from stereotalker.people.dataset import make_avatar, make_sample
+from stereotalker.people.dataset import to_sample
+from stereotalker.people.takes import Shot, cast, perform
 from stereotalker.render.experts import Guidance, PriorGuidedExperts
 from stereotalker.render.renderer import training_loss
 
 
 @pytest.fixture(scope="module")
 def avatar(tiny_models):
-    return make_avatar(2, tiny_models.body, 96)
+    return cast(2, tiny_models.body, 96, 1).avatar
+
+
+def sample_of(tiny_models, speech, wrong):
+    take = perform(cast(1, tiny_models.body, 64, 1), tiny_models.body, speech, 0, 0, Shot(cameras=3, frames=1, fps=10.0, swing=20.0, supersample=1))
+    return to_sample(take, tiny_models.body, 0, wrong)
 
 
 def clip(tiny_models, avatar, speech, size, frames=10, fps=25.0):
@@ -88,7 +94,7 @@ def test_guidance_on_coarser_grids():
 
 
 def test_loss_falls_on_one_sample(tiny_models, speech):
-    sample = make_sample(1, tiny_models.body, [speech], 2, 64, 0, 20.0, 1.0)
+    sample = sample_of(tiny_models, speech, 1.0)
     model = tiny_models.renderer.denoiser
     torch.nn.init.zeros_(model.net.conv_out.weight)
     loss = training_loss(model.train(), tiny_models.renderer.masks, [sample], tiny_models.params.render)
@@ -107,9 +113,9 @@ def test_loss_falls_on_one_sample(tiny_models, speech):
 def test_masks_are_shares(tiny_models, speech):
     from stereotalker.evaluation import _control
 
-    sample = make_sample(1, tiny_models.body, [speech], 2, 64, 0, 20.0, 0.0)
+    sample = sample_of(tiny_models, speech, 0.0)
     shares = tiny_models.renderer.masks.predict(_control(sample))
-    assert shares.shape == (2, len(REGIONS), 64, 64) and torch.allclose(shares.sum(1), torch.ones(2, 64, 64), atol=1e-5)
+    assert shares.shape == (3, len(REGIONS), 64, 64) and torch.allclose(shares.sum(1), torch.ones(3, 64, 64), atol=1e-5)
     assert region_iou(sample.regions, sample.regions)["torso"] == 1.0
 
 

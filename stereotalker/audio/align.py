@@ -15,7 +15,10 @@ def align(samples: np.ndarray, text: str) -> tuple[tuple[Timed, ...], tuple[Time
     """Word and ARPAbet phoneme times of speech f32 [S] at 16 kHz, or None where the text does not fit or holds unknown words."""
     from pocketsphinx import Decoder
 
-    words = re.sub(r"[^a-z' ]", " ", text.lower().replace("-", " ")).split()
+    plain = text.lower().replace("-", " ").replace("’", "'")
+    words = re.sub(r"[^a-z' ]", " ", plain).split()
+    if any(c.isalnum() and not "a" <= c <= "z" for c in plain):  # digits, or letters of no English word
+        return None
     decoder = Decoder(samprate=16000, loglevel="FATAL")
     if not words or any(decoder.lookup_word(word) is None for word in words):
         return None
@@ -36,7 +39,7 @@ def align(samples: np.ndarray, text: str) -> tuple[tuple[Timed, ...], tuple[Time
         if not word.name.startswith(("<", "[")):
             spoken.append(_timed(re.sub(r"\(\d+\)$", "", word.name), word))
         phonemes += [_timed(phone.name, phone) for phone in word]
-    return tuple(spoken), tuple(phonemes)
+    return (tuple(spoken), tuple(phonemes)) if len(spoken) == len(words) else None  # it may give up in the middle
 
 
 def _decode(decoder, raw: bytes) -> None:

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import Wav2Vec2Config, Wav2Vec2Model
 
-from stereotalker.audio.corpus import augment
+from stereotalker.audio.degrade import augment
 from stereotalker.audio.phonemes import CLASS, CLASSES, phoneme_class
 from stereotalker.params import AudioParams
 from stereotalker.records import SAMPLE_RATE, Speech

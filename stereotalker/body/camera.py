@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numba
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 
@@ -63,7 +64,16 @@ def look_at(
 
 def project(vertices: np.ndarray, intrinsics: np.ndarray, extrinsics: np.ndarray) -> np.ndarray:
     """Pinhole projection of one frame. vertices f32 [V, 3] m -> f32 [V, 3]: x px, y px, depth m."""
-    inside = vertices @ extrinsics[:3, :3].T + extrinsics[:3, 3]
-    depth = np.maximum(inside[:, 2:3], 1e-3)
-    pixels = inside[:, :2] / depth * intrinsics[[0, 1], [0, 1]] + intrinsics[:2, 2]
-    return np.concatenate([pixels, depth], axis=1).astype(np.float32)
+    return _project(np.ascontiguousarray(vertices, np.float32), intrinsics.astype(np.float64), extrinsics.astype(np.float64))
+
+
+@numba.njit(cache=True)
+def _project(vertices, K, E):
+    out = np.empty((len(vertices), 3), np.float32)
+    for v in range(len(vertices)):
+        x, y, z = vertices[v, 0], vertices[v, 1], vertices[v, 2]
+        depth = max(E[2, 0] * x + E[2, 1] * y + E[2, 2] * z + E[2, 3], 1e-3)
+        out[v, 0] = (E[0, 0] * x + E[0, 1] * y + E[0, 2] * z + E[0, 3]) / depth * K[0, 0] + K[0, 2]
+        out[v, 1] = (E[1, 0] * x + E[1, 1] * y + E[1, 2] * z + E[1, 3]) / depth * K[1, 1] + K[1, 2]
+        out[v, 2] = depth
+    return out

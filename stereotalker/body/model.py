@@ -24,6 +24,14 @@ Reader = Literal["smplx", "native"]
 
 
 @dataclass(frozen=True)
+class Posed:
+    """vertices f32 [T, V, 3] m; turn f32 [T, V, 3, 3], from the rest pose."""
+
+    vertices: np.ndarray
+    turn: np.ndarray
+
+
+@dataclass(frozen=True)
 class Body:
     """A body file in memory. V vertices, F triangles, B shape and E expression coefficients."""
 
@@ -43,9 +51,16 @@ class Body:
 
     def pose(self, motion: Motion, betas: np.ndarray, surface: np.ndarray | None = None) -> np.ndarray:
         """Vertices of every frame. betas f32 [B]; surface f16 [V, 3] m added in the rest pose -> f32 [T, V, 3] m."""
-        skin = _smplx_vertices if self.reader == "smplx" else _native_vertices
+        if self.reader == "native":
+            return self.posed(motion, betas, surface).vertices
         with torch.inference_mode():
-            return skin(self, motion, betas.astype(np.float32), surface).numpy()
+            return _smplx_vertices(self, motion, betas.astype(np.float32), surface).numpy()
+
+    def posed(self, motion: Motion, betas: np.ndarray, surface: np.ndarray | None = None) -> Posed:
+        """As `pose`, by our own reader, with how far every vertex has turned, so that other things can hang on the body."""
+        with torch.inference_mode():
+            vertices, turn = _native_vertices(self, motion, betas.astype(np.float32), surface)
+            return Posed(vertices.numpy(), turn.numpy())
 
     def lip_aperture(self, motion: Motion) -> np.ndarray:
         """Distance between the lips at the midline, mean shape, less its value at rest. f32 [T] mm."""
@@ -117,23 +132,26 @@ def _smplx_vertices(body: Body, motion: Motion, betas: np.ndarray, surface: np.n
 @lru_cache(maxsize=2)
 def _native_tensors(path: Path) -> dict[str, torch.Tensor]:
     data = _file(path)
-    names = ("v_template", "shapedirs", "posedirs", "weights", "J_regressor")
-    return {name: torch.from_numpy(data[name].astype(np.float32)) for name in names} | {
-        "parents": torch.from_numpy(data["kintree_table"][0].astype(np.int64))
-    }
+    used = np.flatnonzero(np.abs(data["posedirs"]).max((0, 1)))  # of ours, only the jaw's columns hold anything
+    arrays = {name: data[name].astype(np.float32) for name in ("v_template", "weights", "J_regressor")} | {
+        "shape": data["shapedirs"][:, :, :SHAPE_COLUMNS].astype(np.float32),
+        "face": np.ascontiguousarray(data["shapedirs"][:, :, SHAPE_COLUMNS:].astype(np.float32).transpose(2, 0, 1)),
+        "bends": used, "posedirs": np.ascontiguousarray(data["posedirs"][:, :, used].astype(np.float32).transpose(2, 0, 1)),
+        "parents": data["kintree_table"][0].astype(np.int64),
+    }  # fmt: skip
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
-def _native_vertices(body: Body, motion: Motion, betas: np.ndarray, surface: np.ndarray | None) -> torch.Tensor:
+def _native_vertices(body: Body, motion: Motion, betas: np.ndarray, surface: np.ndarray | None) -> tuple[torch.Tensor, torch.Tensor]:
     data = _native_tensors(body.path)
     E = min(motion.expression.shape[1], EXPRESSION_COLUMNS)
     template = data["v_template"] if surface is None else data["v_template"] + torch.from_numpy(surface.astype(np.float32))
-    shape = template + data["shapedirs"][:, :, : body.betas] @ torch.from_numpy(betas)
-    faces = data["shapedirs"][:, :, SHAPE_COLUMNS : SHAPE_COLUMNS + E]
-    shaped = shape + torch.einsum("vce,te->tvc", faces, torch.from_numpy(motion.expression[:, :E]))
+    shape = template + data["shape"][:, :, : body.betas] @ torch.from_numpy(betas)
+    shaped = shape + torch.tensordot(torch.from_numpy(motion.expression[:, :E]), data["face"][:E], 1)
     joints = torch.einsum("jv,tvc->tjc", data["J_regressor"], shaped)
     R = axis_angle_to_matrix(torch.from_numpy(motion.poses))
     bend = (R[:, 1:] - torch.eye(3)).flatten(1)
-    shaped = shaped + torch.einsum("vcp,tp->tvc", data["posedirs"], bend)
+    shaped = shaped + torch.tensordot(bend[:, data["bends"]], data["posedirs"], 1)
 
     world, place = [R[:, 0]], [joints[:, 0]]
     for joint in range(1, len(layout.JOINTS)):
@@ -142,5 +160,5 @@ def _native_vertices(body: Body, motion: Motion, betas: np.ndarray, surface: np.
         place.append(place[parent] + (world[parent] @ (joints[:, joint] - joints[:, parent])[..., None])[..., 0])
     turn, place = torch.stack(world, 1), torch.stack(place, 1)
     shift = place - (turn @ joints[..., None])[..., 0]
-    blended = torch.einsum("vj,tjab->tvab", data["weights"], turn)
-    return (blended @ shaped[..., None])[..., 0] + data["weights"] @ shift + torch.from_numpy(motion.trans)[:, None]
+    blended = (data["weights"] @ turn.flatten(2)).unflatten(2, (3, 3))
+    return (blended @ shaped[..., None])[..., 0] + data["weights"] @ shift + torch.from_numpy(motion.trans)[:, None], blended

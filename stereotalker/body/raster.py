@@ -96,11 +96,16 @@ def _vertex_normals(vertices, faces):
     normals = np.zeros_like(vertices)
     for f in range(faces.shape[0]):
         a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
-        n = np.cross(vertices[b] - vertices[a], vertices[c] - vertices[a])
+        ux, uy, uz = vertices[b, 0] - vertices[a, 0], vertices[b, 1] - vertices[a, 1], vertices[b, 2] - vertices[a, 2]
+        vx, vy, vz = vertices[c, 0] - vertices[a, 0], vertices[c, 1] - vertices[a, 1], vertices[c, 2] - vertices[a, 2]
+        nx, ny, nz = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
         for i in (a, b, c):
-            normals[i] += n
+            normals[i, 0] += nx
+            normals[i, 1] += ny
+            normals[i, 2] += nz
     for i in range(normals.shape[0]):
-        length = np.sqrt((normals[i] ** 2).sum())
+        length = np.sqrt(normals[i, 0] ** 2 + normals[i, 1] ** 2 + normals[i, 2] ** 2)
         if length > 0:
-            normals[i] /= length
+            for k in range(3):
+                normals[i, k] /= length
     return normals

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.ndimage import gaussian_filter1d
 from torch.nn import functional
 
-from stereotalker.audio.corpus import augment
+from stereotalker.audio.degrade import augment
 from stereotalker.audio.encoder import SpeechEncoder, frame_times
 from stereotalker.body.layout import ACTION, JOINT
 from stereotalker.body.rotations import resample_axis_angle
@@ -43,6 +44,7 @@ class Synthesizer:
         for window in windows(count, self.params.window, self.params.overlap):
             made[window.start : window.stop] = self._window(window, made, audio, words, known, style, strength, seed)
         made[:, _BODY] = made[:, _BODY].mean(0) + self.params.body_gain * (made[:, _BODY] - made[:, _BODY].mean(0))
+        made[:, _BODY] = gaussian_filter1d(made[:, _BODY], self.params.body_smoothing * own, axis=0, mode="nearest")
         made = made * self.denoiser.deviation.numpy() + self.denoiser.mean.numpy()
         return resample(to_motion(made, own), frames, fps)
 

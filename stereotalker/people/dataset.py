@@ -1,37 +1,41 @@
-"""The synthetic training data: identities with portraits, and frames of them acting, seen from other cameras.
+"""Stage `people`: identities acting real and synthetic speech before several cameras, in shards; the shipped avatars; and what is refused.
 
-Every sample is a function of (seed, identity, frame); the avatar that a sample is warped from is deliberately a little wrong
-(shape, joints, surface), because a fitted portrait will be.
+A shard is a function of (params, identity, corpus): the bytes depend on neither the number of processes nor on interruptions. Training
+reads takes as `Sample`s: control maps from a deliberately wrong fit, because a fitted portrait will be a little wrong.
 """
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ProcessPoolExecutor
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from stereotalker.audio.corpus import read_corpus
-from stereotalker.body import camera as cameras
-from stereotalker.body.layout import ACTIONS, JOINT, JOINTS
+from stereotalker.audio.corpus import PARTS, REJECTED, Utterance, read_corpus, read_index
+from stereotalker.body.layout import JOINT
 from stereotalker.body.model import Body, load_body
-from stereotalker.control.warp import background_plate, control, reference
-from stereotalker.params import BodyParams, PeopleParams, resolve
-from stereotalker.people.acting import STYLES, act
-from stereotalker.people.appearance import draw_look, surface
-from stereotalker.people.shading import draw_background, draw_light, materials, render
-from stereotalker.records import Avatar, Motion, Speech, save
+from stereotalker.control.warp import control, reference
+from stereotalker.errors import ClipError, UserError
+from stereotalker.params import ROOT, BodyParams, PeopleParams, resolve
+from stereotalker.people.backdrops import PICTURES, read_picture
+from stereotalker.people.figure import FACES
+from stereotalker.people.shards import FULL_DISK, read_shards, try_writing, write_shard
+from stereotalker.people.takes import Shot, Take, cast, perform
+from stereotalker.processes import pool
+from stereotalker.records import Avatar, Camera, Motion, Speech, save
 
-HEADROOM_M = 0.07  # between the crown and the upper edge of a portrait
+_NOT_IN_SHARDS = frozenset({"card.py", "ingest.py"})  # code that makes no shard of people
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Frames of one identity. N frames of H x W; all u8 but the angles."""
+    """A take as masks and renderer are trained on it. N = C x T frames of H x W; all u8 but the angles."""
 
     identity: int
     portrait: np.ndarray  # [H, W, 3]
@@ -44,35 +48,32 @@ class Sample:
     plate: np.ndarray  # [N, H, W, 3]
     angles: np.ndarray  # f32 [N, 2] azimuth and elevation, degrees
 
-    def save(self, path: Path) -> None:
-        np.savez(path, **self.__dict__)
 
-    @classmethod
-    def load(cls, path: Path) -> Sample:
-        with np.load(path, allow_pickle=False) as file:
-            return cls(**{name: file[name] for name in file.files if name != "identity"}, identity=int(file["identity"]))
-
-
-def make_avatar(identity: int, body: Body, size: int, name: str = "") -> Avatar:
-    """The exact avatar of an identity: portrait in a rest pose, square, `size` px."""
-    look = draw_look(identity, body.betas, len(STYLES))
-    skin = surface(look, body)
-    silence = Speech(np.zeros(1600, np.float32), -np.inf)
-    still = act(silence, STYLES[look.style], identity, fps=10.0).frames(0, 1)
-    still = replace(still, trans=np.zeros_like(still.trans), expression=still.expression * 0)
-    crown = float((body.rest(look.betas) + skin)[:, 1].max())
-    extent = cameras.DISTANCE_M / cameras.FOCAL_IN_HEIGHTS
-    target = np.array([0, crown + HEADROOM_M - extent / 2, 0], np.float32)
-    front = cameras.look_at(np.zeros(1), np.zeros(1), np.full(1, cameras.DISTANCE_M), target, (size, size))
-    K, E = front.intrinsics[0], front.extrinsics[0]
-    background = draw_background(identity, (size, size))
-    vertices = body.pose(still, look.betas, skin)[0]
-    portrait, regions = render(materials(look, body), vertices, K, E, draw_light(identity), background)
-    return Avatar(
-        name=name or f"synthetic-{identity:04d}", portrait=portrait, background=background, regions=regions, betas=look.betas,
-        surface=skin, poses=still.poses[0], expression=still.expression[0], intrinsics=K, extrinsics=E, target=target,
-        style=look.style, origin="synthetic",
+def to_sample(take: Take, body: Body, seed: int, wrong: float) -> Sample:
+    """Control maps of a take as an imperfect fit would give them. wrong: size of the fit's errors, 0 for none."""
+    rng = np.random.default_rng([seed, take.identity, take.number, 17])
+    C, T = take.image.shape[:2]
+    fitted = wrong_fit(take.avatar, body, int(rng.integers(1 << 30)), wrong * rng.uniform(0, 1.2)) if wrong else take.avatar
+    motion = Motion(*(np.concatenate([a] * C) for a in (take.motion.poses, take.motion.expression, take.motion.trans)), take.motion.fps)
+    camera = Camera(*(np.concatenate([getattr(view, name) for view in take.camera]) for name in ("intrinsics", "extrinsics", "azimuth", "elevation")), take.camera[0].size)
+    maps = control(reference(fitted, body), body, motion, camera, np.inf)  # a far background moves most
+    flat = lambda a: a.reshape(C * T, *a.shape[2:])  # noqa: E731
+    return Sample(
+        identity=take.identity, portrait=take.avatar.portrait, image=flat(take.image), regions=flat(take.regions), warp=maps.warp,
+        visibility=maps.visibility, normals=maps.normals, labels=maps.labels, plate=maps.plate, angles=np.stack([camera.azimuth, camera.elevation], 1),
     )  # fmt: skip
+
+
+def read_people(folder: Path, body: Body, params: PeopleParams, most: int | None = None) -> list[Sample]:
+    """Takes of a folder as samples, in the order of names; `most` identities at the most."""
+    samples: list[Sample] = []
+    for take in read_shards(folder):
+        if most is not None and len({s.identity for s in samples} | {take.identity}) > most:
+            break
+        samples.append(to_sample(take, body, params.seed, params.wrong))
+    if not samples:
+        raise UserError(f"{folder} holds no shard of takes; run the stage `people` with more identities than it holds out")
+    return samples
 
 
 def wrong_fit(avatar: Avatar, body: Body, seed: int, amount: float = 1.0) -> Avatar:
@@ -90,84 +91,116 @@ def wrong_fit(avatar: Avatar, body: Body, seed: int, amount: float = 1.0) -> Ava
     return replace(avatar, betas=betas, poses=avatar.poses + joints, surface=skin.astype(np.float16))
 
 
-def make_sample(
-    identity: int, body: Body, speeches: list[Speech], frames: int, size: int, seed: int, swing: float, wrong: float
-) -> Sample:
-    """`frames` moments of one identity speaking, from cameras within +-swing degrees. wrong: size of the fit's errors."""
-    rng = np.random.default_rng([seed, identity])
-    exact = make_avatar(identity, body, size)
-    look = draw_look(identity, body.betas, len(STYLES))
-    person, light = materials(look, body), draw_light(identity)
-    motion = _moments(speeches, look.style, frames, rng)
-    azimuth = rng.uniform(-swing, swing, frames) * (rng.random(frames) < 0.75)
-    elevation = rng.uniform(-0.4, 0.4, frames) * swing * (azimuth != 0)
-    distance = cameras.DISTANCE_M * rng.uniform(0.85, 1.1, frames)
-    camera = cameras.look_at(azimuth, elevation, distance, exact.target, (size, size))
-    vertices = body.pose(motion, look.betas, exact.surface)
-    pictures = [
-        render(person, v, K, E, light, background_plate(exact, K, E, (size, size), np.inf))
-        for v, K, E in zip(vertices, camera.intrinsics, camera.extrinsics, strict=True)
-    ]
-    fitted = wrong_fit(exact, body, int(rng.integers(1 << 30)), wrong * rng.uniform(0, 1.2)) if wrong else exact
-    maps = control(reference(fitted, body), body, motion, camera, np.inf)  # a far background moves most
-    return Sample(
-        identity=identity, portrait=exact.portrait, image=np.stack([p for p, _ in pictures]),
-        regions=np.stack([r for _, r in pictures]), warp=maps.warp, visibility=maps.visibility, normals=maps.normals,
-        labels=maps.labels, plate=maps.plate, angles=np.stack([camera.azimuth, camera.elevation], 1),
-    )  # fmt: skip
+# ---- the stage -----------------------------------------------------------------------------------------------------------
 
 
-def _moments(speeches: list[Speech], style: int, frames: int, rng) -> Motion:
-    """Random frames of random performances; one in four has the mouth and the brows at random instead."""
-    poses, expression, trans = [], [], []
-    for _ in range(frames):
-        speech = speeches[rng.integers(len(speeches))]
-        acting = STYLES[style if rng.random() < 0.5 else rng.integers(len(STYLES))]
-        motion = act(speech, acting, int(rng.integers(1 << 30)), fps=12.5, strength=rng.uniform(0.5, 1.6))
-        at = int(rng.integers(len(motion.poses)))
-        poses.append(motion.poses[at].copy())
-        expression.append(motion.expression[at].copy())
-        trans.append(motion.trans[at])
-        if rng.random() < 0.25:
-            poses[-1][JOINT["jaw"], 0] = rng.uniform(0, 0.3)
-            expression[-1][rng.integers(len(ACTIONS), size=4)] = rng.uniform(0, 0.6, 4)
-    assert np.shape(poses)[1:] == (len(JOINTS), 3)
-    return Motion(np.stack(poses), np.stack(expression), np.stack(trans), fps=12.5)
+@dataclass(frozen=True)
+class _Job:
+    path: Path
+    identity: int
+    body: BodyParams
+    people: PeopleParams
+    speeches: Path
+    pictures: tuple[Path, ...]
 
 
+def build_people(
+    folder: Path, avatars: Path, body: BodyParams, params: PeopleParams, speeches: Path, processes: int | None = None, log: Callable[[str], None] = print
+) -> None:  # fmt: skip
+    """Write `folder`/{train,held_out}/people-NNNNNN.tar, rejected.jsonl and the shipped avatars. Shards that are there are kept.
 
-def build_people(folder: Path, avatars: Path, body_params: BodyParams, params: PeopleParams, speeches: Path, processes: int | None = None) -> None:
-    """Stage `people`: write `folder`/{train,held_out}/NNNN.npz and the shipped avatars. The bytes do not depend on `processes`."""
-    for part in ("train", "held_out"):
-        (folder / part).mkdir(parents=True, exist_ok=True)
+    An identity that cannot be made, for whatever it needs that is broken or a disk that is full, is refused with its reason.
+    Raises UserError where not one could be made.
+    """
+    pictures, rejected = _backgrounds(params)
+    _start_over_if_changed(folder, _recipe(body, params, speeches, pictures))
     jobs = []
     for identity in range(params.identities):
-        part = "held_out" if identity >= params.identities - params.held_out else "train"
-        path = folder / part / f"{identity:04d}.npz"
-        if not path.exists():  # a sample is renamed into place when whole, so what is there is done
-            jobs.append((path, identity, body_params, params, speeches / part))
-    with ProcessPoolExecutor(processes or os.cpu_count(), mp_context=get_context("spawn")) as pool:
-        for done in pool.map(_write_sample, *zip(*jobs, strict=True)) if jobs else ():
-            print(f"people: {done}", flush=True)
-    body = load_body(resolve(body_params.file), body_params.reader, body_params.betas)
+        part = PARTS[identity >= params.identities - params.held_out]
+        (folder / part).mkdir(parents=True, exist_ok=True)
+        path = folder / part / f"people-{identity:06d}.tar"
+        if not path.exists():  # renamed into place when whole, so what is there is done
+            jobs.append(_Job(path, identity, body, params, speeches / part, pictures))
+    with pool(processes) as workers:
+        for count, (job, reason) in enumerate(zip(jobs, workers.map(_write_shard, jobs), strict=True), 1):
+            if reason:
+                rejected.append({"identity": job.identity, "reason": reason})
+                log(f"people: identity {job.identity} refused: {reason}")
+            elif count % 10 == 0 or count == len(jobs):
+                log(f"people: {count} of {len(jobs)} shards written")
+    try_writing(folder / REJECTED, "".join(json.dumps(row) + "\n" for row in rejected), log)
+    if not any(folder.glob("*/people-*.tar")):
+        raise UserError(f"people: not one of {params.identities} identities could be made; the first reason: {rejected[0]['reason']}")
+    torch.set_num_threads(1)  # as in the workers
+    model = load_body(resolve(body.file), body.reader, body.betas)
     avatars.mkdir(parents=True, exist_ok=True)
     for name, offset in params.avatars.items():
-        avatar = make_avatar(params.identities + offset, body, params.avatar_size, name)
-        save(avatar, avatars / f"{name}.safetensors")
+        # Hands beside the trunk hide least of it, so that the warp has least to invent.
+        save(cast(params.identities + offset, model, params.avatar_size, 2, name, rest="open").avatar, avatars / f"{name}.safetensors")
 
 
-def _write_sample(path: Path, identity: int, body_params: BodyParams, params: PeopleParams, speeches: Path) -> str:
+def _recipe(body: BodyParams, params: PeopleParams, speeches: Path, pictures: tuple[Path, ...]) -> str:
+    """Digest of all that shards are made from: numbers, body, faces, speech, pictures and our own code."""
+    own = params.model_dump(mode="json", exclude={"avatars", "avatar_size", "wrong"})
+    digest = hashlib.sha256(json.dumps(own, sort_keys=True).encode())
+    code = sorted(path for name in ("people", "body", "control") for path in (ROOT / "stereotalker" / name).glob("*.py") if path.name not in _NOT_IN_SHARDS)
+    spoken = [path for part in PARTS for path in sorted((speeches / part).glob("*"))]
+    for path in (resolve(body.file), FACES, *spoken, *pictures, *code):
+        digest.update(path.name.encode() + path.read_bytes() if path.is_file() else b"absent")
+    return digest.hexdigest()
+
+
+def _start_over_if_changed(folder: Path, recipe: str) -> None:
+    """Shards made from something else are removed; those of an interrupted run stay."""
+    note = folder / "recipe"
+    if folder.exists() and not (note.is_file() and note.read_text() == recipe):
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    note.write_text(recipe)
+
+
+def _backgrounds(params: PeopleParams) -> tuple[tuple[Path, ...], list[dict]]:
+    """The user's background pictures that can be read, and the others with reasons."""
+    if params.backgrounds is None:
+        return (), []
+    folder = resolve(params.backgrounds)
+    if not folder.is_dir():
+        raise UserError(f"people.backgrounds: {folder} is not a folder; expected one of pictures, or null")
+    good, rejected = [], []
+    for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURES):
+        try:
+            read_picture(path, (64, 64))
+            good.append(path)
+        except UserError as error:
+            rejected.append({"file": path.name, "reason": str(error)})
+    return tuple(good), rejected
+
+
+@lru_cache(maxsize=1)
+def _corpus(folder: Path) -> tuple[list[Speech], list[Utterance]]:
+    return read_corpus(folder), read_index(folder)
+
+
+def _write_shard(job: _Job) -> str:
+    """Make one identity's shard. Returns why it could not be made, '' where it could."""
     torch.set_num_threads(1)
-    body = load_body(resolve(body_params.file), body_params.reader, body_params.betas)
-    sample = make_sample(
-        identity, body, read_corpus(speeches), params.frames, params.size, params.seed, params.swing, params.wrong
-    )  # fmt: skip
-    temporary = path.with_suffix(".tmp.npz")
-    sample.save(temporary)
-    os.replace(temporary, path)
-    return path.name
-
-
-def read_people(folder: Path) -> list[Sample]:
-    """Every identity of a folder, in the order of names."""
-    return [Sample.load(path) for path in sorted(folder.glob("[0-9]*[0-9].npz"))]
+    params = job.people
+    body = load_body(resolve(job.body.file), job.body.reader, job.body.betas)
+    try:
+        speeches, rows = _corpus(job.speeches)
+        usable = [k for k, speech in enumerate(speeches) if speech.phonemes]
+        if not usable:
+            raise UserError(f"{job.speeches} holds no speech with phoneme times; run the stage `speech` first")
+        actor = cast(job.identity, body, params.size, params.supersample, pictures=job.pictures)
+        rng = np.random.default_rng([params.seed, job.identity])
+        shot = Shot(params.cameras, params.frames, params.fps, params.swing, params.supersample)
+        picks = [usable[rng.integers(len(usable))] for _ in range(params.takes)]
+        takes = [perform(actor, body, speeches[k], number, params.seed, shot) for number, k in enumerate(picks)]
+        write_shard(job.path, takes, [{"utterance": rows[k].__dict__} for k in picks])
+    except (UserError, ClipError) as error:
+        return str(error)
+    except OSError as error:
+        if error.errno not in FULL_DISK:
+            raise
+        return f"{job.path} cannot be written: {error.strerror}"
+    return ""
