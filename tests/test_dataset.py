@@ -264,7 +264,7 @@ def test_changed_speech_makes_new_shards(people, corpus, tiny_params, tmp_path, 
     monkeypatch.setattr(dataset, "_write_shard", lambda job: made.append(job) or "not now")
     monkeypatch.setattr(dataset, "pool", lambda _: _Here())
     file = next((tmp_path / "speech" / "train").glob("*.safetensors"))
-    file.write_bytes(file.read_bytes()[:-4] + b"\0\0\0\0")
+    file.write_bytes(file.read_bytes()[:-4] + b"\1\2\3\4")
     with pytest.raises(UserError, match="not now"):
         build_people(tmp_path / "people", tmp_path / "avatars", tiny_params.body, tiny_params.people, tmp_path / "speech")
     assert len(made) == 4
