@@ -1,6 +1,6 @@
 """How long one clip takes: 10 s of 256 x 256 video at 25 fps, models loaded. `python -m benchmarks.clip [--seconds 10]`.
 
-Writes benchmarks/results.json with the machine and the commit; the README's table is read off it.
+Adds to benchmarks/results.json, with the machine and the commit; the README's table is read off it.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.machine import machine
+from benchmarks.machine import keep
 from stereotalker.batch.gate import Gate
 from stereotalker.clip import ClipMaker, Finished, Ledger, make_clip
 from stereotalker.manifest import Clip
 from stereotalker.models import Models
-from stereotalker.params import ROOT, load_params
+from stereotalker.params import load_params
 from stereotalker.store import Store
 from stereotalker.video import probe
 from tasks.pool import LocalSlot, Pool
@@ -46,7 +46,7 @@ def measure(seconds: float, threads: int) -> dict[str, float | str]:
         assert found.frames == finished.frames
     return {
         "wall_per_second_256": wall / found.video_seconds, "render_fps_256": found.frames / ledger.seconds["render"],
-        "motion_realtime_factor": found.video_seconds / ledger.seconds["motion"], "video_seconds": found.video_seconds,
+        "motion_realtime_factor_clip": found.video_seconds / ledger.seconds["motion"], "video_seconds": found.video_seconds,
         "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, "threads": threads,
     }  # fmt: skip
 
@@ -56,6 +56,6 @@ if __name__ == "__main__":
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
-    results = measure(options.seconds, options.threads) | machine()
-    (ROOT / "benchmarks" / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    results = measure(options.seconds, options.threads)
+    keep("clip", results)
     print(json.dumps(results, indent=2))

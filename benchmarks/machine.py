@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
 from pathlib import Path
 
 from stereotalker.params import ROOT
+
+RESULTS = ROOT / "benchmarks" / "results.json"
+
+
+def keep(name: str, found: dict) -> None:
+    """Put figures into results.json beside the others, with what this part was measured on."""
+    old = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+    RESULTS.write_text(json.dumps(old | found | {f"measured.{name}": machine()}, indent=2) + "\n")
 
 
 def machine() -> dict[str, str]:

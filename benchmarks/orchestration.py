@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 import yaml
 
-from benchmarks.machine import machine
+from benchmarks.machine import keep
 from stereotalker.home import Home
 from stereotalker.params import ROOT, Params, load_params
 
@@ -147,12 +147,10 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as name:
         bench, server = Bench(Path(name)), Home(Path(name) / "server")
         ensure_server(server)
-        path = ROOT / "benchmarks" / "results.json"
         try:
             for chosen in parser.parse_args().names or measures:
                 found = measures[chosen](bench)
                 print(json.dumps({chosen: found}), flush=True)
-                results = json.loads(path.read_text()) | {**found, f"measured.{chosen}": machine()}
-                path.write_text(json.dumps(results, indent=2) + "\n")
+                keep(chosen, found)
         finally:
             stop_server(server)

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.machine import machine
+from benchmarks.machine import keep
 from stereotalker.body import camera as cameras
 from stereotalker.models import read_body
 from stereotalker.params import ROOT, load_params
@@ -149,9 +149,8 @@ if __name__ == "__main__":
     parser.add_argument("--only", choices=["frames", "slices", "formats"])
     options = parser.parse_args()
     parts = {"frames": frames, "slices": lambda: slices(options.identities, options.processes), "formats": lambda: formats(Path("data/people/train"))}
-    file = ROOT / "benchmarks" / "results.json"
     for name, part in parts.items():
         if options.only in (None, name):
             found = part()
             print(json.dumps(found, indent=2), flush=True)
-            file.write_text(json.dumps(json.loads(file.read_text()) | found | {f"measured.people.{name}": machine()}, indent=2) + "\n")
+            keep(f"people.{name}", found)

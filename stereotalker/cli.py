@@ -13,9 +13,10 @@ import yaml
 
 from stereotalker.errors import UserError
 from stereotalker.home import Home
-from stereotalker.manifest import read_manifest
+from stereotalker.manifest import read_manifest, safe_id, single_clip
 from stereotalker.outputs import Outputs, is_url
 from stereotalker.params import load_params
+from stereotalker.people.acting import STYLE_INDEX
 from stereotalker.store import digest
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Overnight batches of talking-human video.", pretty_exceptions_enable=False)
@@ -139,6 +140,50 @@ def stage(name: Annotated[str, typer.Argument(help="a stage of dvc.yaml")], para
     run_stage(name, load_params(params), Home.default())
 
 
+@app.command()
+def motion(
+    audio: Annotated[Optional[Path], typer.Argument(help="a file with speech")] = None,  # noqa: UP045
+    script: Annotated[Optional[str], typer.Option(help="words to speak, instead of a file")] = None,  # noqa: UP045
+    transcript: Annotated[Optional[str], typer.Option(help="what is said in the file: words then carry gestures, and lips know their sounds")] = None,  # noqa: UP045
+    language: Annotated[str, typer.Option(help="of script or transcript")] = "en-us",
+    out: Annotated[Path, typer.Option(help="folder for the files")] = Path("out/motion"),
+    formats: Annotated[str, typer.Option("--format", help="npz (AMASS, SMPL-X Blender add-on), csv (Live Link Face), bvh, mp4 (the body, to look at)")] = "npz,csv,bvh,mp4",
+    style: Annotated[str, typer.Option(help=f"a personality: {', '.join(STYLE_INDEX)}")] = "presenter",
+    gesture: Annotated[float, typer.Option(help="0 still arms ... 2")] = 1.0,
+    seed: Annotated[int, typer.Option(help="another one, another take")] = 0,
+    fps: Annotated[float, typer.Option(help="frames a second, 5 to 60")] = 25.0,
+    gaze: Annotated[str, typer.Option(help="free, or camera")] = "free",
+    body: Annotated[str, typer.Option(help="moving, or still: only head and face move")] = "moving",
+    emotion: Annotated[Optional[list[str]], typer.Option(help="neutral, happy, serious, or TIME:NAME:AMOUNT like 2.5:happy:0.6; more than one allowed")] = None,  # noqa: UP045
+    start_pose: Annotated[Optional[str], typer.Option(help="rest, or an .npz whose last frame it begins in")] = None,  # noqa: UP045
+    end_pose: Annotated[Optional[str], typer.Option(help="rest, or an .npz whose first frame it ends in")] = None,  # noqa: UP045
+    params: ParamsFile = None,
+) -> None:
+    """Speech in, SMPL-X motion out, without a picture: for Blender, Unreal and others, or to look at before a night is spent."""
+    keys = [dict(zip(("time", "name", "amount"), key.split(":") if key[:1].isdigit() else ["0", *key.split(":")], strict=False)) for key in emotion or []]
+    named = {"audio": audio, "script": script, "transcript": transcript, "start_pose": start_pose, "end_pose": end_pose}
+    told = {"language": language, "style": style, "gesture": gesture, "seed": seed, "fps": fps, "gaze": gaze, "body": body, "emotion": keys}
+    clip = single_clip(audio.stem if audio else f"script-{digest(script)[:8]}", told | {name: value for name, value in named.items() if value is not None})
+    from stereotalker.models import Models
+    from stereotalker.motion.direct import make_motion
+
+    speech, paths = make_motion(clip, Models(load_params(params)), out, list(dict.fromkeys(name.strip() for name in formats.split(","))))
+    if transcript is not None and not speech.words:
+        print("note: the transcript is not what is said: words were left out, lips follow the sound alone", file=sys.stderr)
+    print("\n".join(map(str, paths)))
+
+
+@app.command()
+def evaluate(
+    what: Annotated[Literal["motion", "all"], typer.Argument(help="motion: of the motion stage alone; all: as the stage `evaluate` does")] = "all",
+    params: ParamsFile = None,
+) -> None:
+    """Measure the weights on what they were never trained on, beside baselines; writes metrics/ and an MLflow run."""
+    from tasks.train import run_stage
+
+    run_stage("evaluate", load_params(params), Home.default(), what)
+
+
 dataset = typer.Typer(no_args_is_help=True, help="The training data: a card of what is there, and your own footage.")
 app.add_typer(dataset, name="dataset")
 
@@ -231,7 +276,7 @@ def _one_clip(home: Home, avatar: str | None, audio: Path | None, script: str | 
     if avatar is None or (audio is None) == (script is None):
         raise UserError("expected a manifest, or --avatar NAME with --audio FILE or --script TEXT")
     name = f"{Path(avatar).stem}-{audio.stem if audio else 'script-' + digest(script)[:8]}"
-    safe = "".join(c if c.isalnum() and c.isascii() or c in "-_" else "-" for c in name)[:100].strip("-") or "clip"
+    safe = safe_id(name)
     clip = {"id": safe, "avatar": avatar} | ({"audio": os.path.abspath(audio)} if audio else {"script": script})
     folder = home.root / "manifests"
     folder.mkdir(parents=True, exist_ok=True)

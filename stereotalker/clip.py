@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from stereotalker.diffusion.windows import Window, windows
 from stereotalker.errors import ClipError, OutOfMemory, is_out_of_memory
 from stereotalker.manifest import CameraMove, Clip, Retake
 from stereotalker.models import Models
+from stereotalker.motion.direct import clip_directions, clip_seed
 from stereotalker.provenance import Seal
 from stereotalker.records import Avatar, Motion, Speech, load, save
 from stereotalker.render.renderer import Renderer
@@ -122,7 +122,7 @@ class ClipMaker:
         if clip.script is not None:
             source = ["script", clip.script, clip.language, clip.voice, clip.rate]
         else:
-            source = ["file", file_digest(clip.audio)]
+            source = ["file", file_digest(clip.audio), clip.transcript, clip.transcript and clip.language]
         key = digest("audio", code_version(), source, loudness)
 
         def write(folder: Path) -> None:
@@ -130,7 +130,7 @@ class ClipMaker:
                 made = from_script(clip.script, voice, loudness)
             else:
                 with _unchanged(clip.audio, source[1]):
-                    made = from_file(clip.audio, loudness)
+                    made = from_file(clip.audio, loudness, clip.transcript, clip.language)
             save(made[0], folder / "speech.safetensors")
             (folder / "sound.wav").write_bytes(io.wav_bytes(made[1]))
 
@@ -139,15 +139,15 @@ class ClipMaker:
     def motion(self, clip: Clip, avatar: Avatar, speech_key: str, speech: Speech, ledger: Ledger) -> tuple[str, int]:
         """Stage motion. Returns the entry's key and the number of frames."""
         frames = frame_count(speech.seconds, clip.fps)
-        seed = clip_seed(clip)
+        directions = clip_directions(clip, avatar.style, frames)
         models = [self.models.digests[name] for name in ("audio", "motion")]
         params = self.params.motion.model_dump(mode="json")
-        key = digest("motion", code_version(), speech_key, avatar.style, clip.gesture, clip.fps, frames, seed, models, params, self.params.produce.worker.threads)
+        key = digest("motion", code_version(), speech_key, directions.digest(), clip.fps, frames, models, params, self.params.produce.worker.threads)
 
         def write(folder: Path) -> None:
             with _MODEL_LOCK:
                 torch.set_num_threads(self.params.produce.worker.threads)  # the setting is each thread's own
-                motion = self.models.synthesizer.motion(speech, avatar.style, clip.gesture, seed, frames, clip.fps)
+                motion = self.models.synthesizer.motion(speech, directions, frames, clip.fps)
             save(motion, folder / "motion.safetensors")
 
         self._stage("motion", key, write, ledger)
@@ -190,7 +190,8 @@ class ClipMaker:
 
         def judge(folder: Path) -> None:
             motion = load(Motion, self._folder("motion", motion_key) / "motion.safetensors")
-            looked = quality.examine(video / "clip.mp4", sound, self.models.body.lip_aperture(motion), clip, self.params.audio.loudness, gate)
+            misread = clip.transcript is not None and not load(Speech, sound.with_name("speech.safetensors")).words
+            looked = quality.examine(video / "clip.mp4", sound, self.models.body.lip_aperture(motion), clip, self.params.audio.loudness, gate, misread)
             (folder / "verdict.json").write_text(looked.verdict.to_json())
             (folder / "poster.jpg").write_bytes(looked.poster)
 
@@ -275,11 +276,6 @@ def read_segment(folder: Path) -> np.ndarray:
     """Frames of a rendered segment, u8 [T, H, W, 3]."""
     with np.load(folder / "frames.npz", allow_pickle=False) as file:
         return file["frames"]
-
-
-def clip_seed(clip: Clip, seed: int | None = None) -> int:
-    """The clip's own seed, from the manifest's seed (or a retake's) and the clip's id."""
-    return int.from_bytes(hashlib.sha256(f"{clip.seed if seed is None else seed}/{clip.id}".encode()).digest()[:4], "big")
 
 
 def make_clip(clip: Clip, maker: ClipMaker, render: Render, progress: Progress, ledger: Ledger, order: int = 0) -> Finished:

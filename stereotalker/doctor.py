@@ -21,8 +21,8 @@ from stereotalker.motion.prior import minilm_folder
 from stereotalker.params import load_params
 from stereotalker.training import autocast
 
-_NEEDED = ("torch", "diffusers", "transformers", "peft", "smplx", "prefect", "ray", "mlflow", "dvc", "ffmpeg-python", "pyyaml", "av", "numba", "opencv-python-headless", "c2pa-python")
-_EXTRAS = {"anny": "[people]: rebuild the body", "mediapipe": "[photo]: fit portraits", "s3fs": "[s3]: store and outputs on s3://", "pocketsphinx": "[dev]: align real recordings"}
+_NEEDED = ("torch", "diffusers", "transformers", "peft", "smplx", "prefect", "ray", "mlflow", "dvc", "ffmpeg-python", "pyyaml", "av", "numba", "opencv-python-headless", "c2pa-python", "pocketsphinx")
+_EXTRAS = {"anny": "[people]: rebuild the body", "mediapipe": "[photo]: fit portraits", "s3fs": "[s3]: store and outputs on s3://"}
 
 
 @dataclass(frozen=True)

@@ -10,59 +10,87 @@ import time
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 from stereotalker.audio.corpus import PARTS, read_corpus, read_index
-from stereotalker.body.layout import JOINT, REGION
+from stereotalker.body.layout import REGION
 from stereotalker.body.model import Body
 from stereotalker.control.masks import region_iou
-from stereotalker.models import Models
-from stereotalker.motion.synthesize import Synthesizer
-from stereotalker.params import Params
+from stereotalker.models import Models, read_gestures
+from stereotalker.motion import evaluate as exam
+from stereotalker.motion.evaluate import mean
+from stereotalker.motion.prior import NO_MODEL, LanguagePrior, Reader
+from stereotalker.params import Params, resolve
 from stereotalker.people.acting import STYLES, act, closed_spans
 from stereotalker.people.dataset import Sample, read_people
 from stereotalker.people.shading import render as draw
 from stereotalker.people.shards import read_summaries
 from stereotalker.people.takes import Cast, cast
+from stereotalker.pipeline import acted, train_prior
 from stereotalker.records import Control, Motion, Speech
 from stereotalker.store import write_atomic
 from stereotalker.training import Log
 
 METRICS = Path("metrics")
-CLOSED_MM = 2.0  # lips whose midline points are nearer than this touch, as thick as they are
 
 
 def evaluate_all(params: Params, data: Path, weights: Path, log: Log) -> None:
     """Write every metrics file and log every number."""
     models = Models(params, weights)
     crowd = read_people(data / "people" / "held_out", models.body, params.people, params.evaluate.people)
-    speeches = read_corpus(data / "speech" / "held_out")[: params.evaluate.utterances]  # real ones come first
-    tables = {
-        "people": people_table(params, data, speeches, models.body),
-        "motion": motion_table(speeches, models.synthesizer, models.body, params.evaluate.seed),
-        "masks": masks_table(crowd, models),
-        "render": render_table(crowd, models),
-    }
-    for name, table in tables.items():
-        table = {key: value for key, value in table.items() if np.isfinite(value)}  # what had nothing to measure is left out
-        write_atomic(METRICS / f"{name}.json", (json.dumps(table, indent=2) + "\n").encode())
-        for key, value in table.items():
-            log(f"{name}.{key}", value, 0)
+    evaluate_motion(params, data, weights, log)
+    _write("people", people_table(params, data, models.body), log)
+    _write("masks", masks_table(crowd, models), log)
+    _write("render", render_table(crowd, models), log)
     contact_sheet(crowd, models, METRICS / "render.png")
 
 
-def people_table(params: Params, data: Path, speeches: list[Speech], body: Body) -> dict[str, float]:
+def evaluate_motion(params: Params, data: Path, weights: Path, log: Log) -> None:
+    """Everything about the motion: metrics/motion.json, and metrics/motion.md with the tables behind it."""
+    models, own = Models(params, weights), params.evaluate
+    fps, loudness, body, synthesizer = params.motion.fps, params.audio.loudness, models.body, models.synthesizer
+    performances = acted(data / "speech" / "train", weights, params.motion)
+    torch.manual_seed(params.motion.prior.seed)
+    ablated = LanguagePrior(synthesizer.encoder.features, NO_MODEL, params.motion.lora_rank)
+    train_prior(ablated, performances, params.motion, data / "ablated.checkpoint", log)
+    cases = exam.read_cases(data / "speech" / "held_out", fps, own.seed)
+    spoken = exam.spoken_cases(loudness, fps, own.seed)
+    english = [[c for c in cases if c.language == "en" and c.kind == kind] for kind in ("synthetic", "real")]
+    compared = english[0][: own.utterances - min(len(english[1]), own.utterances // 2)] + english[1][: own.utterances // 2]
+    compared = compared or cases[: own.utterances]
+    made = exam.systems(synthesizer, Reader(ablated), performances[: own.performances])
+    words = exam.held_out_words(loudness, fps, own.seed, own.words)
+    table = exam.compare(made, compared, words, body, read_gestures(weights))
+    by_language = exam.languages(synthesizer, [c for c in cases if c.kind == "real"] + spoken, body)
+    quiet = exam.unspoken(synthesizer, [resolve(path) for path in own.unspoken], body, own.seed)
+    long = exam.long_run(synthesizer, compared, own.minutes)
+    _write("motion", exam.figures(table) | exam.more_figures(by_language, quiet) | long, log)
+    Image.fromarray(exam.contact_sheet(made, compared, words, body)).save(METRICS / "motion.png")
+    write_atomic(METRICS / "motion.md", exam.report(table, by_language, quiet, long).encode())
+
+
+def _write(name: str, table: dict[str, float], log: Log) -> None:
+    """metrics/NAME.json and the log; what had nothing to measure is left out."""
+    table = {key: value for key, value in table.items() if np.isfinite(value)}
+    write_atomic(METRICS / f"{name}.json", (json.dumps(table, indent=2) + "\n").encode())
+    for key, value in table.items():
+        log(f"{name}.{key}", value, 0)
+
+
+def people_table(params: Params, data: Path, body: Body, utterances: int = 60) -> dict[str, float]:
     """The data set's size, the reference acting's closures, and what a frame costs on one core without supersampling.
 
     A p, b or m counts as closed when the lip aperture falls below a tenth of its 95th percentile within 40 ms of the sound.
     """
     told = [s for part in PARTS for _, summaries in read_summaries(data / "people" / part) for s in summaries]
     spoken = [row for part in PARTS for row in read_index(data / "speech" / part)]
+    speeches = read_corpus(data / "speech" / "held_out")[:utterances]
     closed = [share for k, s in enumerate(speeches) if np.isfinite(share := _closed_share(s, k, body))]
     actor = cast(params.people.identities, body, 64, 1)
     return {
         "identities": len({s["identity"] for s in told}), "hours": sum(s["frames"] * s["cameras"] / s["fps"] for s in told) / 3600,
-        "speech_hours": sum(row.seconds for row in spoken) / 3600, "languages": len({row.language for row in spoken}), "bilabial_closed": _mean(closed),
+        "speech_hours": sum(row.seconds for row in spoken) / 3600, "languages": len({row.language for row in spoken}), "bilabial_closed": mean(closed),
         "frame_ms_256": _frame_ms(actor, body, 256), "frame_ms_512": _frame_ms(actor, body, 512),
     }  # fmt: skip
 
@@ -90,36 +118,6 @@ def _frame_ms(actor: Cast, body: Body, size: int, frames: int = 8) -> float:
     return float(np.median(times[2:]))
 
 
-def motion_table(speeches: list[Speech], synthesizer: Synthesizer, body: Body, seed: int) -> dict[str, float]:
-    """Lips against the reference acted from the known phonemes; baselines: the mean pose, and another sentence's motion."""
-    fps = synthesizer.params.fps
-    rows: dict[str, list[float]] = {k: [] for k in ("synthetic", "real", "correlation", "lag", "error", "body", "reference", "other", "mean_error")}
-    previous: np.ndarray | None = None
-    for k, speech in enumerate(speeches):
-        reference = act(speech, STYLES[k % len(STYLES)], seed + k, fps)
-        made = synthesizer.motion(speech, k % len(STYLES), 1.0, seed + k, len(reference.poses), fps)
-        rows["real" if speech.phonemes[0].text.isupper() else "synthetic"].append(lips_closed(made, speech, body))
-        truth, ours = body.lip_aperture(reference), body.lip_aperture(made)
-        correlations = {lag: _correlation(truth, np.roll(ours, -lag)) for lag in range(-5, 6)}
-        rows["correlation"].append(correlations[0])
-        rows["lag"].append(max(correlations, key=correlations.get))
-        rows["error"].append(float(np.abs(truth - ours).mean()))
-        rows["mean_error"].append(float(np.abs(truth - truth.mean()).mean()))
-        if previous is not None:
-            n = min(len(previous), len(truth))
-            rows["other"].append(_correlation(truth[:n], previous[:n]))
-        previous = ours
-        rows["body"].append(_spread(made))
-        rows["reference"].append(_spread(reference))
-    return {
-        "bilabial_closed_synthetic": _mean(rows["synthetic"]), "bilabial_closed_real": _mean(rows["real"]),
-        "lip_aperture_correlation": _mean(rows["correlation"]), "lip_aperture_correlation_other_sentence": _mean(rows["other"]),
-        "lip_lag_frames": float(np.median(rows["lag"])), "lip_aperture_error_mm": _mean(rows["error"]),
-        "lip_aperture_error_mm_mean_pose": _mean(rows["mean_error"]),
-        "diversity_ratio": _mean(rows["body"]) / max(_mean(rows["reference"]), 1e-9),
-    }  # fmt: skip
-
-
 def masks_table(crowd: list[Sample], models: Models) -> dict[str, float]:
     """Intersection over union of the prediction, and of the body's own labels as the baseline."""
     predictor = models.renderer.masks
@@ -127,7 +125,7 @@ def masks_table(crowd: list[Sample], models: Models) -> dict[str, float]:
     truth, body = (np.concatenate([getattr(person, name) for person in crowd]) for name in ("regions", "labels"))
     ours, baseline = (_drop_rare(region_iou(p, truth), truth) for p in (predicted, body))
     named = {f"{name}_iou": value for name, value in ours.items() if name in ("hair", "hands")}
-    return {"mean_iou": _mean(list(ours.values())), "mean_iou_body": _mean(list(baseline.values())), **named}
+    return {"mean_iou": mean(list(ours.values())), "mean_iou_body": mean(list(baseline.values())), **named}
 
 
 def render_table(crowd: list[Sample], models: Models) -> dict[str, float]:
@@ -173,18 +171,6 @@ def contact_sheet(crowd: list[Sample], models: Models, path: Path, people: int =
     Image.fromarray(np.concatenate(rows)).save(path)
 
 
-def lips_closed(motion: Motion, speech: Speech, body: Body) -> float:
-    """Share of p, b, m in which the lips touch in some frame that overlaps the sound (one frame of tolerance); NaN without any."""
-    aperture, spans = body.lip_aperture(motion), closed_spans(speech.phonemes)
-    hits = []
-    for start, end in spans:
-        low, high = int(start * motion.fps - 1), int(np.ceil(end * motion.fps)) + 1
-        window = aperture[max(low, 0) : min(high, len(aperture))]
-        if len(window):
-            hits.append(bool(window.min() < CLOSED_MM))
-    return float(np.mean(hits)) if hits else float("nan")
-
-
 def _control(person: Sample, start: int = 0, stop: int | None = None) -> Control:
     cut = slice(start, stop)
     azimuth, elevation = np.ascontiguousarray(person.angles[cut].T.astype(np.float32))
@@ -204,20 +190,3 @@ def _psnr(pairs: list[tuple[float, float]]) -> float:
 def _drop_rare(table: dict[str, float], truth: np.ndarray) -> dict[str, float]:
     """Without regions that fill less than one pixel in ten thousand: their number would be noise."""
     return {name: value for name, value in table.items() if (truth == REGION[name]).mean() > 1e-4}
-
-
-def _correlation(a: np.ndarray, b: np.ndarray) -> float:
-    if a.std() < 1e-6 or b.std() < 1e-6:
-        return 0.0
-    return float(np.corrcoef(a, b)[0, 1])
-
-
-def _spread(motion: Motion) -> float:
-    """Mean deviation in time of the arms' and the head's joint angles, rad."""
-    joints = [JOINT[name] for name in ("head", "left_shoulder", "right_shoulder", "left_elbow", "right_elbow", "left_wrist", "right_wrist")]
-    return float(motion.poses[:, joints].std(0).mean())
-
-
-def _mean(values: list[float]) -> float:
-    real = [v for v in values if np.isfinite(v)]
-    return float(np.mean(real)) if real else float("nan")

@@ -15,9 +15,11 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from stereotalker.errors import UserError
 from stereotalker.params import hour_of_day
+from stereotalker.people.acting import STYLE_INDEX
 
-_JSON_COLUMNS = ("camera.points", "retakes")  # of a CSV file
+_JSON_COLUMNS = ("camera.points", "retakes", "emotion")  # of a CSV file
 _SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+REST_POSE = Path("rest")
 AZIMUTH, ELEVATION = 45.0, 20.0  # degrees to either side that the renderer was made for
 
 
@@ -80,13 +82,27 @@ class Retake(Strict):
         return self
 
 
+class EmotionKey(Strict):
+    """From `time` on the face is `name`."""
+
+    time: float = Field(0.0, ge=0, description="s")
+    name: Literal["neutral", "happy", "serious"]
+    amount: float = Field(1.0, ge=0, le=1)
+
+
+def _emotion_keys(value):
+    """A name alone holds from the start."""
+    return [{"name": value}] if isinstance(value, str) else value
+
+
 class Clip(Strict):
-    """One row of the manifest. `script` is spoken by `voice` in `language`; `audio` is a path relative to the manifest."""
+    """One row of the manifest. `script` is spoken by `voice` in `language`; `audio` and poses are paths relative to the manifest."""
 
     id: Annotated[str, AfterValidator(_safe_id)]
     avatar: str
     audio: Path | None = None
     script: str | None = None
+    transcript: str | None = Field(None, description="what is said in `audio`, in `language`")
     language: str = "en-us"
     voice: str = ""
     rate: int = Field(165, ge=80, le=400, description="words a minute")
@@ -96,6 +112,12 @@ class Clip(Strict):
     fps: float = Field(25.0, ge=5, le=60)
     seed: int = Field(0, ge=0)
     gesture: float = Field(1.0, ge=0, le=2)
+    style: str | None = Field(None, description="a personality of people.acting; null: the avatar's")
+    gaze: Literal["free", "camera"] = "free"
+    body: Literal["moving", "still"] = "moving"
+    emotion: Annotated[tuple[EmotionKey, ...], BeforeValidator(_emotion_keys)] = ()
+    start_pose: Path | None = Field(None, description="`rest`, or a motion .npz whose last frame the clip begins in")
+    end_pose: Path | None = Field(None, description="`rest`, or a motion .npz whose first frame the clip ends in")
     retakes: tuple[Retake, ...] = ()
     priority: int = Field(0, description="higher goes first")
     deadline: Annotated[datetime | time | None, BeforeValidator(hour_of_day)] = Field(None, description="local; among equal priorities the earlier goes first")
@@ -106,6 +128,14 @@ class Clip(Strict):
             raise ValueError("retakes must not overlap")
         if (self.audio is None) == (self.script is None):
             raise ValueError("give audio or script, one of them")
+        if self.transcript is not None and self.audio is None:
+            raise ValueError("transcript is what is said in an audio file; a script needs none")
+        if self.style is not None and self.style not in STYLE_INDEX:
+            raise ValueError(f"style {self.style!r} is unknown; expected one of {', '.join(STYLE_INDEX)}")
+        if self.body == "still" and self.end_pose is not None:
+            raise ValueError("a body that is still keeps the pose it begins in: give end_pose or body still, not both")
+        if any(b.time <= a.time for a, b in pairwise(self.emotion)):
+            raise ValueError("emotion key frames must have rising times")
         if self.width % 2 or self.height % 2:
             raise ValueError(f"width {self.width} and height {self.height} must be even, as H.264 needs")
         return self
@@ -161,6 +191,19 @@ def read_manifest(path: Path) -> Manifest:
     return Manifest(path=path, clips=tuple(_located(clip, path.parent) for clip in clips))
 
 
+def safe_id(name: str) -> str:
+    """An id made of any name."""
+    return "".join(c if c.isalnum() and c.isascii() or c in "-_" else "-" for c in name)[:100].strip("-_") or "clip"
+
+
+def single_clip(name: str, values: dict) -> Clip:
+    """A clip of no manifest and no avatar. Raises UserError with every fault."""
+    try:
+        return Clip.model_validate({"id": safe_id(name), "avatar": "none"} | values)
+    except ValidationError as error:
+        raise UserError("\n".join(_explain(fault) for fault in error.errors())) from None
+
+
 def _explain(fault: dict) -> str:
     field = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
@@ -172,9 +215,9 @@ def _explain(fault: dict) -> str:
 
 
 def _located(clip: Clip, folder: Path) -> Clip:
-    if clip.audio is None or clip.audio.is_absolute():
-        return clip
-    return clip.model_copy(update={"audio": folder / clip.audio})
+    named = {name: getattr(clip, name) for name in ("audio", "start_pose", "end_pose")}
+    moved = {name: folder / path for name, path in named.items() if path is not None and path != REST_POSE and not path.is_absolute()}
+    return clip.model_copy(update=moved)
 
 
 def _yaml_rows(path: Path) -> tuple[list[tuple[int, dict]], list[str]]:
@@ -231,7 +274,7 @@ def _csv_rows(path: Path) -> tuple[list[tuple[int, dict]], list[str]]:
                 if cell == "" and cells.get("audio"):
                     continue
                 try:
-                    value = json.loads(cell) if column in _JSON_COLUMNS else cell
+                    value = json.loads(cell) if column in _JSON_COLUMNS and cell.lstrip()[:1] in "[{" else cell
                 except json.JSONDecodeError as error:
                     faults.append(f"{path}, row {number}, clip {cells.get('id')!r}: {column}: not JSON: {error.msg}")
                     continue

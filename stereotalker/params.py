@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from stereotalker.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
-Scale = Literal["tiny", "mini", "full"]
+Scale = Literal["tiny", "mini", "studio", "full"]
 
 
 class Section(BaseModel):
@@ -50,11 +50,14 @@ class HeldOut(Section):
 class SpeechParams(HeldOut):
     counted = "utterances"
     sentences: Path
+    texts: Path | None
     languages: list[str]
     english: float = Field(ge=0, le=1)
     codecs: float = Field(ge=0, le=1)
     utterances: int
     recordings: Path | None
+    held_out_speakers: list[str]
+    untranscribed: Path | None
     seed: int
 
 
@@ -77,6 +80,7 @@ class PeopleParams(HeldOut):
 
 class AudioParams(Section):
     loudness: float = Field(ge=-60, le=-5)
+    pretrained: str | None
     hidden: int
     layers: int
     convolution: int
@@ -90,13 +94,26 @@ class MotionParams(Section):
     overlap: int
     hidden: int
     layers: int
+    body: int = Field(gt=0)
+    language_model: str
     lora_rank: int
+    sign_threshold: float = Field(ge=0, le=1)
     performances: int
-    word_dropout: float
-    body_gain: float = Field(ge=0, le=4)
-    body_smoothing: float = Field(gt=0, le=0.5)
-    steps: int
+    word_dropout: float = Field(ge=0, le=1)
+    phonemes_known: float = Field(ge=0, le=1)
+    steps: int = Field(gt=0, le=8)
+    guidance: float = Field(ge=1, le=10)
+    closure_odds: float = Field(ge=1, le=100)
     scheduler: str
+    prior: Training
+    training: Training
+
+
+class GesturesParams(Section):
+    width: int
+    features: int
+    window: int = Field(multiple_of=4)
+    motions: int
     training: Training
 
 
@@ -122,6 +139,10 @@ class RenderParams(Section):
 class EvaluateParams(Section):
     people: int
     utterances: int
+    words: int = Field(gt=0)
+    performances: int = Field(gt=0)
+    minutes: int = Field(ge=2)
+    unspoken: list[Path]
     seed: int
     gates: dict[str, float]
 
@@ -196,6 +217,7 @@ class Params(Section):
     people: PeopleParams
     audio: AudioParams
     motion: MotionParams
+    gestures: GesturesParams
     masks: MaskParams
     render: RenderParams
     evaluate: EvaluateParams

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 
 import torch
 
-from stereotalker.audio.corpus import build_corpus, read_corpus
+from stereotalker.audio.corpus import build_corpus, read_corpus, read_index
 from stereotalker.audio.encoder import EncoderConfig, SpeechEncoder
 from stereotalker.audio.encoder import training_loss as audio_loss
 from stereotalker.control.masks import MaskConfig, MaskPredictor
 from stereotalker.control.masks import training_loss as masks_loss
-from stereotalker.models import LANGUAGE_MODEL, read_body, read_encoder, read_masks, weights_file
+from stereotalker.models import read_body, read_encoder, read_masks, weights_file
 from stereotalker.motion.denoiser import MotionConfig, MotionDenoiser
-from stereotalker.motion.prior import WordEmbedder
-from stereotalker.motion.synthesize import perform
-from stereotalker.motion.synthesize import training_loss as motion_loss
-from stereotalker.params import Params, Training
+from stereotalker.motion.measures import GestureAutoencoder, GestureConfig, gestures_loss
+from stereotalker.motion.performances import Performance, perform
+from stereotalker.motion.performances import training_loss as motion_loss
+from stereotalker.motion.prior import LanguagePrior
+from stereotalker.motion.semantics import training_loss as prior_loss
+from stereotalker.params import MotionParams, Params, Training
+from stereotalker.people.acting import STYLES, act
 from stereotalker.people.card import write_card
 from stereotalker.people.dataset import build_people, read_people
+from stereotalker.processes import pool
+from stereotalker.records import Speech
 from stereotalker.render.denoiser import DenoiserConfig, RenderDenoiser
 from stereotalker.render.renderer import training_loss as render_loss
 from stereotalker.training import Log, fit, print_log
@@ -50,7 +56,7 @@ def people(params: Params, log: Log) -> None:
 
 def audio(params: Params, log: Log) -> None:
     own = params.audio
-    model = _seeded(own.training, lambda: SpeechEncoder(EncoderConfig(own.hidden, own.layers, own.convolution)))
+    model = _seeded(own.training, lambda: SpeechEncoder(EncoderConfig(own.pretrained, own.hidden, own.layers, own.convolution)))
     corpus = read_corpus(DATA / "speech" / "train")
     fit(model, audio_loss(model, corpus, own), own.training, DATA / "audio.checkpoint", log)
     save_weights(model, weights_file("audio", WEIGHTS))
@@ -58,12 +64,44 @@ def audio(params: Params, log: Log) -> None:
 
 def motion(params: Params, log: Log) -> None:
     own, encoder = params.motion, read_encoder(WEIGHTS)
-    config = MotionConfig(encoder.features, own.window, own.hidden, own.layers, own.lora_rank)
+    config = MotionConfig(encoder.features, own.window, own.hidden, own.layers, own.body, own.lora_rank, own.language_model)
     model = _seeded(own.training, lambda: MotionDenoiser(config))
-    corpus, embedder = read_corpus(DATA / "speech" / "train"), WordEmbedder(model.prior)
-    performances = [perform(corpus, encoder, embedder, own.fps, own.training.seed + k) for k in range(own.performances)]
-    fit(model, motion_loss(model, performances, own), own.training, DATA / "motion.checkpoint", log)
-    save_weights(model, weights_file("motion", WEIGHTS), frozen=LANGUAGE_MODEL)
+    performances = acted(DATA / "speech" / "train", WEIGHTS, own)
+    train_prior(model.prior, performances, own, DATA / "prior.checkpoint", log)
+    fit(model, motion_loss(model, performances, own), own.training, DATA / "motion.checkpoint", log, frozen="prior.")
+    save_weights(model, weights_file("motion", WEIGHTS))
+
+
+def gestures(params: Params, log: Log) -> None:
+    own = params.gestures
+    model = _seeded(own.training, lambda: GestureAutoencoder(GestureConfig(own.width, own.features, own.window)))
+    corpus = [speech for speech in read_corpus(DATA / "speech" / "train") if speech.words]
+    motions = [act(speech, STYLES[k % len(STYLES)], own.training.seed + k, params.motion.fps) for k, speech in enumerate(corpus[: own.motions])]
+    fit(model, gestures_loss(model, motions, own.training.batch), own.training, DATA / "gestures.checkpoint", log)
+    save_weights(model, weights_file("gestures", WEIGHTS))
+
+
+def acted(speech: Path, weights: Path, params: MotionParams, processes: int | None = None) -> list[Performance]:
+    """What the motion model is trained on; the same however many processes make it. Raises UserError where there is no speech."""
+    read_index(speech)
+    with pool(processes) as workers:
+        return list(workers.map(partial(_performance, speech, weights, params.fps), range(params.training.seed, params.training.seed + params.performances), chunksize=4))
+
+
+def _performance(speech: Path, weights: Path, fps: float, seed: int) -> Performance:
+    torch.set_num_threads(1)
+    return perform(*_cast(speech, weights), fps, seed)
+
+
+@cache
+def _cast(speech: Path, weights: Path) -> tuple[list[Speech], SpeechEncoder]:
+    return read_corpus(speech), read_encoder(weights)
+
+
+def train_prior(prior: LanguagePrior, performances: list[Performance], params: MotionParams, checkpoint: Path, log: Log) -> None:
+    """Train the language model's adapter in place."""
+    loss = prior_loss(prior, [p.said for p in performances], params.prior.batch, params.fps)
+    fit(prior, loss, params.prior, checkpoint, lambda name, value, step: log(f"prior_{name}", value, step))
 
 
 def masks(params: Params, log: Log) -> None:
@@ -85,14 +123,15 @@ def render(params: Params, log: Log) -> None:
     save_weights(model, weights_file("render", WEIGHTS))
 
 
-def evaluate(params: Params, log: Log) -> None:
-    from stereotalker.evaluation import evaluate_all
+def evaluate(params: Params, log: Log, part: str = "all") -> None:
+    """part: "motion" or "all"."""
+    from stereotalker.evaluation import evaluate_all, evaluate_motion
 
-    evaluate_all(params, DATA, WEIGHTS, log)
+    (evaluate_motion if part == "motion" else evaluate_all)(params, DATA, WEIGHTS, log)
 
 
 STAGES: dict[str, Callable[[Params, Log], None]] = {
-    "body": body, "speech": speech, "people": people, "audio": audio, "motion": motion, "masks": masks, "render": render,
+    "body": body, "speech": speech, "people": people, "audio": audio, "motion": motion, "gestures": gestures, "masks": masks, "render": render,
     "evaluate": evaluate,
 }  # fmt: skip
 

@@ -70,8 +70,11 @@ class _Looks:
     poster: bytes
 
 
-def examine(file: Path, sound: Path, aperture: np.ndarray, clip: Clip, target: float, limits: QualityParams) -> Examined:
-    """Look at clip.mp4. sound: the WAV that drove it; aperture f32 [T] the motion's lip opening, any unit; target LUFS."""
+def examine(file: Path, sound: Path, aperture: np.ndarray, clip: Clip, target: float, limits: QualityParams, misread: bool = False) -> Examined:
+    """Look at clip.mp4. sound: the WAV that drove it; aperture f32 [T] the motion's lip opening, any unit; target LUFS.
+
+    misread: the clip has a transcript, and it is not what is said.
+    """
     looks = _look(file, len(aperture), clip.fps)
     heard, driving = _sound_of(file), _wav(sound)
     step = max(1, round(_LOOK_S * clip.fps))
@@ -84,7 +87,7 @@ def examine(file: Path, sound: Path, aperture: np.ndarray, clip: Clip, target: f
         "darkest_frame": min(looks.levels, default=0.0), "frozen_s": _longest(np.array(looks.moves[1:]) < _STILL) / clip.fps,
         "faces": float(np.mean([np.isfinite(box).all() for box in looks.boxes])) if looks.boxes else 0.0,
         "sharpness_kept": _kept(looks.sharpness), "lufs": loudness(heard) if heard.size else -np.inf, "lufs_target": target,
-        "peak": float(np.abs(heard).max(initial=0.0)),
+        "peak": float(np.abs(heard).max(initial=0.0)), "transcript_misread": misread,
     }  # fmt: skip
     measures = {name: float(value) for name, value in m.items()}
     return Examined(judge(measures, clip.fps, limits), looks.poster)
@@ -107,6 +110,7 @@ def judge(m: dict[str, float], fps: float, limits: QualityParams) -> Verdict:
     rule("fail", m["darkest_frame"] < limits.black, f"a black frame (mean level {m['darkest_frame']:.0f} of 255)")
     frozen = m["frozen_s"]
     rule("fail" if frozen >= 3 * limits.frozen else "review", frozen >= limits.frozen, f"the picture stands still for {frozen:.1f} s")
+    rule("review", m.get("transcript_misread", 0.0) > 0, "the transcript is not what is said: words were left out, lips follow the sound alone")
     share = m["faces"]
     rule("fail" if share < limits.faces / 2 else "review", share < limits.faces, f"a face in {share:.0%} of the frames looked at")
     rule("review", m["sharpness_kept"] < limits.sharpness, f"the face's sharpness falls to {m['sharpness_kept']:.0%} towards the end")

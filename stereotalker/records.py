@@ -35,7 +35,7 @@ class Speech:
     samples: np.ndarray  # f32 [S] at SAMPLE_RATE, within -1..1
     loudness: float  # LUFS after normalisation; -inf for silence
     words: tuple[Timed, ...] = ()  # empty: unknown
-    phonemes: tuple[Timed, ...] = ()  # espeak-ng mnemonics in IPA; empty: unknown
+    phonemes: tuple[Timed, ...] = ()  # espeak-ng's in IPA, the aligner's in ARPAbet; rising times; empty: unknown
 
     def __post_init__(self):
         _check(self, samples=(np.float32, (None,)))

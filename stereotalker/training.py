@@ -26,13 +26,15 @@ def fit(
     options: Training,
     checkpoint: Path,
     log: Log,
+    frozen: str | None = None,
 ) -> None:
     """Train `model` in place; at the end it holds the averaged weights.
 
     loss(rng) draws a batch from `rng` and returns a scalar; rng depends on (seed, step) alone, so that a run stopped
-    anywhere and started again sees the same batches. `checkpoint` is a safetensors file, removed at the end.
+    anywhere and started again sees the same batches. `checkpoint` is a safetensors file, removed at the end. Parameters whose names begin
+    with `frozen` stay as they are.
     """
-    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    named = {name: p for name, p in model.named_parameters() if p.requires_grad and not (frozen and name.startswith(frozen))}
     average = {name: p.detach().clone() for name, p in named.items()}
     optimizer = torch.optim.AdamW(named.values(), lr=options.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     step = _resume(checkpoint, named, average, optimizer)

@@ -15,19 +15,20 @@ from tasks.tracking import CHALLENGER, Tracker
 _SECTIONLESS = {"body", "speech", "people"}  # data stages: no curves worth a run
 
 
-def run_stage(name: str, params: Params, home: Home) -> None:
-    """Run a stage; training and evaluation become MLflow runs. Raises UserError for an unknown stage."""
+def run_stage(name: str, params: Params, home: Home, part: str = "all") -> None:
+    """Run a stage; training and evaluation become MLflow runs. part: "motion" or "all" of an evaluation. Raises UserError for an unknown stage."""
     if name not in pipeline.STAGES:
         raise UserError(f"stage {name!r} is unknown; expected one of {', '.join(pipeline.STAGES)}")
     if name in _SECTIONLESS:
         pipeline.run(name, params)
         return
     tracker = Tracker(home, "evaluation" if name == "evaluate" else "training")
-    run = tracker.start(f"{name}-{params.scale}", tags={"stage": name, "scale": params.scale})
+    run = tracker.start(f"{name}-{params.scale}", tags={"stage": name, "scale": params.scale, "part": part})
     section = getattr(params, name).model_dump(mode="json")
     tracker.note(run, params={key: json.dumps(value) for key, value in section.items()})
     try:
-        pipeline.run(name, params, _both(print_log(name, pipeline.DATA / "logs" / f"{name}.jsonl"), tracker, run))
+        log = _both(print_log(name, pipeline.DATA / "logs" / f"{name}.jsonl"), tracker, run)
+        pipeline.evaluate(params, log, part) if name == "evaluate" else pipeline.run(name, params, log)
     except BaseException:
         tracker.end(run, "FAILED")
         raise

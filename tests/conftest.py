@@ -15,14 +15,15 @@ from flows.produce import produce
 from stereotalker.audio.encoder import EncoderConfig, SpeechEncoder
 from stereotalker.audio.speak import Voice
 from stereotalker.audio.speech import from_script
+from stereotalker.body.model import Body
 from stereotalker.control.masks import MaskConfig, MaskPredictor
 from stereotalker.home import Home
-from stereotalker.models import LANGUAGE_MODEL, Models, weights_file
+from stereotalker.models import Models, read_body, weights_file
 from stereotalker.motion.denoiser import MotionConfig, MotionDenoiser
-from stereotalker.motion.prior import WordEmbedder
-from stereotalker.motion.synthesize import perform, training_loss
+from stereotalker.motion.performances import perform, set_statistics
 from stereotalker.params import ROOT, Params, load_params
-from stereotalker.records import Speech
+from stereotalker.people.acting import STYLES, act
+from stereotalker.records import Motion, Speech
 from stereotalker.render.denoiser import DenoiserConfig, RenderDenoiser
 from stereotalker.weights import save_weights
 
@@ -43,21 +44,34 @@ def speech() -> Speech:
 
 
 @pytest.fixture(scope="session")
+def body(tiny_params) -> Body:
+    return read_body(tiny_params.body)
+
+
+@pytest.fixture(scope="session")
+def motion(speech) -> Motion:
+    """The reference acting of `speech`, lively."""
+    return act(speech, STYLES[2], 3, 25.0)
+
+
+@pytest.fixture(scope="session")
 def tiny_models(tiny_params, speech, tmp_path_factory) -> Models:
     """Tiny models with random weights; the motion model's statistics are real, so that its people stand in the picture."""
     torch.manual_seed(0)
     p, folder = tiny_params, tmp_path_factory.mktemp("weights")
-    encoder = SpeechEncoder(EncoderConfig(p.audio.hidden, p.audio.layers, p.audio.convolution))
-    motion = MotionDenoiser(MotionConfig(encoder.features, p.motion.window, p.motion.hidden, p.motion.layers, p.motion.lora_rank))
-    performances = [perform([speech], encoder.eval(), WordEmbedder(motion.prior), p.motion.fps, k) for k in range(2)]
-    training_loss(motion, performances, p.motion)
+    encoder = SpeechEncoder(EncoderConfig(p.audio.pretrained, p.audio.hidden, p.audio.layers, p.audio.convolution))
+    motion = MotionDenoiser(MotionConfig(encoder.features, p.motion.window, p.motion.hidden, p.motion.layers, p.motion.body, p.motion.lora_rank, p.motion.language_model))
+    set_statistics(motion, [perform([speech], encoder.eval(), p.motion.fps, k) for k in range(2)])
     r = p.render
     render = RenderDenoiser(DenoiserConfig(r.patch, tuple(r.channels), r.heads, r.reference_width, r.view_experts))
     with torch.no_grad():
-        motion.out_body.weight.mul_(0.1)
+        motion.body_out.weight.mul_(0.1)
+        for name, weight in motion.named_parameters():
+            if "modulate.weight" in name:  # zero before training: no knob would be heard
+                weight.normal_(0, 0.02)
         render.net.conv_out.weight.normal_(0, 0.02)
     save_weights(encoder, weights_file("audio", folder))
-    save_weights(motion, weights_file("motion", folder), frozen=LANGUAGE_MODEL)
+    save_weights(motion, weights_file("motion", folder))
     save_weights(MaskPredictor(MaskConfig(tuple(p.masks.channels), r.patch)), weights_file("masks", folder))
     save_weights(render, weights_file("render", folder))
     return Models(p, folder)

@@ -2,16 +2,19 @@ import subprocess
 
 import numpy as np
 import pytest
+import torch
 from scipy.io import wavfile
+from transformers import Wav2Vec2Config, Wav2Vec2Model
 
 from stereotalker.audio import io
-from stereotalker.audio.align import align
-from stereotalker.audio.encoder import HOP, frame_classes
-from stereotalker.audio.phonemes import CLASS, phoneme_class
+from stereotalker.audio.align import align, transcribe
+from stereotalker.audio.encoder import HOP, EncoderConfig, SpeechEncoder, classes_at, frame_times, loudness_of
+from stereotalker.audio.phonemes import CLASS, CLASSES, arpabet, phoneme_class
 from stereotalker.audio.speak import Voice, speak
 from stereotalker.audio.speech import from_file, from_script
-from stereotalker.errors import ClipError
+from stereotalker.errors import ClipError, UserError
 from stereotalker.records import SAMPLE_RATE
+from stereotalker.weights import load_weights, save_weights
 
 
 def tone(path, rate=16000, seconds=1.0, channels=1, value=None):
@@ -69,6 +72,20 @@ def test_bad_files_get_one_line(tmp_path, make, complaint):
     assert "\n" not in str(error.value)
 
 
+def test_clipped_sound_is_taken_as_it_is(tmp_path):
+    wave = np.clip(20 * np.sin(np.arange(32000) * 0.05), -1, 1).astype(np.float32)
+    wavfile.write(tmp_path / "a.wav", 16000, wave)
+    speech, _ = from_file(tmp_path / "a.wav", -20.0)
+    assert abs(speech.loudness + 20) < 0.2 and np.isfinite(speech.samples).all()
+
+
+def test_more_than_three_hours_are_refused(tmp_path, monkeypatch):
+    assert io.MAX_SECONDS == 3 * 3600
+    monkeypatch.setattr(io, "MAX_SECONDS", 1.0)
+    with pytest.raises(ClipError, match="lasts 1.50 s; expected"):
+        from_file(tone(tmp_path / "a.wav", seconds=1.5), -20.0)
+
+
 def test_video_without_sound(tmp_path):
     subprocess.run([io.FFMPEG, "-v", "error", "-f", "lavfi", "-i", "color=red:s=64x64:d=1", tmp_path / "a.mp4"], check=True)
     with pytest.raises(ClipError, match="audio stream"):
@@ -110,7 +127,7 @@ def test_phoneme_classes_of_both_alphabets():
 
 
 def test_frame_classes_follow_the_times(speech):
-    classes = frame_classes(speech, len(speech.samples) // HOP)
+    classes = classes_at(speech, frame_times(len(speech.samples) // HOP))
     first_m = speech.phonemes[0]
     assert classes[int((first_m.start + first_m.end) / 2 * SAMPLE_RATE / HOP)] == CLASS["m"]
 
@@ -121,6 +138,37 @@ def test_encoding_in_chunks_is_seamless(tiny_models):
     features = encoder.encode(samples)
     assert features.shape == ((len(samples) - 400) // HOP + 1, encoder.features)
     assert np.isfinite(features).all() and encoder.encode(samples[:100]).shape[0] == 1
+    assert encoder.encode(samples, 5000, 10).shape == (10, encoder.features)
+
+
+def test_silence_around_speech_changes_nothing(tiny_models, speech):
+    encoder = tiny_models.synthesizer.encoder
+    around = np.pad(speech.samples, (0, 30 * SAMPLE_RATE))
+    assert loudness_of(around) == pytest.approx(loudness_of(speech.samples), rel=0.05) and loudness_of(np.zeros(100, np.float32)) > 0
+    plain, padded = encoder.encode(speech.samples, 0, 60), encoder.encode(around, 0, 60, loudness_of(speech.samples))
+    assert np.abs(plain - padded).max() < 1e-4
+
+
+def test_the_front_end_has_wav2vecs_frames(tiny_models):
+    encoder: SpeechEncoder = tiny_models.synthesizer.encoder
+    for count in (400, 719, 720, 16000):
+        assert encoder(torch.zeros(1, count), torch.ones(1))[0].shape[1] == (count - 400) // HOP + 1
+
+
+def test_a_public_encoder_is_loaded_from_its_folder_and_never_saved_again(tmp_path, speech):
+    sizes = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
+    Wav2Vec2Model(Wav2Vec2Config(**sizes, conv_dim=(8,) * 7, num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2)).save_pretrained(tmp_path / "public")
+    encoder = SpeechEncoder(EncoderConfig(str(tmp_path / "public"), 0, 0, 0)).eval()
+    assert encoder.encode(speech.samples).shape[1] == encoder.features == 32 + 1 + len(CLASSES)
+    assert [name for name, p in encoder.named_parameters() if p.requires_grad] == ["classify.weight", "classify.bias"]
+    save_weights(encoder, tmp_path / "audio.safetensors")
+    again = load_weights(SpeechEncoder, EncoderConfig, tmp_path / "audio.safetensors")
+    assert (tmp_path / "audio.safetensors").stat().st_size < 10_000
+    assert np.abs(again.encode(speech.samples)[:, :32] - encoder.encode(speech.samples)[:, :32]).max() < 1e-5
+    Wav2Vec2Model(Wav2Vec2Config(**sizes, conv_dim=(8,), conv_stride=(160,), conv_kernel=(400,), num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2)).save_pretrained(tmp_path / "fast")
+    for source, complaint in ((tmp_path / "fast", "hears 400 samples every 160"), (tmp_path / "nothing", "expected null, a Wav2Vec2 model's id or its folder")):
+        with pytest.raises(UserError, match=complaint):
+            SpeechEncoder(EncoderConfig(str(source), 0, 0, 0))
 
 
 def test_real_speech_aligns(real_speech):
@@ -130,4 +178,47 @@ def test_real_speech_aligns(real_speech):
     speech, _ = from_file(real_speech.parent / row["path"], -20.0)
     words, phonemes = align(speech.samples, row["text"])
     assert words[0].text == "six" and words[-1].end <= speech.seconds and len(phonemes) > 50
-    assert align(speech.samples, "xqzzk") is None
+    assert align(speech.samples, "The quarterly figures will be presented by our new director on Friday.") is None
+    assert align(speech.samples, "...") is None
+    heard = transcribe(speech.samples)
+    assert heard[0] == () and abs(len(heard[1]) - len(phonemes)) < 25
+
+
+@pytest.mark.parametrize(("speaker", "language"), [("picovoice_it", "it"), ("kerstin", "de")])
+def test_other_languages_align_and_other_texts_do_not(real_speech, speaker, language):
+    import csv
+
+    rows = [r for r in csv.DictReader(open(real_speech / "transcripts.csv")) if r["lang"] == language]
+    row = next(r for r in rows if r["speaker"] == speaker)
+    speech, _ = from_file(real_speech.parent / row["path"], -20.0)
+    words, phonemes = align(speech.samples, row["text"], language)
+    assert align(speech.samples, rows[-2]["text"] if len(rows) > 2 else "Domani non ci sarà nessuno che possa aprire quella porta.", language) is None
+    assert len(words) >= len(row["text"].split()) - 2 and words[-1].end <= speech.seconds and len(phonemes) > 20
+
+
+def test_a_transcript_gives_words_and_a_wrong_one_none(real_speech):
+    import csv
+
+    row = next(r for r in csv.DictReader(open(real_speech / "transcripts.csv")) if "p226_003" in r["path"])
+    path = real_speech.parent / row["path"]
+    assert from_file(path, -20.0, row["text"])[0].words[0].text == "six"
+    wrong = from_file(path, -20.0, "Nobody has ever said a word like this into that microphone.")[0]
+    assert wrong.words == () and wrong.phonemes == ()
+
+
+def test_a_transcript_of_an_hour_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("stereotalker.audio.speech.ALIGNABLE_S", 1.0)
+    with pytest.raises(ClipError, match="expected at most 0 min with a transcript"):
+        from_file(tone(tmp_path / "a.wav", seconds=1.5), -20.0, "one two")
+
+
+def test_words_no_dictionary_knows_are_spoken_by_espeak():
+    from stereotalker.audio.align import _decoder, _english
+
+    decoder = _decoder()
+    assert decoder.lookup_word("glorbish") is None
+    assert [word for _, word in _english(decoder, "The glorbish quilter sang.")] == ["the", "glorbish", "quilter", "sang"]
+    assert decoder.lookup_word("glorbish").startswith("G L")
+    with pytest.raises(ClipError, match="language 'xx'"):
+        align(np.zeros(16000, np.float32), "eins zwei", "xx")
+    assert arpabet("ˈpfiː") == ["P", "F"] and arpabet("b") == ["B"] and arpabet("ɡ") == ["G"] and arpabet("") == []

@@ -9,14 +9,8 @@ from stereotalker.body.raster import rasterize, vertex_normals
 from stereotalker.body.rotations import axis_angle_to_matrix, resample_axis_angle, rotation_between
 from stereotalker.errors import UserError
 from stereotalker.manifest import CameraKey, CameraMove
-from stereotalker.models import read_body
 from stereotalker.params import resolve
 from stereotalker.records import Motion
-
-
-@pytest.fixture(scope="module")
-def body(tiny_params):
-    return read_body(tiny_params.body)
 
 
 def motion(frames=2, seed=None) -> Motion:

@@ -34,7 +34,7 @@ from stereotalker.people.card import write_card
 from stereotalker.people.dataset import build_people, read_people
 from stereotalker.people.ingest import ingest
 from stereotalker.people.shards import DEPTH_UNIT_M, read_shard, read_shards, write_shard
-from stereotalker.records import SAMPLE_RATE, Speech, save
+from stereotalker.records import SAMPLE_RATE, Speech, load, save
 from tests.conftest import REAL_DATA
 
 
@@ -118,7 +118,8 @@ def test_sentences_that_cannot_be_spoken_are_refused_with_reasons(tmp_path, tiny
 
 
 def test_real_recordings_are_split_by_speaker_and_sentence(real_speech, tiny_params, tmp_path):
-    rows = [line for line in (real_speech / "transcripts.csv").read_text().splitlines() if "p225_003" in line or "p228_003" in line or "austen_64kb-0880" in line]
+    names = ("p225_003", "p228_003", "austen_64kb-0880", "LJ001-0002", "test_it.wav")
+    rows = [line for line in (real_speech / "transcripts.csv").read_text().splitlines() if any(name in line for name in names)]
     folder = tmp_path / "shared" / "speech"
     folder.mkdir(parents=True)
     for row in rows:
@@ -127,12 +128,21 @@ def test_real_recordings_are_split_by_speaker_and_sentence(real_speech, tiny_par
         shutil.copy(real_speech.parent / path, folder.parent / path)
     head = (real_speech / "transcripts.csv").read_text().splitlines()[0]
     (folder / "transcripts.csv").write_text("\n".join([head, *rows, "speech/gone.wav,nobody,en,16000,1,Hello there.,"]) + "\n")
-    params = tiny_params.speech.model_copy(update={"utterances": 1, "held_out": 0, "recordings": folder})
+    spoken = next(row.split(",")[0] for row in rows if "p225_003" in row)
+    (folder / "untold").mkdir()
+    shutil.copy(real_speech.parent / spoken, folder / "untold" / "somebody.wav")
+    params = tiny_params.speech.model_copy(update={"utterances": 1, "held_out": 0, "recordings": folder, "untranscribed": folder / "untold"})
     build_corpus(tmp_path / "s", params, tiny_params.audio, processes=1)
     texts = {part: {r.text for r in read_index(tmp_path / "s" / part) if r.kind == "real"} for part in PARTS}
     voices = {part: {r.voice for r in read_index(tmp_path / "s" / part) if r.kind == "real"} for part in PARTS}
-    assert voices == {"train": {"vctk_p225", "vctk_p228"}, "held_out": {"librivox_austen"}}  # two who read the same sentence stay together
-    assert len(texts["train"]) == 1 and not texts["train"] & texts["held_out"]
+    assert voices == {"train": {"ljspeech", "untold"}, "held_out": {"vctk_p225", "vctk_p228", "librivox_austen", "picovoice_it"}}
+    assert "" in texts["train"] and not texts["train"] & texts["held_out"]
+    guessed = load(Speech, next(tmp_path / "s" / "train" / r.file for r in read_index(tmp_path / "s" / "train") if r.voice == "untold"))
+    assert not guessed.words and len(guessed.phonemes) > 40
+    with pytest.raises(UserError, match="speech.untranscribed: .* holds no .flac"):
+        build_corpus(tmp_path / "t", params.model_copy(update={"untranscribed": tmp_path / "s" / "train"}), tiny_params.audio, processes=1)
+    with pytest.raises(UserError, match="speech.texts: .* not found"):
+        build_corpus(tmp_path / "t", params.model_copy(update={"texts": tmp_path / "nowhere"}), tiny_params.audio, processes=1)
     assert "not found" in (tmp_path / "s" / REJECTED).read_text()
 
 
@@ -388,7 +398,7 @@ def test_one_bad_transcript_refuses_one_video(footage, tmp_path):
     for name in ("a", "b", "c"):
         shutil.copy(footage / "two shots.mp4", folder / f"{name}.mp4")
     (folder / "a.txt").write_bytes("für alle".encode("latin-1"))
-    (folder / "b.txt").write_text("We open the doors at half past 8 every morning.")
+    (folder / "b.txt").write_text("Nobody has said any of these words to a camera.")
     (folder / "c.txt").write_text("We open привет the doors.")
     done = ingest(folder, tmp_path / "out", "ours", -20.0)
     assert [row["file"] for row in done.rejected] == ["a.mp4"] and "not UTF-8" in done.rejected[0]["reason"] and done.shots == 4

@@ -72,12 +72,12 @@ def sound(path: Path, seconds: float = 0.8) -> Path:
 def test_a_network_file_that_vanishes_while_read_is_tried_again(run, tmp_path, monkeypatch):
     recording, away, calls = sound(tmp_path / "take.wav"), tmp_path / "away.wav", []
 
-    def reading(path, loudness):
+    def reading(*asked):
         calls.append(1)
         if len(calls) == 1:
             os.rename(recording, away)
             threading.Timer(0.5, os.rename, (away, recording)).start()
-        return from_file(path, loudness)
+        return from_file(*asked)
 
     monkeypatch.setattr("stereotalker.clip.from_file", reading)
     [row] = run(write_batch(tmp_path, [{"id": "a", "audio": "take.wav"}])).results
@@ -87,8 +87,8 @@ def test_a_network_file_that_vanishes_while_read_is_tried_again(run, tmp_path, m
 def test_a_file_that_changes_while_read_never_enters_the_store(run, tmp_path, monkeypatch, home):
     recording = sound(tmp_path / "take.wav")
 
-    def reading(path, loudness):
-        made = from_file(path, loudness)
+    def reading(*asked):
+        made = from_file(*asked)
         with open(recording, "ab") as file:
             file.write(b"x")
         return made

@@ -11,7 +11,6 @@ from stereotalker.body.model import _smplx_model, load_body
 from stereotalker.body.raster import rasterize
 from stereotalker.control.warp import background_plate, control, reference
 from stereotalker.errors import ClipError, UserError
-from stereotalker.models import read_body
 from stereotalker.people import arms, gestures
 from stereotalker.people.acting import STYLES, accent_times, act, closed_spans, gesture_plan
 from stereotalker.people.anatomy import anatomy
@@ -28,11 +27,6 @@ from stereotalker.people.wardrobe import dress
 from stereotalker.records import Camera, Motion, Timed
 
 SHOT = Shot(cameras=3, frames=2, fps=5.0, swing=20.0, supersample=1)
-
-
-@pytest.fixture(scope="module")
-def body(tiny_params):
-    return read_body(tiny_params.body)
 
 
 @pytest.fixture(scope="module")

@@ -38,7 +38,7 @@ def reproduced(tmp_path_factory) -> Path:
 
 def test_every_stage_ran_once(reproduced):
     first = (reproduced / "first.log").read_text()
-    for stage in ("speech", "people", "audio", "motion", "masks", "render", "evaluate"):
+    for stage in ("speech", "people", "audio", "motion", "gestures", "masks", "render", "evaluate"):
         assert f"Running stage '{stage}'" in first
     assert "Running stage 'body'" not in first  # the shipped body is what dvc.lock says
     assert "Running stage" not in (reproduced / "second.log").read_text()
@@ -47,7 +47,7 @@ def test_every_stage_ran_once(reproduced):
 def test_metrics_have_their_keys_and_baselines(reproduced):
     expected = {
         "people": {"identities", "bilabial_closed"},
-        "motion": {"bilabial_closed_synthetic", "lip_aperture_correlation", "lip_lag_frames", "diversity_ratio"},
+        "motion": {"bilabial_closed_synthetic", "lip_aperture_correlation", "lip_lag_frames", "lip_vertex_error_mm", "diversity_ratio", "jerk_ratio", "gesture_accuracy_with_prior", "gesture_accuracy_without_prior", "seam_speed_ratio"},
         "masks": {"mean_iou", "mean_iou_body", "hair_iou", "hands_iou"},
         "render": {"psnr", "psnr_warp", "psnr_copy", "psnr_mouth", "gain_over_warp_db"},
     }
@@ -71,5 +71,5 @@ def test_trainings_are_in_mlflow(reproduced):
 
     client = Tracker(Home(reproduced / "runs"), "training")._client
     runs = client.search_runs([client.get_experiment_by_name(EXPERIMENTS["training"]).experiment_id])
-    assert {run.data.tags["stage"] for run in runs} == {"audio", "motion", "masks", "render"}
+    assert {run.data.tags["stage"] for run in runs} == {"audio", "motion", "gestures", "masks", "render"}
     assert all(run.info.status == "FINISHED" and run.data.metrics["loss"] > 0 for run in runs)

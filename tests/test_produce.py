@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from nights import cli, write_batch
+from scipy.io import wavfile
 
 from flows.produce import produce
 from stereotalker.alive import identity
@@ -44,6 +45,15 @@ def test_videos_have_the_length_of_their_speech(run, tmp_path):
     found = probe(tmp_path / "out" / done.results[0].video)
     assert found.size == (64, 96) and abs(found.audio_seconds - found.video_seconds) <= 1 / 23.976 + 1024 / 48000
     assert found.frames == done.results[0].frames
+
+
+def test_directions_of_a_row_change_the_clip_and_a_wrong_transcript_asks_for_a_look(run, tmp_path, speech):
+    wavfile.write(tmp_path / "a.wav", 16000, speech.samples)
+    directed = {"style": "coach", "gaze": "camera", "emotion": [{"time": 0, "name": "happy", "amount": 0.5}], "start_pose": "rest", "end_pose": "rest"}
+    rows = [{"id": "plain", "audio": "a.wav"}, {"id": "directed", "audio": "a.wav", **directed}, {"id": "misread", "audio": "a.wav", "transcript": "Nobody ever said these words in front of anyone."}, {"id": "posed", "audio": "a.wav", "start_pose": "a.wav"}, {"id": "still", "script": "one", "body": "still"}]
+    plain, directed, misread, posed, still = run(write_batch(tmp_path, rows)).results
+    assert plain.ok and directed.ok and still.ok and not posed.ok and "is not a motion" in posed.error
+    assert "the transcript is not what is said" in "; ".join(misread.reasons)
 
 
 def test_a_missed_deadline_and_a_preview_are_in_the_row(run, tmp_path):

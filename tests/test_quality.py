@@ -100,4 +100,6 @@ def test_what_cannot_be_told_judges_nothing():
     good = {"frames": 10, "frames_expected": 10, "audio_minus_video_s": 0, "audio_lag_frames": 0, "lip_lag_frames": np.nan, "lip_correlation": 0, "darkest_frame": 90,
             "frozen_s": 0, "faces": 1, "sharpness_kept": np.nan, "lufs": -20, "lufs_target": -20, "peak": 0.5}  # fmt: skip
     assert judge(good, FPS, LIMITS).verdict == "pass"
+    misread = judge(good | {"transcript_misread": 1.0}, FPS, LIMITS)
+    assert misread.verdict == "review" and "the transcript is not what is said" in misread.reasons[0]
     assert judge(good | {"lufs": -24, "peak": 0.95}, FPS, LIMITS).verdict == "pass"  # its peaks allow no more

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 import unicodedata
 import zlib
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from stereotalker.audio import io
-from stereotalker.audio.align import align
+from stereotalker.audio.align import align, transcribe
 from stereotalker.audio.degrade import CODECS, through_codec
 from stereotalker.audio.speak import Voice, speak_alone
 from stereotalker.audio.speech import from_script
@@ -31,6 +32,7 @@ INDEX, REJECTED = "utterances.jsonl", "rejected.jsonl"
 # Formants and timbre. Breathy voices (f2, f3, f5) draw noise that is never the same twice, so the data does without them.
 _VARIANTS = ("", "m1", "m2", "m3", "m4", "m7", "f1", "f4", "belinda", "aunty", "steph")
 _HELD_OUT_VARIANTS = ("m5", "m6", "croak", "linda")
+_SOUNDS = (".flac", ".wav", ".mp3", ".ogg", ".m4a")
 # Scripts a language's voice reads, by the first word of its letters' Unicode names; others read Latin letters.
 _SCRIPTS = {
     "ru": {"CYRILLIC"}, "el": {"GREEK"}, "hi": {"DEVANAGARI"}, "ar": {"ARABIC"}, "ko": {"HANGUL"}, "cmn": {"CJK"},
@@ -58,17 +60,16 @@ def build_corpus(folder: Path, params: SpeechParams, audio: AudioParams, log=pri
     for part in PARTS:
         (folder / part).mkdir(parents=True)
     sentences, rejected = read_sentences(resolve(params.sentences), params.languages)
+    if params.texts:
+        sentences.setdefault("en-us", []).extend(read_texts(resolve(params.texts)))
+    recordings = _recordings(params)
+    tested = {_folded(r.text) for r in recordings if r.part == "held_out"}
     rows: dict[str, list[Utterance]] = {part: [] for part in PARTS}
     with pool(processes) as workers:
-        jobs = [(index, sentences, params, audio, folder) for index in range(params.utterances)]
-        for index, made in enumerate(workers.map(_synthetic, *zip(*jobs, strict=True), chunksize=8)):
-            if isinstance(made, Utterance):
-                rows[_part(index, params)].append(made)
-            else:
-                rejected.append(made)
-    if params.recordings:
-        for part, made in _recordings(folder, resolve(params.recordings), audio, {_folded(text) for texts in sentences.values() for text in texts}):
-            rows[part].append(made) if isinstance(made, Utterance) else rejected.append(made)
+        jobs = [_script(index, sentences, tested, params) for index in range(params.utterances)]
+        made = [*workers.map(partial(_synthetic, folder, params, audio), jobs, chunksize=8), *workers.map(partial(_recorded, folder, audio), recordings, chunksize=2)]
+    for part, utterance in made:
+        rows[part].append(utterance) if isinstance(utterance, Utterance) else rejected.append(utterance)
     for part in PARTS:
         (folder / part / INDEX).write_text(_lines(asdict(row) for row in rows[part]))
     (folder / REJECTED).write_text(_lines(rejected))
@@ -127,6 +128,14 @@ def _readable(line: bytes, language: str) -> tuple[str, str]:
     return text, f"written in {', '.join(sorted(strange)).lower()} letters, which the voice {language!r} does not read" if strange else ""
 
 
+def read_texts(folder: Path) -> list[str]:
+    """English sentences of every .txt file of a folder, those of 3 to 16 plain words, in the order of names. Raises UserError."""
+    if not folder.is_dir():
+        raise UserError(f"speech.texts: {folder} not found; expected a folder of .txt files, one sentence a line, or null")
+    lines = (line.strip() for file in sorted(folder.glob("*.txt")) for line in file.read_text(encoding="utf-8", errors="replace").splitlines())
+    return [line for line in lines if 3 <= len(line.split()) <= 16 and re.fullmatch(r"[A-Za-z' ,.!?’;:-]+", line)]
+
+
 def is_held_out(text: str) -> bool:
     """One sentence in nine is only ever held out, whoever speaks it."""
     return zlib.crc32(_folded(text).encode()) % 9 == 0
@@ -141,27 +150,45 @@ def _part(index: int, params: SpeechParams) -> str:
     return "held_out" if index >= params.utterances - params.held_out else "train"
 
 
-def _synthetic(index: int, sentences: dict[str, list[str]], params: SpeechParams, audio: AudioParams, folder: Path) -> Utterance | dict:
-    """Speak one utterance; English is spoken as often as all other languages together."""
+@dataclass(frozen=True)
+class _Script:
+    """What a synthetic voice is to say."""
+
+    index: int
+    language: str
+    text: str
+    voice: Voice
+    codec: str
+
+
+def _script(index: int, sentences: dict[str, list[str]], tested: set[str], params: SpeechParams) -> _Script | None:
+    """English is spoken as often as all other languages together. None where no sentence is left for the part."""
     rng = np.random.default_rng([params.seed, index])
     held_out = _part(index, params) == "held_out"
-    pools = {lang: [t for t in texts if is_held_out(t) == held_out] for lang, texts in sentences.items()}
-    pools = {lang: texts for lang, texts in pools.items() if texts}
-    languages = sorted(pools)
+    languages = sorted(lang for lang, texts in sentences.items() if any(is_held_out(t) == held_out and (held_out or _folded(t) not in tested) for t in texts))
     if not languages:
-        return {"file": f"synthetic-{index:05d}", "reason": "no sentence is left for this part"}
+        return None
     english = [lang for lang in languages if lang.startswith("en")]
     language = english[rng.integers(len(english))] if english and rng.random() < params.english else languages[rng.integers(len(languages))]
-    text = pools[language][rng.integers(len(pools[language]))]
+    texts = sentences[language]
+    while is_held_out(text := texts[rng.integers(len(texts))]) != held_out or (not held_out and _folded(text) in tested):
+        continue
     accent = "en-gb" if language == "en-us" and "en-gb" in params.languages and rng.random() < 0.4 else language
     variants = _HELD_OUT_VARIANTS if held_out else _VARIANTS
     voice = Voice(accent, str(variants[rng.integers(len(variants))]), *(int(rng.integers(a, b)) for a, b in ((125, 215), (25, 75), (30, 80))))
+    return _Script(index, accent, text, voice, str(CODECS[rng.integers(len(CODECS))]) if rng.random() < params.codecs else "")
+
+
+def _synthetic(folder: Path, params: SpeechParams, audio: AudioParams, script: _Script | None) -> tuple[str, Utterance | dict]:
+    if script is None:
+        return "train", {"file": "synthetic", "reason": "no sentence is left for this part"}
+    name, part, voice = f"synthetic-{script.index:05d}", _part(script.index, params), script.voice
     try:
-        speech = from_script(text, voice, audio.loudness, speak_alone)[0]
+        speech = from_script(script.text, voice, audio.loudness, speak_alone)[0]
     except ClipError as error:
-        return {"file": f"synthetic-{index:05d}", "language": accent, "reason": str(error)}
-    codec = str(CODECS[rng.integers(len(CODECS))]) if rng.random() < params.codecs else ""
-    return _keep(speech, folder / _part(index, params) / f"synthetic-{index:05d}.safetensors", codec, kind="synthetic", language=accent, voice=f"espeak-ng {accent}+{voice.variant or 'plain'} rate {voice.rate} pitch {voice.pitch}", text=text)
+        return part, {"file": name, "language": script.language, "reason": str(error)}
+    told = f"espeak-ng {script.language}+{voice.variant or 'plain'} rate {voice.rate} pitch {voice.pitch}"
+    return part, _keep(speech, folder / part / f"{name}.safetensors", script.codec, kind="synthetic", language=script.language, voice=told, text=script.text)
 
 
 def _keep(speech: Speech, path: Path, codec: str, **origin) -> Utterance:
@@ -171,42 +198,60 @@ def _keep(speech: Speech, path: Path, codec: str, **origin) -> Utterance:
     return Utterance(file=path.name, seconds=round(speech.seconds, 3), codec=codec, **origin)
 
 
-def _recordings(folder: Path, source: Path, audio: AudioParams, sentences: set[str]) -> Iterator[tuple[str, Utterance | dict]]:
-    """Recordings named by transcripts.csv (path, speaker, lang, text) that can be aligned.
+@dataclass(frozen=True)
+class _Recording:
+    """A file somebody spoke into. text: "" where nobody wrote it down."""
 
-    Two in five of the speakers whose sentences nobody else reads are held out: the others would take their readers' takes out of training.
+    index: int
+    path: Path
+    shown: str
+    speaker: str
+    language: str
+    text: str
+    part: str
+
+
+def _recordings(params: SpeechParams) -> list[_Recording]:
+    """Those that transcripts.csv names (path, speaker, lang, text), and the English ones under `untranscribed`, which are trained on only.
+
+    Speakers whose names begin with one of `held_out_speakers` are held out, as is every language but English: they test, and no more.
     """
-    table = source / "transcripts.csv"
-    if not table.is_file():
-        raise UserError(f"speech.recordings: {table} not found; expected columns path, speaker, lang, text; set it to null to do without")
-    with open(table, newline="") as file:
-        rows = list(csv.DictReader(file))
-    readers: dict[str, set[str]] = {}
-    for row in rows:
-        readers.setdefault(_folded(row["text"]), set()).add(row["speaker"])
-    sharing = {speaker for speakers in readers.values() if len(speakers) > 1 for speaker in speakers}
-    aside = {row["speaker"] for row in rows if row["speaker"] not in sharing and zlib.crc32(row["speaker"].encode()) % 5 < 2}
-    for index, row in enumerate(rows):
-        part = "held_out" if row["speaker"] in aside else "train"
-        reason = ""
-        if not row["text"].strip():
-            reason = "no text"
-        elif _folded(row["text"]) in sentences and is_held_out(row["text"]) != (part == "held_out"):
-            reason = "its sentence belongs to the other part"
-        elif not row["lang"].startswith("en"):
-            reason = f"no aligner for {row['lang']} (pocketsphinx brings English)"
-        if not reason:
-            try:
-                sound, level = io.normalise(io.decode(table.parent.parent / row["path"]), audio.loudness)
-                samples = io.to_speech_samples(sound)
-                times = align(samples, row["text"])
-                reason = "" if times else "pocketsphinx cannot align it: words unknown to its dictionary, or another text"
-            except ClipError as error:
-                reason = str(error)
-        if reason:
-            yield part, {"file": row["path"], "reason": reason}
-            continue
-        yield part, _keep(Speech(samples, level, *times), folder / part / f"real-{index:05d}.safetensors", "", kind="real", language=row["lang"].lower(), voice=row["speaker"], text=row["text"], source=row["path"])
+    found = []
+    if params.recordings:
+        source = resolve(params.recordings)
+        table = source / "transcripts.csv"
+        if not table.is_file():
+            raise UserError(f"speech.recordings: {table} not found; expected columns path, speaker, lang, text; set it to null to do without")
+        with open(table, newline="") as file:
+            for row in csv.DictReader(file):
+                aside = row["speaker"].startswith(tuple(params.held_out_speakers)) or not row["lang"].lower().startswith("en")
+                part = "held_out" if aside else "train"
+                found.append(_Recording(len(found), source.parent / row["path"], row["path"], row["speaker"], row["lang"].lower(), row["text"].strip(), part))
+    if params.untranscribed:
+        source = resolve(params.untranscribed)
+        files = sorted(path for path in source.rglob("*") if path.suffix.lower() in _SOUNDS)
+        if not files:
+            raise UserError(f"speech.untranscribed: {source} holds no {', '.join(_SOUNDS)}; expected a folder of English recordings, or null")
+        found += [_Recording(len(found) + k, path, str(path.relative_to(source)), path.parent.name, "en", "", "train") for k, path in enumerate(files)]
+    return found
+
+
+def _recorded(folder: Path, audio: AudioParams, recording: _Recording) -> tuple[str, Utterance | dict]:
+    reason, times = "", None
+    if recording.text and recording.part == "train" and is_held_out(recording.text):
+        reason = "its sentence belongs to the other part"
+    else:
+        try:
+            sound, level = io.normalise(io.decode(recording.path), audio.loudness)
+            samples = io.to_speech_samples(sound)
+            times = align(samples, recording.text, recording.language) if recording.text else transcribe(samples)
+            reason = "" if times else "pocketsphinx cannot align it: another text, or nothing it hears"
+        except ClipError as error:
+            reason = str(error)
+    if reason:
+        return recording.part, {"file": recording.shown, "reason": reason}
+    path = folder / recording.part / f"real-{recording.index:05d}.safetensors"
+    return recording.part, _keep(Speech(samples, level, *times), path, "", kind="real", language=recording.language, voice=recording.speaker, text=recording.text, source=recording.shown)
 
 
 def _lines(rows) -> str:

@@ -40,6 +40,35 @@ def augment(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return (samples * 10 ** (rng.uniform(-8, 4) / 20)).astype(np.float32)
 
 
+def unspoken(length: int, rng: np.random.Generator) -> np.ndarray:
+    """Sound that nobody speaks, f32 [length]: silence, noise of any colour, hum, melodies, chords, calls that glide, clicks."""
+    time, kind = np.arange(length) / SAMPLE_RATE, rng.integers(6)
+    if kind == 0:
+        sound = rng.normal(size=length) * 10 ** rng.uniform(-6, -3)
+    elif kind == 1:
+        spectrum = np.fft.rfft(rng.normal(size=length))
+        sound = np.fft.irfft(spectrum / np.maximum(np.arange(len(spectrum)), 20.0) ** rng.uniform(0, 1.2), length)
+    elif kind == 2:
+        sound = sum(rng.uniform(0.1, 1) * np.sin(2 * np.pi * rng.choice((50, 60, 100, 120)) * k * time) for k in range(1, 6))
+    elif kind in (3, 4):
+        sound = np.zeros(length)
+        for _ in range(rng.integers(1, 4)):  # voices of a piece, or animals
+            at = 0
+            while at < length:
+                span = int(rng.uniform(0.08, 1.2) * SAMPLE_RATE)
+                pitch = 2 ** rng.uniform(6.5, 11.5) * np.ones(span) if kind == 3 else 2 ** (rng.uniform(6.5, 11.5) + np.linspace(0, rng.uniform(-1, 1), span))
+                wave = sum(0.7**k * rng.uniform(0.2, 1) * np.sin(2 * np.pi * k * np.cumsum(pitch) / SAMPLE_RATE) for k in range(1, 7) if k * pitch.max() < 7800)
+                wave = wave * np.exp(-np.arange(span) / span * rng.uniform(0, 4)) * np.minimum(np.arange(span) / 400, 1) * (rng.random() < 0.85)
+                sound[at : at + span] += wave[: length - at]
+                at += span
+    else:
+        sound = np.zeros(length)
+        for at in rng.integers(0, length, rng.integers(1, 12)):
+            burst = rng.normal(size=800) * np.exp(-np.arange(800) / rng.uniform(20, 300))
+            sound[at : at + 800] += burst[: length - at]
+    return (sound / max(np.abs(sound).max(), 1e-9) * 10 ** rng.uniform(-2, -0.3)).astype(np.float32)
+
+
 def telephone(samples: np.ndarray) -> np.ndarray:
     """ITU-T G.711 mu-law at 8 kHz."""
     narrow = np.clip(resample_poly(samples, 1, 2), -1, 1)

@@ -50,3 +50,20 @@ def phoneme_class(symbol: str) -> str:
         if bare[:length] in _FROM_IPA:
             return _FROM_IPA[bare[:length]]
     return "sil" if not bare else "ah"
+
+# The nearest ARPAbet of IPA symbols whose class holds several; every other symbol takes its class's first.
+_NEAREST = {
+    "b": "B", "v": "V", "β": "V", "ʋ": "V", "ð": "DH", "d": "D", "ɖ": "D", "ɗ": "D", "ŋ": "NG", "z": "Z", "ts": "T S", "dz": "D Z", "pf": "P F",
+    "ʒ": "ZH", "ʐ": "ZH", "tʃ": "CH", "tʂ": "CH", "tɕ": "CH", "dʒ": "JH", "dʑ": "JH", "ɡ": "G", "g": "G", "ɢ": "G", "ɪ": "IH", "ɛ": "EH", "œ": "EH", "ʊ": "UH",
+    "ɔ": "AO", "a": "AA", "ɐ": "AH", "æ": "AE", "ʁ": "R", "aɪ": "AY", "aʊ": "AW", "ɔɪ": "OY", "ɔʏ": "OY", "eɪ": "EY", "oʊ": "OW", "əʊ": "OW",
+}  # fmt: skip
+
+
+def arpabet(symbol: str) -> list[str]:
+    """The English sounds nearest to an IPA symbol; none for silence."""
+    bare = symbol.translate(_MARKS)
+    for length in range(len(bare), 0, -1):
+        if bare[:length] in _NEAREST:
+            return _NEAREST[bare[:length]].split()
+    name = phoneme_class(symbol)
+    return [] if name == "sil" else [_TABLE[name][1].split()[0]]

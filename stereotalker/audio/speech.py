@@ -8,17 +8,33 @@ from pathlib import Path
 import numpy as np
 
 from stereotalker.audio import io
+from stereotalker.audio.align import align
 from stereotalker.audio.speak import Spoken, Voice, speak_alone
 from stereotalker.errors import ClipError
 from stereotalker.records import Speech
 
+ALIGNABLE_S = 600.0  # of a recording with a transcript
 LETTERLESS = "script has no letters or digits; expected words to speak"
 
 
-def from_file(path: Path, loudness: float) -> tuple[Speech, np.ndarray]:
-    """A recording. Returns the Speech and the sound of the clip, f32 [2, N] at io.OUTPUT_RATE."""
+def from_file(path: Path, loudness: float, transcript: str | None = None, language: str = "en-us") -> tuple[Speech, np.ndarray]:
+    """A recording. Returns the Speech and the sound of the clip, f32 [2, N] at io.OUTPUT_RATE.
+
+    With a transcript, words and phonemes are known where it is what is said, and unknown where it is not. Raises ClipError for one whose
+    recording is longer than ALIGNABLE_S.
+    """
     sound, level = io.normalise(io.decode(path), loudness)
-    return Speech(io.to_speech_samples(sound), level), sound
+    samples = io.to_speech_samples(sound)
+    if transcript is None:
+        return Speech(samples, level), sound
+    check_alignable(path, sound.shape[1] / io.OUTPUT_RATE)
+    return Speech(samples, level, *(align(samples, transcript, language) or ())), sound
+
+
+def check_alignable(path: Path, seconds: float) -> None:
+    """Raises ClipError for a recording that is too long to be aligned with its transcript."""
+    if seconds > ALIGNABLE_S:
+        raise ClipError(f"{path} lasts {seconds / 60:.0f} min; expected at most {ALIGNABLE_S / 60:.0f} min with a transcript: cut it, or leave the transcript out")
 
 
 def from_script(

@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 
 from stereotalker.audio import io
-from stereotalker.audio.speech import LETTERLESS
+from stereotalker.audio.speech import LETTERLESS, check_alignable
 from stereotalker.avatar.library import SHIPPED, find_avatar
 from stereotalker.batch.gate import next_window
 from stereotalker.batch.history import History
@@ -23,6 +23,7 @@ from stereotalker.errors import ClipError, UserError
 from stereotalker.home import Home
 from stereotalker.manifest import Clip, Manifest, due
 from stereotalker.models import Models
+from stereotalker.motion.direct import clip_directions
 from stereotalker.outputs import Outputs, is_url
 from stereotalker.params import Params, VideoParams
 from stereotalker.provenance import open_seal
@@ -131,6 +132,7 @@ def plan(manifest: Manifest, params: Params, avatars: Path, history: History, no
         try:
             find_avatar(clip.avatar, avatars)
             frames = frame_count(_seconds(clip), clip.fps)
+            clip_directions(clip, 0, 1)
         except ClipError as error:
             return ClipPlan(row, clip, 0, None, str(error))
         pixels = clip.width * clip.height
@@ -151,7 +153,10 @@ def _seconds(clip: Clip) -> float:
         if not any(c.isalnum() for c in clip.script):
             raise ClipError(LETTERLESS)
         return max(len(clip.script.split()) * 60 / clip.rate, io.MIN_SECONDS)
-    return io.media_seconds(clip.audio)
+    seconds = io.media_seconds(clip.audio)
+    if clip.transcript is not None:
+        check_alignable(clip.audio, seconds)
+    return seconds
 
 
 def _encode(params: VideoParams) -> None:

@@ -49,6 +49,10 @@ class Body:
         """Vertices of a shape in the rest pose. f32 [B] -> f32 [V, 3] m."""
         return self.template + _file(self.path)["shapedirs"][:, :, : self.betas].astype(np.float32) @ betas
 
+    def joints(self, betas: np.ndarray) -> np.ndarray:
+        """Where the joints are in the rest pose. f32 [B] -> f32 [55, 3] m."""
+        return _file(self.path)["J_regressor"].astype(np.float32) @ self.rest(betas)
+
     def pose(self, motion: Motion, betas: np.ndarray, surface: np.ndarray | None = None) -> np.ndarray:
         """Vertices of every frame. betas f32 [B]; surface f16 [V, 3] m added in the rest pose -> f32 [T, V, 3] m."""
         if self.reader == "native":
@@ -64,10 +68,17 @@ class Body:
 
     def lip_aperture(self, motion: Motion) -> np.ndarray:
         """Distance between the lips at the midline, mean shape, less its value at rest. f32 [T] mm."""
+        upper, lower = np.moveaxis(self.lips(motion)[:, -2:], 1, 0)
+        at_rest = np.linalg.norm(np.subtract(*self.template[self.lip_pair])) * 1000
+        return (np.linalg.norm(upper - lower, axis=-1) - at_rest).astype(np.float32)
+
+    def lips(self, motion: Motion) -> np.ndarray:
+        """Where the lips' vertices are to a head that keeps still, mean shape; the pair at the midline comes last. f32 [T, L, 3] mm."""
         head_only = Motion(motion.poses * _only("jaw"), motion.expression, motion.trans * 0, motion.fps)
-        upper, lower = np.moveaxis(self.pose(head_only, np.zeros(self.betas))[:, self.lip_pair], 1, 0)
-        at_rest = np.linalg.norm(np.subtract(*self.template[self.lip_pair]))
-        return (np.linalg.norm(upper - lower, axis=-1) - at_rest).astype(np.float32) * 1000
+        data = _lip_tensors(self.path)
+        with torch.inference_mode():
+            parts = [_skinned(data, head_only.frames(t, t + 1000), torch.zeros(0))[0] for t in range(0, len(motion.poses), 1000)]
+        return torch.cat(parts)[:, data["lips"]].numpy() * 1000
 
 
 @lru_cache(maxsize=2)
@@ -142,11 +153,27 @@ def _native_tensors(path: Path) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
+@lru_cache(maxsize=2)
+def _lip_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Of `_native_tensors`, the vertices that the lips and the joints need; `lips`: which of them are lips."""
+    data = _native_tensors(path)
+    body = load_body(path, "native", 0)
+    lips = np.concatenate([np.flatnonzero(body.masks["lips"] > 0.5), body.lip_pair])
+    keep, inverse = np.unique(np.concatenate([lips, np.flatnonzero(data["J_regressor"].abs().sum(0).numpy())]), return_inverse=True)
+    cut = {name: data[name][keep] for name in ("v_template", "weights", "shape")} | {name: data[name][:, keep] for name in ("face", "posedirs", "J_regressor")}
+    return data | cut | {"lips": torch.from_numpy(inverse[: len(lips)])}
+
+
 def _native_vertices(body: Body, motion: Motion, betas: np.ndarray, surface: np.ndarray | None) -> tuple[torch.Tensor, torch.Tensor]:
     data = _native_tensors(body.path)
-    E = min(motion.expression.shape[1], EXPRESSION_COLUMNS)
     template = data["v_template"] if surface is None else data["v_template"] + torch.from_numpy(surface.astype(np.float32))
-    shape = template + data["shape"][:, :, : body.betas] @ torch.from_numpy(betas)
+    return _skinned(data | {"v_template": template}, motion, torch.from_numpy(betas[: body.betas]))
+
+
+def _skinned(data: dict[str, torch.Tensor], motion: Motion, betas: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Linear blend skinning of the vertices that `data` holds: f32 [T, V, 3] m, and how far each has turned."""
+    E = min(motion.expression.shape[1], EXPRESSION_COLUMNS)
+    shape = data["v_template"] + data["shape"][:, :, : len(betas)] @ betas
     shaped = shape + torch.tensordot(torch.from_numpy(motion.expression[:, :E]), data["face"][:E], 1)
     joints = torch.einsum("jv,tvc->tjc", data["J_regressor"], shaped)
     R = axis_angle_to_matrix(torch.from_numpy(motion.poses))

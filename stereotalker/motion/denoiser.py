@@ -1,6 +1,8 @@
-"""Motion denoiser: a transformer over a window of SMPL-X motion, conditioned on audio, language, style and the frames before.
+"""Motion denoiser: two streams of a diffusion transformer, face and body with hands, that attend to each other.
 
-B windows, T frames, P = 220 pose features, F audio features, D width.
+Blocks after Esser et al. 2024 (each stream its own weights, one attention over both), positions after Su et al. 2021 in frames, knobs by
+adaptive layer norm (Peebles & Xie 2023). It predicts the clean window. B windows, T frames, S = T / SLOT slots, P face columns, K body
+coefficients, F audio features, D width.
 """
 
 from __future__ import annotations
@@ -8,16 +10,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional
 
-from stereotalker.body.layout import ACTIONS, JOINTS
-from stereotalker.motion.prior import SLOT, LanguagePrior
+from stereotalker.motion.features import BODY_COLUMNS, FACE_COLUMNS, from_coefficients, to_coefficients
+from stereotalker.motion.prior import NO_MODEL, SIGN_NAMES, SLOT, LanguagePrior
 from stereotalker.people.acting import STYLES
-from stereotalker.records import Motion
 
-POSE_FEATURES = len(JOINTS) * 3 + len(ACTIONS) + 3
+_HEAD = 64  # width of an attention head
 
 
 @dataclass(frozen=True)
@@ -26,61 +27,140 @@ class MotionConfig:
     window: int
     hidden: int
     layers: int
+    body: int
     lora_rank: int
+    language_model: str
+
+
+@dataclass(frozen=True)
+class Streams:
+    """face f32 [B, T, P] and body f32 [B, S, K], both normalised."""
+
+    face: torch.Tensor
+    body: torch.Tensor
 
 
 @dataclass(frozen=True)
 class MotionConditions:
-    """All that is known of a window. style i64 [B], strength f32 [B]; before: normalised frames [B, T, P], held: bool [B, T]."""
+    """All that is known of a window. Of `before`, frames and slots that are not held say nothing."""
 
     audio: torch.Tensor  # f32 [B, T, F]
-    words: torch.Tensor  # f32 [B, S, D_lm]
-    known: torch.Tensor  # bool [B, S]
-    style: torch.Tensor
-    strength: torch.Tensor
-    before: torch.Tensor
-    held: torch.Tensor
+    signs: torch.Tensor  # i64 [B, S], index of prior.SIGN_NAMES where a word begins
+    told: torch.Tensor  # f32 [B], 1 where the words are known
+    style: torch.Tensor  # i64 [B]
+    strength: torch.Tensor  # f32 [B]
+    before: Streams
+    held_face: torch.Tensor  # bool [B, T]
+    held_body: torch.Tensor  # bool [B, S]
 
 
 class MotionDenoiser(nn.Module):
     def __init__(self, config: MotionConfig):
         super().__init__()
+        if config.hidden > _HEAD and config.hidden % _HEAD:
+            raise ValueError(f"motion.hidden {config.hidden}; expected at most {_HEAD}, or a multiple of it")
         self.config = config
-        D = config.hidden
-        self.prior = LanguagePrior(config.features, config.lora_rank)
-        self.register_buffer("mean", torch.zeros(POSE_FEATURES))
-        self.register_buffer("deviation", torch.ones(POSE_FEATURES))
-        self.noisy = nn.Linear(POSE_FEATURES, D)
-        self.before = nn.Linear(POSE_FEATURES + 1, D)
+        self.frozen = () if config.language_model == NO_MODEL else ("prior.lm.",)  # only its adapter is ours
+        D, K = config.hidden, config.body
+        self.prior = LanguagePrior(config.features, config.language_model, config.lora_rank)
+        self.register_buffer("face_mean", torch.zeros(FACE_COLUMNS))
+        self.register_buffer("face_deviation", torch.ones(FACE_COLUMNS))
+        self.register_buffer("body_mean", torch.zeros(BODY_COLUMNS))
+        self.register_buffer("body_axes", torch.eye(K, BODY_COLUMNS))
+        self.register_buffer("body_deviation", torch.ones(K))
         self.hear = nn.Sequential(nn.Linear(config.features, D), nn.GELU())
         self.listen = nn.Conv1d(D, D, 7, padding=3)  # a syllable's neighbourhood: co-articulation
-        self.meaning = nn.Linear(self.prior.width, D)
+        self.face_in, self.body_in = nn.Linear(2 * FACE_COLUMNS + 1, D), nn.Linear(2 * K + 1, D)
+        self.pool = nn.Linear(SLOT * D, D)
+        self.sign = nn.Embedding(len(SIGN_NAMES), D)
         self.style = nn.Embedding(len(STYLES), D)
-        self.control = nn.Sequential(nn.Linear(65, D), nn.SiLU(), nn.Linear(D, D))
-        self.position = nn.Parameter(torch.randn(1, config.window, D) * 0.02)
-        layer = nn.TransformerEncoderLayer(D, max(D // 64, 1), 4 * D, 0.0, "gelu", batch_first=True, norm_first=True)
-        self.body = nn.TransformerEncoder(layer, config.layers, norm=nn.LayerNorm(D), enable_nested_tensor=False)
-        self.face = nn.Sequential(nn.Conv1d(2 * D, D, 3, padding=1), nn.GELU(), nn.Conv1d(D, D, 3, padding=1), nn.GELU())
-        self.out_body, self.out_face = nn.Linear(D, POSE_FEATURES), nn.Linear(D, POSE_FEATURES)
+        self.control = nn.Sequential(nn.Linear(66, D), nn.SiLU(), nn.Linear(D, D))
+        self.blocks = nn.ModuleList(Block(D) for _ in range(config.layers))
+        self.mouth = nn.Sequential(nn.Conv1d(2 * D, D, 3, padding=1), nn.GELU(), nn.Conv1d(D, D, 3, padding=1), nn.GELU())
+        self.face_norm, self.body_norm = nn.LayerNorm(D), nn.LayerNorm(D)
+        self.face_out, self.body_out = nn.Linear(2 * D, FACE_COLUMNS), nn.Linear(D, K)
 
-    def understand(self, given: MotionConditions) -> tuple[torch.Tensor, torch.Tensor]:
-        """The language prior's features, computed once a window: f32 [B, S, D_lm], and the audio's projections."""
-        pooled = given.audio.unflatten(1, (-1, SLOT)).mean(2)
-        return self.prior(pooled, given.words, given.known)
+    def forward(self, noisy: Streams, timestep_B: torch.Tensor, given: MotionConditions) -> Streams:
+        """The clean window."""
+        heard_BTD = self.hear(given.audio)
+        heard_BTD = heard_BTD + self.listen(heard_BTD.transpose(1, 2)).transpose(1, 2)
+        face_BTD = self.face_in(_with_held(noisy.face, given.before.face, given.held_face)) + heard_BTD
+        body_BSD = self.body_in(_with_held(noisy.body, given.before.body, given.held_body)) + self.pool(heard_BTD.unflatten(1, (-1, SLOT)).flatten(2))
+        body_BSD = body_BSD + self.sign(given.signs)
+        knobs = torch.cat([_waves(timestep_B), given.strength[:, None], given.told[:, None]], -1)
+        knobs_BD = self.control(knobs) + self.style(given.style)
+        T, S = face_BTD.shape[1], body_BSD.shape[1]
+        turns = _turns(torch.cat([torch.arange(T), torch.arange(S) * SLOT + (SLOT - 1) / 2]))
+        for block in self.blocks:
+            face_BTD, body_BSD = block(face_BTD, body_BSD, knobs_BD, turns)
+        face_BTD = self.face_norm(face_BTD)
+        mouth_BTD = self.mouth(torch.cat([face_BTD, heard_BTD], -1).transpose(1, 2)).transpose(1, 2)
+        return Streams(self.face_out(torch.cat([face_BTD, mouth_BTD], -1)), self.body_out(self.body_norm(body_BSD)))
 
-    def forward(self, noisy_BTP: torch.Tensor, timestep_B: torch.Tensor, given: MotionConditions, meaning: torch.Tensor) -> torch.Tensor:
-        """The clean window, normalised, f32 [B, T, P]."""
-        T = noisy_BTP.shape[1]
-        heard = self.hear(given.audio)
-        heard = heard + self.listen(heard.transpose(1, 2)).transpose(1, 2)
-        held = given.held[..., None].float()
-        x = self.noisy(noisy_BTP) + self.before(torch.cat([given.before * held, held], -1)) + heard
-        x = x + self.meaning(meaning).repeat_interleave(SLOT, 1)[:, :T] + self.position[:, :T]
-        knobs = torch.cat([_waves(timestep_B), given.strength[:, None]], -1)
-        x = x + (self.control(knobs) + self.style(given.style))[:, None]
-        x = self.body(x)
-        face = self.face(torch.cat([x, heard], -1).transpose(1, 2)).transpose(1, 2)
-        return self.out_body(x) + self.out_face(face)
+    def normalised(self, face: torch.Tensor, slots: torch.Tensor) -> Streams:
+        """Face columns [..., T, P] and body columns of slots [..., S, Q], as the denoiser knows them."""
+        return Streams((face - self.face_mean) / self.face_deviation, to_coefficients(slots, self.body_mean, self.body_axes, self.body_deviation))
+
+    def columns(self, made: Streams) -> tuple[torch.Tensor, torch.Tensor]:
+        """The way back of `normalised`."""
+        return made.face * self.face_deviation + self.face_mean, from_coefficients(made.body, self.body_mean, self.body_axes, self.body_deviation)
+
+
+class Block(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.face, self.body = Half(width), Half(width)
+
+    def forward(self, face_BTD: torch.Tensor, body_BSD: torch.Tensor, knobs_BD: torch.Tensor, turns: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        T = face_BTD.shape[1]
+        face_knobs, body_knobs = self.face.knobs(knobs_BD), self.body.knobs(knobs_BD)
+        asked = [torch.cat(pair, 2) for pair in zip(self.face.ask(face_BTD, face_knobs), self.body.ask(body_BSD, body_knobs), strict=True)]
+        query, key, value = _rotated(asked[0], turns), _rotated(asked[1], turns), asked[2]
+        seen = functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        return self.face.take(face_BTD, seen[:, :T], face_knobs), self.body.take(body_BSD, seen[:, T:], body_knobs)
+
+
+class Half(nn.Module):
+    """One stream's part of a block: what it asks and tells the attention, and what it makes of the answer."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.heads = max(width // _HEAD, 1)
+        self.norm_in, self.norm_out = (nn.LayerNorm(width, elementwise_affine=False) for _ in range(2))
+        self.modulate = nn.Linear(width, 6 * width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        nn.init.zeros_(self.modulate.weight)
+        nn.init.zeros_(self.modulate.bias)
+
+    def knobs(self, knobs_BD: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return self.modulate(functional.silu(knobs_BD))[:, None].chunk(6, -1)
+
+    def ask(self, x_BND: torch.Tensor, knobs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        """Query, key and value [B, heads, N, D / heads]."""
+        x_BND = self.norm_in(x_BND) * (1 + knobs[0]) + knobs[1]
+        return self.qkv(x_BND).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+
+    def take(self, x_BND: torch.Tensor, seen_BND: torch.Tensor, knobs: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        x_BND = x_BND + (1 + knobs[2]) * self.out(seen_BND)
+        return x_BND + (1 + knobs[3]) * self.mlp(self.norm_out(x_BND) * (1 + knobs[4]) + knobs[5])
+
+
+def _with_held(noisy: torch.Tensor, before: torch.Tensor, held: torch.Tensor) -> torch.Tensor:
+    known = held[..., None].float()
+    return torch.cat([noisy, before * known, known], -1)
+
+
+def _turns(position_N: torch.Tensor) -> torch.Tensor:
+    """Rotary angles of positions in frames, f32 [N, head / 2]."""
+    return position_N[:, None] * torch.exp(-math.log(500) * torch.arange(_HEAD // 2) / (_HEAD // 2))
+
+
+def _rotated(x_BHNd: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
+    half = x_BHNd.shape[-1] // 2
+    cos, sin = turns[:, :half].cos().to(x_BHNd.dtype), turns[:, :half].sin().to(x_BHNd.dtype)
+    a, b = x_BHNd[..., :half], x_BHNd[..., half:]
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
 
 
 def _waves(timestep_B: torch.Tensor) -> torch.Tensor:
@@ -88,14 +168,3 @@ def _waves(timestep_B: torch.Tensor) -> torch.Tensor:
     rates = torch.exp(-math.log(10_000) * torch.arange(32) / 32)
     angles = timestep_B.float()[:, None] * rates
     return torch.cat([angles.sin(), angles.cos()], -1)
-
-
-def to_features(motion: Motion) -> np.ndarray:
-    """Motion -> f32 [T, P]."""
-    return np.concatenate([motion.poses.reshape(len(motion.poses), -1), motion.expression, motion.trans], 1)
-
-
-def to_motion(features: np.ndarray, fps: float) -> Motion:
-    """f32 [T, P] -> Motion; expressions are kept within 0..1."""
-    poses, expression, trans = np.split(features.astype(np.float32), np.cumsum([len(JOINTS) * 3, len(ACTIONS)]), axis=1)
-    return Motion(np.ascontiguousarray(poses).reshape(-1, len(JOINTS), 3), np.clip(expression, 0, 1), np.ascontiguousarray(trans), fps)

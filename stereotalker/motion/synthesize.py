@@ -2,78 +2,185 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
-from scipy.ndimage import gaussian_filter1d
-from torch.nn import functional
 
-from stereotalker.audio.degrade import augment
-from stereotalker.audio.encoder import SpeechEncoder, frame_times
-from stereotalker.body.layout import ACTION, JOINT
+from stereotalker.audio.encoder import SpeechEncoder
 from stereotalker.body.rotations import resample_axis_angle
 from stereotalker.diffusion.sample import noise, sample
-from stereotalker.diffusion.schedule import TRAIN_TIMESTEPS, make_scheduler
-from stereotalker.diffusion.windows import windows
-from stereotalker.motion.denoiser import POSE_FEATURES, MotionConditions, MotionDenoiser, to_features, to_motion
-from stereotalker.motion.prior import SLOT, WordEmbedder
+from stereotalker.diffusion.windows import Window, windows
+from stereotalker.motion.controls import Emotion, with_blinks, with_emotion, with_gaze, with_still_body
+from stereotalker.motion.denoiser import MotionConditions, MotionDenoiser, Streams
+from stereotalker.motion.features import FACE_COLUMNS, body_columns, face_columns, from_slots, to_motion
+from stereotalker.motion.hearing import Hearing
+from stereotalker.motion.prior import POOLED, SLOT, Reader, at_slots, chosen
 from stereotalker.params import MotionParams
-from stereotalker.people.acting import STYLES, act
-from stereotalker.records import SAMPLE_RATE, Motion, Speech, Timed
+from stereotalker.records import Motion, Speech
+from stereotalker.store import digest
 from stereotalker.training import autocast
 
-# Pose features of the trunk, the neck, the head and the arms, whose swing the few-step sampler shrinks towards the mean.
-_BODY = [3 * j + k for name, j in JOINT.items() if name not in ("jaw", "left_eye", "right_eye") for k in range(3)]
+_JOIN_S = 0.4  # over which a window's first new frames leave the held ones
+_PINNED = 2  # slots that a pinned pose holds
+
+
+@dataclass(frozen=True)
+class Directions:
+    """How a speaker is to move."""
+
+    style: int  # index of people.acting.STYLES
+    strength: float = 1.0  # of gestures: 0 (still arms) to 2
+    seed: int = 0
+    start: Motion | None = None  # of one frame: the pose the clip begins in
+    end: Motion | None = None
+    still: bool = False  # only head and face move
+    emotions: tuple[Emotion, ...] = ()
+    gaze: np.ndarray | None = None  # f32 [2, frames]: azimuth and elevation, degrees, of the camera that the eyes are on
+
+    def digest(self) -> str:
+        """Equal for equal directions."""
+        poses = [None if pose is None else [pose.poses, pose.trans] for pose in (self.start, self.end)]
+        return digest(self.style, self.strength, self.seed, poses, self.still, [asdict(emotion) for emotion in self.emotions], self.gaze)
 
 
 class Synthesizer:
     """Models in memory, ready for speech."""
 
-    def __init__(self, encoder: SpeechEncoder, denoiser: MotionDenoiser, params: MotionParams):
+    def __init__(self, encoder: SpeechEncoder, denoiser: MotionDenoiser, params: MotionParams, reader: Reader | None = None):
+        """reader: another than the denoiser's own prior, for comparison."""
         self.encoder, self.denoiser, self.params = encoder.eval(), denoiser.eval(), params
-        self.embedder = WordEmbedder(denoiser.prior)
+        self.reader = reader or Reader(denoiser.prior)
 
-    def motion(self, speech: Speech, style: int, strength: float, seed: int, frames: int, fps: float) -> Motion:
-        """`frames` frames of motion at `fps`. strength 0 (still body) to 2 scales the gestures."""
+    def motion(self, speech: Speech, directions: Directions, frames: int, fps: float) -> Motion:
+        """`frames` frames of motion at `fps`. Work grows with the length, memory only by what comes out."""
         own = self.params.fps
-        count = int(np.ceil((frames / fps) * own)) + 1
-        audio = features_at(self.encoder, speech.samples, count, own)
-        words, known = self.embedder.slots(speech.words, -(-count // SLOT), own)
-        made = np.zeros((count, POSE_FEATURES), np.float32)
-        for window in windows(count, self.params.window, self.params.overlap):
-            made[window.start : window.stop] = self._window(window, made, audio, words, known, style, strength, seed)
-        made[:, _BODY] = made[:, _BODY].mean(0) + self.params.body_gain * (made[:, _BODY] - made[:, _BODY].mean(0))
-        made[:, _BODY] = gaussian_filter1d(made[:, _BODY], self.params.body_smoothing * own, axis=0, mode="nearest")
-        made = made * self.denoiser.deviation.numpy() + self.denoiser.mean.numpy()
-        return resample(to_motion(made, own), frames, fps)
+        count = int(np.ceil(frames / fps * own)) + 1
+        count += -count % SLOT
+        faces, bodies = zip(*self._windows(speech, directions, count), strict=True)
+        face, slots = self.denoiser.columns(Streams(torch.from_numpy(np.concatenate(faces)), torch.from_numpy(np.concatenate(bodies))))
+        motion = resample(to_motion(face.numpy(), from_slots(slots.numpy()), own), frames, fps)
+        motion = with_blinks(motion, directions.seed)
+        motion = with_still_body(motion) if directions.still else motion
+        if directions.gaze is not None:
+            motion = with_gaze(motion, *directions.gaze, from_start=directions.start is not None, to_end=directions.end is not None)
+        return with_emotion(motion, directions.emotions)
+
+    def signs(self, speech: Speech, count: int) -> np.ndarray:
+        """The sign in each of `count` slots that the language prior reads off the words, or off the sound where none are known. i64 [S]."""
+        if speech.words:
+            found = chosen(self.reader.words([w.text for w in speech.words]), self.params.sign_threshold)
+            return at_slots(speech.words, found, count, self.params.fps)
+        hearing, signs = self._hearing(speech), np.zeros(count + POOLED, np.int64)
+        span = 32 * POOLED
+        for start in range(0, count, span):
+            heard = hearing.frames(start * SLOT, (start + min(span, count - start)) * SLOT)
+            found = chosen(self.reader.sound(heard.reshape(-1, SLOT, heard.shape[1]).mean(1)), self.params.sign_threshold)
+            signs[start : start + POOLED * len(found) : POOLED] = found
+        return signs[:count]
+
+    def _hearing(self, speech: Speech) -> Hearing:
+        return Hearing(self.encoder, speech, self.params.fps, self.params.closure_odds)
+
+    def _windows(self, speech: Speech, directions: Directions, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """New frames [t, P] and slots [t / SLOT, K] of every window, normalised."""
+        hearing = self._hearing(speech)
+        T, config = self.params.window, self.denoiser.config
+        grid = windows(count, T, self.params.overlap)
+        if directions.end is not None and len(grid) > 1:
+            grid = _with_room_to_end(grid, T)
+        signs = self.signs(speech, grid[-1].start // SLOT + T // SLOT)
+        last = Streams(torch.zeros(1, T, FACE_COLUMNS), torch.zeros(1, T // SLOT, config.body))
+        for window in grid:
+            held, given = self._given(window, count, last, hearing, signs, directions)
+            made, new, stop = self._sample(window, given, directions.seed), window.overlap, window.stop - window.start
+            reach = _JOIN_S * self.params.fps
+            face, body = _joined(made.face, held.face, given.held_face, reach), _joined(made.body, held.body, given.held_body, reach / SLOT)
+            yield face[0, new:stop].numpy(), body[0, new // SLOT : stop // SLOT].numpy()
+            last = Streams(face[:, :stop], body[:, : stop // SLOT])
+
+    def _given(self, window: Window, count: int, last: Streams, hearing: Hearing, signs: np.ndarray, directions: Directions) -> tuple[Streams, MotionConditions]:
+        T, K, overlap, first = self.params.window, self.denoiser.config.body, window.overlap, window.start // SLOT
+        held = Streams(torch.zeros(1, T, FACE_COLUMNS), torch.zeros(1, T // SLOT, K))
+        held_face, held_body = torch.zeros(1, T, dtype=torch.bool), torch.zeros(1, T // SLOT, dtype=torch.bool)
+
+        def pin(pose: Motion, start: int) -> None:
+            at = slice(max(start, overlap // SLOT), max(start + _PINNED, overlap // SLOT))
+            columns = self.denoiser.normalised(torch.from_numpy(face_columns(pose)), torch.from_numpy(body_columns(pose)))
+            held.body[:, at], held_body[:, at] = columns.body, True
+            frames = slice(at.start * SLOT, at.stop * SLOT)
+            held.face[:, frames], held_face[:, frames] = columns.face, True
+
+        if overlap:
+            held.face[:, :overlap], held.body[:, : overlap // SLOT] = last.face[:, -overlap:], last.body[:, -(overlap // SLOT) :]
+            held_face[:, :overlap], held_body[:, : overlap // SLOT] = True, True
+        elif directions.start is not None:
+            pin(directions.start, 0)
+        if directions.end is not None:  # where the clip's last slots lie in this window
+            pin(directions.end, count // SLOT - _PINNED - first)
+        told = torch.tensor([float(bool(hearing.speech.words))])
+        audio = torch.from_numpy(hearing.frames(window.start, window.start + T))[None]
+        read = torch.from_numpy(signs[first : first + T // SLOT])[None]
+        return held, MotionConditions(
+            audio, read, told, torch.tensor([directions.style]), torch.tensor([directions.strength], dtype=torch.float32), held, held_face, held_body
+        )  # fmt: skip
 
     @torch.inference_mode()
-    def _window(self, window, made, audio, words, known, style: int, strength: float, seed: int) -> np.ndarray:
-        T = self.params.window
-        length = window.stop - window.start
-        before, held = np.zeros((T, POSE_FEATURES), np.float32), np.zeros(T, bool)
-        before[: window.overlap], held[: window.overlap] = made[window.start : window.start + window.overlap], True
-        slots = slice(window.start // SLOT, window.start // SLOT + T // SLOT)
-        given = MotionConditions(*(torch.from_numpy(a)[None] for a in (
-            _fit(audio[window.start : window.stop], T), _fit(words[slots], T // SLOT), _fit(known[slots], T // SLOT),
-        )), torch.tensor([style]), torch.tensor([strength], dtype=torch.float32), torch.from_numpy(before)[None], torch.from_numpy(held)[None])  # fmt: skip
-        meaning, _ = self.denoiser.understand(given)
-        start = noise((1, T, POSE_FEATURES), seed, window.index)
-        clean = sample(
-            lambda x, t: self.denoiser(x, torch.tensor([t]), given, meaning), start, self.params.scheduler, self.params.steps
-        )[0].numpy()  # fmt: skip
-        clean[: window.overlap] = before[: window.overlap]
-        return clean[:length]
+    def _sample(self, window: Window, given: MotionConditions, seed: int) -> Streams:
+        """The body is guided away from what it would do without words (Ho & Salimans 2022): few steps shrink its swing."""
+        shapes, w = (given.before.face.shape, given.before.body.shape), self.params.guidance
+        split = shapes[0].numel()
+        asked = given if w == 1 else _with_unsaid(given)
+        rows = len(asked.style)
+
+        def predict(noisy: torch.Tensor, timestep: int) -> torch.Tensor:
+            streams = Streams(*(x.view(shape).expand(rows, -1, -1) for x, shape in zip(noisy.split([split, shapes[1].numel()]), shapes, strict=True)))
+            with autocast():
+                clean = self.denoiser(streams, torch.full((rows,), timestep), asked)
+            face, body = clean.face.float(), clean.body.float()
+            return torch.cat([face[0].flatten(), (body[-1] + w * (body[0] - body[-1])).flatten()])
+
+        start = noise((split + shapes[1].numel(),), seed, window.index)
+        made = sample(predict, start, self.params.scheduler, self.params.steps)
+        return Streams(made[:split].view(shapes[0]), made[split:].view(shapes[1]))
 
 
-def features_at(encoder: SpeechEncoder, samples: np.ndarray, frames: int, fps: float) -> np.ndarray:
-    """Audio features at the centres of `frames` motion frames, linear between the encoder's own, f32 [T, F]."""
-    features = encoder.encode(samples)
-    at = np.interp((np.arange(frames) + 0.5) / fps, frame_times(len(features)), np.arange(len(features)))
-    low = np.floor(at).astype(int)
-    high, share = np.minimum(low + 1, len(features) - 1), (at - low)[:, None].astype(np.float32)
-    return features[low] * (1 - share) + features[high] * share
+def _with_unsaid(given: MotionConditions) -> MotionConditions:
+    """A second row, in which nobody knows what is said."""
+
+    def twice(x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([x, x])
+
+    signs, told = (torch.cat([x, torch.zeros_like(x)]) for x in (given.signs, given.told))
+    return MotionConditions(
+        twice(given.audio), signs, told, twice(given.style), twice(given.strength), Streams(twice(given.before.face), twice(given.before.body)), twice(given.held_face), twice(given.held_body)
+    )  # fmt: skip
+
+
+def _with_room_to_end(grid: list[Window], length: int) -> list[Window]:
+    """The same frames, the last window of full `length`, so that the way to an end pose is not shorter than a window."""
+    *others, before, last = grid
+    moved = replace(last, start=last.stop - length)
+    return [*others, replace(before, stop=moved.start + moved.overlap), moved]
+
+
+def _joined(made: torch.Tensor, held: torch.Tensor, where: torch.Tensor, reach: float) -> torch.Tensor:
+    """What was made, put on what was held: the difference at every border dies away within `reach` frames (min-jerk), sooner where another comes."""
+    out, known = made.clone(), where[0]
+    index = torch.arange(len(known))
+    for border in index[known]:
+        for step in (-1, 1):
+            free = (index - border) * step > 0
+            if not (0 <= border + step < len(known)) or known[border + step]:
+                continue
+            other = index[free & known]
+            room = min(float((other - border).abs().min()) if len(other) else np.inf, reach)
+            share = (1 - ((index - border) * step / max(room, 1.0)).clamp(0, 1)) * free
+            share = share**3 * (10 - 15 * share + 6 * share**2)
+            out = out + share[None, :, None] * (held[:, border] - made[:, border])[:, None]
+    out[:, known] = held[:, known]
+    return out
 
 
 def resample(motion: Motion, frames: int, fps: float) -> Motion:
@@ -87,117 +194,3 @@ def resample(motion: Motion, frames: int, fps: float) -> Motion:
     split = motion.expression.shape[1]
     poses = resample_axis_angle(motion.poses, times, new)
     return Motion(poses, np.ascontiguousarray(linear[:, :split]), np.ascontiguousarray(linear[:, split:]), fps)
-
-
-# ---- training ------------------------------------------------------------------------------------------------------------
-
-
-JAW = 3 * JOINT["jaw"]  # pose feature: the jaw's opening
-CLOSED_JAW = 0.02  # rad
-
-
-@dataclass(frozen=True)
-class Performance:
-    """Speech somebody acted: all at the model's frame rate."""
-
-    audio: np.ndarray  # f16 [T, F]
-    motion: np.ndarray  # f32 [T, P]
-    words: np.ndarray  # f16 [S, D_lm]
-    known: np.ndarray  # bool [S]
-    style: int
-    strength: float
-
-
-def perform(corpus: list[Speech], encoder: SpeechEncoder, embedder: WordEmbedder, fps: float, seed: int) -> Performance:
-    """Some utterances with pauses between, acted in a random style; one performance in twelve is noise that nobody speaks."""
-    rng = np.random.default_rng([seed, 21])
-    speech = _joined([corpus[i] for i in rng.integers(len(corpus), size=3)], rng)
-    if rng.random() < 1 / 12:
-        speech = Speech((rng.normal(size=len(speech.samples)) * 10 ** rng.uniform(-4, -1)).astype(np.float32), -40.0)
-    style, strength = int(rng.integers(len(STYLES))), float(rng.choice([0.0, 1.0, 1.0, 1.0, rng.uniform(0.3, 2.0)]))
-    motion = act(speech, STYLES[style], int(rng.integers(1 << 30)), fps, strength)
-    count = len(motion.poses) // SLOT * SLOT
-    heard = augment(speech.samples, rng) if speech.words and rng.random() < 0.7 else speech.samples
-    words, known = embedder.slots(speech.words, count // SLOT, fps)
-    audio = features_at(encoder, np.clip(heard, -1, 1).astype(np.float32), count, fps)
-    return Performance(audio.astype(np.float16), to_features(motion)[:count], words.astype(np.float16), known, style, strength)
-
-
-def training_loss(model: MotionDenoiser, performances: list[Performance], params: MotionParams):
-    """Error of the clean window and of its velocity; the mouth counts most, and a mouth that must be shut four times over.
-
-    Also pulls projected audio towards its words' embeddings.
-    """
-    _set_statistics(model, performances)
-    schedule, weights = make_scheduler(params.scheduler), _feature_weights()
-    shut = (CLOSED_JAW - model.mean[JAW]) / model.deviation[JAW]
-
-    def loss(rng: np.random.Generator) -> torch.Tensor:
-        given, clean = _training_batch(model, performances, params, rng)
-        B = len(clean)
-        t = torch.from_numpy(np.where(rng.random(B) < 0.15, TRAIN_TIMESTEPS - 1, rng.integers(0, TRAIN_TIMESTEPS, B)))
-        noisy = schedule.add_noise(clean, torch.from_numpy(rng.standard_normal(clean.shape, np.float32)), t)
-        with autocast():
-            meaning, projected = model.understand(given)
-            predicted = model(noisy, t, given, meaning)
-        predicted, projected = predicted.float(), projected.float()
-        closing = 1 + 3 * (clean[..., JAW, None] < shut) * (weights > 1)
-        error = ((predicted - clean).square() * weights * closing).mean()
-        speed = ((predicted.diff(dim=1) - clean.diff(dim=1)).square() * weights).mean()
-        spoken = given.words.abs().sum(-1) > 0
-        alignment = (1 - functional.cosine_similarity(projected, given.words, dim=-1))[spoken].mean() if spoken.any() else 0.0
-        return error + 2 * speed + 0.3 * alignment
-
-    return loss
-
-
-def _training_batch(model, performances, params: MotionParams, rng) -> tuple[MotionConditions, torch.Tensor]:
-    T, rows = params.window, []
-    for index in rng.integers(len(performances), size=params.training.batch):
-        p = performances[index]
-        start = int(rng.integers(max(len(p.motion) - T, 0) // SLOT + 1)) * SLOT
-        slots = slice(start // SLOT, start // SLOT + T // SLOT)
-        held = np.zeros(T, bool)
-        held[: params.overlap if rng.random() < 0.7 else 0] = True
-        heard = rng.random() >= params.word_dropout
-        known = _fit(p.known[slots], T // SLOT) & heard
-        motion = np.concatenate([p.motion[start : start + T], np.repeat(p.motion[-1:], max(T - len(p.motion), 0), 0)])
-        rows.append((_fit(p.audio[start : start + T], T).astype(np.float32), _fit(p.words[slots], T // SLOT).astype(np.float32), known, p.style, np.float32(p.strength), motion, held))  # fmt: skip
-    audio, words, known, style, strength, motion, held = (torch.from_numpy(np.stack(c)) for c in zip(*rows, strict=True))
-    clean = (motion - model.mean) / model.deviation
-    return MotionConditions(audio, words, known, style, strength, clean, held), clean
-
-
-def _fit(values: np.ndarray, length: int) -> np.ndarray:
-    """Cut, or pad with zeros at the end, to `length` rows."""
-    return np.concatenate([values[:length], np.zeros((max(length - len(values), 0), *values.shape[1:]), values.dtype)])
-
-
-def _set_statistics(model: MotionDenoiser, performances: list[Performance]) -> None:
-    frames = np.concatenate([p.motion for p in performances])
-    deviation = frames.std(0)
-    model.mean.copy_(torch.from_numpy(frames.mean(0)))
-    model.deviation.copy_(torch.from_numpy(np.where(deviation < 1e-4, 1.0, deviation)))
-
-
-def _feature_weights() -> torch.Tensor:
-    weights = torch.ones(POSE_FEATURES)
-    actions = POSE_FEATURES - 3 - len(ACTION)
-    weights[JAW] = 12.0
-    weights[[actions + i for name, i in ACTION.items() if name.startswith(("mouth", "jaw", "tongue"))]] = 3.0
-    fingers = [3 * j + k for name, j in JOINT.items() if name[-1] in "123" and name.startswith(("left", "right")) for k in range(3)]
-    weights[fingers] = 0.3
-    return weights
-
-
-def _joined(speeches: list[Speech], rng) -> Speech:
-    """Utterances one after the other with pauses."""
-    samples, words, phonemes, at = [], [], [], 0
-    for speech in speeches:
-        pause = int(rng.uniform(0.1, 1.2) * SAMPLE_RATE)
-        samples += [np.zeros(pause, np.float32), speech.samples]
-        shift = (at + pause) / SAMPLE_RATE
-        words += [Timed(w.text, w.start + shift, w.end + shift) for w in speech.words]
-        phonemes += [Timed(p.text, p.start + shift, p.end + shift) for p in speech.phonemes]
-        at += pause + len(speech.samples)
-    return Speech(np.concatenate(samples), -20.0, tuple(words), tuple(phonemes))

@@ -61,6 +61,12 @@ STYLES: tuple[Style, ...] = (
     Style("friend", 0.85, 0.7, -0.1, "apart", 1.1, 1.0, smile=1.6, turn=0.05),
     Style("anchor-left", 0.8, 0.7, -0.6, "desk", 0.9, 1.0, aversion=0.1),
 )  # fmt: skip
+STYLE_INDEX: dict[str, int] = {style.name: k for k, style in enumerate(STYLES)}
+
+
+def resting_pose(style: Style) -> Motion:
+    """One frame of somebody who waits, arms as the style rests them."""
+    return act(Speech(np.zeros(SAMPLE_RATE // 5, np.float32), -np.inf), style, 0, 25.0, 0.0).frames(0, 1)
 
 
 def act(speech: Speech, style: Style, seed: int, fps: float, strength: float = 1.0, girth: float = 0.0) -> Motion:

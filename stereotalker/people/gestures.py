@@ -119,6 +119,18 @@ _WORDS: dict[str, str] = {
     "turn": "turn around round again wheel circle return repeat wieder drehen tourner encore girar otra-vez girare ancora", "money": "money pay price cost cheap expensive buy geld argent dinero soldi denaro",
     "see": "see look watch eyes view show sehen schau regarder voir mirar ver guardare vedere",
 }  # fmt: skip
+# Words that mean the same and that no acting knows: what a language prior must find out by itself. Evaluation alone says them.
+_SYNONYMS: dict[str, str] = {
+    "big": "gigantic immense massive colossal", "small": "miniature minuscule compact", "narrow": "slender slim", "two": "couple double", "three": "trio",
+    "all": "completely entirely", "none": "nil void", "there": "yonder remote elsewhere", "no": "reject deny incorrect", "yes": "absolutely definitely correct",
+    "question": "curious uncertain puzzled", "list": "additionally furthermore besides", "contrast": "nevertheless nonetheless whereas alternatively",
+    "growth": "expand climb boost enlarge", "decline": "shrink diminish plummet deteriorate", "stop": "pause cease hesitate", "think": "consider imagine ponder reflect",
+    "feel": "emotion affection joy sorrow", "past": "formerly previously ancient", "future": "eventually upcoming shortly", "together": "unite gather merge",
+    "apart": "detach divorce distinct", "up": "upward overhead ceiling", "down": "beneath underneath downward", "exact": "accurate specific",
+    "strong": "powerful mighty tough", "greet": "greetings farewell", "thank": "appreciate gratitude", "begin": "launch commence initiate",
+    "end": "conclude terminate", "turn": "rotate spin revolve", "money": "cash dollar salary purchase", "see": "observe glance stare",
+}  # fmt: skip
+HELD_OUT: dict[str, str] = {word: name for name, words in _SYNONYMS.items() for word in words.split()}
 LEXICON: dict[str, str] = {word: name for name, words in _WORDS.items() for word in words.split()}
 HEADS: dict[str, str] = {name: sign.head for name, sign in SIGNS.items() if sign.head}
 
