@@ -103,7 +103,7 @@ def test_states_and_artifacts_in_prefect_are_the_clips_own(production, tmp_path,
 
 def test_pause_resume_and_cancel(production, tmp_path, tiny_models):
     home, url = production
-    batch = write_batch(tmp_path, clips(12), "steered")
+    batch = write_batch(tmp_path, clips(60), "steered")
     process = driver(home, batch, tmp_path / "out", tiny_models.folder, workers=1, worker={"threads": 1})
 
     def videos():
@@ -114,7 +114,7 @@ def test_pause_resume_and_cancel(production, tmp_path, tiny_models):
     time.sleep(6)  # what was running is finished
     held = videos()
     time.sleep(4)
-    assert videos() == held < 12 and process.poll() is None
+    assert videos() == held < 60 and process.poll() is None
     assert "found none" in cli("pause", "another", home=home).stderr
     assert cli("resume", "steered", home=home).returncode == 0
     wait_for(lambda: videos() > held, process)
@@ -124,7 +124,7 @@ def test_pause_resume_and_cancel(production, tmp_path, tiny_models):
     flow, _ = runs_of(url, "steered")
     assert flow["state"]["type"] == "CANCELLED"
     rows = json.loads((tmp_path / "out" / "results.json").read_text())["clips"]
-    assert len(rows) == 12 and {row["state"] for row in rows} == {"done", "stopped"}
+    assert len(rows) == 60 and {row["state"] for row in rows} == {"done", "stopped"}
 
 
 @pytest.mark.parametrize(("signals", "status"), [(1, 3), (2, 130)])
