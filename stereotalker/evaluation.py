@@ -20,6 +20,7 @@ from stereotalker.control.masks import region_iou
 from stereotalker.models import Models, read_gestures
 from stereotalker.motion import evaluate as exam
 from stereotalker.motion.evaluate import mean
+from stereotalker.motion.learn import acted, train_prior
 from stereotalker.motion.prior import NO_MODEL, LanguagePrior, Reader
 from stereotalker.params import Params, resolve
 from stereotalker.people.acting import STYLES, act, closed_spans
@@ -27,7 +28,6 @@ from stereotalker.people.dataset import Sample, read_people
 from stereotalker.people.shading import render as draw
 from stereotalker.people.shards import read_summaries
 from stereotalker.people.takes import Cast, cast
-from stereotalker.pipeline import acted, train_prior
 from stereotalker.records import Control, Motion, Speech
 from stereotalker.store import write_atomic
 from stereotalker.training import Log

@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, partial
 from pathlib import Path
 
 import torch
 
-from stereotalker.audio.corpus import build_corpus, read_corpus, read_index
+from stereotalker.audio.corpus import build_corpus, read_corpus
 from stereotalker.audio.encoder import EncoderConfig, SpeechEncoder
 from stereotalker.audio.encoder import training_loss as audio_loss
 from stereotalker.control.masks import MaskConfig, MaskPredictor
 from stereotalker.control.masks import training_loss as masks_loss
 from stereotalker.models import read_body, read_encoder, read_masks, weights_file
 from stereotalker.motion.denoiser import MotionConfig, MotionDenoiser
+from stereotalker.motion.learn import acted, train_prior
 from stereotalker.motion.measures import GestureAutoencoder, GestureConfig, gestures_loss
-from stereotalker.motion.performances import Performance, perform
 from stereotalker.motion.performances import training_loss as motion_loss
-from stereotalker.motion.prior import LanguagePrior
-from stereotalker.motion.semantics import training_loss as prior_loss
-from stereotalker.params import MotionParams, Params, Training
+from stereotalker.params import Params, Training
 from stereotalker.people.acting import STYLES, act
 from stereotalker.people.card import write_card
 from stereotalker.people.dataset import build_people, read_people
-from stereotalker.processes import pool
-from stereotalker.records import Speech
 from stereotalker.render.denoiser import DenoiserConfig, RenderDenoiser
 from stereotalker.render.renderer import training_loss as render_loss
 from stereotalker.training import Log, fit, print_log
@@ -79,29 +74,6 @@ def gestures(params: Params, log: Log) -> None:
     motions = [act(speech, STYLES[k % len(STYLES)], own.training.seed + k, params.motion.fps) for k, speech in enumerate(corpus[: own.motions])]
     fit(model, gestures_loss(model, motions, own.training.batch), own.training, DATA / "gestures.checkpoint", log)
     save_weights(model, weights_file("gestures", WEIGHTS))
-
-
-def acted(speech: Path, weights: Path, params: MotionParams, processes: int | None = None) -> list[Performance]:
-    """What the motion model is trained on; the same however many processes make it. Raises UserError where there is no speech."""
-    read_index(speech)
-    with pool(processes) as workers:
-        return list(workers.map(partial(_performance, speech, weights, params.fps), range(params.training.seed, params.training.seed + params.performances), chunksize=4))
-
-
-def _performance(speech: Path, weights: Path, fps: float, seed: int) -> Performance:
-    torch.set_num_threads(1)
-    return perform(*_cast(speech, weights), fps, seed)
-
-
-@cache
-def _cast(speech: Path, weights: Path) -> tuple[list[Speech], SpeechEncoder]:
-    return read_corpus(speech), read_encoder(weights)
-
-
-def train_prior(prior: LanguagePrior, performances: list[Performance], params: MotionParams, checkpoint: Path, log: Log) -> None:
-    """Train the language model's adapter in place."""
-    loss = prior_loss(prior, [p.said for p in performances], params.prior.batch, params.fps)
-    fit(prior, loss, params.prior, checkpoint, lambda name, value, step: log(f"prior_{name}", value, step))
 
 
 def masks(params: Params, log: Log) -> None:
