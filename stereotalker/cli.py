@@ -13,7 +13,7 @@ import yaml
 
 from stereotalker.errors import UserError
 from stereotalker.home import Home
-from stereotalker.manifest import read_manifest, safe_id, single_clip
+from stereotalker.manifest import emotion_key, read_manifest, safe_id, single_clip
 from stereotalker.outputs import Outputs, is_url
 from stereotalker.params import load_params
 from stereotalker.people.acting import STYLE_INDEX
@@ -147,7 +147,7 @@ def motion(
     transcript: Annotated[Optional[str], typer.Option(help="what is said in the file: words then carry gestures, and lips know their sounds")] = None,  # noqa: UP045
     language: Annotated[str, typer.Option(help="of script or transcript")] = "en-us",
     out: Annotated[Path, typer.Option(help="folder for the files")] = Path("out/motion"),
-    formats: Annotated[str, typer.Option("--format", help="npz (AMASS, SMPL-X Blender add-on), csv (Live Link Face), bvh, mp4 (the body, to look at)")] = "npz,csv,bvh,mp4",
+    formats: Annotated[str, typer.Option("--format", help="npz (AMASS, SMPL-X Blender add-on), csv (Live Link Face), bvh, mp4 (a mannequin, to look at)")] = "npz,csv,bvh,mp4",
     style: Annotated[str, typer.Option(help=f"a personality: {', '.join(STYLE_INDEX)}")] = "presenter",
     gesture: Annotated[float, typer.Option(help="0 still arms ... 2")] = 1.0,
     seed: Annotated[int, typer.Option(help="another one, another take")] = 0,
@@ -160,7 +160,7 @@ def motion(
     params: ParamsFile = None,
 ) -> None:
     """Speech in, SMPL-X motion out, without a picture: for Blender, Unreal and others, or to look at before a night is spent."""
-    keys = [dict(zip(("time", "name", "amount"), key.split(":") if key[:1].isdigit() else ["0", *key.split(":")], strict=False)) for key in emotion or []]
+    keys = [emotion_key(text) for text in emotion or []]
     named = {"audio": audio, "script": script, "transcript": transcript, "start_pose": start_pose, "end_pose": end_pose}
     told = {"language": language, "style": style, "gesture": gesture, "seed": seed, "fps": fps, "gaze": gaze, "body": body, "emotion": keys}
     clip = single_clip(audio.stem if audio else f"script-{digest(script)[:8]}", told | {name: value for name, value in named.items() if value is not None})

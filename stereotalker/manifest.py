@@ -191,6 +191,14 @@ def read_manifest(path: Path) -> Manifest:
     return Manifest(path=path, clips=tuple(_located(clip, path.parent) for clip in clips))
 
 
+def emotion_key(text: str) -> dict[str, str]:
+    """NAME, NAME:AMOUNT, TIME:NAME or TIME:NAME:AMOUNT -> an EmotionKey's fields. Raises UserError."""
+    parts = text.split(":") if text[:1].isdigit() else ["0", *text.split(":")]
+    if not 2 <= len(parts) <= 3:
+        raise UserError(f"emotion {text!r}; expected NAME or TIME:NAME:AMOUNT, like happy or 2.5:happy:0.6")
+    return dict(zip(("time", "name", "amount"), parts, strict=False))  # the amount may be left out
+
+
 def safe_id(name: str) -> str:
     """An id made of any name."""
     return "".join(c if c.isalnum() and c.isascii() or c in "-_" else "-" for c in name)[:100].strip("-_") or "clip"

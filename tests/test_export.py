@@ -166,6 +166,6 @@ def test_the_command(tmp_path, tiny_params):
     answer = CliRunner().invoke(app, ["motion", str(tmp_path / "none.wav"), "--out", str(tmp_path)])
     assert answer.exit_code != 0 and "not found" in str(answer.exception)
     spoken = ["motion", "--script", "one", "--out", str(tmp_path)]
-    for options, complaint in ((["--emotion", "3:sad"], "emotion.0.name"), (["--emotion", "-1:happy"], "emotion"), (["--fps", "0"], "fps"), (["--format", "npz, gif"], "format gif;")):
+    for options, complaint in ((["--emotion", "3:sad"], "emotion.0.name"), (["--emotion", "-1:happy"], "emotion"), (["--emotion", "1:happy:1:more"], "expected NAME or TIME:NAME:AMOUNT"), (["--emotion", "3"], "expected NAME"), (["--fps", "0"], "fps"), (["--format", "npz, gif"], "format gif;")):
         answer = CliRunner().invoke(app, [*spoken, *options])
         assert answer.exit_code != 0 and complaint in str(answer.exception)

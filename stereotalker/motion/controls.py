@@ -18,7 +18,6 @@ _FACES: dict[str, tuple[dict[str, float], float]] = {
     "happy": ({"mouthSmileL/R": 0.42, "cheekSquintL/R": 0.35, "eyeSquintL/R": 0.12, "browOuterUpL/R": 0.08, "mouthDimpleL/R": 0.10}, 1.0),
     "serious": ({"browDownL/R": 0.45, "eyeSquintL/R": 0.10, "mouthFrownL/R": 0.10, "mouthShrugLower": 0.06}, 0.1),
 }  # fmt: skip
-EMOTIONS: tuple[str, ...] = tuple(_FACES)
 _CHANGE_S = 0.5  # that a face takes from one emotion to the next
 _EYES = np.array([0.35, 0.50])  # rad, the most that eyes turn down or up, and aside
 _HEAD_SHARE = 0.35  # of the way to the camera that the head takes; the eyes do the rest
