@@ -11,7 +11,9 @@ setup: .venv/.ready
 .venv/.ready: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q --disable-pip-version-check "$(TORCH)"
-	$(BIN)/pip install -q --disable-pip-version-check -e ".[people,dev]"
+	$(BIN)/pip install -q --disable-pip-version-check -e ".[people,photo,dev]"
+	@# mediapipe asks for the OpenCV that needs libGL; the headless one, of the same release, takes its place
+	$(BIN)/pip install -q --disable-pip-version-check --force-reinstall --no-deps "opencv-python-headless>=4.10,<5"
 	touch $@
 
 demo: setup

@@ -18,6 +18,7 @@ import torch
 import yaml
 
 from stereotalker.alive import identity
+from stereotalker.avatar.library import Library
 from stereotalker.batch.gate import Gate
 from stereotalker.batch.preflight import Plan, prepare
 from stereotalker.clip import ClipMaker, preview
@@ -78,7 +79,7 @@ def produce(
     gate = Gate(rules.window, rules.budget_hours, rules.breaker, say=_say)
     batch = _record(manifest, models, tracker)
     log = BatchLog(tracker, batch, manifest, outputs, home, gate, before)
-    maker = ClipMaker(models, store, open_seal(params.provenance, home.credentials))
+    maker = ClipMaker(models, store, open_seal(params.provenance, home.credentials), Library(home.avatars))
 
     try:
         with ExitStack() as stack:

@@ -13,7 +13,7 @@ import yaml
 
 from stereotalker.errors import UserError
 from stereotalker.home import Home
-from stereotalker.manifest import emotion_key, read_manifest, safe_id, single_clip
+from stereotalker.manifest import consent_of, emotion_key, is_picture, read_manifest, safe_id, single_clip
 from stereotalker.outputs import Outputs, is_url
 from stereotalker.params import load_params
 from stereotalker.people.acting import STYLE_INDEX
@@ -23,6 +23,10 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help="Overnight ba
 
 ParamsFile = Annotated[Optional[Path], typer.Option("--params", help="another params.yaml")]  # noqa: UP045
 Executor = Annotated[Literal["ray", "inline"], typer.Option(help="inline: without Ray and Prefect, for tests and debugging")]
+
+ConsentHolder = Annotated[Optional[str], typer.Option(help="of a portrait: whose face it is, or who may speak for them")]  # noqa: UP045
+ConsentScope = Annotated[Optional[str], typer.Option(help="of a portrait: what it may be used for")]  # noqa: UP045
+ConsentExpires = Annotated[Optional[str], typer.Option(help="of a portrait: the last day, like 2027-12-31; left out: none")]  # noqa: UP045
 
 
 def _override(kind, text: str, *names: str):
@@ -34,9 +38,13 @@ def _override(kind, text: str, *names: str):
 def produce(
     batch: Annotated[Optional[Path], typer.Argument(help="manifest: .yaml, .jsonl or .csv")] = None,  # noqa: UP045
     out: Annotated[str, typer.Option(help="folder or URL (s3://bucket/night) for the videos and the report")] = "out",
-    avatar: Annotated[Optional[str], typer.Option(help="one clip: the avatar's name")] = None,  # noqa: UP045
+    avatar: Annotated[Optional[str], typer.Option(help="one clip: the avatar's name, or a portrait's file")] = None,  # noqa: UP045
     audio: Annotated[Optional[Path], typer.Option(help="one clip: a file with speech")] = None,  # noqa: UP045
     script: Annotated[Optional[str], typer.Option(help="one clip: words to speak")] = None,  # noqa: UP045
+    background: Annotated[Optional[str], typer.Option(help="one clip: portrait, blur, transparent, #rrggbb or a picture's file")] = None,  # noqa: UP045
+    consent_holder: ConsentHolder = None,
+    consent_scope: ConsentScope = None,
+    consent_expires: ConsentExpires = None,
     executor: Executor = "ray",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="look at everything, print the plan, make nothing")] = False,
     failed: Annotated[bool, typer.Option("--failed", help="only the clips that the last run in --out did not make well")] = False,
@@ -65,7 +73,10 @@ def produce(
         raise UserError("give a manifest, or --avatar with --audio or --script, not both")
     if not is_url(out) and Path(out).exists() and not Path(out).is_dir():
         raise UserError(f"--out {out} is a file; expected a folder, new or old")
-    manifest = _one_clip(home, avatar, audio, script) if batch is None else batch
+    own_clip = {"background": background, "consent": consent_of(consent_holder, consent_scope, consent_expires)}
+    if batch is not None and any(own_clip.values()):
+        raise UserError("--background and consent belong to the short form; in a manifest they are keys of the clips")
+    manifest = _one_clip(home, avatar, audio, script, own_clip) if batch is None else batch
     checked = read_manifest(manifest)  # a typo is told before any server starts
     if dry_run:
         from stereotalker.batch.preflight import prepare
@@ -175,13 +186,87 @@ def motion(
 
 @app.command()
 def evaluate(
-    what: Annotated[Literal["motion", "all"], typer.Argument(help="motion: of the motion stage alone; all: as the stage `evaluate` does")] = "all",
+    what: Annotated[Literal["motion", "avatar", "all"], typer.Argument(help="motion: of that stage alone; all: as the stage `evaluate` does; avatar: portraits, which need the detector")] = "all",
     params: ParamsFile = None,
 ) -> None:
     """Measure the weights on what they were never trained on, beside baselines; writes metrics/ and an MLflow run."""
     from tasks.train import run_stage
 
     run_stage("evaluate", load_params(params), Home.default(), what)
+
+
+avatars = typer.Typer(no_args_is_help=True, help="Portraits that speak: fit, list, show, remove.")
+app.add_typer(avatars, name="avatar")
+Name = Annotated[str, typer.Argument(help="the avatar's name")]
+
+
+@avatars.command("add")
+def avatar_add(
+    portrait: Annotated[Path, typer.Argument(help="a picture of one person from the front, head and shoulders or more")],
+    name: Annotated[str, typer.Option(help="by which manifests call it")],
+    consent_holder: ConsentHolder = None,
+    consent_scope: ConsentScope = None,
+    consent_expires: ConsentExpires = None,
+    style: Annotated[str, typer.Option(help=f"how it moves: {', '.join(STYLE_INDEX)}")] = "presenter",
+    landmarks: Annotated[Optional[Path], typer.Option(help="a JSON file of key points instead of the detector")] = None,  # noqa: UP045
+    replace: Annotated[bool, typer.Option("--replace", help="put another picture under a name that is there")] = False,
+    params: ParamsFile = None,
+) -> None:
+    """Make an avatar of a portrait: body, regions, clothed surface, background. Five to ten seconds; the same picture twice is free."""
+    from stereotalker.avatar.fitted import Wish, add_avatar
+    from stereotalker.avatar.library import Library
+    from stereotalker.models import Models
+    from stereotalker.shared import open_store
+
+    own, home = load_params(params), Home.default()
+    consent = consent_of(consent_holder, consent_scope, consent_expires)
+    card, new = add_avatar(Library(home.avatars), name, portrait, Models(own), open_store(own.produce.store or str(home.store), home.store), Wish(consent, style, landmarks, replace))
+    print(f"{name} {'added' if new else 'was there already, unchanged'}\n{_card_text(card)}\nlook at {home.avatars / name / 'card.png'}")
+
+
+@avatars.command("list")
+def avatar_list() -> None:
+    """Every avatar: yours, then the shipped ones."""
+    from stereotalker.avatar.library import Library
+
+    library = Library(Home.default().avatars)
+    for name in library.names():
+        card = library.card(name)
+        print(f"{name:20} {f'{card.picture}, {_consent_text(card.consent)}' if card else 'shipped, synthetic'}")
+
+
+@avatars.command("show")
+def avatar_show(name: Name) -> None:
+    """What is known of an avatar, and where its picture is."""
+    from stereotalker.avatar.library import PICTURE, Library
+
+    library = Library(Home.default().avatars)
+    card = library.card(name)
+    print(f"{name}, shipped and synthetic: {library.find(name)}" if card is None else f"{_card_text(card)}\nlook at {library.find(name).with_name(PICTURE)}")
+
+
+@avatars.command("remove")
+def avatar_remove(name: Name) -> None:
+    """Take one of your own out of the library."""
+    from stereotalker.avatar.library import Library
+
+    Library(Home.default().avatars).remove(name)
+    print(f"{name} removed from the library; its fit and the clips made of it stay in the store until that is removed")
+
+
+@avatars.command("detector")
+def avatar_detector(
+    source: Annotated[Optional[Path], typer.Option("--from", help="a folder that holds the files; left out: fetched from Google")] = None,  # noqa: UP045
+    params: ParamsFile = None,
+) -> None:
+    """Get MediaPipe's four model files (some 20 MB, Apache-2.0), accepted only with a known SHA-256. Its wheel reports usage to Google and cannot be told not to."""
+    from stereotalker.avatar.fitted import detector_folder
+    from stereotalker.avatar.mediapipe import TELEMETRY, copy_from, fetch
+
+    print(f"note: {TELEMETRY}", file=sys.stderr)
+    folder = detector_folder(load_params(params))
+    made = copy_from(source, folder) if source else fetch(folder)
+    print("\n".join(map(str, made)) or f"all files are in {folder}")
 
 
 dataset = typer.Typer(no_args_is_help=True, help="The training data: a card of what is there, and your own footage.")
@@ -271,18 +356,32 @@ def main() -> None:
         sys.exit(130)
 
 
-def _one_clip(home: Home, avatar: str | None, audio: Path | None, script: str | None) -> Path:
-    """The manifest of the short form, written to the home so that the clip can be made again."""
+def _one_clip(home: Home, avatar: str | None, audio: Path | None, script: str | None, more: dict) -> Path:
+    """more: background and consent, None where not said. The manifest of the short form, written to the home so that the clip can be made again."""
     if avatar is None or (audio is None) == (script is None):
         raise UserError("expected a manifest, or --avatar NAME with --audio FILE or --script TEXT")
     name = f"{Path(avatar).stem}-{audio.stem if audio else 'script-' + digest(script)[:8]}"
     safe = safe_id(name)
-    clip = {"id": safe, "avatar": avatar} | ({"audio": os.path.abspath(audio)} if audio else {"script": script})
+    picture = lambda name: os.path.abspath(name) if name and is_picture(name) else name  # noqa: E731
+    told = {"background": picture(more["background"]), "consent": more["consent"] and more["consent"].model_dump(mode="json")}
+    clip = {"id": safe, "avatar": picture(avatar)} | {key: value for key, value in told.items() if value} | ({"audio": os.path.abspath(audio)} if audio else {"script": script})
     folder = home.root / "manifests"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{safe}.yaml"
     path.write_text(yaml.safe_dump({"clips": [clip]}, allow_unicode=True))
     return path
+
+
+def _card_text(card) -> str:
+    from stereotalker.avatar.portray import IN_WORDS
+
+    lines = [f"picture   {card.picture}, {card.size[1]} x {card.size[0]} px, fitted {card.made} with {card.detector}"]
+    lines += [f"fit       {IN_WORDS[name]}: {'not seen' if value is None else f'{100 * value:.2f} %'}" for name, value in card.residuals.items()]
+    return "\n".join([*lines, f"consent   {_consent_text(card.consent)}", *(f"note      {note}" for note in card.notes)])
+
+
+def _consent_text(consent) -> str:
+    return "no consent recorded" if consent is None else f"{consent.holder}, for {consent.scope}, {f'until {consent.expires}' if consent.expires else 'without end'}"
 
 
 if __name__ == "__main__":

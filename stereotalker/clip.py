@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import date
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,18 +18,20 @@ from stereotalker import quality
 from stereotalker.audio import io
 from stereotalker.audio.speak import Voice
 from stereotalker.audio.speech import from_file, from_script
-from stereotalker.avatar.library import SHIPPED, find_avatar, read_avatar
+from stereotalker.avatar.fitted import avatar_record, background_digest, with_background
+from stereotalker.avatar.library import Library, check_consent, read_avatar
 from stereotalker.body import camera
 from stereotalker.diffusion.windows import Window, windows
 from stereotalker.errors import ClipError, OutOfMemory, is_out_of_memory
-from stereotalker.manifest import CameraMove, Clip, Retake
+from stereotalker.manifest import CameraMove, Clip, Consent, Retake, is_picture
 from stereotalker.models import Models
+from stereotalker.motion.controls import with_arms
 from stereotalker.motion.direct import clip_directions, clip_seed
 from stereotalker.provenance import Seal
 from stereotalker.records import Avatar, Motion, Speech, load, save
 from stereotalker.render.renderer import Renderer
 from stereotalker.shared import AnyStore
-from stereotalker.store import code_version, copy_atomic, digest, file_digest
+from stereotalker.store import code_version, digest, file_digest
 from stereotalker.video import frame_count, write_video
 
 Progress = Callable[[str, str, int, int], None]  # clip id, stage, done, of how many
@@ -112,8 +115,8 @@ class Ledger:
 class ClipMaker:
     """The recipe of a clip, with models, parameters and store at hand. Used by many threads at once."""
 
-    def __init__(self, models: Models, store: AnyStore, seal: Seal | None = None, avatars: Path = SHIPPED):
-        self.models, self.params, self.store, self.seal, self.avatars = models, models.params, store, seal, avatars
+    def __init__(self, models: Models, store: AnyStore, seal: Seal | None = None, library: Library | None = None):
+        self.models, self.params, self.store, self.seal, self.library = models, models.params, store, seal, library or Library()
 
     def speech(self, clip: Clip, ledger: Ledger) -> tuple[str, Speech]:
         """Stage audio. Returns the entry's key and the speech (the entry also holds sound.wav)."""
@@ -140,14 +143,16 @@ class ClipMaker:
         """Stage motion. Returns the entry's key and the number of frames."""
         frames = frame_count(speech.seconds, clip.fps)
         directions = clip_directions(clip, avatar.style, frames)
+        held = None if avatar.arms or clip.arms == "invent" else avatar.poses
         models = [self.models.digests[name] for name in ("audio", "motion")]
         params = self.params.motion.model_dump(mode="json")
-        key = digest("motion", code_version(), speech_key, directions.digest(), clip.fps, frames, models, params, self.params.produce.worker.threads)
+        key = digest("motion", code_version(), speech_key, directions.digest(), held, clip.fps, frames, models, params, self.params.produce.worker.threads)
 
         def write(folder: Path) -> None:
             with _MODEL_LOCK:
                 torch.set_num_threads(self.params.produce.worker.threads)  # the setting is each thread's own
                 motion = self.models.synthesizer.motion(speech, directions, frames, clip.fps)
+            motion = motion if held is None else with_arms(motion, held)
             save(motion, folder / "motion.safetensors")
 
         self._stage("motion", key, write, ledger)
@@ -159,7 +164,7 @@ class ClipMaker:
         params = [self.params.render.model_dump(mode="json"), self.params.body.reader, self.params.produce.worker.threads]
 
         def jobs(camera: CameraMove, seed: int, start: int, stop: int) -> list[SegmentJob]:
-            picture = [camera.model_dump(mode="json"), clip.width, clip.height, clip.fps]
+            picture = [camera.model_dump(mode="json"), clip.width, clip.height, clip.fps, _has_alpha(clip)]
             common = digest("render", code_version(), motion_key, avatar_key, models, picture, params, seed)
             grid = [replace(w, start=w.start + start, stop=w.stop + start) for w in windows(stop - start, self.params.render.segment)]
             return [SegmentJob(clip, motion_key, avatar_key, w, camera, seed, common, self.params.render.batch, order) for w in grid]
@@ -175,14 +180,14 @@ class ClipMaker:
 
     def video(self, clip: Clip, speech_key: str, motion_key: str, done: list[SegmentDone], jobs: list[SegmentJob], frames: int, ledger: Ledger) -> Finished:
         """Stages video and quality: encode, then look at the result."""
-        sound = self._folder("audio", speech_key) / "sound.wav"
+        sound, name = self._folder("audio", speech_key) / "sound.wav", f"clip{Path(clip.file_name).suffix}"
         parts = [(job.window, part.keys) for job, part in zip(jobs, done, strict=True)]
         named = [[window.start, window.stop, *keys] for window, keys in parts]
-        key = digest("video", code_version(), named, speech_key, clip.fps, clip.id, self.params.video.model_dump(mode="json"))
+        key = digest("video", code_version(), named, speech_key, clip.fps, clip.file_name, self.params.video.model_dump(mode="json"))
 
         def write(folder: Path) -> None:
             chunks = assemble(parts, frames, lambda key: read_segment(self._folder("render", key)))
-            write_video(folder / "clip.mp4", chunks, (clip.height, clip.width), clip.fps, sound, frames / clip.fps, self.params.video, clip.id)
+            write_video(folder / name, chunks, (clip.height, clip.width), clip.fps, sound, frames / clip.fps, self.params.video, clip.id)
 
         video = self._stage("video", key, write, ledger)
         gate = self.params.quality
@@ -191,29 +196,40 @@ class ClipMaker:
         def judge(folder: Path) -> None:
             motion = load(Motion, self._folder("motion", motion_key) / "motion.safetensors")
             misread = clip.transcript is not None and not load(Speech, sound.with_name("speech.safetensors")).words
-            looked = quality.examine(video / "clip.mp4", sound, self.models.body.lip_aperture(motion), clip, self.params.audio.loudness, gate, misread)
+            looked = quality.examine(video / name, sound, self.models.body.lip_aperture(motion), clip, self.params.audio.loudness, gate, misread)
             (folder / "verdict.json").write_text(looked.verdict.to_json())
             (folder / "poster.jpg").write_bytes(looked.poster)
 
         looked = self._stage("quality", judged, judge, ledger)
         verdict = quality.Verdict.from_json((looked / "verdict.json").read_text())
-        return Finished(video / "clip.mp4", key, verdict, looked / "poster.jpg", frames)
+        return Finished(video / name, key, verdict, looked / "poster.jpg", frames)
 
     def sign(self, clip: Clip, finished: Finished, ledger: Ledger) -> Path:
         """Stage provenance: the finished file with content credentials; the file itself when signing is off."""
         if self.seal is None:
             return finished.file
-        claims = {"clip": clip.id, "avatar": clip.avatar, "consent": self.avatar(clip)[1].origin, "models": self.models.digests, "code": code_version()}
+        consent = self.consent(clip)
+        leave = consent.model_dump(mode="json") if consent else self.avatar(clip)[1].origin
+        claims = {"clip": clip.id, "avatar": clip.avatar, "consent": leave, "models": self.models.digests, "code": code_version()}
         key = digest("provenance", code_version(), finished.key, self.seal.identity, claims)
-        folder = self._stage("provenance", key, lambda folder: self.seal.sign(finished.file, folder / "clip.mp4", clip.id, claims), ledger)
-        return folder / "clip.mp4"
+        folder = self._stage("provenance", key, lambda folder: self.seal.sign(finished.file, folder / finished.file.name, clip.id, claims), ledger)
+        return folder / finished.file.name
 
     def avatar(self, clip: Clip) -> tuple[str, Avatar]:
         """The clip's avatar, put into the store so that every worker reaches it. Returns its key."""
-        path = find_avatar(clip.avatar, self.avatars)
-        key = digest("avatar", file_digest(path))
-        folder = self.store.make("avatar", key, lambda folder: copy_atomic(path, folder / "avatar.safetensors"))
-        return key, read_avatar(folder / "avatar.safetensors")
+        record = avatar_record(clip.avatar, self.library, self.models, self.store)
+        key = digest("avatar", file_digest(record), background_digest(clip.background))
+        folder = self.store.make("avatar", key, lambda folder: save(with_background(record, clip.background), folder / "avatar.safetensors"))
+        avatar = read_avatar(folder / "avatar.safetensors")
+        check_consent(clip.avatar, self.consent(clip), avatar.origin == "synthetic", self.params.produce.require_consent, date.today())
+        return key, avatar
+
+    def consent(self, clip: Clip) -> Consent | None:
+        """By whose leave the clip's face is used: the clip's own word, or the avatar card's."""
+        if clip.consent is not None or is_picture(clip.avatar):
+            return clip.consent
+        card = self.library.card(clip.avatar)
+        return card and card.consent
 
     def _folder(self, stage: str, key: str) -> Path:
         """An entry that was made or found a moment ago."""
@@ -240,10 +256,10 @@ def render_segment(job: SegmentJob, renderer: Callable[[], Renderer], store: Any
     if missing := [stage for stage, folder in sources.items() if folder is None]:
         raise StaleEntry(f"the worker does not find the clip's {' and '.join(missing)} in {store}; do all machines reach produce.store?")
     motion, avatar = load(Motion, sources["motion"] / "motion.safetensors"), read_avatar(sources["avatar"] / "avatar.safetensors")
-    view = camera.path(job.camera, len(motion.poses), clip.fps, avatar.target, (clip.height, clip.width))
+    view = camera.around(avatar, job.camera, len(motion.poses), clip.fps, (clip.height, clip.width))
 
     def write(folder: Path) -> None:
-        frames = renderer().segment(avatar, motion, view, job.window, job.seed)
+        frames = renderer().segment(avatar, motion, view, job.window, job.seed, _has_alpha(clip))
         np.savez_compressed(folder / "frames.npz", frames=frames)
 
     try:
@@ -256,7 +272,7 @@ def render_segment(job: SegmentJob, renderer: Callable[[], Renderer], store: Any
 
 
 def assemble(parts: list[tuple[Window, tuple[str, ...]]], frames: int, read: Callable[[str], np.ndarray]) -> Iterator[np.ndarray]:
-    """Frames 0..frames-1 of a clip, chunk by chunk, u8 [T, H, W, 3]. Of parts that share frames the later one counts."""
+    """Frames 0..frames-1 of a clip, chunk by chunk, u8 [T, H, W, 3 or 4]. Of parts that share frames the later one counts."""
     owner = np.full(frames, -1)
     for index, (window, _) in enumerate(parts):
         owner[window.start : window.stop] = index
@@ -272,8 +288,12 @@ def assemble(parts: list[tuple[Window, tuple[str, ...]]], frames: int, read: Cal
             at += len(chunk)
 
 
+def _has_alpha(clip: Clip) -> bool:
+    return clip.background == "transparent"
+
+
 def read_segment(folder: Path) -> np.ndarray:
-    """Frames of a rendered segment, u8 [T, H, W, 3]."""
+    """Frames of a rendered segment, u8 [T, H, W, 3 or 4]."""
     with np.load(folder / "frames.npz", allow_pickle=False) as file:
         return file["frames"]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from stereotalker.audio.io import FFMPEG
-from stereotalker.avatar.library import avatar_names
+from stereotalker.avatar.library import Library
 from stereotalker.errors import UserError
 from stereotalker.home import Home
 from stereotalker.models import Models
@@ -40,7 +40,7 @@ def examine() -> list[Finding]:
     found.append(_check("ffmpeg", _ffmpeg))
     found.append(_check("models", lambda: ", ".join(f"{stage} {digest[:8]}" for stage, digest in Models(load_params()).digests.items())))
     found.append(_check("language model", lambda: f"all-MiniLM-L6-v2, hash as expected, {minilm_folder().name}"))
-    found.append(_check("avatars", lambda: ", ".join(avatar_names()) or _fail("none; run `dvc repro people`")))
+    found.append(_check("avatars", lambda: ", ".join(Library(Home.default().avatars).names()) or _fail("none; run `dvc repro people`")))
     found.append(_check("speech synthesis", _speech))
     arithmetic = "bfloat16" if autocast()._enabled else "float32 (no native bfloat16: slower)"
     found.append(Finding("ok", "arithmetic", arithmetic))

@@ -14,6 +14,10 @@ import torch
 from PIL import Image
 
 from stereotalker.audio.corpus import PARTS, read_corpus, read_index
+from stereotalker.avatar.calibrate import read_calibration
+from stereotalker.avatar.evaluate import portraits, rendered_people, summary
+from stereotalker.avatar.fitted import detector_folder
+from stereotalker.avatar.mediapipe import MediaPipe
 from stereotalker.body.layout import REGION
 from stereotalker.body.model import Body
 from stereotalker.control.masks import region_iou
@@ -44,6 +48,19 @@ def evaluate_all(params: Params, data: Path, weights: Path, log: Log) -> None:
     _write("masks", masks_table(crowd, models), log)
     _write("render", render_table(crowd, models), log)
     contact_sheet(crowd, models, METRICS / "render.png")
+
+
+def evaluate_avatar(params: Params, log: Log) -> None:
+    """Portraits and rendered people: metrics/avatar.json and a sheet of every avatar's card. Apart from the others, as it needs the detector."""
+    models, own = Models(params), params.evaluate
+    known = read_calibration()
+    with MediaPipe(detector_folder(params)) as detector:
+        table = rendered_people(own.rendered, params.avatar.size, detector, models.body, known) if own.rendered else {}
+        if own.portraits is not None:
+            found, sheet = portraits(resolve(own.portraits), params.avatar.size, detector, models.body, known, print)
+            table |= summary(found)
+            write_atomic(METRICS / "avatar.jpg", sheet)
+    _write("avatar", table, log)
 
 
 def evaluate_motion(params: Params, data: Path, weights: Path, log: Log) -> None:

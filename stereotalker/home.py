@@ -27,6 +27,16 @@ class Home:
         return self.root / "prefect"
 
     @property
+    def avatars(self) -> Path:
+        """A user's own."""
+        return self.root / "avatars"
+
+    @property
+    def detectors(self) -> Path:
+        """Model files that find people in portraits."""
+        return self.root / "detectors"
+
+    @property
     def credentials(self) -> Path:
         """Of the local signer."""
         return self.root / "credentials"

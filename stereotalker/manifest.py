@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from datetime import datetime, time, timedelta
+from datetime import date, datetime, time, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -95,11 +95,32 @@ def _emotion_keys(value):
     return [{"name": value}] if isinstance(value, str) else value
 
 
+class Consent(Strict):
+    """By whose leave a portrait is used, for what, and until when."""
+
+    holder: str = Field(min_length=1, description="whose face it is, or who may speak for them")
+    scope: str = Field(min_length=1, description="what it may be used for")
+    expires: date | None = Field(None, description="the last day; null: none")
+
+
+PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".heic"}
+BACKGROUNDS = ("portrait", "blur", "transparent")
+_COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
+
+
+def is_picture(name: str) -> bool:
+    """Whether an avatar or a background is named by a picture file."""
+    return Path(name).suffix.lower() in PICTURES
+
+
 class Clip(Strict):
     """One row of the manifest. `script` is spoken by `voice` in `language`; `audio` and poses are paths relative to the manifest."""
 
     id: Annotated[str, AfterValidator(_safe_id)]
-    avatar: str
+    avatar: str = Field(description="a name of the library, or a portrait's file, which is fitted once")
+    consent: Consent | None = Field(None, description="of a portrait's file; an avatar of the library has its own")
+    arms: Literal["auto", "invent"] = Field("auto", description="auto: of a portrait without hands the arms stay as they are; invent: they move")
+    background: str = Field("portrait", description="portrait, blur, transparent (a .mov in ProRes 4444), #rrggbb, or a picture's file")
     audio: Path | None = None
     script: str | None = None
     transcript: str | None = Field(None, description="what is said in `audio`, in `language`")
@@ -130,6 +151,10 @@ class Clip(Strict):
             raise ValueError("give audio or script, one of them")
         if self.transcript is not None and self.audio is None:
             raise ValueError("transcript is what is said in an audio file; a script needs none")
+        if self.background not in BACKGROUNDS and not _COLOUR.fullmatch(self.background) and not is_picture(self.background):
+            raise ValueError(f"background {self.background!r} is unknown; expected {', '.join(BACKGROUNDS)}, a colour like #20304a or a picture's file")
+        if self.consent is not None and not is_picture(self.avatar):
+            raise ValueError("consent beside an avatar of the library, which has its own; give it with a portrait's file")
         if self.style is not None and self.style not in STYLE_INDEX:
             raise ValueError(f"style {self.style!r} is unknown; expected one of {', '.join(STYLE_INDEX)}")
         if self.body == "still" and self.end_pose is not None:
@@ -139,6 +164,12 @@ class Clip(Strict):
         if self.width % 2 or self.height % 2:
             raise ValueError(f"width {self.width} and height {self.height} must be even, as H.264 needs")
         return self
+
+
+    @property
+    def file_name(self) -> str:
+        """Of its video: H.264 knows no transparency."""
+        return f"{self.id}.{'mov' if self.background == 'transparent' else 'mp4'}"
 
 
 class Manifest(Strict):
@@ -199,6 +230,16 @@ def emotion_key(text: str) -> dict[str, str]:
     return dict(zip(("time", "name", "amount"), parts, strict=False))  # the amount may be left out
 
 
+def consent_of(holder: str | None, scope: str | None, expires: str | None) -> Consent | None:
+    """From what a command line says; None where it says nothing. Raises UserError."""
+    if holder is None and scope is None and expires is None:
+        return None
+    try:
+        return Consent.model_validate({"holder": holder, "scope": scope, "expires": expires})
+    except ValidationError as error:
+        raise UserError("\n".join(f"consent {_explain(fault)}" for fault in error.errors())) from None
+
+
 def safe_id(name: str) -> str:
     """An id made of any name."""
     return "".join(c if c.isalnum() and c.isascii() or c in "-_" else "-" for c in name)[:100].strip("-_") or "clip"
@@ -225,7 +266,8 @@ def _explain(fault: dict) -> str:
 def _located(clip: Clip, folder: Path) -> Clip:
     named = {name: getattr(clip, name) for name in ("audio", "start_pose", "end_pose")}
     moved = {name: folder / path for name, path in named.items() if path is not None and path != REST_POSE and not path.is_absolute()}
-    return clip.model_copy(update=moved)
+    pictures = {name: str(folder / getattr(clip, name)) for name in ("avatar", "background") if is_picture(getattr(clip, name))}
+    return clip.model_copy(update=moved | pictures)
 
 
 def _yaml_rows(path: Path) -> tuple[list[tuple[int, dict]], list[str]]:

@@ -143,8 +143,19 @@ class EvaluateParams(Section):
     performances: int = Field(gt=0)
     minutes: int = Field(ge=2)
     unspoken: list[Path]
+    rendered: int = Field(ge=0)
+    portraits: Path | None
     seed: int
     gates: dict[str, float]
+
+
+class AvatarParams(Section):
+    """Portraits into avatars."""
+
+    detectors: Path | None
+    size: int = Field(ge=256, le=2048)
+    calibrated: int = Field(gt=0)
+    first_identity: int = Field(ge=0)
 
 
 class VideoParams(Section):
@@ -186,6 +197,7 @@ class ProduceParams(Section):
     workers: int = Field(gt=0)
     worker: WorkerParams
     store: str | None
+    require_consent: bool
     retries: int = Field(ge=0)
     breaker: int = Field(gt=0)
     window: TimeWindow
@@ -220,6 +232,7 @@ class Params(Section):
     gestures: GesturesParams
     masks: MaskParams
     render: RenderParams
+    avatar: AvatarParams
     evaluate: EvaluateParams
     video: VideoParams
     quality: QualityParams

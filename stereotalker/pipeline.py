@@ -10,6 +10,10 @@ import torch
 from stereotalker.audio.corpus import build_corpus, read_corpus
 from stereotalker.audio.encoder import EncoderConfig, SpeechEncoder
 from stereotalker.audio.encoder import training_loss as audio_loss
+from stereotalker.avatar.calibrate import FILE as CALIBRATION
+from stereotalker.avatar.calibrate import build_calibration
+from stereotalker.avatar.fitted import detector_folder
+from stereotalker.avatar.mediapipe import MediaPipe
 from stereotalker.control.masks import MaskConfig, MaskPredictor
 from stereotalker.control.masks import training_loss as masks_loss
 from stereotalker.models import read_body, read_encoder, read_masks, weights_file
@@ -95,16 +99,24 @@ def render(params: Params, log: Log) -> None:
     save_weights(model, weights_file("render", WEIGHTS))
 
 
-def evaluate(params: Params, log: Log, part: str = "all") -> None:
-    """part: "motion" or "all"."""
-    from stereotalker.evaluation import evaluate_all, evaluate_motion
+def avatar(params: Params, log: Log) -> None:
+    with MediaPipe(detector_folder(params)) as detector:
+        build_calibration(CALIBRATION, read_body(params.body), detector, params.avatar)
 
-    (evaluate_motion if part == "motion" else evaluate_all)(params, DATA, WEIGHTS, log)
+
+def evaluate(params: Params, log: Log, part: str = "all") -> None:
+    """part: "motion", "avatar" or "all"."""
+    from stereotalker.evaluation import evaluate_all, evaluate_avatar, evaluate_motion
+
+    if part == "avatar":
+        evaluate_avatar(params, log)
+    else:
+        (evaluate_motion if part == "motion" else evaluate_all)(params, DATA, WEIGHTS, log)
 
 
 STAGES: dict[str, Callable[[Params, Log], None]] = {
     "body": body, "speech": speech, "people": people, "audio": audio, "motion": motion, "gestures": gestures, "masks": masks, "render": render,
-    "evaluate": evaluate,
+    "avatar": avatar, "evaluate": evaluate,
 }  # fmt: skip
 
 

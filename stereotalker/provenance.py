@@ -28,7 +28,7 @@ from stereotalker.store import digest, write_atomic
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 _ASSERTION = "org.stereotalker.generation"  # what was made, with which models and whose consent
 _YEARS = 10
-_MIME = "video/mp4"
+_MIME = {".mp4": "video/mp4", ".mov": "video/quicktime"}
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,11 @@ class Seal:
         return digest(self.chain)
 
     def sign(self, source: Path, target: Path, title: str, claims: dict) -> None:
-        """Copy an MP4 with credentials put in. claims: plain values about how it was made. Raises UserError."""
+        """Copy a video with credentials put in. claims: plain values about how it was made. Raises UserError."""
         manifest = {
             "claim_generator_info": [{"name": "StereoTalker", "version": __version__}],
             "title": title,
-            "format": _MIME,
+            "format": _MIME[source.suffix],
             "assertions": [
                 {"label": "c2pa.actions.v2", "data": {"actions": [{"action": "c2pa.created", "digitalSourceType": SOURCE_TYPE}]}},
                 {"label": _ASSERTION, "data": claims},
@@ -103,7 +103,7 @@ def verify(file: Path) -> Credentials:
     if not file.is_file():
         raise UserError(f"{file} not found; expected a video file")
     try:
-        with c2pa.Reader(_MIME, io.BytesIO(file.read_bytes())) as reader:
+        with c2pa.Reader(_MIME.get(file.suffix.lower(), _MIME[".mp4"]), io.BytesIO(file.read_bytes())) as reader:
             report = json.loads(reader.json())
             state = reader.get_validation_state() or "Invalid"
     except c2pa.C2paError as error:

@@ -59,6 +59,11 @@ class Motion:
         T = len(self.poses)
         _check(self, poses=(np.float32, (T, len(JOINTS), 3)), expression=(np.float32, (T, len(ACTIONS))), trans=(np.float32, (T, 3)))
 
+    @classmethod
+    def still(cls, poses: np.ndarray, expression: np.ndarray) -> Motion:
+        """One frame of a pose [55, 3] and actions [52]; its rate means nothing."""
+        return cls(poses[None], expression[None], np.zeros((1, 3), np.float32), 25.0)
+
     def frames(self, start: int, stop: int) -> Motion:
         return Motion(self.poses[start:stop], self.expression[start:stop], self.trans[start:stop], self.fps)
 
@@ -96,7 +101,8 @@ class Avatar:
     extrinsics: np.ndarray  # f32 [4, 4]
     target: np.ndarray  # f32 [3] m, the point cameras look at
     style: int  # index of the acting style
-    origin: str  # "synthetic" or who gave consent
+    origin: str  # "synthetic", or "portrait": of a person, whose consent is on the avatar's card or in the manifest
+    arms: bool = True  # whether the portrait shows a hand; where not, clips leave the arms as they are
 
     def __post_init__(self):
         H, W = self.portrait.shape[:2]

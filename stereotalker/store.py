@@ -111,6 +111,12 @@ def write_atomic(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
+def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """An .npz, compressed, as one step."""
+    with _replacing(path) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, **arrays)
+
+
 def copy_atomic(source: Path, path: Path) -> None:
     """As write_atomic, from a file of any size."""
     with _replacing(path) as temporary:

@@ -124,7 +124,7 @@ def _deliver(order: Order, finished: Finished, bench: Bench, ledger: Ledger) -> 
     """Sign the video and put it and its poster where results go. Returns their names there."""
     signed = bench.maker.sign(order.clip, finished, ledger)
     folder = "previews" if order.preview else "clips"
-    files = {"video": f"{folder}/{order.clip.id}.mp4", "poster": f"posters/{order.clip.id}.jpg"}
+    files = {"video": f"{folder}/{order.clip.file_name}", "poster": f"posters/{order.clip.id}.jpg"}
     bench.outputs.place(files["video"], signed)
     bench.outputs.place(files["poster"], finished.poster)
     return files

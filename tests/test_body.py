@@ -4,7 +4,7 @@ import torch
 
 from stereotalker.body import camera
 from stereotalker.body.layout import ACTION, JOINT, JOINTS
-from stereotalker.body.model import load_body
+from stereotalker.body.model import _skinning, load_body
 from stereotalker.body.raster import rasterize, vertex_normals
 from stereotalker.body.rotations import axis_angle_to_matrix, resample_axis_angle, rotation_between
 from stereotalker.errors import UserError
@@ -73,17 +73,28 @@ def test_rotations():
     assert np.allclose(resample_axis_angle(poses, np.array([0.0, 1.0]), np.array([-1, 0.25, 2]))[:, 0, 0], [0, 0.25, 1], atol=1e-5)
 
 
+def test_skinning_gives_gradients_whoever_asked_for_it_first(body):
+    _skinning.cache_clear()
+    still = Motion(np.zeros((1, 55, 3), np.float32), np.zeros((1, 52), np.float32), np.zeros((1, 3), np.float32), 25.0)
+    body.posed(still, np.zeros(body.betas, np.float32))
+    betas, poses = torch.zeros(body.betas, requires_grad=True), torch.full((1, 55, 3), 0.1, requires_grad=True)
+    piece = body.skinning.of(np.array([5, 900]))
+    piece(poses, torch.zeros(1, 52), betas, torch.zeros(1, 3)).vertices.sum().backward()
+    assert betas.grad.abs().max() > 0 and poses.grad[0, 0].abs().max() > 0
+
+
 def test_camera_sees_its_target_in_the_middle_of_a_wide_picture():
     target = np.array([0.1, 0.5, 0.0], np.float32)
     move = CameraMove(kind="keyframes", points=(CameraKey(time=0, azimuth=-20), CameraKey(time=1, azimuth=20, elevation=10, distance=0.8)))
-    view = camera.path(move, 26, 25.0, target, (90, 160))
+    way = camera.path(move, 26, 25.0)
+    view = camera.look_at(way.azimuth, way.elevation, way.distance, target, (90, 160))
     for t in (0, 12, 25):
         pixel = camera.project(target[None], view.intrinsics[t], view.extrinsics[t])[0]
         assert np.allclose(pixel[:2], [80, 45], atol=1e-3)
     assert view.azimuth[0] == -20 and view.azimuth[-1] == pytest.approx(20) and (np.diff(view.azimuth) >= 0).all()
     left_hand = camera.project(target[None] + [0.3, 0, 0], view.intrinsics[0], view.extrinsics[0])[0]
     assert left_hand[0] > 80  # the person's left is the picture's right
-    orbit = camera.path(CameraMove(kind="orbit", swing=10, period=1), 25, 25.0, target, (64, 64))
+    orbit = camera.path(CameraMove(kind="orbit", swing=10, period=1), 25, 25.0)
     assert np.abs(orbit.azimuth).max() <= 10 and orbit.azimuth.max() > 9
 
 

@@ -4,10 +4,11 @@ from datetime import datetime
 import numpy as np
 import pytest
 from nights import cli, write_batch
+from PIL import Image
 from scipy.io import wavfile
 
 from stereotalker.audio import io
-from stereotalker.avatar.library import SHIPPED
+from stereotalker.avatar.library import Library
 from stereotalker.batch import preflight
 from stereotalker.batch.history import History, Pace
 from stereotalker.batch.preflight import plan, prepare
@@ -23,7 +24,7 @@ NOON = datetime(2026, 11, 23, 12)
 @pytest.fixture
 def planned(tmp_path, tiny_params):
     def go(clips, history=None, params=tiny_params):
-        return plan(read_manifest(write_batch(tmp_path, clips)), params, SHIPPED, history or History(tmp_path / "none"), NOON)
+        return plan(read_manifest(write_batch(tmp_path, clips)), params, Library(), history or History(tmp_path / "none"), NOON)
 
     return go
 
@@ -36,9 +37,21 @@ def test_every_clip_is_looked_at_and_its_fault_named(planned, tmp_path):
     found = planned([*({"id": name, "audio": name} for name in names), {"id": "mute", "script": "..."}, {"id": "zoe", "avatar": "zoe", "script": "hi"}])
     faults = {p.clip.id: p.fault for p in found.clips}
     assert not faults["ok.wav"] and "cannot be read as audio" in faults["noise.wav"] and "not found" in faults["gone.wav"] and "expected 0.2 s to 3 h" in faults["long.wav"]
-    assert "no letters" in faults["mute"] and "expected one of ava" in faults["zoe"]
+    assert "no letters" in faults["mute"] and "a picture file or one of ava" in faults["zoe"]
     assert next(p for p in found.clips if p.clip.id == "ok.wav").frames == 25  # 2 s at 12.5
     assert "FAULT" in found.text() and "1 of 6 clips can be made" in found.text()
+
+
+def test_portraits_and_backgrounds_are_opened(planned, tmp_path):
+    Image.new("RGB", (50, 50)).save(tmp_path / "tiny.png")
+    (tmp_path / "text.png").write_text("no picture")
+    clips = {
+        "tiny": {"avatar": "tiny.png"}, "text": {"avatar": "text.png"}, "gone": {"avatar": "gone.png"}, "wall": {"background": "text.png"}, "nowhere": {"background": "gone.jpg"},
+        "fine": {"background": "tiny.png"},
+    }  # fmt: skip
+    faults = {p.clip.id: p.fault for p in planned([{"id": name, "script": "hi"} | clip for name, clip in clips.items()]).clips}
+    assert "50 x 50 px; expected at least 256" in faults["tiny"] and "not a picture" in faults["text"] and "No such file" in faults["gone"]
+    assert faults["wall"].startswith("background ") and "not a picture" in faults["wall"] and "No such file" in faults["nowhere"] and not faults["fine"]
 
 
 def test_the_estimate_comes_from_past_clips(planned, tmp_path, tiny_params):

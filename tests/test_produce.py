@@ -31,7 +31,7 @@ def test_bad_clips_are_named_and_the_others_made(run, tmp_path):
     assert [r.id for r in done.results] == [c.id for c in read_manifest(tmp_path / "batch.yaml").clips]
     assert [r.id for r in done.results if not r.ok] == ["unreadable", "unknown", "empty"] and done.failed == 3
     reasons = {r.id: r.error for r in done.results}
-    assert "cannot be read as audio" in reasons["unreadable"] and "expected one of ava" in reasons["unknown"] and "no letters" in reasons["empty"]
+    assert "cannot be read as audio" in reasons["unreadable"] and "a picture file or one of ava" in reasons["unknown"] and "no letters" in reasons["empty"]
     assert len(list((tmp_path / "out" / "clips").glob("*.mp4"))) == 5
     page = Path(done.report).read_text()
     assert page.count("<article") == 8 and "cannot be read as audio" in page and "http" not in page.replace("http-equiv", "")
@@ -132,7 +132,7 @@ def test_bad_commands_get_one_line_and_status_2(home, tmp_path, arguments, compl
 
 def test_a_failed_clip_is_status_1_and_a_row(home, tmp_path):
     answer = cli("produce", "--avatar", "zoe", "--script", "hi", "--executor", "inline", "--out", tmp_path / "o", home=home)
-    assert answer.returncode == 1 and "expected one of ava" in answer.stdout and "Traceback" not in answer.stderr
+    assert answer.returncode == 1 and "a picture file or one of ava" in answer.stdout and "Traceback" not in answer.stderr
     assert (tmp_path / "o" / "report.html").read_text().count("<article") == 1
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from stereotalker.avatar.library import avatar_names, find_avatar, read_avatar
+from stereotalker.avatar.library import Library, read_avatar
 from stereotalker.body import camera
 from stereotalker.body.layout import REGION, REGIONS
 from stereotalker.control.masks import region_iou
@@ -28,7 +28,7 @@ def sample_of(tiny_models, speech, wrong):
 
 def clip(tiny_models, avatar, speech, size, frames=10, fps=25.0):
     motion = act(speech, STYLES[0], 0, fps).frames(0, frames)
-    view = camera.path(CameraMove(kind="orbit", swing=20, period=1), frames, fps, avatar.target, size)
+    view = camera.around(avatar, CameraMove(kind="orbit", swing=20, period=1), frames, fps, size)
     return motion, view
 
 
@@ -120,13 +120,13 @@ def test_masks_are_shares(tiny_models, speech):
 
 
 def test_shipped_avatars_load():
-    assert {"ava", "ben", "cleo", "dan"} <= set(avatar_names())
-    for name in avatar_names():
-        avatar = read_avatar(find_avatar(name))
+    assert {"ava", "ben", "cleo", "dan"} <= set(Library().names())
+    for name in Library().names():
+        avatar = read_avatar(Library().find(name))
         assert avatar.origin == "synthetic" and avatar.portrait.shape[0] >= 256
 
 
-@pytest.mark.parametrize(("name", "complaint"), [("zoe", "expected one of ava"), ("me.png", "cannot be fitted yet"), ("../ava", "unknown")])
+@pytest.mark.parametrize(("name", "complaint"), [("zoe", "a picture file or one of ava"), ("../ava", "unknown"), ("", "unknown"), (".", "unknown")])
 def test_unknown_avatars_are_explained(name, complaint):
     with pytest.raises(ClipError, match=complaint):
-        find_avatar(name)
+        Library().find(name)

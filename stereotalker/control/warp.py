@@ -15,11 +15,10 @@ from stereotalker.body.camera import project
 from stereotalker.body.layout import REGION
 from stereotalker.body.model import Body
 from stereotalker.body.raster import rasterize, vertex_normals
+from stereotalker.control.texture import IN_MOUTH, SEEN_M, Texture, make_texture, texel_corners
 from stereotalker.records import Avatar, Camera, Control, Motion
 
-DEPTH_TOLERANCE_M = 0.015  # a surface this close behind the portrait's depth map counts as seen
 BACKGROUND_M = 1.2  # how far behind the speaker the background hangs
-_INNER_COLOURS = {1: (150, 76, 78), 4: (190, 180, 168)}  # tongue and teeth, which a closed mouth hides
 
 
 @dataclass(frozen=True)
@@ -30,36 +29,30 @@ class Reference:
     uv: np.ndarray  # f32 [V, 2] px in the portrait
     depth: np.ndarray  # f32 [V] m in the portrait's camera
     depth_map: np.ndarray  # f32 [H, W] m of the portrait
-    fill: np.ndarray  # f32 [V, 3] colour where the portrait saw nothing
+    texture: Texture  # of the whole surface, for what the portrait did not see
     region: np.ndarray  # u8 [V]
 
 
 def reference(avatar: Avatar, body: Body) -> Reference:
-    """Project the fitted body into the portrait and read colours, regions and depths off it."""
+    """Project the fitted body into the portrait and read texture, regions and depths off it."""
     H, W = avatar.regions.shape
     still = Motion(avatar.poses[None], avatar.expression[None], np.zeros((1, 3), np.float32), 25.0)
     pixels = project(body.pose(still, avatar.betas, avatar.surface)[0], avatar.intrinsics, avatar.extrinsics)
     picture = rasterize(pixels, body.faces, (H, W))
     columns, rows = (np.clip(pixels[:, k].astype(int), 0, (W, H)[k] - 1) for k in (0, 1))
     inside = (pixels[:, 0] >= 0) & (pixels[:, 0] < W) & (pixels[:, 1] >= 0) & (pixels[:, 1] < H)
-    seen = inside & (np.abs(picture.depth[rows, columns] - pixels[:, 2]) < DEPTH_TOLERANCE_M)
+    seen = inside & (np.abs(picture.depth[rows, columns] - pixels[:, 2]) < SEEN_M)
     seen &= (avatar.regions[rows, columns] != REGION["background"]) & (body.part == 0) & (body.masks["inner_mouth"] < 0.5)
-    # What was not seen takes its colour and region from the nearest seen point of the body or of its mirror image.
+    # What was not seen takes its region from the nearest seen point of the body or of its mirror image.
     canonical = body.template
     known = np.concatenate([canonical[seen], canonical[seen] * np.array([-1, 1, 1], np.float32)])
     source = np.tile(np.flatnonzero(seen), 2)
-    distance, nearest = cKDTree(known).query(canonical, k=4)
-    share = 1 / (distance + 1e-3)
-    share /= share.sum(1, keepdims=True)
-    colours = avatar.portrait[rows, columns].astype(np.float32)
-    fill = np.where(seen[:, None], colours, (colours[source[nearest]] * share[..., None]).sum(1))
-    region = np.where(seen, avatar.regions[rows, columns], avatar.regions[rows, columns][source[nearest[:, 0]]])
+    nearest = cKDTree(known).query(canonical)[1]
+    region = np.where(seen, avatar.regions[rows, columns], avatar.regions[rows, columns][source[nearest]])
     inner = (body.masks["inner_mouth"] > 0.5) & (body.part == 0)
-    fill[inner] = 0.35 * fill[inner] * np.array([1.1, 0.7, 0.7])
-    for part, colour in _INNER_COLOURS.items():
-        fill[body.part == part] = colour
-    region = np.where(inner | np.isin(body.part, list(_INNER_COLOURS)), REGION["mouth"], region)
-    return Reference(avatar, pixels[:, :2], pixels[:, 2], picture.depth, fill.astype(np.float32), region.astype(np.uint8))
+    region = np.where(inner | np.isin(body.part, IN_MOUTH), REGION["mouth"], region)
+    texture = make_texture(avatar, body, pixels, picture, region)
+    return Reference(avatar, pixels[:, :2], pixels[:, 2], picture.depth, texture, region.astype(np.uint8))
 
 
 def control(ref: Reference, body: Body, motion: Motion, camera: Camera, background_m: float = BACKGROUND_M) -> Control:
@@ -71,7 +64,8 @@ def control(ref: Reference, body: Body, motion: Motion, camera: Camera, backgrou
     T = len(vertices)
     warp, normal_map, plate = (np.zeros((T, H, W, 3), np.uint8) for _ in range(3))
     visibility, labels = (np.zeros((T, H, W), np.uint8) for _ in range(2))
-    attributes = np.concatenate([ref.uv, ref.depth[:, None], ref.fill], 1).astype(np.float32)
+    attributes = np.concatenate([ref.uv, ref.depth[:, None]], 1).astype(np.float32)
+    texels = texel_corners(body)
     for t in range(T):
         K, E = camera.intrinsics[t], camera.extrinsics[t]
         moved = t == 0 or not (np.array_equal(E, camera.extrinsics[t - 1]) and np.array_equal(K, camera.intrinsics[t - 1]))
@@ -81,7 +75,7 @@ def control(ref: Reference, body: Body, motion: Motion, camera: Camera, backgrou
         warp[t] = plate[t]
         _resample(
             picture.face, picture.bary, body.faces, attributes, normals, ref.region, ref.depth_map, avatar.portrait,
-            avatar.regions, body.part, warp[t], visibility[t], labels[t], normal_map[t],
+            avatar.regions, body.part, ref.texture.colour, texels, body.texture_faces, warp[t], visibility[t], labels[t], normal_map[t],
         )  # fmt: skip
     return Control(warp, visibility, normal_map, labels, plate, camera.azimuth, camera.elevation)
 
@@ -143,11 +137,11 @@ def _homography(image, turn, out):
 
 @numba.njit(cache=True)
 def _resample(
-    face, bary, faces, attributes, normals, region, depth_map, portrait, regions, part, warp, visibility, labels, normal_map
+    face, bary, faces, attributes, normals, region, depth_map, portrait, regions, part, texture, texels, texture_faces, warp, visibility, labels, normal_map
 ):
     H, W = face.shape
     PH, PW = regions.shape
-    value = np.zeros(6)
+    value = np.zeros(5)
     colour = np.zeros(3)
     for y in range(H):
         for x in range(W):
@@ -160,8 +154,10 @@ def _resample(
             nx, ny, nz = 0.0, 0.0, 0.0
             for i in range(3):
                 v, b = faces[f, i], bary[y, x, i]
-                for k in range(6):
+                for k in range(3):
                     value[k] += b * attributes[v, k]
+                for k in range(2):
+                    value[3 + k] += b * texels[texture_faces[f, i], k]
                 nx += b * normals[v, 0]
                 ny += b * normals[v, 1]
                 nz += b * normals[v, 2]
@@ -176,7 +172,7 @@ def _resample(
             labels[y, x] = region[corner]
             seen = False
             if 0 <= c < PW and 0 <= r < PH and part[corner] != 1 and part[corner] != 4:
-                seen = abs(depth_map[r, c] - value[2]) < DEPTH_TOLERANCE_M and regions[r, c] != 0
+                seen = abs(depth_map[r, c] - value[2]) < SEEN_M and regions[r, c] != 0
             if seen:
                 _sample(portrait, u, v2, colour)
                 visibility[y, x] = 255
@@ -184,5 +180,6 @@ def _resample(
                 for k in range(3):
                     warp[y, x, k] = np.uint8(colour[k] + 0.5)
             else:
+                _sample(texture, value[3], value[4], colour)
                 for k in range(3):
-                    warp[y, x, k] = np.uint8(min(max(value[3 + k], 0), 255))
+                    warp[y, x, k] = np.uint8(colour[k] + 0.5)

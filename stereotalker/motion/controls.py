@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from stereotalker.body.layout import ACTION, JOINT, PARENTS
+from stereotalker.body.layout import ACTION, JOINT, JOINTS, PARENTS
 from stereotalker.motion.features import BODY_JOINTS
 from stereotalker.people.face import blink
 from stereotalker.records import Motion
@@ -21,6 +21,7 @@ _FACES: dict[str, tuple[dict[str, float], float]] = {
 _CHANGE_S = 0.5  # that a face takes from one emotion to the next
 _EYES = np.array([0.35, 0.50])  # rad, the most that eyes turn down or up, and aside
 _HEAD_SHARE = 0.35  # of the way to the camera that the head takes; the eyes do the rest
+_ARMS = [k for k, name in enumerate(JOINTS) if name.startswith(("left_", "right_")) and name.split("_")[1][:-1] in ("index", "middle", "pinky", "ring", "thumb") or name.endswith(("collar", "shoulder", "elbow", "wrist"))]
 _ALIVE = 0.02  # rad of the eyes' own unrest that is left on the camera
 
 
@@ -108,3 +109,10 @@ def with_still_body(motion: Motion) -> Motion:
     still = [JOINT[name] for name in BODY_JOINTS if name not in ("head", "neck")]
     poses[:, still] = poses[:1, still]
     return replace(motion, poses=poses, trans=np.repeat(motion.trans[:1], len(motion.trans), 0))
+
+
+def with_arms(motion: Motion, poses: np.ndarray) -> Motion:
+    """Arms and hands held as in one pose f32 [55, 3]."""
+    held = motion.poses.copy()
+    held[:, _ARMS] = poses[_ARMS]
+    return replace(motion, poses=held)

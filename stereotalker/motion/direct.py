@@ -30,7 +30,7 @@ def clip_directions(clip: Clip, style: int, frames: int) -> Directions:
     style = style if clip.style is None else STYLE_INDEX[clip.style]
     gaze = None
     if clip.gaze == "camera":
-        view = camera.path(clip.camera, frames, clip.fps, np.zeros(3, np.float32), (clip.height, clip.width))
+        view = camera.path(clip.camera, frames, clip.fps)
         gaze = np.stack([view.azimuth, view.elevation])
     start, end = (_pose(path, style, at) for path, at in ((clip.start_pose, -1), (clip.end_pose, 0)))
     emotions = tuple(Emotion(key.time, key.name, key.amount) for key in clip.emotion)

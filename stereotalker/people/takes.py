@@ -99,7 +99,7 @@ def _portray(dressed: Dressed, body: Body, still: Motion, light: Light, backgrou
     picture = render(dressed.figure, posed.vertices[0], posed.turn[0], K, E, light, background, supersample)
     return Avatar(
         name=name, portrait=picture.image, background=background, regions=picture.regions, betas=dressed.betas, surface=dressed.shell,
-        poses=still.poses[0], expression=still.expression[0], intrinsics=K, extrinsics=E, target=target, style=person.personality, origin="synthetic",
+        poses=still.poses[0], expression=still.expression[0], intrinsics=K, extrinsics=E, target=target, style=person.personality, origin="synthetic", arms=True,
     )  # fmt: skip
 
 

@@ -31,14 +31,17 @@ class Renderer:
         self.denoiser = denoiser.eval().to(memory_format=torch.channels_last)
         self._prepared: dict[str, tuple[Reference, torch.Tensor]] = {}
 
-    def segment(self, avatar: Avatar, motion: Motion, camera: Camera, window: Window, seed: int) -> np.ndarray:
-        """Frames window.start..window.stop-1 of a clip, u8 [T, H, W, 3] sRGB. motion and camera are the whole clip's; seed is the clip's."""
+    def segment(self, avatar: Avatar, motion: Motion, camera: Camera, window: Window, seed: int, alpha: bool = False) -> np.ndarray:
+        """Frames window.start..window.stop-1 of a clip, u8 [T, H, W, 3] sRGB, or with straight alpha [T, H, W, 4].
+
+        motion and camera are the whole clip's; seed is the clip's.
+        """
         ref, tokens = self._prepare(avatar)
         parts = []
         for start in range(window.start, window.stop, self.params.batch):
             stop = min(start + self.params.batch, window.stop)
             maps = control(ref, self.body, motion.frames(start, stop), camera.frames(start, stop))
-            parts.append(self.pictures(maps, tokens, seed, start, stop))
+            parts.append(self.pictures(maps, tokens, seed, start, stop, alpha))
         return np.concatenate(parts)
 
     def _prepare(self, avatar: Avatar) -> tuple[Reference, torch.Tensor]:
@@ -54,8 +57,8 @@ class Renderer:
             return self.denoiser.reference(2 * to_float(portrait[None]) - 1).float()
 
     @torch.inference_mode()
-    def pictures(self, maps: Control, tokens: torch.Tensor, seed: int, start: int, stop: int) -> np.ndarray:
-        """Frames start..stop-1 of a clip from their control maps, u8 [T, H, W, 3]."""
+    def pictures(self, maps: Control, tokens: torch.Tensor, seed: int, start: int, stop: int, alpha: bool = False) -> np.ndarray:
+        """Frames start..stop-1 of a clip from their control maps, u8 [T, H, W, 3 or 4]."""
         T, H, W = maps.labels.shape
         shares = self.masks.predict(maps)
         multiple = self.params.patch * 2 ** (len(self.params.channels) - 1)
@@ -73,7 +76,9 @@ class Renderer:
         with autocast():
             cells = sample(lambda x, t: self.denoiser(x, t, given), noisy, self.params.scheduler, self.params.steps)
         image = functional.pixel_shuffle(cells.float(), self.params.patch)[..., :H, :W] / 2 + 0.5
-        frames = composite(image, plate, shares).clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1)
+        person = 1 - shares[:, REGION["background"], None]
+        frames = torch.cat([image, person], 1) if alpha else composite(image, plate, shares)
+        frames = frames.clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1)
         return frames.contiguous().numpy()
 
 

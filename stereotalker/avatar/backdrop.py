@@ -1,0 +1,47 @@
+"""The background behind the person, filled in, and the person's colours without it at the edge."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from scipy.ndimage import distance_transform_edt
+
+_HALO = 0.008  # of the longer side: the background begins this far from the person's outline
+_COARSE = 192  # px of the longer side at which the inside is filled
+_RADIUS = 4  # px, of the inpainting
+_SOFT, _INTO = 5.0, 12.0  # px of the coarse picture: blur of what is deep inside, and how deep
+_BLEND = 0.002  # of the longer side: over which the filling begins
+_EDGE_PX = 1.5  # within the outline, pixels are part background
+
+
+def fill_background(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """u8 [H, W, 3] with the person (bool [H, W]) painted over, by Telea's inpainting (OpenCV), coarse and smooth: it is seen at the edges only."""
+    H, W = mask.shape
+    side = max(H, W)
+    hole = cv2.dilate(mask.astype(np.uint8), disc(max(2, round(_HALO * side))), borderValue=0)
+    scale = min(1.0, _COARSE / side)
+    size = (max(8, round(W * scale)), max(8, round(H * scale)))
+    share = cv2.resize(1.0 - hole.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    known = cv2.resize(picture.astype(np.float32) * (1 - hole[..., None]), size, interpolation=cv2.INTER_AREA)
+    small = np.clip(known / np.maximum(share, 1e-3)[..., None], 0, 255).astype(np.uint8)  # means over known pixels alone
+    filled = cv2.inpaint(small, (share < 0.5).astype(np.uint8), _RADIUS, cv2.INPAINT_TELEA)
+    inside = distance_transform_edt(share < 0.5)
+    soft = cv2.GaussianBlur(filled, (0, 0), _SOFT)  # streaks die out towards the middle
+    amount = np.clip(inside / _INTO, 0, 1)[..., None]
+    filled = (filled * (1 - amount) + soft * amount).astype(np.uint8)
+    large = cv2.resize(filled, (W, H), interpolation=cv2.INTER_CUBIC)
+    blend = np.maximum(cv2.GaussianBlur(hole.astype(np.float32), (0, 0), max(_BLEND * side, 0.5)), hole)[..., None]
+    return np.rint(large * blend + picture * (1 - blend)).astype(np.uint8)
+
+
+def without_fringe(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The picture, the person's own colours continued over the outline, so that no background travels with a moving edge."""
+    depth = distance_transform_edt(mask)
+    rows, columns = distance_transform_edt(depth <= _EDGE_PX, return_distances=False, return_indices=True)
+    near = (depth <= _EDGE_PX) & (distance_transform_edt(~mask) <= 2 * _EDGE_PX)
+    return np.where(near[..., None], picture[rows, columns], picture)
+
+
+def disc(radius: int) -> np.ndarray:
+    """A round structuring element, u8 [2 radius + 1, 2 radius + 1]."""
+    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))

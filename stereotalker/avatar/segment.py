@@ -1,0 +1,162 @@
+"""Which pixel of a portrait shows what: the person's outline, then the regions of layout.REGIONS (clothes are torso, arms or legs).
+
+The detector's soft mask says roughly where the person is; graph cuts (Rother et al. 2004, OpenCV's) find the edge near it, and tell
+hair from skin by colour. The fitted body says which part a pixel belongs to.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from scipy.ndimage import distance_transform_edt
+
+from stereotalker.avatar.backdrop import disc
+from stereotalker.avatar.calibrate import hand_weight
+from stereotalker.avatar.landmarks import FACE_OVAL, SIDES, Landmarks
+from stereotalker.body.layout import JOINT, JOINTS, REGION
+from stereotalker.body.model import Body
+from stereotalker.body.raster import rasterize
+
+_WORK = 512  # px of the longer side at which graphs are cut
+_BAND = 0.012  # of the longer side: how far the cut may leave the detector's edge
+_LIPS = (61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291, 375, 321, 405, 314, 17, 84, 181, 91, 146)
+_LEGS_Y = 0.13  # m of the rest pose: trousers begin below
+_BROWS = (105, 334)
+_HEAD, _NECK = 100, 101  # parts of the body that no region names
+_SIGMAS = 3.0  # standard deviations of colour that still are the same stuff
+_ROUNDS = 3
+
+
+def outline(picture: np.ndarray, person: np.ndarray) -> np.ndarray:
+    """The person's mask, bool [H, W]. picture u8 [H, W, 3]; person f32 [H, W] probability."""
+    H, W = person.shape
+    scale = min(1.0, _WORK / max(H, W))
+    size = (round(W * scale), round(H * scale))
+    small, chance = (cv2.resize(a, size, interpolation=cv2.INTER_AREA) for a in (picture, person))
+    inside = (chance > 0.5).astype(np.uint8)
+    band = max(2, round(_BAND * max(size)))
+    core = cv2.erode(inside, disc(band), borderValue=1)
+    reach = cv2.dilate(inside, disc(band))
+    marks = np.where(inside > 0, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
+    marks[core > 0], marks[reach == 0] = cv2.GC_FGD, cv2.GC_BGD
+    marks = _cut(small, marks)
+    soft = cv2.resize(((marks == cv2.GC_FGD) | (marks == cv2.GC_PR_FGD)).astype(np.float32), (W, H), interpolation=cv2.INTER_CUBIC)
+    sigma = 0.6 / scale
+    return _largest(cv2.GaussianBlur(soft, (0, 0), sigma) > 0.5)
+
+
+def regions(picture: np.ndarray, mask: np.ndarray, marks: Landmarks, body: Body, pixels: np.ndarray) -> np.ndarray:
+    """u8 [H, W], index into layout.REGIONS. pixels f32 [V, 3]: the fitted body in the picture."""
+    part = _parts_in_picture(mask, body, pixels, marks)
+    lab = cv2.cvtColor(picture, cv2.COLOR_RGB2LAB).astype(np.float32) * np.float32([0.5, 1, 1])  # lightness counts half
+    face, mouth = (_filled(marks.face[list(points)], mask.shape) > 0 for points in (FACE_OVAL, _LIPS))
+    row, chin, height = np.arange(len(mask))[:, None], marks.face[:, 1].max(), marks.face_height
+    head = (part == _HEAD) & mask
+    trunk = np.isin(part, (_NECK, REGION["torso"])) & mask
+    cloth = _distance(lab, trunk & (row > chin + 1.2 * height))
+    skin = _distance(lab, cv2.erode(face.astype(np.uint8), disc(max(1, round(0.04 * height)))) > 0)
+    near = head | trunk & (row < chin + 1.2 * height)
+    bare = _cut_skin(picture, near, (skin < _SIGMAS) & ((skin < cloth) | head), face)
+    out = np.where(mask, np.where(np.isin(part, (_HEAD, _NECK)), REGION["torso"], part), 0).astype(np.uint8)
+    out[head] = np.where(bare, REGION["face"], REGION["hair"])[head]
+    out[trunk & _touches(bare, face)] = REGION["face"]
+    hair = out == REGION["hair"]
+    if hair.sum() > 0.03 * head.sum():
+        like = _distance(lab, hair)
+        fallen = near & (out == REGION["torso"]) & (like < _SIGMAS) & (like < cloth)
+        out[fallen & _touches(fallen | hair, hair)] = REGION["hair"]
+    brows = marks.face[list(_BROWS), 1].min()
+    fringe = face & mask & ~bare & (row < brows) & _touches(face & ~bare & (row < brows) | hair, hair)
+    out[face & mask & ~fringe] = REGION["face"]
+    out[mouth & mask] = REGION["mouth"]
+    return out
+
+
+def body_parts(body: Body) -> np.ndarray:
+    """The part of every vertex as far as the body alone tells it: a region, or _HEAD or _NECK. u8 [V]."""
+    sums = lambda names: body.weights[:, [JOINT[n] for n in names]].sum(1)  # noqa: E731
+    shares = {
+        _HEAD: sums(("head", "jaw", "left_eye", "right_eye")), _NECK: sums(("neck",)), REGION["hands"]: hand_weight(body),
+        REGION["arms"]: sums([n for n in JOINTS if n.endswith(("shoulder", "elbow"))]),
+        REGION["torso"]: sums(("pelvis", "spine1", "spine2", "spine3", "left_collar", "right_collar")),
+        REGION["legs"]: sums([n for n in JOINTS if n.endswith(("hip", "knee", "ankle", "foot"))]),
+    }  # fmt: skip
+    part = np.array(list(shares))[np.stack(list(shares.values())).argmax(0)]
+    return np.where((part == REGION["torso"]) & (body.template[:, 1] < _LEGS_Y), REGION["legs"], part).astype(np.uint8)
+
+
+def _parts_in_picture(mask: np.ndarray, body: Body, pixels: np.ndarray, marks: Landmarks) -> np.ndarray:
+    """What part of the body a pixel shows, outside the body the nearest. Hands that the detector did not find show nothing. u8 [H, W]."""
+    unseen = sum((hand_weight(body, side) for side in SIDES if side not in marks.hands), np.zeros(len(pixels)))
+    shown = body.faces[(unseen[body.faces] < 0.5).all(1)]
+    picture = rasterize(pixels, shown, mask.shape)
+    corner = np.take_along_axis(shown[picture.face], picture.bary.argmax(-1)[..., None], -1)[..., 0]
+    known = np.where(picture.face >= 0, body_parts(body)[corner], 0)
+    rows, columns = distance_transform_edt(known == 0, return_distances=False, return_indices=True)
+    return known[rows, columns]
+
+
+def _cut_skin(picture: np.ndarray, near: np.ndarray, skin: np.ndarray, face: np.ndarray) -> np.ndarray:
+    """Bare skin among the pixels `near` the head, bool [H, W]."""
+    H, W = near.shape
+    rows, columns = np.nonzero(near)
+    window = np.s_[max(rows.min() - 4, 0) : rows.max() + 5, max(columns.min() - 4, 0) : columns.max() + 5]
+    scale = min(1.0, _WORK / max(near[window].shape))
+    size = tuple(max(8, round(n * scale)) for n in near[window].shape[::-1])
+    small = cv2.resize(picture[window], size, interpolation=cv2.INTER_AREA)
+    flag = lambda a: cv2.resize(a[window].astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0  # noqa: E731
+    marks = np.where(flag(skin), cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
+    marks[~flag(near)] = cv2.GC_BGD
+    core = cv2.erode(flag(face).astype(np.uint8), disc(max(1, size[1] // 24))) > 0
+    marks[core & flag(skin)] = cv2.GC_FGD
+    out = np.zeros((H, W), bool)
+    cut = _cut(small, marks)
+    bare = ((cut == cv2.GC_FGD) | (cut == cv2.GC_PR_FGD)).astype(np.uint8)
+    out[window] = cv2.resize(bare, near[window].shape[::-1], interpolation=cv2.INTER_NEAREST) > 0
+    return out & near
+
+
+def _cut(picture: np.ndarray, marks: np.ndarray) -> np.ndarray:
+    """OpenCV's GrabCut; the marks as they are where one of the two sides would be empty."""
+    front = np.isin(marks, (cv2.GC_FGD, cv2.GC_PR_FGD))
+    if front.sum() < 16 or (~front).sum() < 16:
+        return marks
+    cv2.setRNGSeed(0)
+    models = np.zeros((1, 65)), np.zeros((1, 65))
+    return cv2.grabCut(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), marks.copy(), None, *models, _ROUNDS, cv2.GC_INIT_WITH_MASK)[0]
+
+
+def _distance(lab: np.ndarray, sample: np.ndarray) -> np.ndarray:
+    """How many standard deviations every pixel is from a sample's colours, f32 [H, W]; infinite where the sample is nearly empty."""
+    colours = lab[sample]
+    if len(colours) < 16:
+        return np.full(sample.shape, np.inf, np.float32)
+    off = np.linalg.norm(colours - np.median(colours, 0), axis=1)
+    kept = colours[off <= np.quantile(off, 0.85)]
+    inverse = np.linalg.inv(np.cov(kept.T) + 4.0 * np.eye(3)).astype(np.float32)
+    off = lab - kept.mean(0)
+    return np.sqrt(np.einsum("hwi,ij,hwj->hw", off, inverse, off, optimize=True))
+
+
+def _touches(mask: np.ndarray, seed: np.ndarray) -> np.ndarray:
+    """The connected parts of `mask` that hold a pixel of `seed`."""
+    _, labels = cv2.connectedComponents(mask.astype(np.uint8))
+    found = np.unique(labels[seed & mask])
+    return np.isin(labels, found[found > 0])
+
+
+def _largest(mask: np.ndarray) -> np.ndarray:
+    """The largest connected part, its small holes filled (a hole between arm and trunk stays)."""
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
+    if count < 2:
+        return mask
+    kept = labels == 1 + stats[1:, cv2.CC_STAT_AREA].argmax()
+    count, labels, stats, _ = cv2.connectedComponentsWithStats((~kept).astype(np.uint8))
+    small = 1 + np.flatnonzero(stats[1:, cv2.CC_STAT_AREA] < 2e-4 * mask.size)
+    return kept | np.isin(labels, small)
+
+
+def _filled(polygon: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    out = np.zeros(shape, np.uint8)
+    cv2.fillPoly(out, [np.rint(polygon).astype(np.int32)], 1)
+    return out

@@ -1,0 +1,110 @@
+"""An avatar's body texture: what the portrait saw of the surface, and the unseen rest by symmetry and nearness.
+
+S x S texels over the body file's own texture coordinates (MakeHuman's layout on the free body, SMPL-X's on the licensed one).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from scipy.ndimage import distance_transform_edt, map_coordinates
+from scipy.spatial import cKDTree
+
+from stereotalker.body.build import PARTS
+from stereotalker.body.layout import REGION
+from stereotalker.body.model import Body, load_body
+from stereotalker.body.raster import Fragments, rasterize
+from stereotalker.records import Avatar
+
+SIZE = 512  # texels of a side
+SEEN_M = 0.015  # a surface this close behind the portrait's depth map counts as seen
+_ACROSS_M = 0.03  # a place of the other side counts as this much farther
+_ASKED = 6  # seen texels that an unseen one mixes
+_INNER = {PARTS["tongue"][0]: (150, 76, 78), PARTS["teeth"][0]: (190, 180, 168)}  # which a closed mouth hides
+
+
+IN_MOUTH = tuple(_INNER)
+
+
+@dataclass(frozen=True)
+class Texture:
+    """colour u8 [S, S, 3]; seen u8 [S, S]: 255 where the portrait showed that place, 128 where its mirror image, 0 where a guess."""
+
+    colour: np.ndarray
+    seen: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Atlas:
+    """Where texels lie on the body. N texels that lie on it."""
+
+    rows: np.ndarray  # i64 [N]
+    columns: np.ndarray
+    corners: np.ndarray  # i32 [N, 3] vertices of the texel's triangle
+    shares: np.ndarray  # f32 [N, 3]
+    place: np.ndarray  # f32 [N, 3] m on the mean body at rest
+
+
+def make_texture(avatar: Avatar, body: Body, pixels: np.ndarray, picture: Fragments, parts: np.ndarray) -> Texture:
+    """pixels f32 [V, 3]: the avatar's body in its portrait; picture: the same, drawn; parts [V]: colours are only taken from the same part."""
+    atlas = _atlas(body.path, body.reader, body.betas)
+    H, W = avatar.regions.shape
+    at = (pixels[atlas.corners] * atlas.shares[..., None]).sum(1)
+    columns, rows = (np.clip(at[:, k].astype(int), 0, (W, H)[k] - 1) for k in (0, 1))
+    inside = (at[:, 0] >= 0) & (at[:, 0] < W) & (at[:, 1] >= 0) & (at[:, 1] < H)
+    main = atlas.corners[np.arange(len(at)), atlas.shares.argmax(1)]
+    part = body.part[main]
+    hidden = (body.masks["inner_mouth"][main] > 0.5) & (part == PARTS["body"][0])
+    seen = inside & (np.abs(picture.depth[rows, columns] - at[:, 2]) < SEEN_M) & (avatar.regions[rows, columns] != REGION["background"])
+    seen &= ~hidden & ~np.isin(part, list(_INNER))
+    colour = np.stack([map_coordinates(avatar.portrait[..., k], [at[:, 1] - 0.5, at[:, 0] - 0.5], np.float32, order=1, mode="nearest") for k in range(3)], 1)
+    kind = np.where(seen, 255, 0).astype(np.uint8)
+    for group in np.unique(parts[main]):
+        own = parts[main] == group
+        known, asked = np.flatnonzero(own & seen), np.flatnonzero(own & ~seen)
+        if not len(known):
+            known = np.flatnonzero(seen)
+        if len(known) and len(asked):
+            colour[asked], mirrored = _guess(atlas.place, colour, known, asked)
+            kind[asked[mirrored]] = 128
+    colour[hidden] = 0.35 * colour[hidden] * np.array([1.1, 0.7, 0.7])
+    for number, fixed in _INNER.items():
+        colour[part == number] = fixed
+    out, how = np.zeros((SIZE, SIZE, 3), np.uint8), np.zeros((SIZE, SIZE), np.uint8)
+    out[atlas.rows, atlas.columns], how[atlas.rows, atlas.columns] = np.clip(np.rint(colour), 0, 255), kind
+    return Texture(_bleed(out, atlas), how)
+
+
+def _guess(place: np.ndarray, colour: np.ndarray, known: np.ndarray, asked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Colours [asked, 3] by the nearest seen places of this side or the other, and which of them came from the other side."""
+    across = place[known] * np.array([-1, 1, 1], np.float32)
+    here = np.concatenate([np.pad(place[known], ((0, 0), (0, 1))), np.pad(across, ((0, 0), (0, 1)), constant_values=_ACROSS_M)])
+    distance, nearest = cKDTree(here).query(np.pad(place[asked], ((0, 0), (0, 1))), k=min(_ASKED, len(here)))
+    share = 1 / (distance + 2e-3)
+    share /= share.sum(1, keepdims=True)
+    return (colour[known[nearest % len(known)]] * share[..., None]).sum(1), nearest[:, 0] >= len(known)
+
+
+def _bleed(colour: np.ndarray, atlas: _Atlas) -> np.ndarray:
+    """Texels beside an island take its colour, so that bilinear samples at its border are right."""
+    empty = np.ones(colour.shape[:2], bool)
+    empty[atlas.rows, atlas.columns] = False
+    rows, columns = distance_transform_edt(empty, return_distances=False, return_indices=True)
+    return colour[rows, columns]
+
+
+@lru_cache(maxsize=2)
+def _atlas(path, reader, betas) -> _Atlas:
+    body = load_body(path, reader, betas)
+    flat = np.concatenate([texel_corners(body), np.ones((len(body.texture_places), 1), np.float32)], 1)
+    drawn = rasterize(flat, body.texture_faces, (SIZE, SIZE))
+    rows, columns = np.nonzero(drawn.face >= 0)
+    corners, shares = body.faces[drawn.face[rows, columns]], drawn.bary[rows, columns]
+    return _Atlas(rows, columns, corners, shares, (body.template[corners] * shares[..., None]).sum(1))
+
+
+def texel_corners(body: Body) -> np.ndarray:
+    """The body's texture coordinates in texels, y down. f32 [N, 2]."""
+    return np.stack([body.texture_places[:, 0], 1 - body.texture_places[:, 1]], 1) * np.float32(SIZE)
