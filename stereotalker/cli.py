@@ -212,7 +212,7 @@ def avatar_add(
     replace: Annotated[bool, typer.Option("--replace", help="put another picture under a name that is there")] = False,
     params: ParamsFile = None,
 ) -> None:
-    """Make an avatar of a portrait: body, regions, clothed surface, background. Five to ten seconds; the same picture twice is free."""
+    """Make an avatar of a portrait: body, regions, clothed surface, background. The fit takes five to ten seconds; the same picture twice is free."""
     from stereotalker.avatar.fitted import Wish, add_avatar
     from stereotalker.avatar.library import Library
     from stereotalker.models import Models

@@ -19,11 +19,11 @@ from stereotalker.audio import io
 from stereotalker.audio.speak import Voice
 from stereotalker.audio.speech import from_file, from_script
 from stereotalker.avatar.fitted import avatar_record, background_digest, with_background
-from stereotalker.avatar.library import Library, check_consent, read_avatar
+from stereotalker.avatar.library import Library, read_avatar
 from stereotalker.body import camera
 from stereotalker.diffusion.windows import Window, windows
 from stereotalker.errors import ClipError, OutOfMemory, is_out_of_memory
-from stereotalker.manifest import CameraMove, Clip, Consent, Retake, is_picture
+from stereotalker.manifest import CameraMove, Clip, Retake
 from stereotalker.models import Models
 from stereotalker.motion.controls import with_arms
 from stereotalker.motion.direct import clip_directions, clip_seed
@@ -208,7 +208,7 @@ class ClipMaker:
         """Stage provenance: the finished file with content credentials; the file itself when signing is off."""
         if self.seal is None:
             return finished.file
-        consent = self.consent(clip)
+        consent = self.library.consent(clip)
         leave = consent.model_dump(mode="json") if consent else self.avatar(clip)[1].origin
         claims = {"clip": clip.id, "avatar": clip.avatar, "consent": leave, "models": self.models.digests, "code": code_version()}
         key = digest("provenance", code_version(), finished.key, self.seal.identity, claims)
@@ -217,19 +217,11 @@ class ClipMaker:
 
     def avatar(self, clip: Clip) -> tuple[str, Avatar]:
         """The clip's avatar, put into the store so that every worker reaches it. Returns its key."""
+        self.library.check_leave(clip, self.params.produce.require_consent, date.today())
         record = avatar_record(clip.avatar, self.library, self.models, self.store)
         key = digest("avatar", file_digest(record), background_digest(clip.background))
         folder = self.store.make("avatar", key, lambda folder: save(with_background(record, clip.background), folder / "avatar.safetensors"))
-        avatar = read_avatar(folder / "avatar.safetensors")
-        check_consent(clip.avatar, self.consent(clip), avatar.origin == "synthetic", self.params.produce.require_consent, date.today())
-        return key, avatar
-
-    def consent(self, clip: Clip) -> Consent | None:
-        """By whose leave the clip's face is used: the clip's own word, or the avatar card's."""
-        if clip.consent is not None or is_picture(clip.avatar):
-            return clip.consent
-        card = self.library.card(clip.avatar)
-        return card and card.consent
+        return key, read_avatar(folder / "avatar.safetensors")
 
     def _folder(self, stage: str, key: str) -> Path:
         """An entry that was made or found a moment ago."""

@@ -36,7 +36,7 @@ def write_video(
 ) -> None:
     """Encode chunks with the WAV file `sound`, cut or padded with silence to the pictures' `seconds`.
 
-    Chunks are u8 [T, H, W, 3], H.264 in `path`.mp4; or u8 [T, H, W, 4] with straight alpha, ProRes 4444 in `path`.mov. The file gets its name when it is whole and synced. Raises UserError when ffmpeg refuses.
+    Chunks are u8 [T, H, W, 3], which become H.264 in an .mp4; or, with straight alpha, u8 [T, H, W, 4], ProRes 4444 in a .mov. The file gets its name when it is whole and synced. Raises UserError when ffmpeg refuses.
     """
     height, width = size
     path.parent.mkdir(parents=True, exist_ok=True)

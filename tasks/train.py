@@ -12,11 +12,11 @@ from stereotalker.params import Params
 from stereotalker.training import Log, print_log
 from tasks.tracking import CHALLENGER, Tracker
 
-_SECTIONLESS = {"body", "speech", "people"}  # data stages: no curves worth a run
+_SECTIONLESS = {"body", "speech", "people", "avatar"}  # data stages: no curves worth a run
 
 
 def run_stage(name: str, params: Params, home: Home, part: str = "all") -> None:
-    """Run a stage; training and evaluation become MLflow runs. part: "motion" or "all" of an evaluation. Raises UserError for an unknown stage."""
+    """Run a stage; training and evaluation become MLflow runs. part: "motion", "avatar" or "all" of an evaluation. Raises UserError for an unknown stage."""
     if name not in pipeline.STAGES:
         raise UserError(f"stage {name!r} is unknown; expected one of {', '.join(pipeline.STAGES)}")
     if name in _SECTIONLESS:

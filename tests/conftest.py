@@ -8,25 +8,37 @@ import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from scipy.spatial.transform import Rotation
 
 from flows.produce import produce
 from stereotalker.audio.encoder import EncoderConfig, SpeechEncoder
 from stereotalker.audio.speak import Voice
 from stereotalker.audio.speech import from_script
+from stereotalker.avatar.calibrate import read_calibration
+from stereotalker.avatar.fit import hand_points, pose_point
+from stereotalker.avatar.landmarks import POSE, SIDES, Landmarks
+from stereotalker.avatar.portray import portray
+from stereotalker.body import camera
+from stereotalker.body.layout import JOINT
 from stereotalker.body.model import Body
+from stereotalker.body.raster import rasterize
 from stereotalker.control.masks import MaskConfig, MaskPredictor
 from stereotalker.home import Home
 from stereotalker.models import Models, read_body, weights_file
 from stereotalker.motion.denoiser import MotionConfig, MotionDenoiser
 from stereotalker.motion.performances import perform, set_statistics
 from stereotalker.params import ROOT, Params, load_params
-from stereotalker.people.acting import STYLES, act
+from stereotalker.people.acting import STYLES, act, resting_pose
 from stereotalker.records import Motion, Speech
 from stereotalker.render.denoiser import DenoiserConfig, RenderDenoiser
+from stereotalker.store import Store
 from stereotalker.weights import save_weights
 
+SIZE = (512, 448)  # of the portrait that the avatars' tests know the truth of: higher than wide
 REAL_DATA = Path(os.environ.get("STEREOTALKER_DATA", ROOT.parent / "shared" / "data"))
 
 
@@ -75,6 +87,78 @@ def tiny_models(tiny_params, speech, tmp_path_factory) -> Models:
     save_weights(MaskPredictor(MaskConfig(tuple(p.masks.channels), r.patch)), weights_file("masks", folder))
     save_weights(render, weights_file("render", folder))
     return Models(p, folder)
+
+
+@pytest.fixture(scope="session")
+def known():
+    return read_calibration()
+
+
+@pytest.fixture(scope="session")
+def truth(body):
+    """Somebody of known shape and pose before a known camera, and what a perfect detector would say of the picture."""
+    rng = np.random.default_rng(3)
+    betas = rng.normal(0, 0.4, body.betas).astype(np.float32)
+    poses, expression = resting_pose(STYLES[2]).poses[0].copy(), np.zeros(52, np.float32)
+    poses[JOINT["head"]] = [0.05, 0.15, -0.04]
+    intrinsics = np.array([[1024, 0, SIZE[1] / 2], [0, 1024, SIZE[0] / 2], [0, 0, 1]], np.float32)
+    turn = Rotation.from_euler("xyz", [-1, -6, 2], degrees=True).as_matrix() @ np.diag([1, -1, -1])
+    extrinsics = np.eye(4, dtype=np.float32)
+    extrinsics[:3, :3], extrinsics[:3, 3] = turn, -turn @ [-0.17, 0.78, 1.9]
+    return betas, poses, expression, intrinsics, extrinsics
+
+
+@pytest.fixture(scope="session")
+def marks(truth, body, known) -> Landmarks:
+    betas, poses, expression, K, E = truth
+    given = [torch.from_numpy(a) for a in (poses[None], expression[None], betas, np.zeros((1, 3), np.float32))]
+    skinned = body.skinning(*given)
+    project = lambda points: camera.project(np.asarray(points, np.float32), K, E)  # noqa: E731
+    face = known.face_points(skinned.vertices[0].numpy(), body.faces)
+    pose, world, visible = np.zeros((33, 2), np.float32), np.zeros((33, 3), np.float32), np.zeros(33, np.float32)
+    flip = np.diag([1, -1, -1]) @ E[:3, :3]
+    for name in known.pose_points:
+        for side in SIDES:
+            place, row = pose_point(skinned, name, side, known).numpy(), POSE[f"{side}_{name}"]
+            pose[row], world[row], visible[row] = project(place)[0, :2], (place @ flip.T)[0], 1.0
+    hands = {side: hand_points(skinned, side, known)[0].numpy() for side in SIDES}
+    covered = rasterize(project(skinned.vertices[0].numpy()), body.faces, SIZE).face >= 0
+    return Landmarks(
+        size=SIZE, faces=1, face=project(face)[:, :2], head=(flip @ skinned.joint_turn[0, JOINT["head"]].numpy() @ np.linalg.inv(known.head_offset)).astype(np.float32),
+        people=1, pose=pose, visible=visible, pose_world=world, hands={s: project(p)[:, :2] for s, p in hands.items()},
+        hands_world={s: (p @ flip.T).astype(np.float32) for s, p in hands.items()}, person=covered.astype(np.float32),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def picture(marks) -> np.ndarray:
+    """A grey wall and somebody in a patterned suit: enough for masks and colours."""
+    rng = np.random.default_rng(0)
+    rows, columns = np.mgrid[: SIZE[0], : SIZE[1]]
+    wall = np.stack([120 + 0.1 * rows, 130 + 0 * rows, 150 - 0.1 * columns], -1)
+    suit = np.stack([200 + 20 * np.sin(rows / 9), 90 + 10 * np.sin(columns / 7), 70 + 0 * rows], -1)
+    return np.clip(np.where(marks.person[..., None] > 0.5, suit, wall) + rng.normal(0, 2, (*SIZE, 3)), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def made(marks, picture, body, known):
+    return portray(picture, "somebody", lambda picture: marks, body, known)
+
+
+@pytest.fixture(scope="session")
+def fits(tmp_path_factory) -> Store:
+    """A store that the tests share: the same files are fitted once."""
+    return Store(tmp_path_factory.mktemp("fits"))
+
+
+@pytest.fixture
+def files(marks, picture, tmp_path) -> tuple[Path, Path]:
+    """A portrait and its key points as files."""
+    Image.fromarray(picture).save(tmp_path / "me.png")
+    Image.fromarray((marks.person * 255).astype(np.uint8)).save(tmp_path / "mask.png")
+    points = {"face": marks.face.tolist(), "person": "mask.png", "pose": marks.pose.tolist(), "visible": marks.visible.tolist(), "hands": {s: p.tolist() for s, p in marks.hands.items()}}
+    (tmp_path / "me.json").write_text(json.dumps(points))
+    return tmp_path / "me.png", tmp_path / "me.json"
 
 
 @pytest.fixture

@@ -12,19 +12,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
 from stereotalker.audio.speak import Voice
 from stereotalker.audio.speech import from_script
-from stereotalker.avatar.landmarks import FACE_POINTS, POSE, SIDES, Detector, Landmarks
+from stereotalker.avatar.landmarks import FACE_POINTS, POSE, SIDES, VISIBLE, Detector, Landmarks
 from stereotalker.body import camera as cameras
 from stereotalker.body.build import PARTS
 from stereotalker.body.layout import ACTIONS, JOINT, JOINTS, LEFT_HAND, RIGHT_HAND
 from stereotalker.body.model import Body
 from stereotalker.body.raster import rasterize
-from stereotalker.body.skinning import Skinned
 from stereotalker.errors import UserError
 from stereotalker.params import ROOT, AvatarParams
 from stereotalker.people.acting import STYLES, act
@@ -34,6 +32,7 @@ from stereotalker.people.takes import Cast, cast
 from stereotalker.records import Avatar, Motion
 from stereotalker.store import write_arrays
 
+FACE_M = 0.165  # from the chin to the upper edge of the forehead, of the mean shape
 FILE = ROOT / "stereotalker" / "assets" / "DETECTOR_FREE.npz"
 ARM_JOINTS = tuple(f"{side}_{name}" for side in SIDES for name in ("collar", "shoulder", "elbow", "wrist"))
 TRUNK_JOINTS = ("spine1", "spine2", "spine3")
@@ -114,7 +113,7 @@ def build_calibration(path: Path, body: Body, detector: Detector, params: Avatar
         raise UserError(f"the detector {detector.name} found {len(heads)} of {len(_VIEWS) * params.calibrated} rendered heads; expected most of them")
     points = np.stack([head.points for head in heads])
     triangle, weights, template = _onto_surface(np.nanmedian(points, 0), body)
-    spread = np.nanmedian(np.linalg.norm(points - template, axis=-1), 0) / 0.165
+    spread = np.nanmedian(np.linalg.norm(points - template, axis=-1), 0) / FACE_M
     rotations = Rotation.from_matrix(np.stack([head.ours.T @ head.told for head in heads if head.level]))
     write_arrays(path, {
         "face_triangle": triangle, "face_weights": weights.astype(np.float32), "face_spread": spread.astype(np.float32),
@@ -142,8 +141,8 @@ def _look_at_head(actor: Cast, body: Body, detector: Detector, jaw: float, yaw: 
     vertices, head = posed.vertices[0], body.weights[:, JOINT["head"]] > 0.5
     centre = vertices[head].mean(0).astype(np.float32)
     view = cameras.look_at(np.zeros(1), np.zeros(1), np.full(1, _HEAD_M), centre, size)
-    K, E = view.intrinsics[0] * np.diag([_HEAD_ZOOM, _HEAD_ZOOM, 1]).diagonal()[:, None], view.extrinsics[0]
-    K[:2, 2] = _HEAD_PX / 2
+    K, E = view.intrinsics[0].copy(), view.extrinsics[0]
+    K[[0, 1], [0, 1]] *= _HEAD_ZOOM
     wall = np.full((*size, 3), 150, np.uint8)
     found = detector(render(actor.dressed.figure, vertices, posed.turn[0], K, E, actor.light, wall, 1).image)
     if found.face is None or found.head is None:
@@ -186,7 +185,7 @@ def _offset(name: str, frame: str, portraits: list[tuple[Avatar, Landmarks]], bo
     for avatar, marks in portraits:
         for side in SIDES:
             at = POSE[f"{side}_{name}"]
-            if marks.pose is not None and marks.people == 1 and marks.visible[at] >= 0.5 and (marks.pose[at] < marks.size[::-1]).all():
+            if marks.pose is not None and marks.people == 1 and marks.visible[at] >= VISIBLE and (marks.pose[at] < marks.size[::-1]).all():
                 seen.append((avatar, side, f"{side}_{name}", frame.format(side=side), marks.pose[at]))
     return _mean_offset(seen, body)
 
@@ -206,19 +205,13 @@ def _mean_offset(seen: list[tuple[Avatar, str, str, str, np.ndarray]], body: Bod
     """By least squares in the view plane, both sides together: (avatar, side, joint, joint whose frame it is in, px)."""
     rows, values = [1e2 * np.eye(3)], [np.zeros(3)]  # a little pull to zero: depth is hardly seen
     for avatar, side, joint, frame, pixel in seen:
-        posed = _posed(avatar, body)
+        joints, turns = body.posed_joints(Motion.still(avatar.poses, avatar.expression), avatar.betas)
         E, K = avatar.extrinsics, avatar.intrinsics
-        at = E[:3, :3] @ posed.joints[0, JOINT[joint]].numpy() + E[:3, 3]
-        turn = E[:3, :3] @ posed.joint_turn[0, JOINT[frame]].numpy() * np.array([MIRROR[side], 1, 1])
+        at = E[:3, :3] @ joints[0, JOINT[joint]] + E[:3, 3]
+        turn = E[:3, :3] @ turns[0, JOINT[frame]] * np.array([MIRROR[side], 1, 1])
         rows.append((turn * K[0, 0] / at[2])[:2])
         values.append(pixel - (K @ (at / at[2]))[:2])
     return np.linalg.lstsq(np.concatenate(rows), np.concatenate(values), rcond=None)[0]
-
-
-def _posed(avatar: Avatar, body: Body) -> Skinned:
-    """Joints alone."""
-    given = (torch.from_numpy(a) for a in (avatar.poses[None], avatar.expression[None], avatar.betas, np.zeros((1, 3), np.float32)))
-    return body.skinning.of(np.zeros(0))(*given)
 
 
 def _priors() -> dict[str, np.ndarray]:

@@ -51,7 +51,7 @@ def portraits(folder: Path, size: int, detector: Detector, body: Body, known: Ca
         started = time.monotonic()
         picture = read_photo(path, size)
         try:
-            made, refusal = portray(picture, path.stem, detector, body, known, 0, "portrait"), ""
+            made, refusal = portray(picture, path.stem, detector, body, known), ""
         except ClipError as error:
             made, refusal = None, str(error)
         seconds = time.monotonic() - started

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from stereotalker.avatar.calibrate import HAND_JOINTS, MIRROR, Calibration
-from stereotalker.avatar.landmarks import FACE_INNER, FACE_OVAL, POSE, SIDES, Landmarks
+from stereotalker.avatar.calibrate import FACE_M, HAND_JOINTS, MIRROR, TRUNK_JOINTS, Calibration
+from stereotalker.avatar.landmarks import FACE_INNER, FACE_OVAL, POSE, SIDES, VISIBLE, Landmarks
 from stereotalker.body.camera import project
 from stereotalker.body.layout import ACTION, ACTIONS, JOINT, JOINTS, LEFT_HAND, PARENTS, RIGHT_HAND
 from stereotalker.body.model import Body, load_body
@@ -27,10 +27,8 @@ from stereotalker.errors import ClipError
 from stereotalker.people.figure import FACES
 
 FOCAL_IN_LONGER_SIDES = 2.0  # a mild portrait lens: the picture itself does not tell
-_FACE_M = 0.165  # from the chin to the upper edge of the forehead, of the mean shape: for a first distance
+_EYE_STEP = 0.1  # of the distance: the unit in which the camera's place is looked for
 _EDGE = 0.96  # of the picture's height, below which a wrist without a hand is taken to be outside
-_VISIBLE = 0.5  # of a pose point, below which it is not used
-_HAND = {"left": LEFT_HAND, "right": RIGHT_HAND}
 
 # One standard deviation of what the detector says, in shares of face height or shoulder width.
 _SD_FACE, _SD_OVAL, _SD_POSE, _SD_WRIST, _SD_HAND = 0.010, 0.06, 0.05, 0.006, 0.03
@@ -84,7 +82,7 @@ class _Unknowns(NamedTuple):
     actions: torch.Tensor  # [52]
 
 
-_TRUNK, _HEAD, _EYES = ([JOINT[n] for n in names] for names in (("spine1", "spine2", "spine3"), ("neck", "head"), ("left_eye", "right_eye")))
+_TRUNK, _HEAD, _EYES = ([JOINT[n] for n in names] for names in (TRUNK_JOINTS, ("neck", "head"), ("left_eye", "right_eye")))
 
 
 def fit(marks: Landmarks, body: Body, known: Calibration) -> Fit:
@@ -205,7 +203,7 @@ class _Problem:
 
     def start(self) -> _Unknowns:
         """The mean person, as far away as the face is large, with the middle of the face where it is seen."""
-        distance = self.focal * _FACE_M / self.marks.face_height
+        distance = self.focal * FACE_M / self.marks.face_height
         nose = self.known.face_template.mean(0)
         offset = (self.face.mean(0) - self.middle).numpy() / self.focal * distance
         self.distance = float(distance)
@@ -226,7 +224,7 @@ class _Problem:
         for joints, values in parts.items():
             poses = poses.index_put((torch.tensor(joints),), values)
         expression = self.expression + self.action_sd * z.actions
-        eye = self.place + self.distance * 0.1 * z.eye
+        eye = self.place + self.distance * _EYE_STEP * z.eye
         rotation = axis_angle_to_matrix(self.turn_sd * z.turn) @ _FLIP
         return poses, expression, eye, rotation
 
@@ -246,10 +244,7 @@ class _Problem:
     def _skinned(self, poses: torch.Tensor, expression: torch.Tensor, z: _Unknowns) -> Skinned:
         """poses [55, 3] or [T, 55, 3]."""
         poses = poses.reshape(-1, len(JOINTS), 3)
-        return self.skinning(poses, expression.expand(len(poses), -1), self._shape(z), torch.zeros(len(poses), 3))
-
-    def _shape(self, z: _Unknowns) -> torch.Tensor:
-        return torch.cat([z.betas, z.more])
+        return self.skinning(poses, expression.expand(len(poses), -1), torch.cat([z.betas, z.more]), torch.zeros(len(poses), 3))
 
     def _face_points(self, skinned: Skinned) -> torch.Tensor:
         return (skinned.vertices[0][self.corners] * self.shares[..., None]).sum(1)
@@ -265,7 +260,7 @@ class _Problem:
         if marks.pose is None:
             return total
         places = {name: pose_point(skinned, name, side, self.known) for name in self.known.pose_points}
-        seen = {name: marks.visible[POSE[f"{side}_{name}"]] >= _VISIBLE for name in places}
+        seen = {name: marks.visible[POSE[f"{side}_{name}"]] >= VISIBLE for name in places}
         below = side not in marks.hands and not self._wrist_inside(side)
         if below:  # a hand that nobody found is where the picture does not reach
             high = functional.relu(marks.size[0] - self._project(skinned.joints[:, JOINT[f"{side}_wrist"]], eye, rotation)[:, 1])
@@ -295,10 +290,10 @@ class _Problem:
         row = POSE[f"{side}_wrist"]
         H, W = self.marks.size
         x, y = self.marks.pose[row]
-        return bool(self.marks.visible[row] >= _VISIBLE and 0 <= x < W and 0 <= y < _EDGE * H)
+        return bool(self.marks.visible[row] >= VISIBLE and 0 <= x < W and 0 <= y < _EDGE * H)
 
     def _sees_arm(self, side: str) -> bool:
-        return side in self.marks.hands or (self.marks.pose is not None and self.marks.visible[POSE[f"{side}_elbow"]] >= _VISIBLE)
+        return side in self.marks.hands or (self.marks.pose is not None and self.marks.visible[POSE[f"{side}_elbow"]] >= VISIBLE)
 
     def place_arms(self, z: _Unknowns) -> _Unknowns:
         """Each arm as in that example of the acting which the detector's points speak for most."""
@@ -327,7 +322,7 @@ class _Problem:
             arms = [
                 float(off(pose_point(skinned, name, side, self.known), self.marks.pose[[row]])[0] / self.shoulders)
                 for name in ("shoulder", "elbow") for side in SIDES for row in [POSE[f"{side}_{name}"]]
-                if self.marks.pose is not None and self.marks.visible[row] >= _VISIBLE
+                if self.marks.pose is not None and self.marks.visible[row] >= VISIBLE
             ]  # fmt: skip
             extrinsics = torch.eye(4)
             extrinsics[:3, :3], extrinsics[:3, 3] = rotation, -rotation @ eye

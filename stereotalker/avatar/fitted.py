@@ -58,7 +58,7 @@ def fit_portrait(path: Path, models: Models, store: AnyStore, landmarks: Path | 
             picture = read_photo(path, own.size)
             with KeyPointFile(landmarks, path) if landmarks else MediaPipe(detector_folder(models.params)) as detector:
                 try:
-                    made = portray(picture, path.stem, detector, models.body, read_calibration(), 0, "portrait")
+                    made = portray(picture, path.stem, detector, models.body, read_calibration())
                 except ClipError as error:
                     raise ClipError(f"{path.name}: {error}") from None
         save(made.avatar, folder / RECORD)
@@ -91,7 +91,7 @@ def add_avatar(library: Library, name: str, picture: Path, models: Models, store
     library.check_name(name)
     if wish.style not in STYLE_INDEX:
         raise UserError(f"style {wish.style!r} is unknown; expected one of {', '.join(STYLE_INDEX)}")
-    check_consent(name, wish.consent, False, False, date.today())
+    check_consent(name, wish.consent, False, date.today())
     old = library.card(name) if name in library.own_names() else None
     key, folder = fit_portrait(picture, models, store, wish.landmarks)
     sha256 = file_digest(picture)

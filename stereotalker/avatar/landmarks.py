@@ -13,7 +13,6 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-from stereotalker.body.layout import ACTIONS
 from stereotalker.errors import UserError
 from stereotalker.photo import read_mask, read_photo
 
@@ -26,6 +25,7 @@ FACE_OVAL = (
 FACE_INNER = np.setdiff1d(np.arange(468), FACE_OVAL)  # without the oval, which slides with the head's turn, and without the irises
 IRIS = {"right": slice(468, 473), "left": slice(473, 478)}
 CHIN, FOREHEAD = 152, 10
+VISIBLE = 0.5  # of a pose point, below which it is not used
 POSE = {
     name: k
     for k, name in enumerate((
@@ -44,7 +44,6 @@ class Landmarks:
     size: tuple[int, int]  # (height, width) px
     faces: int  # how many were found; everything else is of the largest
     face: np.ndarray | None  # f32 [478, 2] px
-    actions: np.ndarray | None  # f32 [52] in 0..1, ARKit's
     head: np.ndarray | None  # f32 [3, 3] rotation of the head, world axes; its zero is the detector's own
     people: int
     pose: np.ndarray | None  # f32 [33, 2] px
@@ -80,7 +79,7 @@ class Detector(Protocol):
 
 
 _SHAPES = {
-    "face": (FACE_POINTS, 2), "actions": (len(ACTIONS),), "head": (3, 3), "pose": (POSE_POINTS, 2), "visible": (POSE_POINTS,),
+    "face": (FACE_POINTS, 2), "head": (3, 3), "pose": (POSE_POINTS, 2), "visible": (POSE_POINTS,),
     "pose_world": (POSE_POINTS, 3),
 }  # fmt: skip
 

@@ -16,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from stereotalker.errors import ClipError, UserError
-from stereotalker.manifest import Consent, is_picture, safe_id
+from stereotalker.manifest import Clip, Consent, is_picture, safe_id
 from stereotalker.params import ROOT
 from stereotalker.records import Avatar, load, save
 from stereotalker.store import sync
@@ -78,6 +78,16 @@ class Library:
         path = self.find(name)
         return Card.from_json((path.parent / CARD).read_text()) if path.name == RECORD else None
 
+    def consent(self, clip: Clip) -> Consent | None:
+        """By whose leave the clip's face is used: the clip's own word, or the avatar card's."""
+        card = None if is_picture(clip.avatar) else self.card(clip.avatar)
+        return card.consent if card else clip.consent
+
+    def check_leave(self, clip: Clip, required: bool, today: date) -> None:
+        """Raises ClipError where a clip would use a face without leave, or an avatar that is not there. Shipped avatars are nobody's face."""
+        if is_picture(clip.avatar) or self.card(clip.avatar):
+            check_consent(clip.avatar, self.consent(clip), required, today)
+
     def check_name(self, name: str) -> None:
         """Raises UserError for a name that an avatar of one's own cannot have."""
         if safe_id(name) != name or is_picture(name):
@@ -88,7 +98,8 @@ class Library:
     def add(self, card: Card, avatar: Avatar, pictures: list[Path]) -> Path:
         """Keep an avatar, its card and pictures. The folder takes its place as a whole. Returns it."""
         folder = self.own / card.name
-        with tempfile.TemporaryDirectory(dir=_made(self.own), prefix=".adding-") as staging:
+        self.own.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self.own, prefix=".adding-") as staging:
             staged, old = Path(staging) / "new", Path(staging) / "old"
             staged.mkdir()
             save(avatar, staged / RECORD)
@@ -111,15 +122,8 @@ class Library:
             os.replace(self.own / name, Path(bin_) / name)
 
 
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def check_consent(avatar: str, consent: Consent | None, synthetic: bool, required: bool, today: date) -> None:
-    """Raises ClipError where somebody's face would be used without leave. Consent that has run out is refused even where none is required."""
-    if synthetic:
-        return
+def check_consent(avatar: str, consent: Consent | None, required: bool, today: date) -> None:
+    """Raises ClipError where a person's face would be used without leave. Consent that has run out is refused even where none is required."""
     how = "give the clip `consent: {holder, scope, expires}`" if is_picture(avatar) else "add it again with --consent-holder and --consent-scope"
     if consent is not None and consent.expires is not None and consent.expires < today:
         raise ClipError(f"avatar {avatar!r}: the consent of {consent.holder} ended on {consent.expires}; renew it, and {how}")

@@ -16,8 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stereotalker.avatar.landmarks import POSE, SIDES, Landmarks
-from stereotalker.body.layout import ACTIONS
+from stereotalker.avatar.landmarks import POSE, SIDES, VISIBLE, Landmarks
 from stereotalker.errors import UserError
 from stereotalker.store import file_digest, write_atomic
 
@@ -106,7 +105,7 @@ def check_usable(folder: Path) -> None:
 
 
 class MediaPipe:
-    """Face 478 with actions and head pose, body 33, hands 2 x 21, person mask. 0.1 s a picture on two cores."""
+    """Face 478 with head pose, body 33, hands 2 x 21, person mask. 0.1 s a picture on two cores."""
 
     def __init__(self, folder: Path):
         check_usable(folder)
@@ -130,7 +129,7 @@ class MediaPipe:
         try:
             with _quiet():
                 self._face = task(
-                    "FaceLandmarker", "face_landmarker.task", output_face_blendshapes=True, output_facial_transformation_matrixes=True,
+                    "FaceLandmarker", "face_landmarker.task", output_facial_transformation_matrixes=True,
                     num_faces=4, min_face_detection_confidence=_SURE,
                 )  # fmt: skip
                 self._pose = task("PoseLandmarker", "pose_landmarker_lite.task", num_poses=4, min_pose_detection_confidence=_SURE)
@@ -160,11 +159,9 @@ class MediaPipe:
         faces, poses = self._face.detect(image), self._pose.detect(image)
         person = np.squeeze(self._person.segment(image).confidence_masks[0].numpy_view())[:H, :W].copy()
         best = max(range(len(faces.face_landmarks)), key=lambda k: np.ptp(_points(faces.face_landmarks[k], side)[:, 0]), default=None)
-        face = actions = head = pose = visible = world = None
+        face = head = pose = visible = world = None
         if best is not None:
             face = _points(faces.face_landmarks[best], side)
-            scores = {shape.category_name: shape.score for shape in faces.face_blendshapes[best]}
-            actions = np.array([scores.get(name, 0.0) for name in ACTIONS], np.float32)
             head = np.asarray(faces.facial_transformation_matrixes[best], np.float32)[:3, :3]
             head = head / np.cbrt(np.linalg.det(head))
         if poses.pose_landmarks:
@@ -176,7 +173,7 @@ class MediaPipe:
         people = 0 if pose is None else 1 + sum(np.linalg.norm(m - middles[mine]) > _APART * np.linalg.norm(np.subtract(*pose[[POSE["left_shoulder"], POSE["right_shoulder"]]])) for m in middles)
         hands, hands_world = self._hands(square, pose, visible)
         return Landmarks(
-            size=(H, W), faces=len(faces.face_landmarks), face=face, actions=actions, head=head, people=people, pose=pose,
+            size=(H, W), faces=len(faces.face_landmarks), face=face, head=head, people=people, pose=pose,
             visible=visible, pose_world=world, hands=hands, hands_world=hands_world, person=person.astype(np.float32),
         )  # fmt: skip
 
@@ -203,7 +200,7 @@ class MediaPipe:
 
         assign(self._hand.detect(self._image(square)), np.zeros(2, np.float32), len(square), list(SIDES))
         for side in SIDES:
-            if side in hands or visible[POSE[f"{side}_wrist"]] < 0.5:
+            if side in hands or visible[POSE[f"{side}_wrist"]] < VISIBLE:
                 continue
             centre = pose[[POSE[f"{side}_{name}"] for name in ("wrist", "index", "pinky")]].mean(0)
             half = int(_HAND_CROP * shoulders)

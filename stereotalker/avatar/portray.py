@@ -21,7 +21,6 @@ from stereotalker.records import Avatar, Motion
 
 SMALLEST_PX = 256  # of the picture's shorter side
 _FACE_PX = 48  # chin to forehead
-_SECOND_FACE = 0.5  # of the largest face's height, from which a second one counts
 _TURNED = 40.0  # degrees of the head away from the camera
 _FACE_ERROR, _IOU = 0.02, 0.88  # beyond these the fit is refused
 WRIST_GOAL, IOU_GOAL = 0.04, 0.97  # beyond these it is noted
@@ -56,17 +55,16 @@ IN_WORDS = {
 class Portrayed:
     avatar: Avatar
     residuals: Residuals
-    marks: Landmarks
     notes: tuple[str, ...]  # what a user should know, in words
 
 
-def portray(picture: np.ndarray, name: str, detector: Detector, body: Body, known: Calibration, style: int, origin: str) -> Portrayed:
+def portray(picture: np.ndarray, name: str, detector: Detector, body: Body, known: Calibration) -> Portrayed:
     """u8 [H, W, 3] sRGB -> avatar. Five to ten seconds on one core at 1024 px. Raises ClipError with the reason."""
     H, W = picture.shape[:2]
     if min(H, W) < SMALLEST_PX:
         raise ClipError(f"the picture is {W} x {H} px; expected at least {SMALLEST_PX} px on the shorter side")
     marks = detector(picture)
-    _check(marks, picture)
+    _check(marks)
     found = fit(marks, body, known)
     if found.face_error > _FACE_ERROR:
         raise ClipError(f"the face does not fit a human head: its points are off by {100 * found.face_error:.1f} % of its height in the median (at most {100 * _FACE_ERROR:g} %); is it a photo of a face, seen from the front?")
@@ -87,12 +85,12 @@ def portray(picture: np.ndarray, name: str, detector: Detector, body: Body, know
     avatar = Avatar(
         name=name, portrait=without_fringe(picture, mask), background=fill_background(picture, mask), regions=labels, betas=found.betas, surface=surface,
         poses=found.poses, expression=found.expression, intrinsics=found.intrinsics, extrinsics=found.extrinsics, target=middle.astype(np.float32),
-        style=style, origin=origin, arms=bool(marks.hands),
+        style=0, origin="portrait", arms=bool(marks.hands),
     )  # fmt: skip
-    return Portrayed(avatar, residuals, marks, tuple(_notes(found, avatar, residuals)))
+    return Portrayed(avatar, residuals, tuple(_notes(found, avatar, residuals)))
 
 
-def _check(marks: Landmarks, picture: np.ndarray) -> None:
+def _check(marks: Landmarks) -> None:
     H, W = marks.size
     share = float((marks.person > 0.5).mean())
     if marks.face is None:

@@ -17,7 +17,7 @@ import psutil
 from stereotalker.audio import io
 from stereotalker.audio.speech import LETTERLESS, check_alignable
 from stereotalker.avatar.fitted import detector_folder
-from stereotalker.avatar.library import Library, check_consent
+from stereotalker.avatar.library import Library
 from stereotalker.avatar.mediapipe import check_usable
 from stereotalker.avatar.portray import SMALLEST_PX
 from stereotalker.batch.gate import next_window
@@ -154,17 +154,13 @@ def plan(manifest: Manifest, params: Params, library: Library, history: History,
 
 def _check_avatar(clip: Clip, library: Library, params: Params, now: datetime) -> None:
     """That its avatar is there, or its portrait can be opened and there is what fits it; and that it may be used. Raises ClipError."""
-    consent, synthetic = clip.consent, False
+    library.check_leave(clip, params.produce.require_consent, now.date())
     if is_picture(clip.avatar):
         try:
             check_photo(Path(clip.avatar), SMALLEST_PX)
             check_usable(detector_folder(params))
         except UserError as error:
             raise ClipError(str(error)) from None
-    else:
-        card = library.card(clip.avatar)
-        consent, synthetic = card and card.consent, card is None
-    check_consent(clip.avatar, consent, synthetic, params.produce.require_consent, now.date())
 
 
 def _check_background(background: str) -> None:
