@@ -30,6 +30,7 @@ lint: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks.clip
+	$(BIN)/python -m benchmarks.render
 	$(BIN)/python -m benchmarks.motion
 	$(BIN)/python -m benchmarks.orchestration
 	$(BIN)/python -m benchmarks.chaos

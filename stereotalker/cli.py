@@ -186,7 +186,7 @@ def motion(
 
 @app.command()
 def evaluate(
-    what: Annotated[Literal["motion", "avatar", "all"], typer.Argument(help="motion: of that stage alone; all: as the stage `evaluate` does; avatar: portraits, which need the detector")] = "all",
+    what: Annotated[Literal["motion", "render", "avatar", "all"], typer.Argument(help="motion, render: of that stage alone; all: as the stage `evaluate` does; avatar: portraits, which need the detector")] = "all",
     params: ParamsFile = None,
 ) -> None:
     """Measure the weights on what they were never trained on, beside baselines; writes metrics/ and an MLflow run."""

@@ -50,7 +50,7 @@ class SegmentJob:
     camera: CameraMove
     seed: int
     common: str  # digest of everything but the frames
-    batch: int  # frames the network sees at once: cuts at its multiples change no byte
+    batch: int  # frames of a run, which the network sees at once; runs lie on a grid over the clip
     order: int = 0  # lower goes first
 
     @property
@@ -58,12 +58,11 @@ class SegmentJob:
         return digest(self.common, self.window.start, self.window.stop)
 
     def halves(self) -> tuple[SegmentJob, SegmentJob] | None:
-        """The same frames as two jobs; None for a single frame. Cut at whole network batches while there are two of them."""
+        """The same frames as two jobs, cut between two runs; None where there is one run alone, which is made at once whatever is asked of it."""
         start, stop = self.window.start, self.window.stop
-        if stop - start < 2:
+        middle = round((start + stop) / 2 / self.batch) * self.batch
+        if not start < middle < stop:
             return None
-        unit = self.batch if stop - start > self.batch else 1
-        middle = start + max(1, (stop - start) // 2 // unit) * unit
         return (
             replace(self, window=replace(self.window, stop=middle)),
             replace(self, window=replace(self.window, start=middle, overlap=0)),
@@ -164,7 +163,7 @@ class ClipMaker:
         params = [self.params.render.model_dump(mode="json"), self.params.body.reader, self.params.produce.worker.threads]
 
         def jobs(camera: CameraMove, seed: int, start: int, stop: int) -> list[SegmentJob]:
-            picture = [camera.model_dump(mode="json"), clip.width, clip.height, clip.fps, _has_alpha(clip)]
+            picture = [camera.model_dump(mode="json"), clip.width, clip.height, clip.fps, _has_alpha(clip), clip.stereo and clip.stereo.model_dump(mode="json")]
             common = digest("render", code_version(), motion_key, avatar_key, models, picture, params, seed)
             grid = [replace(w, start=w.start + start, stop=w.stop + start) for w in windows(stop - start, self.params.render.segment)]
             return [SegmentJob(clip, motion_key, avatar_key, w, camera, seed, common, self.params.render.batch, order) for w in grid]
@@ -183,11 +182,11 @@ class ClipMaker:
         sound, name = self._folder("audio", speech_key) / "sound.wav", f"clip{Path(clip.file_name).suffix}"
         parts = [(job.window, part.keys) for job, part in zip(jobs, done, strict=True)]
         named = [[window.start, window.stop, *keys] for window, keys in parts]
-        key = digest("video", code_version(), named, speech_key, clip.fps, clip.file_name, self.params.video.model_dump(mode="json"))
+        key = digest("video", code_version(), named, speech_key, clip.fps, clip.file_name, clip.stereo and clip.stereo.layout, self.params.video.model_dump(mode="json"))
 
         def write(folder: Path) -> None:
             chunks = assemble(parts, frames, lambda key: read_segment(self._folder("render", key)))
-            write_video(folder / name, chunks, (clip.height, clip.width), clip.fps, sound, frames / clip.fps, self.params.video, clip.id)
+            write_video(folder / name, chunks, clip.video_size, clip.fps, sound, frames / clip.fps, self.params.video, clip.id, clip.stereo)
 
         video = self._stage("video", key, write, ledger)
         gate = self.params.quality
@@ -251,7 +250,9 @@ def render_segment(job: SegmentJob, renderer: Callable[[], Renderer], store: Any
     view = camera.around(avatar, job.camera, len(motion.poses), clip.fps, (clip.height, clip.width))
 
     def write(folder: Path) -> None:
-        frames = renderer().segment(avatar, motion, view, job.window, job.seed, _has_alpha(clip))
+        views = camera.eyes(view, clip.stereo.pupils, avatar.target) if clip.stereo else (view,)
+        eyes = [renderer().segment(avatar, motion, eye, job.window, job.seed, _has_alpha(clip)) for eye in views]
+        frames = np.concatenate(eyes, 1 if clip.stereo and clip.stereo.layout == "over-under" else 2)
         np.savez_compressed(folder / "frames.npz", frames=frames)
 
     try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,38 +17,44 @@ from PIL import Image
 from stereotalker.audio.corpus import PARTS, read_corpus, read_index
 from stereotalker.avatar.calibrate import read_calibration
 from stereotalker.avatar.evaluate import portraits, rendered_people, summary
-from stereotalker.avatar.fitted import detector_folder
-from stereotalker.avatar.mediapipe import MediaPipe
-from stereotalker.body.layout import REGION
+from stereotalker.avatar.fitted import detector_folder, fit_portrait
+from stereotalker.avatar.library import RECORD, Library, read_avatar
+from stereotalker.avatar.mediapipe import FaceWatch, MediaPipe
 from stereotalker.body.model import Body
-from stereotalker.control.masks import region_iou
-from stereotalker.models import Models, read_gestures
+from stereotalker.errors import ClipError, UserError
+from stereotalker.home import Home
+from stereotalker.manifest import is_picture
+from stereotalker.models import Models, read_denoiser, read_gestures
 from stereotalker.motion import evaluate as exam
-from stereotalker.motion.evaluate import mean
+from stereotalker.motion.controls import with_arms
+from stereotalker.motion.evaluate import Case, mean
 from stereotalker.motion.learn import acted, train_prior
 from stereotalker.motion.prior import NO_MODEL, LanguagePrior, Reader
+from stereotalker.motion.synthesize import Directions
 from stereotalker.params import Params, resolve
 from stereotalker.people.acting import STYLES, act, closed_spans
-from stereotalker.people.dataset import Sample, read_people
+from stereotalker.people.samples import Sample, read_people
 from stereotalker.people.shading import render as draw
 from stereotalker.people.shards import read_summaries
 from stereotalker.people.takes import Cast, cast
-from stereotalker.records import Control, Motion, Speech
-from stereotalker.store import write_atomic
+from stereotalker.records import Avatar, Motion, Speech, load
+from stereotalker.render import evaluate as rendering
+from stereotalker.render.evaluate import Scores
+from stereotalker.render.portraits import Spoken, speak
+from stereotalker.render.portraits import summary as portraits_summary
+from stereotalker.render.renderer import Renderer
+from stereotalker.store import Store, write_atomic
 from stereotalker.training import Log
 
 METRICS = Path("metrics")
+_BY_STEPS = 4  # people by whom the number of the denoiser's steps is judged
 
 
 def evaluate_all(params: Params, data: Path, weights: Path, log: Log) -> None:
     """Write every metrics file and log every number."""
-    models = Models(params, weights)
-    crowd = read_people(data / "people" / "held_out", models.body, params.people, params.evaluate.people)
     evaluate_motion(params, data, weights, log)
-    _write("people", people_table(params, data, models.body), log)
-    _write("masks", masks_table(crowd, models), log)
-    _write("render", render_table(crowd, models), log)
-    contact_sheet(crowd, models, METRICS / "render.png")
+    _write("people", people_table(params, data, Models(params, weights).body), log)
+    evaluate_render(params, data, weights, log)
 
 
 def evaluate_avatar(params: Params, log: Log) -> None:
@@ -85,6 +92,66 @@ def evaluate_motion(params: Params, data: Path, weights: Path, log: Log) -> None
     _write("motion", exam.figures(table) | exam.more_figures(by_language, quiet) | long, log)
     Image.fromarray(exam.contact_sheet(made, compared, words, body)).save(METRICS / "motion.png")
     write_atomic(METRICS / "motion.md", exam.report(table, by_language, quiet, long).encode())
+
+
+def evaluate_render(params: Params, data: Path, weights: Path, log: Log) -> None:
+    """Masks and renderer: metrics/masks.json, render.json, the tables behind them in render.md, and two sheets to be looked at."""
+    models, own = Models(params, weights), params.evaluate
+    renderer = models.renderer
+    crowds = {fit: read_people(data / "people" / "held_out", params.body, params.people, own.people, wrong) for fit, wrong in rendering.FITS.items()}
+    scores = rendering.examine(renderer, crowds)
+    firsts = {fit: people[:: params.people.takes] for fit, people in crowds.items()}  # one take a person, where it is long enough
+    steps = rendering.by_steps(renderer, firsts["exact"][:_BY_STEPS])
+    masks = {fit: rendering.masks_figures(renderer, people) for fit, people in crowds.items()}
+    experts = _ablation(renderer, firsts, data)
+    cases = exam.read_cases(data / "speech" / "held_out", params.motion.fps, own.seed)
+    minutes = exam.long_motion(models.synthesizer, cases, own.minutes)
+    lasted = rendering.lasting(renderer, read_avatar(Library().find(own.avatar)), minutes, own.lasting)
+    spoken = _portraits(models, cases)
+    _write("masks", masks["exact"], log)
+    _write("render", rendering.figures(scores) | lasted | rendering.expert_gains(experts) | portraits_summary(spoken), log)
+    write_atomic(METRICS / "render.md", rendering.report(scores, steps, masks, experts, lasted, spoken).encode())
+    Image.fromarray(rendering.contact_sheet(renderer, firsts["exact"])).save(METRICS / "render.jpg", quality=88)
+    if spoken:
+        widest = max(s.row.shape[1] for s in spoken)
+        rows = [np.pad(s.row, ((0, 0), (0, widest - s.row.shape[1]), (0, 0))) for s in spoken]
+        Image.fromarray(np.concatenate(rows)).save(METRICS / "portraits.jpg", quality=85)
+
+
+def _ablation(renderer: Renderer, crowds: dict[str, list[Sample]], data: Path) -> dict[str, Scores]:
+    """Held-out scores of ours, of the denoisers that the stage `ablation` trained, and of ours with the body's labels for masks."""
+    ours = renderer.denoiser.config.experts
+    made = {ours: renderer, f"{ours}, body mask": rendering.with_body_masks(renderer)}
+    made = {file.stem: rendering.with_denoiser(renderer, read_denoiser(file)) for file in sorted((data / "ablation").glob("*.safetensors"))} | made
+    return {name: rendering.examine(other, crowds, ("ours",)) for name, other in made.items()}
+
+
+def _portraits(models: Models, cases: list[Case]) -> list[Spoken]:
+    """Every portrait that can be fitted, with real English speech that nothing was trained on. Said aloud where there is no detector."""
+    own = models.params.evaluate
+    if own.portraits is None:
+        return []
+    try:
+        watch = FaceWatch(detector_folder(models.params))
+    except UserError as error:
+        print(f"render: portraits are left out: {error}")
+        return []
+    heard = [case.speech for case in cases if case.kind == "real" and case.language == "en"] or [case.speech for case in cases]
+    spoken, store, fps = [], Store(Home.default().store), models.params.motion.fps
+    with watch:
+        for k, path in enumerate(sorted(p for p in resolve(own.portraits).iterdir() if is_picture(p.name))):
+            try:
+                avatar = load(Avatar, fit_portrait(path, models, store)[1] / RECORD)
+            except ClipError as error:
+                print(f"render: {error}")
+                continue
+            speech = heard[k % len(heard)]
+            frames = round(min(speech.seconds, own.spoken_seconds) * fps)
+            motion = models.synthesizer.motion(speech, Directions(avatar.style, seed=k), round(speech.seconds * fps), fps).frames(0, frames)
+            motion = motion if avatar.arms else with_arms(motion, avatar.poses)
+            spoken.append(speak(models.renderer, replace(avatar, name=path.stem), motion, watch))
+            print(f"render: {path.stem}: face in {100 * spoken[-1].found:.0f} %, jaw {spoken[-1].correlation:.2f}, lag {spoken[-1].lag}", flush=True)
+    return spoken
 
 
 def _write(name: str, table: dict[str, float], log: Log) -> None:
@@ -133,77 +200,3 @@ def _frame_ms(actor: Cast, body: Body, size: int, frames: int = 8) -> float:
         draw(dressed.figure, posed.vertices[0], posed.turn[0], K, avatar.extrinsics, actor.light, plate)
         times.append(1000 * (time.perf_counter() - started))
     return float(np.median(times[2:]))
-
-
-def masks_table(crowd: list[Sample], models: Models) -> dict[str, float]:
-    """Intersection over union of the prediction, and of the body's own labels as the baseline."""
-    predictor = models.renderer.masks
-    predicted = np.concatenate([predictor.predict(_control(person)).argmax(1).byte().numpy() for person in crowd])
-    truth, body = (np.concatenate([getattr(person, name) for person in crowd]) for name in ("regions", "labels"))
-    ours, baseline = (_drop_rare(region_iou(p, truth), truth) for p in (predicted, body))
-    named = {f"{name}_iou": value for name, value in ours.items() if name in ("hair", "hands")}
-    return {"mean_iou": mean(list(ours.values())), "mean_iou_body": mean(list(baseline.values())), **named}
-
-
-def render_table(crowd: list[Sample], models: Models) -> dict[str, float]:
-    """PSNR of the person, front and turned views apart; baselines: a copy of the portrait, and the warp alone."""
-    rows: dict[str, list[tuple[float, float]]] = {}
-    for person in crowd:
-        frames = render_sample(person, models)
-        turned = np.abs(person.angles[:, 0]) > 10
-        for n in range(len(frames)):
-            truth, regions = person.image[n].astype(np.float32), person.regions[n]
-            body = regions != REGION["background"]
-            for name, picture in (("ours", frames[n]), ("warp", person.warp[n]), ("copy", person.portrait)):
-                rows.setdefault(f"{name}_{'20deg' if turned[n] else 'front'}", []).append(_squares(picture, truth, body))
-                rows.setdefault(name, []).append(_squares(picture, truth, body))
-            for region in ("mouth", "hands", "face"):
-                rows.setdefault(region, []).append(_squares(frames[n], truth, regions == REGION[region]))
-    psnr = {name: _psnr(pairs) for name, pairs in rows.items()}
-    return {
-        "psnr": psnr["ours"], "psnr_warp": psnr["warp"], "psnr_copy": psnr["copy"],
-        "psnr_front_wrong_fit": psnr.get("ours_front", 0.0), "psnr_front_wrong_fit_warp": psnr.get("warp_front", 0.0),
-        "psnr_20deg_wrong_fit": psnr.get("ours_20deg", 0.0), "psnr_20deg_wrong_fit_warp": psnr.get("warp_20deg", 0.0),
-        "psnr_mouth": psnr["mouth"], "psnr_hands": psnr["hands"], "psnr_face": psnr["face"],
-        "gain_over_warp_db": psnr["ours"] - psnr["warp"],
-    }  # fmt: skip
-
-
-def render_sample(person: Sample, models: Models) -> np.ndarray:
-    """A held-out person's frames through masks and denoiser, u8 [N, H, W, 3]."""
-    renderer = models.renderer
-    tokens = renderer.tokens(person.portrait)
-    step = models.params.render.batch
-    parts = [renderer.pictures(_control(person, n, n + step), tokens, person.identity, n, min(n + step, len(person.image))) for n in range(0, len(person.image), step)]  # fmt: skip
-    return np.concatenate(parts)
-
-
-def contact_sheet(crowd: list[Sample], models: Models, path: Path, people: int = 4, frames: int = 6) -> None:
-    """Rows of portrait + truth, warp, ours for some held-out people."""
-    rows = []
-    for person in crowd[:people]:
-        for pictures in (person.image, person.warp, render_sample(person, models)):
-            rows.append(np.concatenate([person.portrait, *pictures[:frames]], 1))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.concatenate(rows)).save(path)
-
-
-def _control(person: Sample, start: int = 0, stop: int | None = None) -> Control:
-    cut = slice(start, stop)
-    azimuth, elevation = np.ascontiguousarray(person.angles[cut].T.astype(np.float32))
-    return Control(person.warp[cut], person.visibility[cut], person.normals[cut], person.labels[cut], person.plate[cut], azimuth, elevation)
-
-
-def _squares(picture: np.ndarray, truth: np.ndarray, where: np.ndarray) -> tuple[float, float]:
-    """Sum of squared errors and count of values."""
-    return float(((picture.astype(np.float32) - truth) ** 2)[where].sum()), float(3 * where.sum())
-
-
-def _psnr(pairs: list[tuple[float, float]]) -> float:
-    errors, counts = np.sum(pairs, 0)
-    return float(10 * np.log10(255**2 / max(errors / max(counts, 1.0), 1e-9)))
-
-
-def _drop_rare(table: dict[str, float], truth: np.ndarray) -> dict[str, float]:
-    """Without regions that fill less than one pixel in ten thousand: their number would be noise."""
-    return {name: value for name, value in table.items() if (truth == REGION[name]).mean() > 1e-4}

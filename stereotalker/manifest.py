@@ -27,22 +27,26 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class CameraKey(Strict):
-    """Where the camera stands at a moment: degrees around the speaker, distance in portrait distances."""
+class CameraPlace(Strict):
+    """Where a camera stands, and what of the speaker it frames. Outside of the cone that the renderer was made for it is refused."""
+
+    azimuth: float = Field(0.0, ge=-AZIMUTH, le=AZIMUTH, description="degrees around the speaker, positive towards their left hand")
+    elevation: float = Field(0.0, ge=-ELEVATION, le=ELEVATION, description="degrees, positive upwards")
+    distance: float = Field(1.0, ge=0.5, le=2.0, description="dolly: in portrait distances")
+    zoom: float = Field(1.0, ge=0.5, le=2.0, description="focal length over the portrait's")
+    rise: float = Field(0.0, ge=-0.5, le=0.5, description="how much higher the frame lies, in picture heights; the camera does not move")
+
+
+class CameraKey(CameraPlace):
+    """Where the camera is at a moment."""
 
     time: float = Field(ge=0, description="s")
-    azimuth: float = Field(0.0, ge=-AZIMUTH, le=AZIMUTH)
-    elevation: float = Field(0.0, ge=-ELEVATION, le=ELEVATION)
-    distance: float = Field(1.0, ge=0.5, le=2.0)
 
 
-class CameraMove(Strict):
+class CameraMove(CameraPlace):
     """fixed: one place. orbit: swings `swing` degrees around `azimuth`, once in `period` s. keyframes: through `points`."""
 
     kind: Literal["fixed", "orbit", "keyframes"] = "fixed"
-    azimuth: float = Field(0.0, ge=-AZIMUTH, le=AZIMUTH)
-    elevation: float = Field(0.0, ge=-ELEVATION, le=ELEVATION)
-    distance: float = Field(1.0, ge=0.5, le=2.0)
     swing: float = Field(15.0, ge=-AZIMUTH, le=AZIMUTH)
     period: float = Field(8.0, gt=0.5)
     points: tuple[CameraKey, ...] = ()
@@ -63,6 +67,13 @@ def _safe_id(value: str) -> str:
     if not _SAFE_ID.fullmatch(value):
         raise ValueError("must be a safe file name: letters, digits, dot, dash, underscore, at most 100, not starting with a dot")
     return value
+
+
+class Stereo(Strict):
+    """Two cameras beside each other. The clip's width and height are each eye's; the video is twice as wide or twice as high."""
+
+    layout: Literal["side-by-side", "over-under"] = "side-by-side"
+    pupils: float = Field(63.0, gt=0, le=100, description="inter-pupillary distance, mm; the speaker stands in the screen's plane")
 
 
 class Retake(Strict):
@@ -128,6 +139,7 @@ class Clip(Strict):
     voice: str = ""
     rate: int = Field(165, ge=80, le=400, description="words a minute")
     camera: CameraMove = CameraMove()
+    stereo: Stereo | None = Field(None, description="left and right eye in one video; null: one camera")
     width: int = Field(256, ge=64, le=1024)
     height: int = Field(256, ge=64, le=1024)
     fps: float = Field(25.0, ge=5, le=60)
@@ -161,10 +173,22 @@ class Clip(Strict):
             raise ValueError("a body that is still keeps the pose it begins in: give end_pose or body still, not both")
         if any(b.time <= a.time for a, b in pairwise(self.emotion)):
             raise ValueError("emotion key frames must have rising times")
+        if self.stereo and self.background == "transparent":
+            raise ValueError("a transparent clip has one camera: players know no stereo of ProRes; leave out stereo or transparent")
         if self.width % 2 or self.height % 2:
             raise ValueError(f"width {self.width} and height {self.height} must be even, as H.264 needs")
         return self
 
+    @property
+    def video_size(self) -> tuple[int, int]:
+        """(height, width) px of the file: both eyes' where there are two."""
+        down, across = {None: (1, 1), "side-by-side": (1, 2), "over-under": (2, 1)}[self.stereo and self.stereo.layout]
+        return self.height * down, self.width * across
+
+    @property
+    def pixels(self) -> int:
+        """Of a frame of the file."""
+        return self.video_size[0] * self.video_size[1]
 
     @property
     def file_name(self) -> str:

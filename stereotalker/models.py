@@ -47,8 +47,12 @@ def read_masks(folder: Path = FOLDER) -> MaskPredictor:
     return load_weights(MaskPredictor, MaskConfig, weights_file("masks", folder))
 
 
+def read_denoiser(file: Path) -> RenderDenoiser:
+    return load_weights(RenderDenoiser, DenoiserConfig, file)
+
+
 def read_render(folder: Path = FOLDER) -> RenderDenoiser:
-    return load_weights(RenderDenoiser, DenoiserConfig, weights_file("render", folder))
+    return read_denoiser(weights_file("render", folder))
 
 
 @dataclass(frozen=True)

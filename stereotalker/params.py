@@ -61,6 +61,14 @@ class SpeechParams(HeldOut):
     seed: int
 
 
+class Exam(Section):
+    """How held-out people are filmed."""
+
+    azimuths: list[float]  # degrees
+    frames: int = Field(gt=0)
+    fps: float = Field(gt=0)
+
+
 class PeopleParams(HeldOut):
     counted = "identities"
     identities: int = Field(gt=0)
@@ -71,6 +79,7 @@ class PeopleParams(HeldOut):
     size: int = Field(ge=16)
     supersample: int = Field(ge=1, le=4)
     swing: float
+    exam: Exam
     wrong: float
     backgrounds: Path | None
     avatars: dict[str, int]
@@ -119,21 +128,40 @@ class GesturesParams(Section):
 
 class MaskParams(Section):
     channels: list[int]
+    crop: int = Field(gt=0)
     training: Training
 
 
+class Lesson(Section):
+    """A training of the renderer on crops."""
+
+    crop: int = Field(gt=0)
+    run: int = Field(gt=0)
+    training: Training
+
+
+class DenseParams(Section):
+    lesson: Lesson
+
+
 class RenderParams(Section):
+    pretrained: str | None
     patch: int
     channels: list[int]
     heads: int
     reference_width: int
     view_experts: int
-    steps: int
+    experts: Literal["none", "view", "region", "both"]
+    steps: int = Field(ge=1, le=4)
     scheduler: str
     segment: int
     batch: int
     noise_period: int
-    training: Training
+    lesson: Lesson
+
+
+class AblationParams(Section):
+    experts: list[Literal["none", "view", "region", "both"]]
 
 
 class EvaluateParams(Section):
@@ -145,6 +173,9 @@ class EvaluateParams(Section):
     unspoken: list[Path]
     rendered: int = Field(ge=0)
     portraits: Path | None
+    spoken_seconds: float = Field(gt=0)
+    avatar: str
+    lasting: float = Field(gt=0)
     seed: int
     gates: dict[str, float]
 
@@ -231,7 +262,9 @@ class Params(Section):
     motion: MotionParams
     gestures: GesturesParams
     masks: MaskParams
+    dense: DenseParams
     render: RenderParams
+    ablation: AblationParams
     avatar: AvatarParams
     evaluate: EvaluateParams
     video: VideoParams

@@ -14,9 +14,9 @@ from stereotalker.avatar.calibrate import FILE as CALIBRATION
 from stereotalker.avatar.calibrate import build_calibration
 from stereotalker.avatar.fitted import detector_folder
 from stereotalker.avatar.mediapipe import MediaPipe
+from stereotalker.control.learn import training_loss as masks_loss
 from stereotalker.control.masks import MaskConfig, MaskPredictor
-from stereotalker.control.masks import training_loss as masks_loss
-from stereotalker.models import read_body, read_encoder, read_masks, weights_file
+from stereotalker.models import read_body, read_denoiser, read_encoder, read_masks, weights_file
 from stereotalker.motion.denoiser import MotionConfig, MotionDenoiser
 from stereotalker.motion.learn import acted, train_prior
 from stereotalker.motion.measures import GestureAutoencoder, GestureConfig, gestures_loss
@@ -24,9 +24,11 @@ from stereotalker.motion.performances import training_loss as motion_loss
 from stereotalker.params import Params, Training
 from stereotalker.people.acting import STYLES, act
 from stereotalker.people.card import write_card
-from stereotalker.people.dataset import build_people, read_people
+from stereotalker.people.dataset import build_people
+from stereotalker.people.samples import Sample, read_people
 from stereotalker.render.denoiser import DenoiserConfig, RenderDenoiser
-from stereotalker.render.renderer import training_loss as render_loss
+from stereotalker.render.learn import grown
+from stereotalker.render.learn import training_loss as render_loss
 from stereotalker.training import Log, fit, print_log
 from stereotalker.weights import save_weights
 
@@ -34,6 +36,8 @@ DATA = Path("data")
 CARD = Path("metrics/people")
 AVATARS = Path("stereotalker/assets/avatars")
 WEIGHTS = Path("stereotalker/weights")
+ABLATED = DATA / "ablation"
+DENSE = DATA / "dense.safetensors"
 FACES = Path("stereotalker/assets/FACES_FREE.npz")
 BODY = Path("stereotalker/assets/SMPLX_FREE.npz")  # never body.file, which may be somebody's licensed model
 
@@ -83,20 +87,36 @@ def gestures(params: Params, log: Log) -> None:
 def masks(params: Params, log: Log) -> None:
     own = params.masks
     model = _seeded(own.training, lambda: MaskPredictor(MaskConfig(tuple(own.channels), params.render.patch)))
-    crowd = read_people(DATA / "people" / "train", read_body(params.body), params.people)
+    crowd = read_people(DATA / "people" / "train", params.body, params.people)
     model = model.to(memory_format=torch.channels_last)
-    fit(model, masks_loss(model, crowd, own.training.batch), own.training, DATA / "masks.checkpoint", log)
+    fit(model, masks_loss(model, crowd, own), own.training, DATA / "masks.checkpoint", log)
     save_weights(model, weights_file("masks", WEIGHTS))
+
+
+def dense(params: Params, log: Log) -> None:
+    own, lesson = params.render, params.dense.lesson
+    config = DenoiserConfig(own.pretrained, own.patch, tuple(own.channels), own.heads, own.reference_width, own.view_experts, "none")
+    model = _seeded(lesson.training, lambda: RenderDenoiser(config)).to(memory_format=torch.channels_last)
+    fit(model, render_loss(model, *_classroom(params), own.scheduler, lesson), lesson.training, DATA / "dense.checkpoint", log)
+    save_weights(model, DENSE)
 
 
 def render(params: Params, log: Log) -> None:
     own = params.render
-    config = DenoiserConfig(own.patch, tuple(own.channels), own.heads, own.reference_width, own.view_experts)
-    model = _seeded(own.training, lambda: RenderDenoiser(config)).to(memory_format=torch.channels_last)
-    predictor = read_masks(WEIGHTS).to(memory_format=torch.channels_last)
-    crowd = read_people(DATA / "people" / "train", read_body(params.body), params.people)
-    fit(model, render_loss(model, predictor, crowd, own), own.training, DATA / "render.checkpoint", log)
-    save_weights(model, weights_file("render", WEIGHTS))
+    save_weights(grown(read_denoiser(DENSE), *_classroom(params), own, own.experts, log, DATA / "render.checkpoint"), weights_file("render", WEIGHTS))
+
+
+def ablation(params: Params, log: Log) -> None:
+    """The same dense denoiser with other experts or none, trained as `render` does."""
+    classroom = _classroom(params)
+    for kinds in params.ablation.experts:
+        named = lambda name, value, step, kinds=kinds: log(f"{kinds}.{name}", value, step)  # noqa: E731
+        save_weights(grown(read_denoiser(DENSE), *classroom, params.render, kinds, named, DATA / f"{kinds}.checkpoint"), ABLATED / f"{kinds}.safetensors")
+
+
+def _classroom(params: Params) -> tuple[MaskPredictor, list[Sample]]:
+    """What every denoiser is trained with."""
+    return read_masks(WEIGHTS).to(memory_format=torch.channels_last), read_people(DATA / "people" / "train", params.body, params.people)
 
 
 def avatar(params: Params, log: Log) -> None:
@@ -105,18 +125,18 @@ def avatar(params: Params, log: Log) -> None:
 
 
 def evaluate(params: Params, log: Log, part: str = "all") -> None:
-    """part: "motion", "avatar" or "all"."""
-    from stereotalker.evaluation import evaluate_all, evaluate_avatar, evaluate_motion
+    """part: "motion", "avatar", "render" or "all"."""
+    from stereotalker.evaluation import evaluate_all, evaluate_avatar, evaluate_motion, evaluate_render
 
     if part == "avatar":
         evaluate_avatar(params, log)
     else:
-        (evaluate_motion if part == "motion" else evaluate_all)(params, DATA, WEIGHTS, log)
+        {"motion": evaluate_motion, "render": evaluate_render, "all": evaluate_all}[part](params, DATA, WEIGHTS, log)
 
 
 STAGES: dict[str, Callable[[Params, Log], None]] = {
-    "body": body, "speech": speech, "people": people, "audio": audio, "motion": motion, "gestures": gestures, "masks": masks, "render": render,
-    "avatar": avatar, "evaluate": evaluate,
+    "body": body, "speech": speech, "people": people, "audio": audio, "motion": motion, "gestures": gestures, "masks": masks, "dense": dense, "render": render,
+    "ablation": ablation, "avatar": avatar, "evaluate": evaluate,
 }  # fmt: skip
 
 

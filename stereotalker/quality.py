@@ -75,7 +75,7 @@ def examine(file: Path, sound: Path, aperture: np.ndarray, clip: Clip, target: f
 
     misread: the clip has a transcript, and it is not what is said.
     """
-    looks = _look(file, len(aperture), clip.fps)
+    looks = _look(file, len(aperture), clip)
     heard, driving = _sound_of(file), _wav(sound)
     step = max(1, round(_LOOK_S * clip.fps))
     lips, clear = lip_lag(_mouths(looks, step), aperture[: len(looks.gray)], clip.fps)
@@ -164,11 +164,13 @@ def _without_drift(x: np.ndarray) -> np.ndarray:
     return x - uniform_filter1d(x.astype(np.float64), 25, axis=0, mode="nearest")
 
 
-def _look(file: Path, expected: int, fps: float) -> _Looks:
+def _look(file: Path, expected: int, clip: Clip) -> _Looks:
+    """Of a stereoscopic clip the left eye is looked at."""
+    fps = clip.fps
     step, looks, before = max(1, round(_LOOK_S * fps)), _Looks([], [], [], [], [], b""), None
     with av.open(str(file)) as container:
         for index, frame in enumerate(container.decode(video=0)):
-            gray = frame.to_ndarray(format="gray")
+            gray = frame.to_ndarray(format="gray")[: clip.height, : clip.width]
             looks.levels.append(float(gray.mean()))
             looks.moves.append(255.0 if before is None else float(cv2.absdiff(gray, before).mean()))
             before = gray

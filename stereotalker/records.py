@@ -119,7 +119,7 @@ class Control:
     """What the body and the portrait say about every frame, before any network."""
 
     warp: np.ndarray  # u8 [T, H, W, 3] the portrait's pixels on the moved body, over the background plate
-    visibility: np.ndarray  # u8 [T, H, W] 255 where the portrait saw that surface
+    visibility: np.ndarray  # u8 [T, H, W] 255 where the portrait saw that surface, less where it is guessed (control.warp), 0 outside the body
     normals: np.ndarray  # u8 [T, H, W, 3] camera space, 128 = 0; zero outside the body
     labels: np.ndarray  # u8 [T, H, W] region of the body surface, from the portrait's regions
     plate: np.ndarray  # u8 [T, H, W, 3] background seen by this camera

@@ -118,6 +118,8 @@ def print_log(stage: str, path: Path | None = None) -> Log:
     return log
 
 
-def autocast() -> torch.autocast:
-    """bf16 where the processor multiplies it natively, else full precision."""
+def autocast(device: str = "cpu") -> torch.autocast:
+    """bf16 on a GPU, and where the processor multiplies it natively; else full precision."""
+    if device != "cpu":
+        return torch.autocast(device, torch.bfloat16)
     return torch.autocast("cpu", torch.bfloat16, enabled=torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())

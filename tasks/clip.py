@@ -96,7 +96,7 @@ def produce_clip(order: Order, bench: Bench, render: Render, attempt: int) -> Cl
     clip, ledger = order.clip, Ledger()
     facts = {
         "avatar": clip.avatar, "speech": str(clip.audio) if clip.audio else (clip.script or "")[:80],
-        "picture": f"{clip.width} x {clip.height}, {clip.fps:g} fps", "camera": clip.camera.kind, "seed": str(clip.seed),
+        "picture": f"{clip.width} x {clip.height}, {clip.fps:g} fps" + (f", stereo {clip.stereo.layout}" if clip.stereo else ""), "camera": clip.camera.kind, "seed": str(clip.seed),
     }  # fmt: skip
     known = {"id": clip.id, "row": order.row, "attempts": attempt, "seconds": ledger.seconds, "made": ledger.made, "facts": facts}
     try:

@@ -134,7 +134,7 @@ class Pool:
                 done.append(self._timed(part, slot))
             except OutOfMemory as error:
                 if not halves:
-                    raise ClipError(f"frame {part.window.start} does not fit into memory ({error}); render fewer pixels, or with fewer workers") from None
+                    raise ClipError(f"frames {part.window.start}-{part.window.stop} do not fit into memory ({error}); render fewer pixels, or with fewer workers") from None
                 todo[:0] = self._cut(part, halves)
             except WorkerLost as error:
                 deaths, losses = deaths + (not error.blameless), losses + error.blameless

@@ -47,7 +47,7 @@ class BatchLog:
         row = self._rows[result.id] = replace(result, preview=self._previews.get(result.id, ""), reasons=reasons)
         if row.state == "done" and row.rendered >= row.frames:  # a clip that was partly found says nothing about speed
             clip, other = self._clips[row.id], sum(seconds for stage, seconds in row.seconds.items() if stage != "render")
-            self._history.add(Pace(clip.width * clip.height, row.frames, threads, row.seconds["render"], other))
+            self._history.add(Pace(clip.pixels, row.frames, threads, row.seconds["render"], other))
         with self._lock:
             self._record(row.id, lambda: self._note(row))
         return row

@@ -75,7 +75,7 @@ def tiny_models(tiny_params, speech, tmp_path_factory) -> Models:
     motion = MotionDenoiser(MotionConfig(encoder.features, p.motion.window, p.motion.hidden, p.motion.layers, p.motion.body, p.motion.lora_rank, p.motion.language_model))
     set_statistics(motion, [perform([speech], encoder.eval(), p.motion.fps, k) for k in range(2)])
     r = p.render
-    render = RenderDenoiser(DenoiserConfig(r.patch, tuple(r.channels), r.heads, r.reference_width, r.view_experts))
+    render = RenderDenoiser(DenoiserConfig(r.pretrained, r.patch, tuple(r.channels), r.heads, r.reference_width, r.view_experts, r.experts))
     with torch.no_grad():
         motion.body_out.weight.mul_(0.1)
         for name, weight in motion.named_parameters():

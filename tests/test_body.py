@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from stereotalker.avatar.library import Library, read_avatar
 from stereotalker.body import camera
 from stereotalker.body.layout import ACTION, JOINT, JOINTS
 from stereotalker.body.model import _skinning, load_body
@@ -83,6 +84,11 @@ def test_skinning_gives_gradients_whoever_asked_for_it_first(body):
     assert betas.grad.abs().max() > 0 and poses.grad[0, 0].abs().max() > 0
 
 
+@pytest.fixture(scope="module")
+def avatar_at_rest():
+    return read_avatar(Library().find("ava"))
+
+
 def test_camera_sees_its_target_in_the_middle_of_a_wide_picture():
     target = np.array([0.1, 0.5, 0.0], np.float32)
     move = CameraMove(kind="keyframes", points=(CameraKey(time=0, azimuth=-20), CameraKey(time=1, azimuth=20, elevation=10, distance=0.8)))
@@ -96,6 +102,28 @@ def test_camera_sees_its_target_in_the_middle_of_a_wide_picture():
     assert left_hand[0] > 80  # the person's left is the picture's right
     orbit = camera.path(CameraMove(kind="orbit", swing=10, period=1), 25, 25.0)
     assert np.abs(orbit.azimuth).max() <= 10 and orbit.azimuth.max() > 9
+
+
+def test_zoom_enlarges_and_rise_lifts_the_frame(avatar_at_rest):
+    plain, near, high = (camera.around(avatar_at_rest, CameraMove(**move), 1, 25.0, (90, 160)) for move in ({}, {"zoom": 2}, {"rise": 0.25}))
+    point = avatar_at_rest.target + np.array([0.1, 0.05, 0], np.float32)
+    a, b, c = (camera.project(point[None], v.intrinsics[0], v.extrinsics[0])[0] for v in (plain, near, high))
+    assert np.allclose(b[:2] - (80, 45), 2 * (a[:2] - (80, 45)), atol=1e-3)
+    assert np.allclose(c[:2] - a[:2], [0, 0.25 * 90], atol=1e-3)
+
+
+def test_two_eyes_agree_on_the_screen_and_part_before_and_behind_it(avatar_at_rest):
+    view, target = camera.around(avatar_at_rest, CameraMove(azimuth=15), 2, 25.0, (90, 160)), avatar_at_rest.target
+    left, right = camera.eyes(view, 63.0, target)
+    toward = view.extrinsics[0, 2, :3]  # the viewing direction
+    shifts = []
+    for ahead in (-0.3, 0.0, 0.5):
+        seen = [camera.project((target + ahead * toward)[None], eye.intrinsics[1], eye.extrinsics[1])[0] for eye in (left, right)]
+        assert seen[0][1] == pytest.approx(seen[1][1], abs=1e-3)
+        shifts.append(seen[0][0] - seen[1][0])
+    assert shifts[0] > 0.5 and abs(shifts[1]) < 1e-2 and shifts[2] < -0.5  # nearer things lie farther right for the left eye
+    centres = [-eye.extrinsics[0, :3, :3].T @ eye.extrinsics[0, :3, 3] for eye in (left, right)]
+    assert np.linalg.norm(centres[1] - centres[0]) == pytest.approx(0.063, rel=1e-3)
 
 
 def test_rasteriser_against_a_plane():

@@ -31,8 +31,9 @@ from stereotalker.errors import UserError
 from stereotalker.models import read_body
 from stereotalker.people import dataset
 from stereotalker.people.card import write_card
-from stereotalker.people.dataset import build_people, read_people
+from stereotalker.people.dataset import build_people
 from stereotalker.people.ingest import ingest
+from stereotalker.people.samples import read_people
 from stereotalker.people.shards import DEPTH_UNIT_M, read_shard, read_shards, write_shard
 from stereotalker.records import SAMPLE_RATE, Speech, load, save
 from tests.conftest import REAL_DATA
@@ -285,7 +286,7 @@ def test_empty_data_is_explained(tiny_params, tmp_path):
     with pytest.raises(UserError, match="run `stereotalker stage speech` first"):
         write_card(tmp_path / "card", tmp_path / "people", tmp_path / "speech", body, tiny_params.people)
     with pytest.raises(UserError, match="holds no shard of takes"):
-        read_people(tmp_path / "people" / "train", body, tiny_params.people)
+        read_people(tmp_path / "people" / "train", tiny_params.body, tiny_params.people)
 
 
 def test_workers_end_with_a_killed_parent(tmp_path):
@@ -313,16 +314,15 @@ def test_speech_without_times_is_refused(tiny_params, tmp_path):
 
 
 def test_training_reads_takes_with_wrong_fits(people, tiny_params):
-    body = read_body(tiny_params.body)
-    samples = read_people(people / "train", body, tiny_params.people, most=2)
+    samples = read_people(people / "train", tiny_params.body, tiny_params.people, most=2)
     assert [s.identity for s in samples] == [0, 1] and samples[0].warp.shape == (3, 64, 64, 3)
-    exact = read_people(people / "train", body, tiny_params.people.model_copy(update={"wrong": 0.0}), most=1)[0]
+    exact = read_people(people / "train", tiny_params.body, tiny_params.people, most=1, wrong=0.0)[0]
     assert not np.array_equal(exact.warp, samples[0].warp) and np.array_equal(exact.image, samples[0].image)
 
 
 def test_the_card_counts_what_is_there(people, corpus, tiny_params, tmp_path):
     figures = write_card(tmp_path, people, corpus, read_body(tiny_params.body), tiny_params.people)
-    assert figures.identities == {"train": 3, "held_out": 1} and figures.frames == 12 and len(figures.people) == 4
+    assert figures.identities == {"train": 3, "held_out": 1} and figures.frames == 13 and len(figures.people) == 4
     text = (tmp_path / "card.md").read_text()
     assert "identities | 4: 3 to train on, 1 held out" in text and "| outfit |" in text and "## Limits" in text
     from PIL import Image

@@ -65,7 +65,7 @@ def test_every_module_imports_without_extras():
 def test_scales_differ_in_numbers_only(tiny_params):
     mini = load_params(ROOT / "params.yaml")
     assert mini.scale == "mini" and tiny_params.scale == "tiny"
-    assert tiny_params.render.training.steps < mini.render.training.steps
+    assert tiny_params.dense.lesson.training.steps < mini.dense.lesson.training.steps
     assert tiny_params.render.patch == mini.render.patch
 
 

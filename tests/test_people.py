@@ -9,19 +9,21 @@ from stereotalker.body.camera import project
 from stereotalker.body.layout import ACTION, JOINT, REGION
 from stereotalker.body.model import _smplx_model, load_body
 from stereotalker.body.raster import rasterize
-from stereotalker.control.warp import background_plate, control, reference
+from stereotalker.control.plate import background_plate
+from stereotalker.control.warp import control, reference
 from stereotalker.errors import ClipError, UserError
 from stereotalker.people import arms, gestures
 from stereotalker.people.acting import STYLES, accent_times, act, closed_spans, gesture_plan
 from stereotalker.people.anatomy import anatomy
 from stereotalker.people.backdrops import draw_backdrop, read_picture
 from stereotalker.people.clearance import buried, keep_clear
-from stereotalker.people.dataset import to_sample, wrong_fit
 from stereotalker.people.figure import FACES
 from stereotalker.people.geometry import clip, subdivide, submesh
 from stereotalker.people.hair import STYLES as HAIR
 from stereotalker.people.population import OUTFITS, SKIN_TONES, draw_person
+from stereotalker.people.samples import to_sample, wrong_fit
 from stereotalker.people.shading import render
+from stereotalker.people.tailor import seen_in_portrait, tailor
 from stereotalker.people.takes import TOUCH_M, Shot, cast, key_points, perform
 from stereotalker.people.wardrobe import dress
 from stereotalker.records import Camera, Motion, Timed
@@ -354,12 +356,25 @@ def test_backdrops_are_of_four_kinds_or_the_users_own(tmp_path):
         read_picture(tmp_path / "broken.png", (48, 70))
 
 
-def test_a_wrong_fit_is_wrong_but_keeps_the_head(avatar, body):
+def test_a_wrong_fit_looks_right_in_the_portrait_and_moves_wrongly(avatar, body):
     wrong = wrong_fit(avatar, body, 1)
-    exact = body.pose(still(avatar), avatar.betas, avatar.surface)[0]
-    moved = body.pose(still(wrong), wrong.betas, wrong.surface)[0]
-    head = body.weights[:, JOINT["head"]] > 0.5
-    assert np.abs(moved - exact).max() > 0.01
-    assert np.linalg.norm((moved - exact)[head].mean(0)) < 0.02
+    assert np.abs(wrong.betas - avatar.betas).max() > 0.1
+    skin = body.part == 0
+    off = np.linalg.norm((seen_in_portrait(wrong, body).pixels - seen_in_portrait(avatar, body).pixels)[skin, :2], axis=1)
+    assert np.median(off) < 0.01 * avatar.regions.shape[0]
+    turned = avatar.poses.copy()
+    turned[[JOINT["left_shoulder"], JOINT["right_shoulder"], JOINT["head"]], 0] += 0.4
+    driven = Motion.still(turned, avatar.expression)
+    places = [body.pose(driven, a.betas, a.surface)[0] for a in (avatar, wrong)]
+    assert np.linalg.norm(places[0] - places[1], axis=1)[skin].max() > 0.01
+    assert np.abs(wrong_fit(avatar, body, 1, 0.0).surface.astype(float) - avatar.surface).max() < 2e-3
 
 
+def test_a_tailored_surface_covers_the_portraits_outline(avatar, body):
+    def covered(a):
+        seen = seen_in_portrait(a, body)
+        drawn, person = rasterize(seen.pixels, body.faces, a.regions.shape).face >= 0, a.regions > 0
+        return (drawn & person).sum() / (drawn | person).sum()
+
+    bare = replace(avatar, surface=avatar.surface * np.float16(0.3))
+    assert covered(tailor(bare, body)) > max(0.95, covered(bare) + 0.01)

@@ -38,7 +38,7 @@ def reproduced(tmp_path_factory) -> Path:
 
 def test_every_stage_ran_once(reproduced):
     first = (reproduced / "first.log").read_text()
-    for stage in ("speech", "people", "audio", "motion", "gestures", "masks", "render", "evaluate"):
+    for stage in ("speech", "people", "audio", "motion", "gestures", "masks", "dense", "render", "ablation", "evaluate"):
         assert f"Running stage '{stage}'" in first
     assert "Running stage 'body'" not in first  # the shipped body is what dvc.lock says
     assert "Running stage" not in (reproduced / "second.log").read_text()
@@ -49,13 +49,13 @@ def test_metrics_have_their_keys_and_baselines(reproduced):
         "people": {"identities", "bilabial_closed"},
         "motion": {"bilabial_closed_synthetic", "lip_aperture_correlation", "lip_lag_frames", "lip_vertex_error_mm", "diversity_ratio", "jerk_ratio", "gesture_accuracy_with_prior", "gesture_accuracy_without_prior", "seam_speed_ratio"},
         "masks": {"mean_iou", "mean_iou_body", "hair_iou", "hands_iou"},
-        "render": {"psnr", "psnr_warp", "psnr_copy", "psnr_mouth", "gain_over_warp_db"},
+        "render": {"psnr_front", "psnr_front_warp", "psnr_front_wrong_fit", "psnr_20deg", "psnr_copy", "gain_over_warp_db", "flicker_ratio", "gain_view_experts_db", "gain_region_experts_db", "sharpness_last_over_first"},
     }
     for name, keys in expected.items():
         table = json.loads((reproduced / "metrics" / f"{name}.json").read_text())
         assert keys <= set(table) and all(isinstance(v, int | float) for v in table.values())
     metrics = read_metrics(reproduced / "metrics")
-    assert metrics["render.psnr_warp"] > metrics["render.psnr_copy"]
+    assert metrics["render.psnr_front_warp"] > metrics["render.psnr_copy"]
     assert metrics["people.bilabial_closed"] == 1.0
 
 
@@ -71,5 +71,5 @@ def test_trainings_are_in_mlflow(reproduced):
 
     client = Tracker(Home(reproduced / "runs"), "training")._client
     runs = client.search_runs([client.get_experiment_by_name(EXPERIMENTS["training"]).experiment_id])
-    assert {run.data.tags["stage"] for run in runs} == {"audio", "motion", "gestures", "masks", "render"}
-    assert all(run.info.status == "FINISHED" and run.data.metrics["loss"] > 0 for run in runs)
+    assert {run.data.tags["stage"] for run in runs} == {"audio", "motion", "gestures", "masks", "dense", "render", "ablation"}
+    assert all(run.info.status == "FINISHED" and max(run.data.metrics.get(name, 0) for name in ("loss", "none.loss")) > 0 for run in runs)

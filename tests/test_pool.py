@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -96,11 +97,11 @@ def test_out_of_memory_halves_the_segment_and_changes_no_byte(bench, models, tmp
     assert len(whole[0].keys) == 1 and np.array_equal(frames_of(whole, store), pieces)
 
 
-def test_one_frame_that_does_not_fit_is_the_clips_fault(bench, models):
+def test_a_run_that_does_not_fit_is_the_clips_fault(bench, models):
     class Full(Cramped):
         room = 0
 
-    with pytest.raises(ClipError, match="frame 0 does not fit into memory"):
+    with pytest.raises(ClipError, match="frames 0-2 do not fit into memory"):
         pool_of([Full(models, bench[2])], models, bench[2]).render(bench[1], nothing)
 
 
@@ -218,5 +219,6 @@ def test_halves_meet_at_whole_network_batches(bench):
     job = bench[1][0]
     first, second = job.halves()
     assert (first.window.start, first.window.stop, second.window.stop) == (0, 4, 8) and first.key != second.key != job.key
-    assert [h.window.stop - h.window.start for h in first.halves()[0].halves()] == [1, 1]
-    assert first.halves()[0].halves()[0].halves() is None
+    assert [h.window.stop - h.window.start for h in first.halves()] == [2, 2] and first.halves()[0].halves() is None
+    off_grid = replace(job, window=Window(0, 3, 8, 0)).halves()
+    assert [(h.window.start, h.window.stop) for h in off_grid] == [(3, 6), (6, 8)]

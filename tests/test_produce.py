@@ -47,6 +47,17 @@ def test_videos_have_the_length_of_their_speech(run, tmp_path):
     assert found.frames == done.results[0].frames
 
 
+def test_a_stereoscopic_clip_holds_both_eyes(run, tmp_path):
+    rows = [{"id": "one", "script": "one", "seed": 5}, {"id": "beside", "script": "one", "seed": 5, "stereo": {"pupils": 90}}, {"id": "below", "script": "one", "seed": 5, "stereo": {"layout": "over-under", "pupils": 90}}]
+    one, beside, below = (tmp_path / "out" / row.video for row in run(write_batch(tmp_path, rows)).results)
+    assert [probe(path).size for path in (one, beside, below)] == [(64, 64), (64, 128), (128, 64)]
+    wide, high = read_frames(beside)[0].astype(int), read_frames(below)[0].astype(int)
+    off = lambda a, b: np.abs(a - b).mean()  # noqa: E731
+    left, right, above, below = wide[:, :64], wide[:, 64:], high[:64], high[64:]
+    # The left eye is left, and above; H.264 lies between.
+    assert off(left, above) < 0.8 * off(left, below) and off(right, below) < 0.8 * off(right, above)
+
+
 def test_directions_of_a_row_change_the_clip_and_a_wrong_transcript_asks_for_a_look(run, tmp_path, speech):
     wavfile.write(tmp_path / "a.wav", 16000, speech.samples)
     directed = {"style": "coach", "gaze": "camera", "emotion": [{"time": 0, "name": "happy", "amount": 0.5}], "start_pose": "rest", "end_pose": "rest"}

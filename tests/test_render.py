@@ -1,19 +1,39 @@
+from copy import deepcopy
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import safetensors
 import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.models.attention import FeedForward
 
 from stereotalker.avatar.library import Library, read_avatar
 from stereotalker.body import camera
 from stereotalker.body.layout import REGION, REGIONS
 from stereotalker.control.masks import region_iou
-from stereotalker.diffusion.windows import windows
-from stereotalker.errors import ClipError
+from stereotalker.control.parts import hands_of
+from stereotalker.control.texture import texel_corners
+from stereotalker.control.warp import SEEN, control, reference
+from stereotalker.diffusion.windows import Window, windows
+from stereotalker.errors import ClipError, UserError
 from stereotalker.manifest import CameraMove
+from stereotalker.models import read_denoiser
+from stereotalker.params import Lesson, Training
+from stereotalker.people import crops
 from stereotalker.people.acting import STYLES, act
-from stereotalker.people.dataset import to_sample
+from stereotalker.people.crops import draw_crops
+from stereotalker.people.samples import to_sample
 from stereotalker.people.takes import Shot, cast, perform
-from stereotalker.render.experts import Guidance, PriorGuidedExperts
-from stereotalker.render.renderer import training_loss
+from stereotalker.records import Motion
+from stereotalker.render import evaluate as rendering
+from stereotalker.render.denoiser import DenoiserConfig, RenderDenoiser, ThenTime, upcycled
+from stereotalker.render.experts import EXPERTS, Guidance, PriorGuidedExperts, ViewGate, gated
+from stereotalker.render.learn import training_loss
+from stereotalker.render.renderer import painted
+from stereotalker.weights import save_weights
+
+LESSON = Lesson(crop=64, run=2, training=Training(steps=1, batch=2, learning_rate=1e-3, seed=0))
 
 
 @pytest.fixture(scope="module")
@@ -49,55 +69,180 @@ def test_segments_do_not_know_of_each_other(tiny_models, avatar, speech):
     assert not np.array_equal(forwards[0], tiny_models.renderer.segment(avatar, motion, view, first, 4))
 
 
-def experts(width=8, view=3):
+@pytest.mark.parametrize("size", [(65, 71), (8, 8), (33, 9)])
+def test_odd_and_tiny_pictures(tiny_models, avatar, speech, size):
+    motion, view = clip(tiny_models, avatar, speech, size, 2)
+    assert tiny_models.renderer.segment(avatar, motion, view, windows(2, 8)[0], seed=1).shape == (2, *size, 3)
+
+
+@pytest.mark.parametrize("fps", [12.0, 23.976, 60.0])
+def test_any_frame_rate(tiny_models, avatar, speech, fps):
+    motion, view = clip(tiny_models, avatar, speech, (64, 64), 5, fps)
+    frames = tiny_models.renderer.segment(avatar, motion, view, windows(5, 8)[0], seed=1)
+    assert len(frames) == 5 and np.abs(np.diff(frames.astype(int), axis=0)).max() > 0
+
+
+def test_a_window_that_begins_anywhere_gives_the_same_frames(tiny_models, avatar, speech):
+    motion, view = clip(tiny_models, avatar, speech, (64, 64))
+    whole = tiny_models.renderer.segment(avatar, motion, view, Window(0, 0, 10, 0), 3)
+    for start, stop in ((3, 6), (5, 10), (9, 10)):
+        assert np.array_equal(tiny_models.renderer.segment(avatar, motion, view, Window(0, start, stop, 0), 3), whole[start:stop])
+
+
+def test_a_camera_that_sees_nobody_gives_the_background(tiny_models, avatar, speech):
+    motion, view = clip(tiny_models, avatar, speech, (64, 64), 2)
+    motion = replace(motion, trans=motion.trans + np.array([50, 0, 0], np.float32))
+    maps = control(reference(avatar, tiny_models.body), tiny_models.body, motion, view)
+    assert maps.labels.max() == 0 and maps.visibility.max() == 0 and np.array_equal(maps.warp, maps.plate)
+    frames = rendering.with_body_masks(tiny_models.renderer).segment(avatar, motion, view, windows(2, 8)[0], seed=1)  # masks of zero area
+    assert np.abs(frames.astype(int) - maps.plate).max() <= 1
+
+
+def test_hands_that_the_portrait_does_not_show_are_of_the_faces_colour(tiny_models, avatar):
+    hidden = avatar.regions.copy()
+    hidden[hidden == REGION["hands"]] = REGION["torso"]
+    plain = replace(avatar, regions=hidden)
+    ref = reference(plain, tiny_models.body)
+    hands = hands_of(tiny_models.body) & (tiny_models.body.part == 0)
+    assert (ref.region[hands] == REGION["hands"]).mean() > 0.99
+    skin = np.median(avatar.portrait[avatar.regions == REGION["face"]], 0)
+    corners = texel_corners(tiny_models.body)
+    rows = np.unique(tiny_models.body.texture_faces[hands[tiny_models.body.faces].all(1)])
+    colours = ref.texture.colour[corners[rows, 1].astype(int).clip(0, 511), corners[rows, 0].astype(int).clip(0, 511)]
+    assert np.abs(np.median(colours, 0) - skin).max() < 25
+
+
+def test_a_large_portrait_is_warped_without_aliasing(tiny_models, avatar):
+    noise = np.random.default_rng(0).integers(0, 2, avatar.regions.shape, np.uint8) * 255
+    checked = replace(avatar, portrait=np.repeat(noise[..., None], 3, 2))
+    still, small = Motion.still(avatar.poses, avatar.expression), (24, 24)
+    view = camera.around(checked, CameraMove(), 1, 25.0, small)
+    maps = control(reference(checked, tiny_models.body), tiny_models.body, still, view)
+    assert maps.warp[0][maps.visibility[0] == SEEN].std() < 60  # point samples of black and white deviate by 127
+
+
+# ---- experts -------------------------------------------------------------------------------------------------------------
+
+
+def dense(width=16):
     torch.manual_seed(0)
-    layer = PriorGuidedExperts(width, view, Guidance())
-    for p in layer.parameters():
-        torch.nn.init.normal_(p, std=0.3)
+    return FeedForward(width)
+
+
+def layer_of(kinds, width=16, regions=None, view=((0.3, 0.1), (-0.5, 0.0)), scattered=True):
+    """Experts of a random dense layer, told of two frames of 4 x 4 tokens."""
+    guidance = Guidance()
+    layer = PriorGuidedExperts(dense(width), kinds, 3, guidance)
+    if scattered:
+        for p in layer.parameters():
+            torch.nn.init.normal_(p, std=0.3)
+    if regions is None:
+        regions = torch.randint(0, len(REGIONS), (2, 4, 4), generator=torch.Generator().manual_seed(1))
+    guidance.set(regions, torch.tensor(view), 2)
     return layer
 
 
+def tokens(frames=2, width=16):
+    return torch.randn(frames, 16, width, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.mark.parametrize("kinds", list(EXPERTS))
+def test_upcycled_experts_begin_as_the_dense_layer(kinds):
+    layer, x = layer_of(kinds, scattered=False), tokens()
+    person = (layer.guidance.at(16) != REGION["background"])[..., None]
+    assert torch.allclose(layer(x), dense()(x) * person, atol=1e-5)
+
+
 def test_dispatch_equals_asking_every_expert():
-    layer, x = experts(), torch.randn(2, 16, 8)
-    layer.guidance.regions_BHW = torch.randint(0, len(REGIONS), (2, 4, 4), generator=torch.Generator().manual_seed(1))
-    layer.guidance.view_B2 = torch.tensor([[0.3, 0.1], [-0.5, 0.0]])
-    expected = layer.shared(x)
-    gate = layer.gate(layer.guidance.view_B2)
-    for k, expert in enumerate(layer.view):
-        expected = expected + gate[:, k, None, None] * expert(x)
-    regions = layer.guidance.regions_BHW.flatten(1)
-    for k, expert in enumerate(layer.region, 1):
-        expected = expected + (regions == k)[..., None] * expert(x)
-    assert torch.allclose(layer(x), expected, atol=1e-5)
+    layer, x = layer_of("both"), tokens()
+    expected = gated(x, layer.shared.into[0], layer.shared.bias[0], layer.shared.out[0]) + layer.bias
+    mix = layer.gate(layer.guidance.view_B2)
+    into, bias, out = (torch.einsum("bk,k...->b...", mix, p) for p in (layer.view.into, layer.view.bias, layer.view.out))
+    expected = expected + torch.stack([gated(x[b], into[b], bias[b], out[b]) for b in range(2)])
+    regions = layer.guidance.at(16)
+    for k in range(1, len(REGIONS)):
+        expected = expected + (regions == k)[..., None] * gated(x, layer.region.into[k - 1], layer.region.bias[k - 1], layer.region.out[k - 1])
+    assert torch.allclose(layer(x), expected * (regions > 0)[..., None], atol=1e-4)
+
+
+def test_frames_of_background_alone_pass_by():
+    layer = layer_of("both", regions=torch.zeros(2, 4, 4, dtype=torch.long))
+    assert layer(tokens()).abs().max() == 0
 
 
 def test_a_region_trains_its_own_expert_only():
-    layer = experts()
-    layer.guidance.regions_BHW = torch.full((1, 4, 4), REGION["hands"])
-    layer.guidance.view_B2 = torch.zeros(1, 2)
-    layer(torch.randn(1, 16, 8)).sum().backward()
-    touched = [REGIONS[k] for k, e in enumerate(layer.region, 1) if e.into.weight.grad is not None and e.into.weight.grad.abs().sum() > 0]
-    assert touched == ["hands"] and layer.view[0].into.weight.grad.abs().sum() > 0
+    layer = layer_of("both", regions=torch.full((2, 4, 4), REGION["hands"]))
+    layer(tokens()).sum().backward()
+    touched = [REGIONS[k] for k in range(1, len(REGIONS)) if layer.region.into.grad[k - 1].abs().sum() > 0]
+    assert touched == ["hands"] and layer.view.into.grad.abs().sum() > 0
 
 
-def test_view_changes_the_mix_smoothly():
-    gate = experts().gate
+def test_view_changes_the_mix_smoothly_and_sides_have_their_experts():
+    gate = ViewGate(3)
     angles = torch.linspace(-0.8, 0.8, 50)
     mix = gate(torch.stack([angles, angles * 0], 1))
-    assert torch.allclose(mix.sum(1), torch.ones(50)) and mix.diff(dim=0).abs().max() < 0.2 and mix.std(0).max() > 1e-3
+    assert torch.allclose(mix.sum(1), torch.ones(50)) and mix.diff(dim=0).abs().max() < 0.2
+    assert mix[[0, 25, 49]].argmax(1).tolist() == [0, 1, 2]
 
 
-def test_guidance_on_coarser_grids():
+def test_a_coarse_cell_with_any_of_the_person_is_the_persons():
     guidance = Guidance()
-    guidance.regions_BHW = torch.arange(16).view(1, 4, 4)
-    assert guidance.at(16).tolist() == [list(range(16))] and guidance.at(4).tolist() == [[5, 7, 13, 15]]
+    regions = torch.zeros(1, 4, 4, dtype=torch.long)
+    regions[0, 0, 0], regions[0, 2:, 2:] = REGION["hands"], REGION["face"]
+    guidance.set(regions, torch.zeros(1, 2), 1)
+    assert guidance.at(16).view(4, 4)[0, 0] == REGION["hands"] and guidance.at(4).tolist() == [[REGION["hands"], 0, 0, REGION["face"]]]
+
+
+# ---- the denoiser --------------------------------------------------------------------------------------------------------
+
+
+def test_a_grown_denoiser_computes_what_the_dense_one_did(tiny_models, speech):
+    r = tiny_models.params.render
+    torch.manual_seed(0)
+    plain = RenderDenoiser(DenoiserConfig(r.pretrained, r.patch, tuple(r.channels), r.heads, r.reference_width, r.view_experts, "none"))
+    torch.nn.init.normal_(plain.net.conv_out.weight, std=0.02)
+    sample = sample_of(tiny_models, speech, 0.0)
+    made = [rendering.pictures(rendering.with_denoiser(tiny_models.renderer, m.eval()), sample) for m in (plain, upcycled(plain, "both"))]
+    person = sample.regions > 0
+    assert np.abs(made[0].astype(int) - made[1])[person].mean() < 1  # bfloat16
+    assert np.abs(made[0].astype(int) - sample.warp)[person].mean() > 2
+
+
+def test_what_the_portrait_shows_stays_as_it_is():
+    image, warp, seen = torch.zeros(1, 3, 20, 20), torch.ones(1, 3, 20, 20), torch.ones(1, 1, 20, 20)
+    seen[..., :8] = 0.5
+    made = painted(image, warp, seen)[0, 0]
+    assert made[:, :8].max() == 0 and made[:, 14:].min() == 1 and (made.diff(dim=1) >= 0).all()
+
+
+def test_full_precision_gives_the_same_picture(tiny_models, avatar, speech, monkeypatch):
+    motion, view = clip(tiny_models, avatar, speech, (64, 64), 2)
+    made = tiny_models.renderer.segment(avatar, motion, view, windows(2, 8)[0], 1)
+    for module in ("render.renderer", "control.masks"):
+        monkeypatch.setattr(f"stereotalker.{module}.autocast", lambda *_: torch.autocast("cpu", enabled=False))
+    exact = tiny_models.renderer.segment(avatar, motion, view, windows(2, 8)[0], 1)
+    assert np.abs(made.astype(int) - exact).mean() < 1
+
+
+def test_frames_attend_to_each_other_within_their_run_alone():
+    guidance = Guidance()
+    spatial = torch.nn.Identity()
+    spatial.forward = lambda x: (x,)
+    layer = ThenTime(spatial, 8, 2, guidance)
+    torch.nn.init.normal_(layer.time.to_out[0].weight)
+    guidance.set(torch.zeros(4, 2, 2, dtype=torch.long), torch.zeros(4, 2), 2)
+    x = torch.randn(4, 8, 2, 2, generator=torch.Generator().manual_seed(0))
+    before = layer(x)[0]
+    x[3] += 1
+    change = (layer(x)[0] - before).abs().amax((1, 2, 3))
+    assert change[:2].max() == 0 and change[2] > 0
 
 
 def test_loss_falls_on_one_sample(tiny_models, speech):
     sample = sample_of(tiny_models, speech, 1.0)
-    model = tiny_models.renderer.denoiser
+    model = deepcopy(tiny_models.renderer.denoiser)
     torch.nn.init.zeros_(model.net.conv_out.weight)
-    loss = training_loss(model.train(), tiny_models.renderer.masks, [sample], tiny_models.params.render)
+    loss = training_loss(model.train(), tiny_models.renderer.masks, [sample], "ddim", LESSON)
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     values = []
     for step in range(12):
@@ -106,15 +251,77 @@ def test_loss_falls_on_one_sample(tiny_models, speech):
         optimizer.step()
         optimizer.zero_grad()
         values.append(float(value.detach()))
-    model.eval()
     assert np.mean(values[-2:]) < 0.97 * np.mean(values[:2])
 
 
-def test_masks_are_shares(tiny_models, speech):
-    from stereotalker.evaluation import _control
+@pytest.fixture(scope="module")
+def public(tmp_path_factory):
+    """A small model in Stable Diffusion's public format, unet and vae, with random weights."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("public")
+    unet = UNet2DConditionModel(
+        block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, cross_attention_dim=12, attention_head_dim=4,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    )  # fmt: skip
+    unet.save_pretrained(folder / "unet")
+    AutoencoderKL(block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=4).save_pretrained(folder / "vae")
+    return str(folder)
 
+
+def test_a_public_model_is_upcycled_trained_saved_and_read_again(tiny_models, speech, public, tmp_path):
+    params = tiny_models.params.render.model_copy(update={"pretrained": public})
+    config = DenoiserConfig(public, params.patch, tuple(params.channels), 2, params.reference_width, params.view_experts, "none")
+    model, sample = RenderDenoiser(config), sample_of(tiny_models, speech, 1.0)
+    old = UNet2DConditionModel.from_pretrained(public, subfolder="unet")
+    assert torch.equal(model.net.conv_in.weight[:, :4], old.conv_in.weight) and model.net.conv_in.weight[:, 4:].abs().max() == 0
+    assert model.codec.factor == 2 and model.multiple == 4
+    grown = upcycled(model, "both")
+    training_loss(grown, tiny_models.renderer.masks, [sample], "ddim", LESSON)(np.random.default_rng(0)).backward()
+    assert all(p.grad is None for p in grown.codec.parameters()) and grown.net.conv_out.weight.grad.abs().max() > 0
+    save_weights(grown, tmp_path / "render.safetensors")
+    with safetensors.safe_open(tmp_path / "render.safetensors", "pt") as file:
+        assert not any(name.startswith("codec.") for name in file.keys())
+    frames = rendering.pictures(rendering.with_denoiser(tiny_models.renderer, read_denoiser(tmp_path / "render.safetensors")), sample)
+    assert frames.shape == sample.image.shape and frames.std() > 0
+
+
+def test_crops_that_are_no_whole_cells_are_refused(tiny_models, speech):
+    with pytest.raises(UserError, match="multiple of 16"):
+        training_loss(tiny_models.renderer.denoiser, tiny_models.renderer.masks, [sample_of(tiny_models, speech, 0.0)], "ddim", LESSON.model_copy(update={"crop": 50}))
+
+
+def test_only_a_dense_denoiser_gets_experts(tiny_models):
+    with pytest.raises(UserError, match="without experts"):
+        upcycled(tiny_models.renderer.denoiser, "view")
+
+
+# ---- crops ---------------------------------------------------------------------------------------------------------------
+
+
+def test_crops_show_the_person_and_are_a_function_of_the_seed(tiny_models, speech):
+    sample = sample_of(tiny_models, speech, 1.0)
+    a, b = (draw_crops([sample], np.random.default_rng(3), 4, 2, 32) for _ in range(2))
+    assert a.image.shape == (8, 32, 32, 3) and (a.regions > 0).any((1, 2)).all()
+    assert all(np.array_equal(getattr(a, n), getattr(b, n)) for n in ("image", "warp", "angles", "portrait"))
+    assert not np.array_equal(a.image, draw_crops([sample], np.random.default_rng(4), 4, 2, 32).image)
+
+
+def test_mirrored_crops_are_mirrored_whole(tiny_models, speech):
     sample = sample_of(tiny_models, speech, 0.0)
-    shares = tiny_models.renderer.masks.predict(_control(sample))
+    cut = {n: getattr(sample, n) for n in ("image", "regions", "warp", "visibility", "normals", "labels", "plate", "angles")}
+    other = crops._mirrored(cut)
+    assert np.array_equal(other["image"][:, :, ::-1], sample.image) and np.array_equal(other["angles"], sample.angles * (-1, 1))
+    inside = sample.labels > 0
+    assert np.array_equal(255 - other["normals"][:, :, ::-1][inside][:, 0], sample.normals[inside][:, 0])
+    assert (other["normals"][:, :, ::-1][~inside] == sample.normals[~inside]).all()
+
+
+# ---- masks ---------------------------------------------------------------------------------------------------------------
+
+
+def test_masks_are_shares(tiny_models, speech):
+    sample = sample_of(tiny_models, speech, 0.0)
+    shares = tiny_models.renderer.masks.predict(rendering.control_of(sample))
     assert shares.shape == (3, len(REGIONS), 64, 64) and torch.allclose(shares.sum(1), torch.ones(3, 64, 64), atol=1e-5)
     assert region_iou(sample.regions, sample.regions)["torso"] == 1.0
 

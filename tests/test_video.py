@@ -1,8 +1,10 @@
+import av
 import numpy as np
 import pytest
 
 from stereotalker.audio.io import wav_bytes
 from stereotalker.errors import UserError
+from stereotalker.manifest import Stereo
 from stereotalker.video import frame_count, probe, read_frames, write_video
 
 
@@ -29,6 +31,14 @@ def test_exact_length_and_form(tmp_path, tiny_params, sound, seconds, fps, size)
     assert abs(found.audio_seconds - found.video_seconds) <= 1 / fps + 1024 / 48000
     assert "trainedAlgorithmicMedia" in found.comment
     assert [p.name for p in out.parent.iterdir()] == ["c.mp4"]
+
+
+@pytest.mark.parametrize(("layout", "kind"), [("side-by-side", 1), ("over-under", 2)])
+def test_players_are_told_of_two_eyes(tmp_path, tiny_params, sound, layout, kind):
+    write_video(tmp_path / "c.mp4", [gradient(3, 64, 128)], (64, 128), 25.0, sound, 0.12, tiny_params.video, "c", Stereo(layout=layout))
+    with av.open(str(tmp_path / "c.mp4")) as container:
+        found = [bytes(side) for side in next(container.decode(video=0)).side_data if side.type.name == "STEREO3D"]
+    assert len(found) == 1 and found[0][0] == kind  # AV_STEREO3D_SIDEBYSIDE, AV_STEREO3D_TOPBOTTOM
 
 
 def test_colours_survive(tmp_path, tiny_params, sound):

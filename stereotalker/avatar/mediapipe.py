@@ -9,7 +9,7 @@ import hashlib
 import os
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -108,35 +108,13 @@ class MediaPipe:
     """Face 478 with head pose, body 33, hands 2 x 21, person mask. 0.1 s a picture on two cores."""
 
     def __init__(self, folder: Path):
-        check_usable(folder)
-        files = {name: folder / name for name in FILES if (folder / name).is_file()}
-        for name, path in files.items():
-            if file_digest(path) not in FILES[name][1]:
-                raise UserError(f"{path}: SHA-256 {file_digest(path)} is none that is known for {name}; remove it and fetch it again")
-        try:
-            import mediapipe
-            from mediapipe.tasks.python import BaseOptions, vision
-        except (ImportError, OSError) as error:
-            raise _unusable(error) from None
+        make, self._image = _tools(folder)
+        hands = next(name for name in _HANDS if (folder / name).is_file())
         self.name = detector_version()
-        self._image = lambda a: mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(a))
-
-        def task(kind: str, name: str, **options):
-            base = BaseOptions(model_asset_path=str(files[name]))
-            return getattr(vision, kind).create_from_options(getattr(vision, kind + "Options")(base_options=base, **options))
-
-        hands = next(name for name in _HANDS if name in files)
-        try:
-            with _quiet():
-                self._face = task(
-                    "FaceLandmarker", "face_landmarker.task", output_facial_transformation_matrixes=True,
-                    num_faces=4, min_face_detection_confidence=_SURE,
-                )  # fmt: skip
-                self._pose = task("PoseLandmarker", "pose_landmarker_lite.task", num_poses=4, min_pose_detection_confidence=_SURE)
-                self._hand = task("HandLandmarker", hands, num_hands=4, min_hand_detection_confidence=_SURE, min_hand_presence_confidence=_SURE)
-                self._person = task("ImageSegmenter", "selfie_segmenter.tflite", output_confidence_masks=True)
-        except (OSError, RuntimeError) as error:  # its library is loaded only here
-            raise _unusable(error) from None
+        self._face = make("FaceLandmarker", "face_landmarker.task", output_facial_transformation_matrixes=True, num_faces=4, min_face_detection_confidence=_SURE)
+        self._pose = make("PoseLandmarker", "pose_landmarker_lite.task", num_poses=4, min_pose_detection_confidence=_SURE)
+        self._hand = make("HandLandmarker", hands, num_hands=4, min_hand_detection_confidence=_SURE, min_hand_presence_confidence=_SURE)
+        self._person = make("ImageSegmenter", "selfie_segmenter.tflite", output_confidence_masks=True)
 
     def __enter__(self) -> MediaPipe:
         return self
@@ -209,6 +187,54 @@ class MediaPipe:
             if min(crop.shape[:2]) > 16:
                 assign(self._hand.detect(self._image(_square(crop))), np.array([x, y], np.float32), max(crop.shape[:2]), [side])
         return hands, world
+
+
+class FaceWatch:
+    """MediaPipe's face landmarker on finished frames: whether it finds a face, and how far it says the jaw is open."""
+
+    def __init__(self, folder: Path):
+        make, self._image = _tools(folder)
+        self._face = make("FaceLandmarker", "face_landmarker.task", output_face_blendshapes=True)
+
+    def __enter__(self) -> FaceWatch:
+        return self
+
+    def __exit__(self, *_) -> None:
+        with _quiet():
+            self._face.close()
+
+    def jaw(self, frames: np.ndarray) -> np.ndarray:
+        """u8 [T, H, W, 3] -> jawOpen in 0..1, nan where no face is found, f32 [T]."""
+        out = np.full(len(frames), np.nan, np.float32)
+        with _quiet():
+            for t, frame in enumerate(frames):
+                shapes = self._face.detect(self._image(_square(frame))).face_blendshapes
+                if shapes:
+                    out[t] = next(s.score for s in shapes[0] if s.category_name == "jawOpen")
+        return out
+
+
+def _tools(folder: Path) -> tuple[Callable, Callable]:
+    """make(kind, model's file, **options) -> a task, and what wraps u8 [H, W, 3] for it. Raises UserError where package, files or libraries are not there."""
+    check_usable(folder)
+    for name in FILES:
+        if (folder / name).is_file() and file_digest(folder / name) not in FILES[name][1]:
+            raise UserError(f"{folder / name}: SHA-256 {file_digest(folder / name)} is none that is known for {name}; remove it and fetch it again")
+    try:
+        import mediapipe
+        from mediapipe.tasks.python import BaseOptions, vision
+    except (ImportError, OSError) as error:
+        raise _unusable(error) from None
+
+    def make(kind: str, name: str, **options):
+        base = BaseOptions(model_asset_path=str(folder / name))
+        try:
+            with _quiet():
+                return getattr(vision, kind).create_from_options(getattr(vision, kind + "Options")(base_options=base, **options))
+        except (OSError, RuntimeError) as error:  # its library is loaded only here
+            raise _unusable(error) from None
+
+    return make, lambda a: mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(a))
 
 
 @contextmanager

@@ -140,14 +140,13 @@ def plan(manifest: Manifest, params: Params, library: Library, history: History,
             clip_directions(clip, 0, 1)
         except ClipError as error:
             return ClipPlan(row, clip, 0, None, str(error))
-        pixels = clip.width * clip.height
-        return ClipPlan(row, clip, frames, speed.worker_seconds(pixels, frames) if speed else None)
+        return ClipPlan(row, clip, frames, speed.worker_seconds(clip.pixels, frames) if speed else None)
 
     with ThreadPoolExecutor(_READERS) as readers:
         clips = tuple(readers.map(look, manifest.in_order(now)))
     good = [planned for planned in clips if not planned.fault]
-    disk = sum(planned.clip.width * planned.clip.height * planned.frames for planned in good) * _DISK_PER_PIXEL
-    largest = max((planned.clip.width * planned.clip.height for planned in good), default=0)
+    disk = sum(planned.clip.pixels * planned.frames for planned in good) * _DISK_PER_PIXEL
+    largest = max((planned.clip.pixels for planned in good), default=0)
     memory = _DRIVER_BYTES + params.produce.workers * (_WORKER_BYTES + _WORKER_BYTES_PER_PIXEL * largest)
     return Plan(clips, begins, params.produce.workers, threads, disk, memory, local=not (params.produce.worker.address or "RAY_ADDRESS" in os.environ))
 

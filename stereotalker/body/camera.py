@@ -25,6 +25,9 @@ def around(avatar: Avatar, move: CameraMove, frames: int, fps: float, size: tupl
     distance = float((to_camera @ avatar.target + avatar.extrinsics[:3, 3])[2])
     angles = path(move, frames, fps)
     level = look_at(angles.azimuth, angles.elevation, angles.distance * distance, np.zeros(3, np.float32), size, float(avatar.intrinsics[1, 1]) / portrait[0])
+    height = size[0]
+    level.intrinsics[:, :2, :2] *= angles.zoom[:, None, None].astype(np.float32)
+    level.intrinsics[:, 1, 2] += (angles.rise * height).astype(np.float32)
     tilt = np.diag([1.0, -1.0, -1.0]) @ to_camera  # of the portrait's camera against a level one in front
     extrinsics = level.extrinsics.astype(np.float64)
     extrinsics[:, :3, :3] = extrinsics[:, :3, :3] @ tilt
@@ -32,12 +35,27 @@ def around(avatar: Avatar, move: CameraMove, frames: int, fps: float, size: tupl
     return replace(level, extrinsics=extrinsics.astype(np.float32))
 
 
+def eyes(camera: Camera, pupils_mm: float, screen: np.ndarray) -> tuple[Camera, Camera]:
+    """The cameras of the left and the right eye, beside a camera. They look in parallel, with frames shifted so that `screen` [3] m has no parallax."""
+    depth = (camera.extrinsics[:, :3, :3] @ screen + camera.extrinsics[:, :3, 3])[:, 2]
+    pair = []
+    for side in (-0.5, 0.5):
+        shift = side * pupils_mm / 1000
+        extrinsics, intrinsics = camera.extrinsics.copy(), camera.intrinsics.copy()
+        extrinsics[:, 0, 3] -= shift
+        intrinsics[:, 0, 2] += camera.intrinsics[:, 0, 0] * shift / depth
+        pair.append(replace(camera, extrinsics=extrinsics, intrinsics=intrinsics))
+    return pair[0], pair[1]
+
+
 class Angles(NamedTuple):
-    """Of every frame: azimuth and elevation in degrees, distance in portrait distances; f64 [T] each."""
+    """Of every frame: azimuth and elevation in degrees, distance in portrait distances, zoom, rise in picture heights; f64 [T] each."""
 
     azimuth: np.ndarray
     elevation: np.ndarray
     distance: np.ndarray
+    zoom: np.ndarray
+    rise: np.ndarray
 
 
 def path(move: CameraMove, frames: int, fps: float) -> Angles:
@@ -47,21 +65,15 @@ def path(move: CameraMove, frames: int, fps: float) -> Angles:
     monotone cubics (no overshoot); before the first and after the last the camera rests.
     """
     seconds = np.arange(frames) / fps
-    if move.kind == "orbit":
-        swing = np.sin(2 * np.pi * seconds / move.period)
-        azimuth = move.azimuth + move.swing * swing
-        elevation, distance = np.full(frames, move.elevation), np.full(frames, move.distance)
-    elif move.kind == "keyframes" and len(move.points) > 1:
+    if move.kind == "keyframes" and len(move.points) > 1:
         times = np.array([key.time for key in move.points])
         at = np.clip(seconds, times[0], times[-1])
-        azimuth, elevation, distance = (
-            PchipInterpolator(times, [getattr(key, name) for key in move.points])(at)
-            for name in ("azimuth", "elevation", "distance")
-        )
-    else:
-        still = move.points[0] if move.kind == "keyframes" else move
-        azimuth, elevation, distance = (np.full(frames, getattr(still, n)) for n in ("azimuth", "elevation", "distance"))
-    return Angles(azimuth, elevation, distance)
+        return Angles(*(PchipInterpolator(times, [getattr(key, name) for key in move.points])(at) for name in Angles._fields))
+    still = move.points[0] if move.kind == "keyframes" else move
+    angles = Angles(*(np.full(frames, getattr(still, name)) for name in Angles._fields))
+    if move.kind == "orbit":
+        return angles._replace(azimuth=move.azimuth + move.swing * np.sin(2 * np.pi * seconds / move.period))
+    return angles
 
 
 def look_at(

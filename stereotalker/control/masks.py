@@ -48,8 +48,9 @@ class MaskPredictor(nn.Module):
     @torch.inference_mode()
     def predict(self, control: Control) -> torch.Tensor:
         """Region probabilities of every frame, f32 [T, R, H, W], sums to one."""
-        with autocast():
-            logits = self(control_channels(control.labels, control.warp, control.visibility, control.normals, control.plate))
+        device = self.net.device.type
+        with autocast(device):
+            logits = self(control_channels(control.labels, control.warp, control.visibility, control.normals, control.plate).to(device))
         return logits.float().softmax(1)
 
 
@@ -61,33 +62,9 @@ def control_channels(labels, warp, visibility, normals, plate) -> torch.Tensor:
     return torch.cat([one_hot, warp_B3HW, seen, to_float(normals), warp_B3HW - plate_B3HW], 1).to(memory_format=torch.channels_last)
 
 
-def to_float(image: np.ndarray) -> torch.Tensor:
+def to_float(image: np.ndarray, device: str = "cpu") -> torch.Tensor:
     """u8 [B, H, W, 3] -> f32 [B, 3, H, W] in 0..1."""
-    return torch.from_numpy(image).permute(0, 3, 1, 2).float() / 255
-
-
-def training_loss(model: MaskPredictor, people: list, batch: int):
-    """Cross entropy plus soft intersection over union, on random frames of random people."""
-
-    def loss(rng: np.random.Generator) -> torch.Tensor:
-        picks = [pick(people, rng) for _ in range(batch)]
-        maps = [np.stack([getattr(s, name)[n] for s, n in picks]) for name in ("labels", "warp", "visibility", "normals", "plate")]
-        truth = torch.from_numpy(np.stack([s.regions[n] for s, n in picks])).long()
-        with autocast():
-            logits = model(control_channels(*maps)).float()
-        entropy = functional.cross_entropy(logits, truth, label_smoothing=0.01)
-        share, one_hot = logits.softmax(1), functional.one_hot(truth, len(REGIONS)).permute(0, 3, 1, 2)
-        overlap = (share * one_hot).sum((0, 2, 3))
-        union = (share + one_hot).sum((0, 2, 3)) - overlap
-        return entropy + 0.5 * (1 - (overlap + 1) / (union + 1)).mean()
-
-    return loss
-
-
-def pick(people: list, rng: np.random.Generator) -> tuple:
-    """A random sample and the number of one of its frames."""
-    sample = people[rng.integers(len(people))]
-    return sample, int(rng.integers(len(sample.image)))
+    return torch.from_numpy(image).to(device).permute(0, 3, 1, 2).float() / 255
 
 
 def region_iou(predicted: np.ndarray, truth: np.ndarray) -> dict[str, float]:

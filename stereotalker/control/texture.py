@@ -16,21 +16,23 @@ from stereotalker.body.build import PARTS
 from stereotalker.body.layout import REGION
 from stereotalker.body.model import Body, load_body
 from stereotalker.body.raster import Fragments, rasterize
+from stereotalker.control.parts import inner
 from stereotalker.records import Avatar
 
 SIZE = 512  # texels of a side
 SEEN_M = 0.015  # a surface this close behind the portrait's depth map counts as seen
 _ACROSS_M = 0.03  # a place of the other side counts as this much farther
-_ASKED = 6  # seen texels that an unseen one mixes
-_INNER = {PARTS["tongue"][0]: (150, 76, 78), PARTS["teeth"][0]: (190, 180, 168)}  # which a closed mouth hides
-
-
-IN_MOUTH = tuple(_INNER)
+_MOST = 3000  # seen texels of a region that are asked, so that those at a shadowed rim do not speak for all
+_ASKED = 24  # seen texels that an unseen one mixes
+# What a closed mouth hides: mean colours in the mouths of 25 rendered people.
+_INNER = {PARTS["tongue"][0]: (52, 28, 27), PARTS["teeth"][0]: (79, 65, 58)}
+_CHEEKS = (62, 36, 34)  # from inside
+KNOWN, MIRRORED_TEXEL = 255, 128  # kinds of texels; 0: a guess
 
 
 @dataclass(frozen=True)
 class Texture:
-    """colour u8 [S, S, 3]; seen u8 [S, S]: 255 where the portrait showed that place, 128 where its mirror image, 0 where a guess."""
+    """colour u8 [S, S, 3]; seen u8 [S, S]: KNOWN where the portrait showed that place, MIRRORED_TEXEL where its mirror image, 0 where a guess."""
 
     colour: np.ndarray
     seen: np.ndarray
@@ -47,8 +49,13 @@ class _Atlas:
     place: np.ndarray  # f32 [N, 3] m on the mean body at rest
 
 
-def make_texture(avatar: Avatar, body: Body, pixels: np.ndarray, picture: Fragments, parts: np.ndarray) -> Texture:
-    """pixels f32 [V, 3]: the avatar's body in its portrait; picture: the same, drawn; parts [V]: colours are only taken from the same part."""
+def make_texture(
+    avatar: Avatar, body: Body, pixels: np.ndarray, picture: Fragments, region: np.ndarray, claims: np.ndarray, may_show: np.ndarray
+) -> Texture:  # fmt: skip
+    """pixels f32 [V, 3]: the avatar's body in its portrait; picture: the same, drawn; region [V]: colours are only taken from the same one.
+
+    claims [H, W] and may_show [V, R]: see control.parts. Hands of which the portrait shows nothing take the face's colour.
+    """
     atlas = _atlas(body.path, body.reader, body.betas)
     H, W = avatar.regions.shape
     at = (pixels[atlas.corners] * atlas.shares[..., None]).sum(1)
@@ -58,18 +65,22 @@ def make_texture(avatar: Avatar, body: Body, pixels: np.ndarray, picture: Fragme
     part = body.part[main]
     hidden = (body.masks["inner_mouth"][main] > 0.5) & (part == PARTS["body"][0])
     seen = inside & (np.abs(picture.depth[rows, columns] - at[:, 2]) < SEEN_M) & (avatar.regions[rows, columns] != REGION["background"])
-    seen &= ~hidden & ~np.isin(part, list(_INNER))
+    seen &= may_show[main, claims[rows, columns]] & ~hidden & ~np.isin(part, list(_INNER))
     colour = np.stack([map_coordinates(avatar.portrait[..., k], [at[:, 1] - 0.5, at[:, 0] - 0.5], np.float32, order=1, mode="nearest") for k in range(3)], 1)
-    kind = np.where(seen, 255, 0).astype(np.uint8)
-    for group in np.unique(parts[main]):
-        own = parts[main] == group
-        known, asked = np.flatnonzero(own & seen), np.flatnonzero(own & ~seen)
-        if not len(known):
-            known = np.flatnonzero(seen)
+    kind = np.where(seen, KNOWN, 0).astype(np.uint8)
+    trusted = seen & inner(avatar.regions)[rows, columns]
+    for group in np.unique(region[main]):
+        own = region[main] == group
+        known, asked = np.flatnonzero(own & trusted), np.flatnonzero(own & ~seen)
+        known = known[:: max(1, -(-len(known) // _MOST))]
         if len(known) and len(asked):
             colour[asked], mirrored = _guess(atlas.place, colour, known, asked)
-            kind[asked[mirrored]] = 128
-    colour[hidden] = 0.35 * colour[hidden] * np.array([1.1, 0.7, 0.7])
+            kind[asked[mirrored]] = MIRRORED_TEXEL
+        elif len(asked):
+            alike = trusted & (region[main] == REGION["face"]) if group == REGION["hands"] else seen
+            alike = alike if alike.any() else seen
+            colour[asked] = np.median(colour[alike], 0) if alike.any() else 128  # a portrait that shows nobody
+    colour[hidden] = _CHEEKS
     for number, fixed in _INNER.items():
         colour[part == number] = fixed
     out, how = np.zeros((SIZE, SIZE, 3), np.uint8), np.zeros((SIZE, SIZE), np.uint8)

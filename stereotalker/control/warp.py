@@ -1,34 +1,42 @@
 """The reference warp: the portrait's pixels carried by the body to another pose and view, with what the portrait saw.
 
-`reference(avatar)` runs once per avatar; `control(...)` makes the maps of every frame from it.
+`reference(avatar)` runs once per avatar; `control(...)` makes the maps of every frame from it. V vertices.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numba
 import numpy as np
 from scipy.spatial import cKDTree
 
+from stereotalker.body.build import PARTS
 from stereotalker.body.camera import project
 from stereotalker.body.layout import REGION
 from stereotalker.body.model import Body
 from stereotalker.body.raster import rasterize, vertex_normals
-from stereotalker.control.texture import IN_MOUTH, SEEN_M, Texture, make_texture, texel_corners
+from stereotalker.control.parts import allowed, claimed, hands_of, in_mouth
+from stereotalker.control.plate import background_plate, sample
+from stereotalker.control.texture import KNOWN, MIRRORED_TEXEL, SEEN_M, Texture, make_texture, texel_corners
 from stereotalker.records import Avatar, Camera, Control, Motion
 
-BACKGROUND_M = 1.2  # how far behind the speaker the background hangs
+SEEN, FROM_TEXTURE, MIRRORED, GUESSED = 255, 192, 128, 64  # values of visibility on the body
+_SMALLEST_LEVEL = 32  # px
+_FINER = 2  # samples a pixel and axis
 
 
 @dataclass(frozen=True)
 class Reference:
-    """An avatar prepared for warping. V vertices."""
+    """An avatar prepared for warping."""
 
     avatar: Avatar
-    uv: np.ndarray  # f32 [V, 2] px in the portrait
-    depth: np.ndarray  # f32 [V] m in the portrait's camera
+    levels: tuple[np.ndarray, ...]  # the portrait, then halved again and again
+    places: np.ndarray  # f32 [V, 3] x px, y px, depth m in the portrait
     depth_map: np.ndarray  # f32 [H, W] m of the portrait
+    claims: np.ndarray  # u8 [H, W] regions of the portrait, hands a little wider
+    may_show: np.ndarray  # bool [V, R]
     texture: Texture  # of the whole surface, for what the portrait did not see
     region: np.ndarray  # u8 [V]
 
@@ -36,150 +44,148 @@ class Reference:
 def reference(avatar: Avatar, body: Body) -> Reference:
     """Project the fitted body into the portrait and read texture, regions and depths off it."""
     H, W = avatar.regions.shape
-    still = Motion(avatar.poses[None], avatar.expression[None], np.zeros((1, 3), np.float32), 25.0)
-    pixels = project(body.pose(still, avatar.betas, avatar.surface)[0], avatar.intrinsics, avatar.extrinsics)
-    picture = rasterize(pixels, body.faces, (H, W))
-    columns, rows = (np.clip(pixels[:, k].astype(int), 0, (W, H)[k] - 1) for k in (0, 1))
-    inside = (pixels[:, 0] >= 0) & (pixels[:, 0] < W) & (pixels[:, 1] >= 0) & (pixels[:, 1] < H)
-    seen = inside & (np.abs(picture.depth[rows, columns] - pixels[:, 2]) < SEEN_M)
-    seen &= (avatar.regions[rows, columns] != REGION["background"]) & (body.part == 0) & (body.masks["inner_mouth"] < 0.5)
-    # What was not seen takes its region from the nearest seen point of the body or of its mirror image.
-    canonical = body.template
-    known = np.concatenate([canonical[seen], canonical[seen] * np.array([-1, 1, 1], np.float32)])
-    source = np.tile(np.flatnonzero(seen), 2)
-    nearest = cKDTree(known).query(canonical)[1]
-    region = np.where(seen, avatar.regions[rows, columns], avatar.regions[rows, columns][source[nearest]])
-    inner = (body.masks["inner_mouth"] > 0.5) & (body.part == 0)
-    region = np.where(inner | np.isin(body.part, IN_MOUTH), REGION["mouth"], region)
-    texture = make_texture(avatar, body, pixels, picture, region)
-    return Reference(avatar, pixels[:, :2], pixels[:, 2], picture.depth, texture, region.astype(np.uint8))
+    still = Motion.still(avatar.poses, avatar.expression)
+    places = project(body.pose(still, avatar.betas, avatar.surface)[0], avatar.intrinsics, avatar.extrinsics)
+    picture = rasterize(places, body.faces, (H, W))
+    claims, may = claimed(avatar.regions), allowed(body)
+    columns, rows = (np.clip(places[:, k].astype(int), 0, (W, H)[k] - 1) for k in (0, 1))
+    inside = (places[:, 0] >= 0) & (places[:, 0] < W) & (places[:, 1] >= 0) & (places[:, 1] < H)
+    seen = inside & (np.abs(picture.depth[rows, columns] - places[:, 2]) < SEEN_M) & (body.part == PARTS["body"][0]) & ~in_mouth(body)
+    seen &= may[np.arange(len(may)), claims[rows, columns]]
+    region = _regions(body, seen, avatar.regions[rows, columns], may)
+    texture = make_texture(avatar, body, places, picture, region, claims, may)
+    return Reference(avatar, _levels(avatar.portrait), places, picture.depth, claims, may, texture, region)
 
 
-def control(ref: Reference, body: Body, motion: Motion, camera: Camera, background_m: float = BACKGROUND_M) -> Control:
+def _regions(body: Body, seen: np.ndarray, shown: np.ndarray, may: np.ndarray) -> np.ndarray:
+    """The region of every vertex, u8 [V]: as shown; else hands are hands, and the rest is like the nearest seen vertex, on this side or the other."""
+    hands = hands_of(body)
+    found = np.where(hands, REGION["hands"], REGION["torso"]).astype(np.uint8)
+    rows, known = np.flatnonzero(~hands), np.flatnonzero(~hands & seen)
+    if len(known):
+        both = np.concatenate([body.template[known], body.template[known] * np.array([-1, 1, 1], np.float32)])
+        nearest = np.tile(known, 2)[cKDTree(both).query(body.template[rows])[1]]
+        found[rows] = np.where(may[rows, shown[nearest]], shown[nearest], found[rows])
+    found[seen] = shown[seen]
+    found[in_mouth(body)] = REGION["mouth"]
+    return found
+
+
+def _levels(portrait: np.ndarray) -> tuple[np.ndarray, ...]:
+    levels = [portrait]
+    while min(levels[-1].shape[:2]) >= 2 * _SMALLEST_LEVEL:
+        H, W = levels[-1].shape[:2]
+        levels.append(cv2.resize(levels[-1], (W // 2, H // 2), interpolation=cv2.INTER_AREA))
+    return tuple(levels)
+
+
+def control(ref: Reference, body: Body, motion: Motion, camera: Camera) -> Control:
     """Control maps of every frame of `motion` seen by `camera` (the same number of frames)."""
     if len(motion.poses) != len(camera.azimuth):
         raise ValueError(f"motion has {len(motion.poses)} frames, the camera {len(camera.azimuth)}")
     avatar, (H, W) = ref.avatar, camera.size
     vertices = body.pose(motion, avatar.betas, avatar.surface)
-    T = len(vertices)
+    T, fine = len(vertices), (_FINER * H, _FINER * W)
     warp, normal_map, plate = (np.zeros((T, H, W, 3), np.uint8) for _ in range(3))
     visibility, labels = (np.zeros((T, H, W), np.uint8) for _ in range(2))
-    attributes = np.concatenate([ref.uv, ref.depth[:, None]], 1).astype(np.float32)
     texels = texel_corners(body)
+    from_portrait = ~in_mouth(body)
     for t in range(T):
         K, E = camera.intrinsics[t], camera.extrinsics[t]
         moved = t == 0 or not (np.array_equal(E, camera.extrinsics[t - 1]) and np.array_equal(K, camera.intrinsics[t - 1]))
-        plate[t] = background_plate(avatar, K, E, (H, W), background_m) if moved else plate[t - 1]
-        picture = rasterize(project(vertices[t], K, E), body.faces, (H, W))
+        plate[t] = background_plate(avatar, K, E, (H, W)) if moved else plate[t - 1]
+        K = K * np.array([[_FINER], [_FINER], [1]], np.float32)
+        picture = rasterize(project(vertices[t], K, E), body.faces, fine)
+        colours = plate[t].repeat(_FINER, 0).repeat(_FINER, 1)
+        facing, (seen, shown) = np.zeros_like(colours), np.zeros((2, *fine), np.uint8)
         normals = (vertex_normals(vertices[t], body.faces) @ E[:3, :3].T).astype(np.float32)
-        warp[t] = plate[t]
-        _resample(
-            picture.face, picture.bary, body.faces, attributes, normals, ref.region, ref.depth_map, avatar.portrait,
-            avatar.regions, body.part, ref.texture.colour, texels, body.texture_faces, warp[t], visibility[t], labels[t], normal_map[t],
+        _normals_and_labels(picture.face, picture.bary, body.faces, normals, ref.region, facing, shown)
+        _carry(
+            picture.face, picture.bary, body.faces, ref.places, from_portrait, ref.depth_map, avatar.regions, ref.claims, ref.may_show,
+            *_pair(ref, K, E), colours, seen, shown,
         )  # fmt: skip
+        _fill(picture.face, picture.bary, body.texture_faces, texels, ref.texture.colour, ref.texture.seen, colours, seen)
+        warp[t] = cv2.resize(colours, (W, H), interpolation=cv2.INTER_AREA)
+        for small, large in ((normal_map, facing), (visibility, seen), (labels, shown)):  # kinds and directions have no mean
+            small[t] = large[_FINER // 2 :: _FINER, _FINER // 2 :: _FINER]
     return Control(warp, visibility, normal_map, labels, plate, camera.azimuth, camera.elevation)
 
 
-def background_plate(
-    avatar: Avatar, intrinsics: np.ndarray, extrinsics: np.ndarray, size: tuple[int, int], depth_m: float = BACKGROUND_M
-) -> np.ndarray:
-    """The background seen by a camera, as a wall `depth_m` behind the speaker (may be infinite); edges mirror. u8 [H, W, 3]."""
-    if np.isinf(depth_m):
-        turn = avatar.intrinsics @ avatar.extrinsics[:3, :3] @ extrinsics[:3, :3].T @ np.linalg.inv(intrinsics)
-    else:
-        then = _wall_to_pixels(avatar.intrinsics, avatar.extrinsics, depth_m)
-        turn = then @ np.linalg.inv(_wall_to_pixels(intrinsics, extrinsics, depth_m))
-    out = np.zeros((*size, 3), np.uint8)
-    _homography(avatar.background, turn.astype(np.float64), out)
-    return out
+def _pair(ref: Reference, intrinsics: np.ndarray, extrinsics: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """The two levels of the portrait between which a camera's pixels lie, and the share of the coarser (mip mapping, Williams 1983)."""
+    avatar = ref.avatar
 
+    def density(K: np.ndarray, E: np.ndarray) -> float:
+        """px a metre at the point that cameras look at."""
+        return float(K[1, 1] / max((E[:3, :3] @ avatar.target + E[:3, 3])[2], 1e-3))
 
-def _wall_to_pixels(intrinsics: np.ndarray, extrinsics: np.ndarray, depth_m: float) -> np.ndarray:
-    """Homography [3, 3] from a point (x, y, 1) of the wall z = -depth_m, in m, to pixels."""
-    rotation, shift = extrinsics[:3, :3].astype(np.float64), extrinsics[:3, 3]
-    return intrinsics @ np.stack([rotation[:, 0], rotation[:, 1], shift - depth_m * rotation[:, 2]], 1)
+    level = np.clip(np.log2(density(avatar.intrinsics, avatar.extrinsics) / density(intrinsics, extrinsics)), 0, len(ref.levels) - 1)
+    fine = int(level + 1e-3)
+    return ref.levels[fine], ref.levels[min(fine + 1, len(ref.levels) - 1)], max(float(level) - fine, 0.0)
 
 
 @numba.njit(cache=True)
-def _sample(image, x, y, out):
-    """Bilinear sample at pixel-centre coordinates, edges clamped."""
-    H, W = image.shape[0], image.shape[1]
-    x = min(max(x - 0.5, 0.0), W - 1.001)
-    y = min(max(y - 0.5, 0.0), H - 1.001)
-    c, r = int(x), int(y)
-    fx, fy = x - c, y - r
-    for k in range(3):
-        top = image[r, c, k] * (1 - fx) + image[r, c + 1, k] * fx
-        bottom = image[r + 1, c, k] * (1 - fx) + image[r + 1, c + 1, k] * fx
-        out[k] = top * (1 - fy) + bottom * fy
+def _mixed(triangle, shares, values, out):
+    """Vertex values [V, C] at a place of a triangle, into out [C]. Returns the nearest corner."""
+    out[:] = 0.0
+    for i in range(3):
+        for k in range(len(out)):
+            out[k] += shares[i] * values[triangle[i], k]
+    return triangle[np.argmax(shares)]
 
 
 @numba.njit(cache=True)
-def _mirror(x, size):
-    x = abs(x) % (2.0 * size)
-    return 2.0 * size - x if x > size else x
-
-
-@numba.njit(cache=True)
-def _homography(image, turn, out):
-    H, W = image.shape[0], image.shape[1]
-    colour = np.zeros(3)
-    for y in range(out.shape[0]):
-        for x in range(out.shape[1]):
-            px, py = x + 0.5, y + 0.5
-            w = turn[2, 0] * px + turn[2, 1] * py + turn[2, 2]
-            u = (turn[0, 0] * px + turn[0, 1] * py + turn[0, 2]) / w
-            v = (turn[1, 0] * px + turn[1, 1] * py + turn[1, 2]) / w
-            _sample(image, _mirror(u, W), _mirror(v, H), colour)
-            for k in range(3):
-                out[y, x, k] = np.uint8(colour[k] + 0.5)
-
-
-@numba.njit(cache=True)
-def _resample(
-    face, bary, faces, attributes, normals, region, depth_map, portrait, regions, part, texture, texels, texture_faces, warp, visibility, labels, normal_map
-):
+def _normals_and_labels(face, bary, faces, normals, region, normal_map, labels):
     H, W = face.shape
-    PH, PW = regions.shape
-    value = np.zeros(5)
-    colour = np.zeros(3)
+    n = np.zeros(3)
     for y in range(H):
         for x in range(W):
-            f = face[y, x]
-            if f < 0:
+            if face[y, x] < 0:
                 continue
-            value[:] = 0.0
-            length = 0.0
-            best, corner = -1.0, 0
-            nx, ny, nz = 0.0, 0.0, 0.0
-            for i in range(3):
-                v, b = faces[f, i], bary[y, x, i]
-                for k in range(3):
-                    value[k] += b * attributes[v, k]
-                for k in range(2):
-                    value[3 + k] += b * texels[texture_faces[f, i], k]
-                nx += b * normals[v, 0]
-                ny += b * normals[v, 1]
-                nz += b * normals[v, 2]
-                if b > best:
-                    best, corner = b, v
-            length = max(np.sqrt(nx * nx + ny * ny + nz * nz), 1e-6)
-            normal_map[y, x, 0] = np.uint8(min(max(127.5 + 127.5 * nx / length, 0), 255))
-            normal_map[y, x, 1] = np.uint8(min(max(127.5 + 127.5 * ny / length, 0), 255))
-            normal_map[y, x, 2] = np.uint8(min(max(127.5 + 127.5 * nz / length, 0), 255))
-            u, v2 = value[0], value[1]
-            c, r = int(u), int(v2)
-            labels[y, x] = region[corner]
-            seen = False
-            if 0 <= c < PW and 0 <= r < PH and part[corner] != 1 and part[corner] != 4:
-                seen = abs(depth_map[r, c] - value[2]) < SEEN_M and regions[r, c] != 0
-            if seen:
-                _sample(portrait, u, v2, colour)
-                visibility[y, x] = 255
-                labels[y, x] = regions[r, c]
-                for k in range(3):
-                    warp[y, x, k] = np.uint8(colour[k] + 0.5)
-            else:
-                _sample(texture, value[3], value[4], colour)
-                for k in range(3):
-                    warp[y, x, k] = np.uint8(colour[k] + 0.5)
+            labels[y, x] = region[_mixed(faces[face[y, x]], bary[y, x], normals, n)]
+            length = max(np.sqrt(n[0] * n[0] + n[1] * n[1] + n[2] * n[2]), 1e-6)
+            for k in range(3):
+                normal_map[y, x, k] = np.uint8(min(max(127.5 + 127.5 * n[k] / length, 0), 255))
+
+
+@numba.njit(cache=True)
+def _carry(face, bary, faces, places, from_portrait, depth_map, regions, claims, may_show, fine, coarse, blend, warp, visibility, labels):
+    """What the portrait saw: its pixels and its labels."""
+    H, W = face.shape
+    PH, PW = regions.shape
+    near, far, at = np.zeros(3), np.zeros(3), np.zeros(3)
+    fine_y, fine_x, coarse_y, coarse_x = fine.shape[0] / PH, fine.shape[1] / PW, coarse.shape[0] / PH, coarse.shape[1] / PW
+    for y in range(H):
+        for x in range(W):
+            if face[y, x] < 0:
+                continue
+            corner = _mixed(faces[face[y, x]], bary[y, x], places, at)
+            if not from_portrait[corner] or not (0 <= at[0] < PW and 0 <= at[1] < PH):
+                continue
+            c, r = int(at[0]), int(at[1])
+            if regions[r, c] == 0 or not may_show[corner, claims[r, c]] or abs(depth_map[r, c] - at[2]) >= SEEN_M:
+                continue
+            visibility[y, x] = SEEN
+            labels[y, x] = regions[r, c]
+            sample(fine, at[0] * fine_x, at[1] * fine_y, near)
+            if blend > 0:
+                sample(coarse, at[0] * coarse_x, at[1] * coarse_y, far)
+            for k in range(3):
+                warp[y, x, k] = np.uint8((1 - blend) * near[k] + blend * far[k] + 0.5)
+
+
+@numba.njit(cache=True)
+def _fill(face, bary, faces, texels, texture, known, warp, visibility):
+    """The rest of the body from its texture."""
+    H, W = face.shape
+    at, colour = np.zeros(2), np.zeros(3)
+    for y in range(H):
+        for x in range(W):
+            if face[y, x] < 0 or visibility[y, x] == SEEN:
+                continue
+            _mixed(faces[face[y, x]], bary[y, x], texels, at)
+            how = known[min(max(int(at[1]), 0), known.shape[0] - 1), min(max(int(at[0]), 0), known.shape[1] - 1)]
+            visibility[y, x] = FROM_TEXTURE if how == KNOWN else (MIRRORED if how == MIRRORED_TEXEL else GUESSED)
+            sample(texture, at[0], at[1], colour)
+            for k in range(3):
+                warp[y, x, k] = np.uint8(colour[k] + 0.5)

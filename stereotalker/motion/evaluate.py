@@ -205,13 +205,18 @@ def languages(synthesizer: Synthesizer, cases: list[Case], body: Body) -> dict[s
 
 def long_run(synthesizer: Synthesizer, cases: list[Case], minutes: int) -> dict[str, float]:
     """The same minute of speech again and again: drift, and speed across window borders."""
-    fps = synthesizer.params.fps
-    minute = np.concatenate([np.pad(case.speech.samples, (SAMPLE_RATE // 3, 0)) for case in cases])[: 60 * SAMPLE_RATE]
-    minute = np.pad(minute, (0, 60 * SAMPLE_RATE - len(minute)), "wrap")
-    motion = synthesizer.motion(Speech(np.tile(minute, minutes), -20.0), Directions(0), int(60 * minutes * fps), fps)
+    motion = long_motion(synthesizer, cases, minutes)
     spread, shift = measures.drift(motion)
     borders = np.array([w.start + w.overlap for w in windows(len(motion.poses), synthesizer.params.window, synthesizer.params.overlap)][1:])
     return {"drift_spread": spread, "drift_mean": shift, "seam_speed_ratio": measures.seams(motion, borders)}
+
+
+def long_motion(synthesizer: Synthesizer, cases: list[Case], minutes: int) -> Motion:
+    """Minutes of one minute of speech."""
+    fps = synthesizer.params.fps
+    minute = np.concatenate([np.pad(case.speech.samples, (SAMPLE_RATE // 3, 0)) for case in cases])[: 60 * SAMPLE_RATE]
+    minute = np.pad(minute, (0, 60 * SAMPLE_RATE - len(minute)), "wrap")
+    return synthesizer.motion(Speech(np.tile(minute, minutes), -20.0), Directions(0), int(60 * minutes * fps), fps)
 
 
 def unspoken(synthesizer: Synthesizer, files: list[Path], body: Body, seed: int) -> dict[str, tuple[float, float, float]]:

@@ -52,10 +52,15 @@ def read_npz(path: Path) -> Motion:
         raise ClipError(f"{path} is not a motion ({error}); expected an .npz with poses [T, 165], trans and mocap_frame_rate, as `stereotalker motion` writes") from None
 
 
+def jaw_open(motion: Motion) -> np.ndarray:
+    """The jaw joint and the action together, f32 [T] in 0..1."""
+    return np.clip(motion.expression[:, ACTION["jawOpen"]] + motion.poses[:, JOINT["jaw"], 0] / JAW_OPEN_ANGLE, 0, 1)
+
+
 def live_link_csv(motion: Motion) -> bytes:
     """A row a frame: time code, 61, the 52 actions 0..1 and the angles. The jaw joint and the eyes become actions too, as ARKit has them."""
     actions = motion.expression.copy()
-    actions[:, ACTION["jawOpen"]] = np.clip(actions[:, ACTION["jawOpen"]] + motion.poses[:, JOINT["jaw"], 0] / JAW_OPEN_ANGLE, 0, 1)
+    actions[:, ACTION["jawOpen"]] = jaw_open(motion)
     angles = [Rotation.from_rotvec(motion.poses[:, JOINT["neck"]]) * Rotation.from_rotvec(motion.poses[:, JOINT["head"]])]
     for eye, side, outwards in (("left_eye", "Left", 1), ("right_eye", "Right", -1)):
         down, left = motion.poses[:, JOINT[eye], 0] / _LOOK, motion.poses[:, JOINT[eye], 1] / _LOOK

@@ -1,7 +1,6 @@
 """Stage `people`: identities acting real and synthetic speech before several cameras, in shards; the shipped avatars; and what is refused.
 
-A shard is a function of (params, identity, corpus): the bytes depend on neither the number of processes nor on interruptions. Training
-reads takes as `Sample`s: control maps from a deliberately wrong fit, because a fitted portrait will be a little wrong.
+A shard is a function of (params, identity, corpus): the bytes depend on neither the number of processes nor on interruptions.
 """
 
 from __future__ import annotations
@@ -18,80 +17,20 @@ import numpy as np
 import torch
 
 from stereotalker.audio.corpus import PARTS, REJECTED, Utterance, read_corpus, read_index
-from stereotalker.body.layout import JOINT
-from stereotalker.body.model import Body, load_body
-from stereotalker.control.warp import control, reference
+from stereotalker.body.model import load_body
 from stereotalker.errors import ClipError, UserError
 from stereotalker.params import ROOT, BodyParams, PeopleParams, resolve
 from stereotalker.people.backdrops import PICTURES, read_picture
 from stereotalker.people.figure import FACES
-from stereotalker.people.shards import FULL_DISK, read_shards, try_writing, write_shard
-from stereotalker.people.takes import Shot, Take, cast, perform
+from stereotalker.people.shards import FULL_DISK, try_writing, write_shard
+from stereotalker.people.tailor import tailor
+from stereotalker.people.takes import Shot, cast, perform
 from stereotalker.processes import pool
-from stereotalker.records import Avatar, Camera, Motion, Speech, save
+from stereotalker.records import Speech, save
 
-_NOT_IN_SHARDS = frozenset({"card.py", "ingest.py"})  # code that makes no shard of people
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A take as masks and renderer are trained on it. N = C x T frames of H x W; all u8 but the angles."""
-
-    identity: int
-    portrait: np.ndarray  # [H, W, 3]
-    image: np.ndarray  # [N, H, W, 3] truth
-    regions: np.ndarray  # [N, H, W] truth
-    warp: np.ndarray  # [N, H, W, 3]
-    visibility: np.ndarray  # [N, H, W]
-    normals: np.ndarray  # [N, H, W, 3]
-    labels: np.ndarray  # [N, H, W] of the body surface
-    plate: np.ndarray  # [N, H, W, 3]
-    angles: np.ndarray  # f32 [N, 2] azimuth and elevation, degrees
-
-
-def to_sample(take: Take, body: Body, seed: int, wrong: float) -> Sample:
-    """Control maps of a take as an imperfect fit would give them. wrong: size of the fit's errors, 0 for none."""
-    rng = np.random.default_rng([seed, take.identity, take.number, 17])
-    C, T = take.image.shape[:2]
-    fitted = wrong_fit(take.avatar, body, int(rng.integers(1 << 30)), wrong * rng.uniform(0, 1.2)) if wrong else take.avatar
-    motion = Motion(*(np.concatenate([a] * C) for a in (take.motion.poses, take.motion.expression, take.motion.trans)), take.motion.fps)
-    camera = Camera(*(np.concatenate([getattr(view, name) for view in take.camera]) for name in ("intrinsics", "extrinsics", "azimuth", "elevation")), take.camera[0].size)
-    maps = control(reference(fitted, body), body, motion, camera, np.inf)  # a far background moves most
-    flat = lambda a: a.reshape(C * T, *a.shape[2:])  # noqa: E731
-    return Sample(
-        identity=take.identity, portrait=take.avatar.portrait, image=flat(take.image), regions=flat(take.regions), warp=maps.warp,
-        visibility=maps.visibility, normals=maps.normals, labels=maps.labels, plate=maps.plate, angles=np.stack([camera.azimuth, camera.elevation], 1),
-    )  # fmt: skip
-
-
-def read_people(folder: Path, body: Body, params: PeopleParams, most: int | None = None) -> list[Sample]:
-    """Takes of a folder as samples, in the order of names; `most` identities at the most."""
-    samples: list[Sample] = []
-    for take in read_shards(folder):
-        if most is not None and len({s.identity for s in samples} | {take.identity}) > most:
-            break
-        samples.append(to_sample(take, body, params.seed, params.wrong))
-    if not samples:
-        raise UserError(f"{folder} holds no shard of takes; run the stage `people` with more identities than it holds out")
-    return samples
-
-
-def wrong_fit(avatar: Avatar, body: Body, seed: int, amount: float = 1.0) -> Avatar:
-    """The avatar as an imperfect fit would give it: betas +-0.3 sd, joints +-2 degrees (trunk 0.5), surface uneven.
-
-    The head stays where the portrait shows it, as any fit to face landmarks would keep it.
-    """
-    rng = np.random.default_rng([seed, 13])
-    betas = avatar.betas + amount * rng.normal(0, 0.3, avatar.betas.shape).astype(np.float32)
-    joints = amount * rng.normal(0, np.radians(2.0), avatar.poses.shape).astype(np.float32)
-    joints[[JOINT[name] for name in ("pelvis", "spine1", "spine2", "spine3", "left_hip", "right_hip")]] *= 0.25
-    skin = avatar.surface * (1 + amount * rng.normal(0, 0.15))
-    head = body.weights[:, JOINT["head"]] > 0.5
-    skin = skin + (body.rest(avatar.betas)[head] - body.rest(betas)[head]).mean(0)
-    return replace(avatar, betas=betas, poses=avatar.poses + joints, surface=skin.astype(np.float16))
-
-
-# ---- the stage -----------------------------------------------------------------------------------------------------------
+# Code that shards are made by, beside that of people.
+_CODE = ("body/*.py", "avatar/shell.py", "control/plate.py")
+_NOT_IN_SHARDS = frozenset({"card.py", "ingest.py", "samples.py", "crops.py"})  # of people
 
 
 @dataclass(frozen=True)
@@ -136,14 +75,15 @@ def build_people(
     avatars.mkdir(parents=True, exist_ok=True)
     for name, offset in params.avatars.items():
         # Hands beside the trunk hide least of it, so that the warp has least to invent.
-        save(cast(params.identities + offset, model, params.avatar_size, 2, name, rest="open").avatar, avatars / f"{name}.safetensors")
+        shipped = cast(params.identities + offset, model, params.avatar_size, 2, name, rest="open").avatar
+        save(tailor(shipped, model), avatars / f"{name}.safetensors")
 
 
 def _recipe(body: BodyParams, params: PeopleParams, speeches: Path, pictures: tuple[Path, ...]) -> str:
     """Digest of all that shards are made from: numbers, body, faces, speech, pictures and our own code."""
     own = params.model_dump(mode="json", exclude={"avatars", "avatar_size", "wrong"})
     digest = hashlib.sha256(json.dumps(own, sort_keys=True).encode())
-    code = sorted(path for name in ("people", "body", "control") for path in (ROOT / "stereotalker" / name).glob("*.py") if path.name not in _NOT_IN_SHARDS)
+    code = sorted(path for pattern in ("people/*.py", *_CODE) for path in (ROOT / "stereotalker").glob(pattern) if path.name not in _NOT_IN_SHARDS)
     spoken = [path for part in PARTS for path in sorted((speeches / part).glob("*"))]
     for path in (resolve(body.file), FACES, *spoken, *pictures, *code):
         digest.update(path.name.encode() + path.read_bytes() if path.is_file() else b"absent")
@@ -192,8 +132,11 @@ def _write_shard(job: _Job) -> str:
         if not usable:
             raise UserError(f"{job.speeches} holds no speech with phoneme times; run the stage `speech` first")
         actor = cast(job.identity, body, params.size, params.supersample, pictures=job.pictures)
+        actor = replace(actor, avatar=tailor(actor.avatar, body))
         rng = np.random.default_rng([params.seed, job.identity])
         shot = Shot(params.cameras, params.frames, params.fps, params.swing, params.supersample)
+        if job.path.parent.name == PARTS[True]:
+            shot = replace(shot, azimuths=tuple(params.exam.azimuths), frames=params.exam.frames, fps=params.exam.fps)
         picks = [usable[rng.integers(len(usable))] for _ in range(params.takes)]
         takes = [perform(actor, body, speeches[k], number, params.seed, shot) for number, k in enumerate(picks)]
         write_shard(job.path, takes, [{"utterance": rows[k].__dict__} for k in picks])

@@ -13,7 +13,7 @@ import numpy as np
 from stereotalker.body import camera as cameras
 from stereotalker.body.layout import JOINT
 from stereotalker.body.model import Body
-from stereotalker.control.warp import background_plate
+from stereotalker.control.plate import background_plate
 from stereotalker.errors import ClipError
 from stereotalker.people.acting import STYLES, Style, act, gesture_plan
 from stereotalker.people.anatomy import anatomy
@@ -120,7 +120,7 @@ def perform(cast: Cast, body: Body, speech: Speech, number: int, seed: int, shot
     points = key_points(body, motion, cast.dressed)
     for c, view in enumerate(camera):
         K, E = view.intrinsics[0], view.extrinsics[0]
-        plate = background_plate(cast.avatar, K, E, (H, W), np.inf)
+        plate = background_plate(cast.avatar, K, E, (H, W))
         for t in range(T):
             picture = render(cast.dressed.figure, posed.vertices[t], posed.turn[t], K, E, cast.light, plate, shot.supersample)
             image[c, t], regions[c, t], depth[c, t] = picture.image, picture.regions, picture.depth
@@ -134,13 +134,14 @@ def perform(cast: Cast, body: Body, speech: Speech, number: int, seed: int, shot
 
 @dataclass(frozen=True)
 class Shot:
-    """How takes are filmed. swing: degrees of azimuth to either side; fps of the frames that are kept."""
+    """How takes are filmed. swing: degrees of azimuth to either side, where no `azimuths` are given; fps of the frames that are kept."""
 
     cameras: int
     frames: int
     fps: float
     swing: float
     supersample: int
+    azimuths: tuple[float, ...] = ()  # degrees of level cameras as far off as the portrait's
 
 
 def _untouched(cast: Cast, body: Body, speech: Speech, style: Style, seed: int, strength: float, shot: Shot, first: int) -> Motion:
@@ -151,7 +152,7 @@ def _untouched(cast: Cast, body: Body, speech: Speech, style: Style, seed: int, 
         acted = act(speech, style, seed, ACTED_FPS, strength_now, girth)
         at = np.clip((times * ACTED_FPS).astype(int), 0, len(acted.poses) - 1)  # acting is never filtered to the film's own rate
         motion = Motion(acted.poses[at], acted.expression[at], acted.trans[at], shot.fps)
-        deepest = _deepest(body, motion, cast.avatar.betas, cast.avatar.surface)
+        deepest = _deepest(body, motion, cast.dressed.betas, cast.dressed.shell)
         if deepest < TOUCH_M:
             return motion
         girth += deepest + 0.002
@@ -164,9 +165,11 @@ def _deepest(body: Body, motion: Motion, betas: np.ndarray, surface: np.ndarray)
 
 
 def _cameras(avatar: Avatar, shot: Shot, T: int, rng) -> tuple[Camera, ...]:
-    azimuth = np.concatenate([[0.0], rng.uniform(-shot.swing, shot.swing, shot.cameras - 1)])
-    elevation = np.concatenate([[0.0], rng.uniform(-0.4, 0.4, shot.cameras - 1) * shot.swing])
-    distance = cameras.DISTANCE_M * np.concatenate([[1.0], rng.uniform(0.85, 1.1, shot.cameras - 1)])
+    azimuth = np.array(shot.azimuths or [0.0, *rng.uniform(-shot.swing, shot.swing, shot.cameras - 1)])
+    elevation, distance = np.zeros(len(azimuth)), np.full(len(azimuth), cameras.DISTANCE_M)
+    if not shot.azimuths:
+        elevation[1:] = rng.uniform(-0.4, 0.4, shot.cameras - 1) * shot.swing
+        distance[1:] *= rng.uniform(0.7, 1.1, shot.cameras - 1)
     seen = [cameras.look_at(np.full(T, a), np.full(T, e), np.full(T, d), avatar.target, avatar.regions.shape) for a, e, d in zip(azimuth, elevation, distance, strict=True)]
     return tuple(seen)
 

@@ -1,79 +1,159 @@
 """Prior-guided mixture of experts (Stereo-Talker, arXiv 2410.23836, section 3.3), in place of a transformer's feed-forward.
 
 Which expert works is decided by what is known, not by a learned router: view experts are mixed by a small gate over the
-camera's azimuth and elevation, region experts are dispatched hard by each token's region. B frames, N tokens, D width.
+camera's azimuth and elevation, region experts are dispatched hard by each token's region. Tokens of pure background pass by.
+B frames, N tokens a frame, M tokens that work, D width, K view experts, R regions, H hidden units.
+
+Experts are up-cycled (Komatsuzaki et al., 2023) from a dense feed-forward: its hidden units are dealt out, a few become every view
+expert's start, a few every region expert's, the rest is shared. At first the sum is the dense layer, and the active size stays its.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
+from diffusers.models.attention import FeedForward
 from torch import nn
 from torch.nn import functional
 
 from stereotalker.body.layout import REGION, REGIONS
+from stereotalker.errors import UserError
+
+EXPERTS = {"none": (False, False), "view": (True, False), "region": (False, True), "both": (True, True)}  # which kinds there are
+_SHARE = 8  # of the hidden units, one part in so many goes to an expert
+_CENTRES, _WIDTH = 0.5, 0.35  # rad of azimuth: where the outer view experts begin, and how far each reaches
+
+
+@dataclass(frozen=True)
+class Dispatch:
+    """Who works on one grid of tokens, made once a call of the network."""
+
+    tokens: torch.Tensor  # i64 [M] of B x N, those that are not background, frame by frame
+    frames: list[int]  # [B] how many of them every frame has
+    order: torch.Tensor  # i64 [M] them sorted by region
+    regions: list[int]  # [R] how many every region has
 
 
 class Guidance:
-    """What is known about the frames being denoised; set before each call of the network, read by every expert layer."""
+    """What is known about the frames being denoised; set before each call of the network, read by its expert and time layers."""
 
-    regions_BHW: torch.Tensor  # i64, at the finest token grid
-    view_B2: torch.Tensor  # azimuth and elevation, rad
+    def set(self, regions_BHW: torch.Tensor, view_B2: torch.Tensor, frames: int) -> None:
+        """regions i64 at the finest token grid; azimuth and elevation, rad; how many frames follow each other."""
+        self.regions_BHW, self.view_B2, self.frames = regions_BHW, view_B2, frames
+        self._dispatched: dict[int, Dispatch] = {}
 
     def at(self, tokens: int) -> torch.Tensor:
-        """Region of every token on the grid of `tokens` cells: i64 [B, tokens]."""
+        """Region of every token on the grid of `tokens` cells, i64 [B, tokens]: a coarse cell with any of the person belongs to the person."""
         H, W = self.regions_BHW.shape[1:]
         shrink = round((H * W / tokens) ** 0.5)
-        return self.regions_BHW[:, shrink // 2 :: shrink, shrink // 2 :: shrink].flatten(1)
+        if shrink == 1:
+            return self.regions_BHW.flatten(1)
+        blocks = functional.unfold(self.regions_BHW[:, None].float(), shrink, stride=shrink).long()  # [B, cells of a block, tokens]
+        shares = torch.stack([(blocks == k).sum(1) for k in range(1, len(REGIONS))], 1)
+        return torch.where(shares.sum(1) > 0, shares.argmax(1) + 1, REGION["background"])
 
-
-class FeedForward(nn.Module):
-    """One expert: linear, GELU, linear."""
-
-    def __init__(self, width: int, hidden: int):
-        super().__init__()
-        self.into = nn.Linear(width, hidden)
-        self.out = nn.Linear(hidden, width)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.out(functional.gelu(self.into(x)))
+    def dispatch(self, tokens: int) -> Dispatch:
+        if tokens not in self._dispatched:
+            region_BN = self.at(tokens)
+            working = region_BN.flatten() != REGION["background"]
+            region_M = region_BN.flatten()[working]
+            self._dispatched[tokens] = Dispatch(
+                working.nonzero().flatten(), (region_BN != REGION["background"]).sum(1).tolist(),
+                torch.argsort(region_M, stable=True), torch.bincount(region_M, minlength=len(REGIONS)).tolist(),
+            )  # fmt: skip
+        return self._dispatched[tokens]
 
 
 class ViewGate(nn.Module):
-    """Mixing weights of the view experts, a smooth function of the camera's direction."""
+    """Mixing weights of the view experts, a smooth function of the camera's direction; at first each stands at its own azimuth."""
 
     def __init__(self, experts: int):
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(4, 16), nn.SiLU(), nn.Linear(16, experts))
+        self.layer = nn.Linear(4, experts)
+        centres = torch.linspace(-_CENTRES, _CENTRES, experts)
+        with torch.no_grad():  # softmax of Gaussians' logarithms
+            self.layer.weight.zero_()
+            self.layer.weight[:, 0] = centres / _WIDTH**2
+            self.layer.bias.copy_(-(centres**2) / (2 * _WIDTH**2))
 
     def forward(self, view_B2: torch.Tensor) -> torch.Tensor:
-        azimuth, elevation = view_B2.unbind(-1)
-        features = torch.stack([azimuth.sin(), azimuth.cos(), elevation.sin(), (2 * azimuth).sin()], -1)
-        return self.layers(3 * features.to(self.layers[0].weight.dtype)).softmax(-1)
+        azimuth, elevation = view_B2.to(self.layer.weight.dtype).unbind(-1)
+        return self.layer(torch.stack([azimuth, elevation, azimuth**2, elevation**2], -1)).softmax(-1)
+
+
+class Bank(nn.Module):
+    """E gated feed-forwards (GEGLU, Shazeer 2020) of H hidden units; the output has no bias of its own."""
+
+    def __init__(self, experts: int, width: int, hidden: int):
+        super().__init__()
+        self.into = nn.Parameter(torch.empty(experts, 2 * hidden, width))  # value, then gate
+        self.bias = nn.Parameter(torch.empty(experts, 2 * hidden))
+        self.out = nn.Parameter(torch.empty(experts, width, hidden))
+
+    @torch.no_grad()
+    def copy(self, dense: FeedForward, units: slice) -> None:
+        """Every expert begins as these hidden units of a dense layer."""
+        project, H = dense.net[0].proj, dense.net[2].in_features
+        rows = torch.cat([torch.arange(H)[units], H + torch.arange(H)[units]])
+        self.into.copy_(project.weight[rows])
+        self.bias.copy_(project.bias[rows])
+        self.out.copy_(dense.net[2].weight[:, units])
+
+
+def gated(x: torch.Tensor, into: torch.Tensor, bias: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    value, gate = functional.linear(x, into.to(x.dtype), bias.to(x.dtype)).chunk(2, -1)
+    return functional.linear(value * functional.gelu(gate), out.to(x.dtype))
 
 
 class PriorGuidedExperts(nn.Module):
-    """shared(x) + sum of gate * view(x) + region(x). Background tokens pass the shared expert alone."""
+    """shared(x) + (view experts' parameters mixed by the gate)(x) + (the region's expert)(x); 0 for tokens of the background."""
 
-    def __init__(self, width: int, view_experts: int, guidance: Guidance):
+    def __init__(self, dense: FeedForward, kinds: str, view_experts: int, guidance: Guidance):
         super().__init__()
         self.guidance = guidance
-        self.shared = FeedForward(width, 2 * width)
-        self.gate = ViewGate(view_experts)
-        self.view = nn.ModuleList(FeedForward(width, width // 2) for _ in range(view_experts))
-        self.region = nn.ModuleList(FeedForward(width, width) for _ in REGIONS[1:])
+        width, hidden = dense.net[2].out_features, dense.net[2].in_features
+        by_view, by_region = EXPERTS[kinds]
+        share = hidden // _SHARE
+        shared = hidden - share * (by_view + by_region)
+        self.shared = Bank(1, width, shared)
+        self.shared.copy(dense, slice(0, shared))
+        self.bias = nn.Parameter(dense.net[2].bias.detach().clone())
+        self.view, self.region = None, None
+        if by_view:
+            self.gate = ViewGate(view_experts)
+            self.view = Bank(view_experts, width, share)
+            self.view.copy(dense, slice(shared, shared + share))
+        if by_region:
+            self.region = Bank(len(REGIONS) - 1, width, share)
+            self.region.copy(dense, slice(hidden - share, hidden))
+
+    @torch.no_grad()
+    def dense(self) -> FeedForward:
+        """The plain layer that this one is while it has no experts but the shared one. Raises UserError where it has others."""
+        if self.view is not None or self.region is not None:
+            raise UserError("only a denoiser without experts can be given some; train the stage `dense` again")
+        _, width, hidden = self.shared.out.shape
+        plain = FeedForward(width, inner_dim=hidden)
+        plain.net[0].proj.weight.copy_(self.shared.into[0])
+        plain.net[0].proj.bias.copy_(self.shared.bias[0])
+        plain.net[2].weight.copy_(self.shared.out[0])
+        plain.net[2].bias.copy_(self.bias)
+        return plain
 
     def forward(self, x_BND: torch.Tensor) -> torch.Tensor:
-        out = self.shared(x_BND)
-        gate_BK = self.gate(self.guidance.view_B2)
-        for k, expert in enumerate(self.view):
-            out = out + gate_BK[:, k, None, None].to(out.dtype) * expert(x_BND)
-        region_T = self.guidance.at(x_BND.shape[1]).flatten()
-        order = torch.argsort(region_T, stable=True)
-        counts = torch.bincount(region_T, minlength=len(REGIONS)).tolist()
-        groups = x_BND.flatten(0, 1)[order].split(counts)
-        done = [torch.zeros_like(groups[REGION["background"]])]
-        done += [expert(tokens) for expert, tokens in zip(self.region, groups[1:], strict=True)]
-        scattered = torch.zeros_like(out).flatten(0, 1).index_copy(0, order, torch.cat([d.to(out.dtype) for d in done]))
-        return out + scattered.view_as(out)
+        who = self.guidance.dispatch(x_BND.shape[1])
+        x_MD = x_BND.flatten(0, 1)[who.tokens]
+        y_MD = gated(x_MD, self.shared.into[0], self.shared.bias[0], self.shared.out[0]) + self.bias.to(x_MD.dtype)
+        if self.view is not None:
+            with torch.autocast(x_BND.device.type, enabled=False):  # in bfloat16 a slow camera would move the mix by jerks
+                gate_BK = self.gate(self.guidance.view_B2.float())
+            into, bias, out = (torch.einsum("bk,k...->b...", gate_BK, p.float()) for p in (self.view.into, self.view.bias, self.view.out))
+            parts = [gated(x, into[b], bias[b], out[b]) for b, x in enumerate(x_MD.split(who.frames))]
+            y_MD = y_MD + torch.cat(parts)
+        if self.region is not None:
+            groups = x_MD[who.order].split(who.regions)[1:]
+            parts = [gated(x, self.region.into[r], self.region.bias[r], self.region.out[r]) for r, x in enumerate(groups) if len(x)]
+            y_MD = y_MD.index_add(0, who.order, torch.cat(parts).to(y_MD.dtype)) if parts else y_MD
+        out = torch.zeros(x_BND.shape[0] * x_BND.shape[1], y_MD.shape[1], dtype=y_MD.dtype, device=y_MD.device)
+        return out.index_copy(0, who.tokens, y_MD).view_as(x_BND)

@@ -1,0 +1,93 @@
+"""How fast frames are made, models loaded, control maps and warp included; what an expert layer costs; whether memory stays. `python -m benchmarks.render`.
+
+Adds to benchmarks/results.json, with the machine and the commit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+
+import numpy as np
+import psutil
+import torch
+
+from benchmarks.machine import keep
+from stereotalker.audio.speak import Voice
+from stereotalker.audio.speech import from_script
+from stereotalker.avatar.library import Library, read_avatar
+from stereotalker.body import camera
+from stereotalker.body.layout import REGIONS
+from stereotalker.diffusion.windows import windows
+from stereotalker.manifest import CameraMove
+from stereotalker.models import Models
+from stereotalker.motion.synthesize import Directions
+from stereotalker.params import load_params
+from stereotalker.records import SAMPLE_RATE, Speech
+from stereotalker.render.experts import Guidance, PriorGuidedExperts
+from stereotalker.training import autocast
+
+_SENTENCE = "Big problems become small when people talk about them, and the whole world may listen."
+
+
+def measure(threads: int) -> dict[str, float]:
+    torch.set_num_threads(threads)
+    models = Models(load_params())
+    avatar, renderer = read_avatar(Library().find("ava")), models.renderer
+    speech = from_script(_SENTENCE, Voice(), -20.0)[0]
+    found: dict[str, float] = {"render_threads": threads}
+    for size in (256, 512):
+        motion = models.synthesizer.motion(speech, Directions(0), 144, 25.0)
+        view = camera.around(avatar, CameraMove(kind="orbit", swing=15, period=4), 144, 25.0, (size, size))
+        first, *rest = windows(144, renderer.params.segment)
+        renderer.segment(avatar, motion, view, first, 0)
+        started = time.perf_counter()
+        for window in rest:
+            renderer.segment(avatar, motion, view, window, 0)
+        found[f"render_fps_{size}"] = sum(w.stop - w.start for w in rest) / (time.perf_counter() - started)
+    return found | _expert_over_dense() | _memory(models)
+
+
+def _expert_over_dense(width: int = 128, side: int = 32, frames: int = 4, repeats: int = 60) -> dict[str, float]:
+    """The time of a layer with all experts over that of the dense layer it was made of, on the frames' usual share of background."""
+    from diffusers.models.attention import FeedForward
+
+    rng = np.random.default_rng(0)
+    regions = np.where(rng.random((frames, side, side)) < 0.45, rng.integers(1, len(REGIONS), (frames, side, side)), 0)
+    guidance = Guidance()
+    guidance.set(torch.from_numpy(np.sort(regions, 1)), torch.tensor([[0.2, 0.0]] * frames), frames)
+    dense, x, times = FeedForward(width), torch.randn(frames, side * side, width), {}
+    layers = {"dense": dense, "dense_person": PriorGuidedExperts(dense, "none", 3, guidance), "both": PriorGuidedExperts(dense, "both", 3, guidance)}
+    with torch.inference_mode(), autocast():
+        for name, layer in layers.items():
+            taken = []
+            for _ in range(repeats):
+                started = time.perf_counter()
+                layer(x)
+                taken.append(time.perf_counter() - started)
+            times[name] = float(np.median(taken))
+    return {"expert_over_dense": times["both"] / times["dense"], "expert_over_dense_without_background": times["both"] / times["dense_person"]}
+
+
+def _memory(models: Models, minutes: int = 10, every: int = 10) -> dict[str, float]:
+    """Resident memory after 10 s of a clip of `minutes`, and the most over every tenth segment to its end."""
+    speech = from_script(_SENTENCE, Voice(), -20.0)[0]
+    long = Speech(np.resize(speech.samples, 60 * minutes * SAMPLE_RATE), speech.loudness)
+    count, process = 60 * minutes * 25, psutil.Process()
+    motion = models.synthesizer.motion(long, Directions(0), count, 25.0)
+    avatar = read_avatar(Library().find("ava"))
+    view = camera.around(avatar, CameraMove(), count, 25.0, (256, 256))
+    grid, peaks = windows(count, models.renderer.params.segment), []
+    for window in [*grid[:5], *grid[5::every]]:
+        models.renderer.segment(avatar, motion, view, window, 0)
+        peaks.append(process.memory_info().rss / 1e9)
+    return {"render_gb_10s": max(peaks[:5]), "render_gb_10min": max(peaks)}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, default=2)
+    results = measure(parser.parse_args().threads)
+    keep("render", results)
+    print(json.dumps(results, indent=2))

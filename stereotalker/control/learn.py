@@ -1,0 +1,30 @@
+"""Training of the mask predictor."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from stereotalker.body.layout import REGIONS
+from stereotalker.control.masks import MaskPredictor, control_channels
+from stereotalker.params import MaskParams
+from stereotalker.people.crops import draw_crops
+from stereotalker.training import autocast
+
+
+def training_loss(model: MaskPredictor, people: list, params: MaskParams):
+    """Cross entropy plus soft intersection over union, on crops of random people."""
+
+    def loss(rng: np.random.Generator) -> torch.Tensor:
+        crops = draw_crops(people, rng, params.training.batch, 1, params.crop)
+        truth = torch.from_numpy(crops.regions).long()
+        with autocast():
+            logits = model(control_channels(crops.labels, crops.warp, crops.visibility, crops.normals, crops.plate)).float()
+        entropy = functional.cross_entropy(logits, truth, label_smoothing=0.01)
+        share, one_hot = logits.softmax(1), functional.one_hot(truth, len(REGIONS)).permute(0, 3, 1, 2)
+        overlap = (share * one_hot).sum((0, 2, 3))
+        union = (share + one_hot).sum((0, 2, 3)) - overlap
+        return entropy + 0.5 * (1 - (overlap + 1) / (union + 1)).mean()
+
+    return loss

@@ -1,0 +1,50 @@
+"""Which of a picture's regions may lie on which part of the body: a fit is a pixel off, and a hand's fringe must not stay on the belly."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.ndimage import grey_dilation, grey_erosion
+
+from stereotalker.body.build import PARTS
+from stereotalker.body.layout import JOINT, JOINTS, REGION, REGIONS
+from stereotalker.body.model import Body
+
+_FRINGE = 1 / 200  # of the picture's height: how far colours may reach beyond their region
+_TRUNK = ("pelvis", "spine1", "spine2", "spine3", "neck", "left_collar", "right_collar", "left_hip", "right_hip")
+_HEAD = ("head", "jaw", "left_eye", "right_eye")
+
+
+def hands_of(body: Body) -> np.ndarray:
+    """Whether a vertex is of a hand, bool [V]."""
+    joints = [k for k, name in enumerate(JOINTS) if name.endswith("wrist") or name[-2:-1].isalpha() and name[-1] in "123" and not name.startswith("spine")]
+    return body.weights[:, joints].sum(1) > 0.5
+
+
+def in_mouth(body: Body) -> np.ndarray:
+    """Whether a vertex is of what a closed mouth hides: tongue, teeth, the mouth's own lining. bool [V]."""
+    return np.isin(body.part, [PARTS[name][0] for name in ("tongue", "teeth")]) | ((body.masks["inner_mouth"] > 0.5) & (body.part == PARTS["body"][0]))
+
+
+def allowed(body: Body) -> np.ndarray:
+    """Whether a vertex may show a region, bool [V, R]. What may, is decided by the portrait."""
+    may = np.ones((len(body.weights), len(REGIONS)), bool)
+    may[:, REGION["background"]] = False
+    hand = hands_of(body)
+    for name in ("hair", "face", "mouth", "torso", "legs"):
+        may[hand, REGION[name]] = False
+    fixed = body.weights[:, [JOINT[name] for name in (*_TRUNK, *_HEAD)]].sum(1) > 0.5
+    may[fixed, REGION["hands"]] = False
+    return may
+
+
+def inner(regions: np.ndarray) -> np.ndarray:
+    """Where the portrait's regions u8 [H, W] show the person, and nothing of the background mixed in, bool [H, W]."""
+    reach = max(1, round(regions.shape[0] * _FRINGE))
+    return grey_erosion((regions != REGION["background"]).astype(np.uint8), size=2 * reach + 1) > 0
+
+
+def claimed(regions: np.ndarray) -> np.ndarray:
+    """The portrait's regions u8 [H, W] with hands a fringe wider: what lies beside them has their colours mixed in."""
+    reach = max(1, round(regions.shape[0] * _FRINGE))
+    wide = grey_dilation((regions == REGION["hands"]).astype(np.uint8), size=2 * reach + 1)
+    return np.where((wide > 0) & (regions != REGION["background"]), REGION["hands"], regions).astype(np.uint8)

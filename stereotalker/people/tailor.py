@@ -1,0 +1,41 @@
+"""Synthetic portraits get their clothed surface as real ones do: pulled onto the person's outline in the view plane.
+
+So masks and renderer are trained on the warps that production gives them, and hair that stands off the head is carried along.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from stereotalker.avatar.shell import Seen, clothe
+from stereotalker.body.camera import project
+from stereotalker.body.layout import REGION
+from stereotalker.body.model import Body
+from stereotalker.records import Avatar, Motion
+
+_FACE_HELD_M = 0.02  # around a face's key points, where the surface stays
+
+
+def tailor(avatar: Avatar, body: Body) -> Avatar:
+    """The avatar with a surface that covers its portrait's outline. 0.7 s at 256 px."""
+    seen = seen_in_portrait(avatar, body)
+    shift = clothe(seen, avatar.regions != REGION["background"], body, np.zeros((len(seen.pixels), 2)), _held(body))
+    return replace(avatar, surface=(avatar.surface + seen.to_rest(shift)).astype(np.float16))
+
+
+def seen_in_portrait(avatar: Avatar, body: Body) -> Seen:
+    """The avatar's body as its portrait shows it."""
+    posed = body.posed(Motion.still(avatar.poses, avatar.expression), avatar.betas, avatar.surface)
+    pixels = project(posed.vertices[0], avatar.intrinsics, avatar.extrinsics)
+    return Seen(pixels, posed.vertices[0], posed.turn[0], avatar.extrinsics[:3, :3], float(avatar.intrinsics[0, 0]))
+
+
+def _held(body: Body) -> np.ndarray:
+    """1 on the face, fading to 0 around it, f32 [V]: by iBUG's inner 51 points of the body file."""
+    with np.load(body.path, allow_pickle=False) as file:
+        triangles, weights = file["lmk_faces_idx"], file["lmk_bary_coords"]
+    points = (body.template[body.faces[triangles]] * weights[..., None]).sum(1)
+    return np.clip(1.5 - cKDTree(points).query(body.template)[0] / _FACE_HELD_M, 0, 1).astype(np.float32)

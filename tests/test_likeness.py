@@ -1,0 +1,90 @@
+"""The measures of rendering: closed forms and directions in which they must move; and what is made of them."""
+
+import numpy as np
+import pytest
+
+from stereotalker.render import evaluate as rendering
+from stereotalker.render import likeness
+from stereotalker.render.portraits import Spoken, _best_lag, summary
+
+
+@pytest.fixture(scope="module")
+def picture():
+    rng = np.random.default_rng(0)
+    return np.kron(rng.integers(30, 220, (12, 16, 3)), np.ones((6, 6, 1))).astype(np.uint8)
+
+
+def everywhere(picture):
+    return np.ones(picture.shape[:2], bool)
+
+
+def test_psnr_of_a_known_error():
+    assert likeness.psnr(255**2) == 0 and likeness.psnr(65.025) == pytest.approx(30)
+    assert likeness.squares(np.full((2, 3, 3), 12, np.uint8), np.full((2, 3, 3), 10, np.uint8)).tolist() == [[4, 4, 4]] * 2
+
+
+def test_a_picture_is_like_itself_and_less_like_a_worse_copy(picture):
+    shifted, noisy = np.roll(picture, 2, 1), np.clip(picture + np.random.default_rng(1).normal(0, 12, picture.shape), 0, 255).astype(np.uint8)
+    assert likeness.ssim(picture, picture).min() == pytest.approx(1, abs=1e-4)
+    assert likeness.haar(picture, picture, everywhere(picture)) == pytest.approx(1, abs=1e-4)
+    for worse in (shifted, noisy):
+        assert likeness.ssim(worse, picture).mean() < 0.97 and likeness.haar(worse, picture, everywhere(picture)) < 0.95
+
+
+def test_a_flat_region_has_no_wavelets(picture):
+    flat = np.full_like(picture, 90)
+    assert np.isnan(likeness.haar(flat, flat, np.zeros(flat.shape[:2], bool)))
+
+
+def test_blur_takes_sharpness(picture):
+    soft = (picture.astype(int) + np.roll(picture, 1, 1) + np.roll(picture, 1, 0)) // 3
+    assert likeness.sharpness(soft.astype(np.uint8), everywhere(picture)) < 0.7 * likeness.sharpness(picture, everywhere(picture))
+
+
+def test_outlines_within_a_pixel_count():
+    truth = np.zeros((40, 40), bool)
+    truth[10:30, 10:30] = True
+    assert likeness.boundary_f(truth, truth, 1) == 1 and likeness.boundary_f(np.roll(truth, 1, 1), truth, 1) == 1
+    assert likeness.boundary_f(np.roll(truth, 4, 1), truth, 1) < 0.7 and np.isnan(likeness.boundary_f(np.zeros_like(truth), truth, 1))
+
+
+def test_scores_mean_over_what_is_left_open():
+    scores = rendering.Scores()
+    for view, value in (("front", 20.0), ("front", 22.0), ("20deg", 30.0), ("20deg", np.nan)):
+        scores.add(value, "ours", "psnr", "exact", view, "person")
+    assert scores.mean("ours", "psnr", "exact", "front", "person") == 21 and scores.mean("ours", "psnr", None, None, "person") == 24
+    assert np.isnan(scores.mean("warp", "psnr", None, None, "person"))
+
+
+def test_flicker_is_one_for_the_truth_and_none_for_a_still():
+    scores = rendering.Scores()
+    for system, change in (("truth", 3.0), ("still", 0.0), ("noisy", 6.0)):
+        scores.add(change, system, "change", "exact", "front", "person")
+        scores.add(3.0, system, "true change", "exact", "front", "person")
+    assert [rendering.flicker(scores, s, "exact", None) for s in ("truth", "still", "noisy")] == [1, 0, 2]
+
+
+def test_gains_of_experts_are_asked_where_they_work():
+    made = {kinds: rendering.Scores() for kinds in ("none", "view", "region")}
+    for kinds, at_side, at_mouth in (("none", 20, 25), ("view", 21, 24), ("region", 20, 27)):
+        made[kinds].add(at_side, "ours", "psnr", "exact", "20deg", "person")
+        for region in rendering.EXPERT_REGIONS:
+            made[kinds].add(at_mouth, "ours", "psnr", "exact", "front", region)
+    assert rendering.expert_gains(made) == {"gain_view_experts_db": 1, "gain_region_experts_db": 2}
+    assert rendering.expert_gains({"both": rendering.Scores()}) == {}
+
+
+def test_the_lag_of_a_jaw_is_found_through_gaps():
+    driving = np.abs(np.sin(np.arange(80) / 5)).astype(np.float32)
+    seen = np.roll(driving, 2)
+    seen[10:14] = np.nan
+    correlation, lag = _best_lag(seen, driving)
+    assert lag == 2 and correlation > 0.99
+    assert np.isnan(_best_lag(np.full(80, np.nan), driving)[0])
+
+
+def test_portraits_in_figures():
+    row = np.zeros((2, 2, 3), np.uint8)
+    found = summary([Spoken("a", 1.0, 0.9, 0, row), Spoken("b", 0.5, np.nan, 0, row), Spoken("c", 0.9, 0.7, -2, row)])
+    assert found["face_found"] == pytest.approx(0.8) and found["jaw_correlation"] == pytest.approx(0.8) and found["jaw_lag_worst"] == 2
+    assert summary([]) == {}
