@@ -1,6 +1,7 @@
 """Stage `evaluate`: every model on people, voices and sentences never trained on, beside its trivial baselines.
 
-Writes metrics/{people,motion,masks,render}.json with fixed keys, and a contact sheet a table can be checked against by eye.
+Writes metrics/{people,motion,masks,render}.json with fixed keys (what had nothing to be measured on is left out), the tables behind them, and sheets
+they can be checked against by eye.
 """
 
 from __future__ import annotations

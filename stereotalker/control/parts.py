@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from scipy.ndimage import grey_dilation, grey_erosion
 
+from stereotalker.avatar.calibrate import hand_weight
 from stereotalker.body.build import PARTS
-from stereotalker.body.layout import JOINT, JOINTS, REGION, REGIONS
+from stereotalker.body.layout import JOINT, REGION, REGIONS
 from stereotalker.body.model import Body
 
 _FRINGE = 1 / 200  # of the picture's height: how far colours may reach beyond their region
@@ -16,8 +17,7 @@ _HEAD = ("head", "jaw", "left_eye", "right_eye")
 
 def hands_of(body: Body) -> np.ndarray:
     """Whether a vertex is of a hand, bool [V]."""
-    joints = [k for k, name in enumerate(JOINTS) if name.endswith("wrist") or name[-2:-1].isalpha() and name[-1] in "123" and not name.startswith("spine")]
-    return body.weights[:, joints].sum(1) > 0.5
+    return hand_weight(body) > 0.5
 
 
 def in_mouth(body: Body) -> np.ndarray:
