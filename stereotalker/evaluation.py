@@ -120,10 +120,13 @@ def evaluate_render(params: Params, data: Path, weights: Path, log: Log) -> None
 
 
 def _ablation(renderer: Renderer, crowds: dict[str, list[Sample]], data: Path) -> dict[str, Scores]:
-    """Held-out scores of ours, of the denoisers that the stage `ablation` trained, and of ours with the body's labels for masks."""
+    """Held-out scores of ours, of the denoisers in the folder `ablation`, and of ours with the body's labels for masks.
+
+    The stage `ablation` trains them as `render` trains ours; where ours was trained longer, one like it belongs into the folder too.
+    """
     ours = renderer.denoiser.config.experts
     made = {ours: renderer, f"{ours}, body mask": rendering.with_body_masks(renderer)}
-    made = {file.stem: rendering.with_denoiser(renderer, read_denoiser(file)) for file in sorted((data / "ablation").glob("*.safetensors"))} | made
+    made |= {file.stem: rendering.with_denoiser(renderer, read_denoiser(file)) for file in sorted((data / "ablation").glob("*.safetensors"))}
     return {name: rendering.examine(other, crowds, ("ours",)) for name, other in made.items()}
 
 

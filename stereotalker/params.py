@@ -77,6 +77,7 @@ class PeopleParams(HeldOut):
     fps: float = Field(gt=0)
     cameras: int = Field(ge=3)
     size: int = Field(ge=16)
+    portrait_size: int = Field(ge=16)
     supersample: int = Field(ge=1, le=4)
     swing: float
     exam: Exam
@@ -85,6 +86,12 @@ class PeopleParams(HeldOut):
     avatars: dict[str, int]
     avatar_size: int
     seed: int
+
+    @model_validator(mode="after")
+    def _portraits_have_the_samples_of_frames(self):
+        if self.supersample * self.size % self.portrait_size:
+            raise ValueError("supersample times size must be a multiple of portrait_size")
+        return self
 
 
 class AudioParams(Section):

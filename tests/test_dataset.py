@@ -172,7 +172,7 @@ def test_shards_of_another_recipe_are_not_kept(people, corpus, tiny_params, tmp_
     build(tiny_params.people)
     assert not made and bytes_of(copy) == bytes_of(people)
     with pytest.raises(UserError, match="not one of 4 identities could be made; the first reason: not now"):
-        build(tiny_params.people.model_copy(update={"size": 48}))
+        build(tiny_params.people.model_copy(update={"size": 48, "portrait_size": 48}))
     assert len(made) == 4 and not bytes_of(copy)
 
 
@@ -241,7 +241,7 @@ def test_what_cannot_be_made_is_refused_and_the_rest_goes_on(people, corpus, tin
 
     monkeypatch.setattr(dataset, "write_shard", write)
     monkeypatch.setattr(dataset, "pool", lambda _: _Here())
-    params = tiny_params.people.model_copy(update={"backgrounds": pictures, "identities": 3, "size": 32})
+    params = tiny_params.people.model_copy(update={"backgrounds": pictures, "identities": 3, "size": 32, "portrait_size": 32})
     build_people(tmp_path / "p", tmp_path / "avatars", tiny_params.body, params, corpus)
     rows = [json.loads(line) for line in (tmp_path / "p" / REJECTED).read_text().splitlines()]
     assert rows[0]["file"] == "not-a-picture.png" and "cannot be read as a picture" in rows[0]["reason"]
@@ -255,7 +255,7 @@ def test_a_really_full_disk(corpus, tiny_params, tmp_path):
     if shutil.which("mount") is None or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", folder], capture_output=True).returncode:
         pytest.skip("a small disk can be mounted by root only")
     try:
-        params = tiny_params.people.model_copy(update={"size": 48})
+        params = tiny_params.people.model_copy(update={"size": 48, "portrait_size": 48})
         said = []
         build_people(folder / "people", tmp_path / "avatars", tiny_params.body, params, corpus, processes=2, log=said.append)
         shards = bytes_of(folder / "people")

@@ -77,6 +77,7 @@ def test_scales_differ_in_numbers_only(tiny_params):
         (("reader: smplx #", "reader: blender #"), "body.reader"),
         (("scale: mini", "scale: ["), "not valid YAML"),
         (("identities: 150", "identities: 10"), "held_out must be less than identities"),
+        (("portrait_size: 512", "portrait_size: 300"), "multiple of portrait_size"),
     ],
 )
 def test_bad_params_are_named(tmp_path, change, complaint):

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from stereotalker.avatar.shell import hair_forward
 from stereotalker.body.camera import project
 from stereotalker.body.layout import ACTION, JOINT, REGION
 from stereotalker.body.model import _smplx_model, load_body
@@ -28,7 +29,7 @@ from stereotalker.people.takes import TOUCH_M, Shot, cast, key_points, perform
 from stereotalker.people.wardrobe import dress
 from stereotalker.records import Camera, Motion, Timed
 
-SHOT = Shot(cameras=3, frames=2, fps=5.0, swing=20.0, supersample=1)
+SHOT = Shot(size=96, cameras=3, frames=2, fps=5.0, swing=20.0, supersample=1)
 
 
 @pytest.fixture(scope="module")
@@ -378,3 +379,48 @@ def test_a_tailored_surface_covers_the_portraits_outline(avatar, body):
 
     bare = replace(avatar, surface=avatar.surface * np.float16(0.3))
     assert covered(tailor(bare, body)) > max(0.95, covered(bare) + 0.01)
+
+
+def test_bushy_hair_stands_in_front_of_the_skull_and_skin_stays(body):
+    avatar = cast(145, body, 96, 1).avatar
+    before, after = (rasterize(seen_in_portrait(a, body).pixels, body.faces, avatar.regions.shape) for a in (avatar, tailor(avatar, body)))
+    both = (before.face >= 0) & (after.face >= 0)
+    places = [both & (avatar.regions == REGION[name]) for name in ("hair", "face")]
+    hair, face = (np.median(before.depth[place] - after.depth[place]) for place in places)
+    assert 0.008 < hair < 0.06 and abs(face) < 0.002
+
+
+def test_frames_may_be_smaller_than_the_portrait(body, actor, speech):
+    take = perform(actor, body, speech, 0, 4, replace(SHOT, size=48, frames=1))
+    assert take.image.shape == (3, 1, 48, 48, 3) and take.avatar.portrait.shape == (96, 96, 3)
+    sample = to_sample(take, body, 0, 0.0)
+    assert sample.portrait.shape == (48, 48, 3) and (sample.labels == sample.regions).mean() > 0.9
+
+
+def test_a_wrong_fit_is_driven_in_its_own_angles(body, actor, speech):
+    """Who stands as in the portrait looks as in the portrait, however wrong the fit takes that posture to be."""
+    take = perform(actor, body, speech, 0, 4, replace(SHOT, frames=1))
+    sample = to_sample(replace(take, motion=still(take.avatar)), body, 0, 1.0)
+    shown, portrait = sample.labels[0], take.avatar.regions
+    assert ((shown > 0) & (portrait > 0)).sum() / ((shown > 0) | (portrait > 0)).sum() > 0.93
+    assert np.abs(sample.warp[0].astype(float) - take.avatar.portrait)[(shown > 0) & (portrait > 0)].mean() < 10
+
+
+def test_offsets_of_the_view_move_the_surface_so_in_the_view(avatar, body):
+    moved = replace(avatar, intrinsics=avatar.intrinsics + np.array([[0, 0, 7], [0, 0, -5], [0, 0, 0]], np.float32), surface=avatar.surface * np.float16(0))
+    seen = seen_in_portrait(moved, body)
+    offsets = seen.to_rest(np.full((len(seen.pixels), 2), (1.5, -2.0)), np.full(len(seen.pixels), 0.01))
+    after = seen_in_portrait(replace(moved, surface=offsets.astype(np.float16)), body)
+    off = np.abs(after.pixels - seen.pixels - (1.5, -2.0, -0.01))[body.part == 0]
+    assert np.median(off[:, :2]) < 0.05 and np.median(off[:, 2]) < 3e-4  # joints are vertices, so they move a little as well
+
+
+def test_who_shows_no_hair_or_fills_the_picture_keeps_the_head(avatar, body):
+    seen = seen_in_portrait(avatar, body)
+    nothing, held = np.zeros((len(seen.pixels), 2)), np.zeros(len(seen.pixels), np.float32)
+    bald = np.where(avatar.regions == REGION["hair"], REGION["face"], avatar.regions)
+    for regions in (bald, np.zeros_like(bald), np.full_like(bald, REGION["hair"])):
+        assert not hair_forward(seen, nothing, held, regions, body).any()
+    cropped = avatar.regions.copy()
+    cropped[:-20], cropped[-20:] = avatar.regions[20:], REGION["torso"]  # the head is cut by the upper edge
+    assert np.isfinite(hair_forward(seen, nothing - (0, 20), held, cropped, body)).all()

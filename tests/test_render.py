@@ -42,7 +42,7 @@ def avatar(tiny_models):
 
 
 def sample_of(tiny_models, speech, wrong):
-    take = perform(cast(1, tiny_models.body, 64, 1), tiny_models.body, speech, 0, 0, Shot(cameras=3, frames=1, fps=10.0, swing=20.0, supersample=1))
+    take = perform(cast(1, tiny_models.body, 64, 1), tiny_models.body, speech, 0, 0, Shot(size=64, cameras=3, frames=1, fps=10.0, swing=20.0, supersample=1))
     return to_sample(take, tiny_models.body, 0, wrong)
 
 
@@ -153,12 +153,18 @@ def test_upcycled_experts_begin_as_the_dense_layer(kinds):
     assert torch.allclose(layer(x), dense()(x) * person, atol=1e-5)
 
 
-def test_dispatch_equals_asking_every_expert():
-    layer, x = layer_of("both"), tokens()
+A, B = (0.3, 0.1), (-0.5, 0.0)
+
+
+@pytest.mark.parametrize("view", [(A, B, B, A), (A, A, A, A), (A, A, B, B)])
+def test_dispatch_equals_asking_every_expert(view):
+    regions = torch.randint(0, len(REGIONS), (4, 4, 4), generator=torch.Generator().manual_seed(1))
+    regions[1], regions[3, :2] = 0, 0  # a frame without anybody between others
+    layer, x = layer_of("both", regions=regions, view=view), tokens(4)
     expected = gated(x, layer.shared.into[0], layer.shared.bias[0], layer.shared.out[0]) + layer.bias
-    mix = layer.gate(layer.guidance.view_B2)
+    mix = layer.gate(torch.tensor(view))
     into, bias, out = (torch.einsum("bk,k...->b...", mix, p) for p in (layer.view.into, layer.view.bias, layer.view.out))
-    expected = expected + torch.stack([gated(x[b], into[b], bias[b], out[b]) for b in range(2)])
+    expected = expected + torch.stack([gated(x[b], into[b], bias[b], out[b]) for b in range(4)])
     regions = layer.guidance.at(16)
     for k in range(1, len(REGIONS)):
         expected = expected + (regions == k)[..., None] * gated(x, layer.region.into[k - 1], layer.region.bias[k - 1], layer.region.out[k - 1])
@@ -311,7 +317,7 @@ def test_mirrored_crops_are_mirrored_whole(tiny_models, speech):
     cut = {n: getattr(sample, n) for n in ("image", "regions", "warp", "visibility", "normals", "labels", "plate", "angles")}
     other = crops._mirrored(cut)
     assert np.array_equal(other["image"][:, :, ::-1], sample.image) and np.array_equal(other["angles"], sample.angles * (-1, 1))
-    inside = sample.labels > 0
+    inside = sample.visibility > 0
     assert np.array_equal(255 - other["normals"][:, :, ::-1][inside][:, 0], sample.normals[inside][:, 0])
     assert (other["normals"][:, :, ::-1][~inside] == sample.normals[~inside]).all()
 

@@ -118,7 +118,7 @@ def _check(marks: Landmarks) -> None:
 def _seen(found: Fit, surface: np.ndarray, body: Body) -> Seen:
     posed = body.posed(Motion.still(found.poses, found.expression), found.betas, surface)
     pixels = project(posed.vertices[0], found.intrinsics, found.extrinsics)
-    return Seen(pixels, posed.vertices[0], posed.turn[0], found.extrinsics[:3, :3], float(found.intrinsics[0, 0]))
+    return Seen(pixels, posed.vertices[0], posed.turn[0], found.extrinsics[:3, :3], found.intrinsics)
 
 
 def _measure(found: Fit, marks: Landmarks, mask: np.ndarray, bare: Seen, dressed: Seen, body: Body, known: Calibration) -> Residuals:

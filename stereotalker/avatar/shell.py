@@ -1,8 +1,8 @@
 """The clothed surface: vector offsets on the body's vertices so that it looks as the portrait does.
 
 First faces and hands are moved the last pixel onto the detector's points; then the outline is pulled onto the person's outline,
-all else following smoothly, so that hair and clothes move with the body. In the view plane only: a single picture shows no depth.
-V vertices, of which the skin is moved; all work is in pixels of the portrait.
+all else following smoothly, so that hair and clothes move with the body. In the view plane only, as a single picture shows no depth.
+V vertices, of which the skin is moved; offsets in the view plane are in pixels of the portrait.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from scipy.spatial import cKDTree
 from stereotalker.avatar.calibrate import Calibration, hand_weight
 from stereotalker.avatar.landmarks import FACE_INNER, IRIS, SIDES, Landmarks
 from stereotalker.body.build import PARTS
-from stereotalker.body.layout import JOINT
+from stereotalker.body.layout import JOINT, REGION
 from stereotalker.body.model import Body
-from stereotalker.body.raster import rasterize
+from stereotalker.body.raster import rasterize, vertex_normals
 
 _FACE_REACH_M = 0.035  # behind the last landmark, where the snap has faded out
 _FACE_HELD_M = 0.012  # beside the landmarks, where the outline begins to pull
@@ -34,6 +34,11 @@ _LOOSEST = 0.16  # of the longer side: an edge farther away belongs to something
 _HAND_LOOSEST = 0.012
 _OVERLAP = 0.0014  # the body reaches this far beyond the outline: of what it does not cover the warp knows nothing
 _BEYOND_PX = 1.5
+_EDGE_ON = 0.3  # of a normal along the view: smaller, and the surface is seen edge-on
+_RIM = 0.012  # of the longer side: so near the person's edge a vertex is on the outline
+_ROUND = 1.0  # weight of smoothness of hair's depth
+_FORWARD, _CLOSE_M = 3.0, 0.005  # of 18 synthetic heads: hair lies so many times as far in front as it stands out at the outline more than this
+_DEEPEST_M = 0.06
 _WIDEST_GAP, _WIDEST_FINGER_GAP = 0.12, 0.025
 
 
@@ -45,12 +50,15 @@ class Seen:
     vertices: np.ndarray  # f32 [V, 3] m
     turn: np.ndarray  # f32 [V, 3, 3] from the rest pose
     rotation: np.ndarray  # f32 [3, 3] of the camera
-    focal: float  # px
+    intrinsics: np.ndarray  # f32 [3, 3]
 
-    def to_rest(self, shift: np.ndarray) -> np.ndarray:
-        """Offsets in the view plane [V, 2] px -> in the rest pose, f32 [V, 3] m."""
-        flat = np.pad(shift, ((0, 0), (0, 1))) * (self.pixels[:, 2:] / self.focal)
-        return np.linalg.solve(self.turn, (flat @ self.rotation)[..., None])[..., 0].astype(np.float32)  # blended turns are no rotations
+    def to_rest(self, shift: np.ndarray, nearer: np.ndarray | float = 0.0) -> np.ndarray:
+        """Offsets in the view plane [V, 2] px, and towards the camera [V] m -> in the rest pose, f32 [V, 3] m."""
+        focal, centre, depth = self.intrinsics[0, 0], self.intrinsics[:2, 2], self.pixels[:, 2:]
+        away = -np.broadcast_to(nearer, len(depth))[:, None]
+        flat = (shift * (depth + away) + (self.pixels[:, :2] - centre) * away) / focal
+        moved = np.concatenate([flat, away], 1) @ self.rotation
+        return np.linalg.solve(self.turn, moved[..., None])[..., 0].astype(np.float32)  # blended turns are no rotations
 
 
 def snap(seen: Seen, marks: Landmarks, hand_points: dict[str, np.ndarray], body: Body, known: Calibration) -> np.ndarray:
@@ -67,14 +75,14 @@ def snap(seen: Seen, marks: Landmarks, hand_points: dict[str, np.ndarray], body:
     for side, points in hand_points.items():
         weight = hand_weight(body, side)
         rows = np.flatnonzero(weight > 0.02)
-        shift[rows] = np.minimum(weight[rows], 1)[:, None] * _spread(_with_depth(points, seen, rows), marks.hands[side] - points, seen.pixels[rows] * (1, 1, seen.focal), _HAND_SLACK)
+        shift[rows] = np.minimum(weight[rows], 1)[:, None] * _spread(_with_depth(points, seen, rows), marks.hands[side] - points, seen.pixels[rows] * (1, 1, seen.intrinsics[0, 0]), _HAND_SLACK)
     return shift
 
 
 def _with_depth(points: np.ndarray, seen: Seen, rows: np.ndarray) -> np.ndarray:
     """Points [N, 2] px with the depth (in pixels) of the nearest of some vertices."""
     near = cKDTree(seen.pixels[rows, :2]).query(points)[1]
-    return np.concatenate([points, seen.pixels[rows][near, 2:] * seen.focal], 1)
+    return np.concatenate([points, seen.pixels[rows][near, 2:] * seen.intrinsics[0, 0]], 1)
 
 
 def _spread(places: np.ndarray, values: np.ndarray, targets: np.ndarray, smoothing: float) -> np.ndarray:
@@ -126,6 +134,30 @@ def clothe(seen: Seen, mask: np.ndarray, body: Body, start: np.ndarray, held: np
     out = start.copy()
     out[moved] = shift
     return out
+
+
+def hair_forward(seen: Seen, shift: np.ndarray, held: np.ndarray, regions: np.ndarray, body: Body) -> np.ndarray:
+    """How much nearer to the camera hair is than the head under it, f32 [V] m: more, the more it stands out at the head's outline.
+
+    seen and shift [V, 2] px as `clothe` knows them; regions u8 [H, W] of the portrait; `held` [V] vertices stay, as skin does.
+    Of synthetic people, whose scalp hair has lifted already; on fitted portraits it made sleek long hair lumpy.
+    """
+    person, hairy = regions != REGION["background"], regions == REGION["hair"]
+    nearer = np.zeros(len(shift), np.float32)
+    if person.all() or not hairy.any():
+        return nearer
+    (H, W), side = regions.shape, max(regions.shape)
+    moved = np.flatnonzero((body.weights[:, JOINT["head"]] > 0.5) & (body.part == PARTS["body"][0]))
+    columns, rows = (np.clip((seen.pixels[moved, k] + shift[moved, k]).astype(int), 0, (W, H)[k] - 1) for k in (0, 1))
+    normals = vertex_normals(seen.vertices, body.faces)[moved] @ seen.rotation.T  # camera axes: z points away
+    rim = (np.abs(normals[:, 2]) < _EDGE_ON) & (held[moved] < 0.1) & (distance_transform_edt(person)[rows, columns] < max(_RIM * side, 1.5))
+    out = (shift[moved] * normals[:, :2]).sum(1) * seen.pixels[moved, 2] / seen.intrinsics[0, 0]
+    depth = np.clip(_FORWARD * (float(np.median(out[rim])) - _CLOSE_M), 0, _DEEPEST_M) if rim.any() else 0.0
+    hair = (normals[:, 2] < 0) & ~rim & hairy[rows, columns]
+    still = np.maximum(held[moved], (normals[:, 2] > _EDGE_ON) | np.isin(regions[rows, columns], [REGION["face"], REGION["mouth"]]))
+    system = sparse.diags(hair + rim + 1e3 * still + 1e-3) + _ROUND * _bending(_renumber(body.faces, moved), len(moved))
+    nearer[moved] = splu(system.tocsc()).solve(hair * depth)
+    return nearer
 
 
 def _open_run(points: np.ndarray, normals: np.ndarray, covered: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

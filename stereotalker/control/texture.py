@@ -20,7 +20,7 @@ from stereotalker.control.parts import inner
 from stereotalker.records import Avatar
 
 SIZE = 512  # texels of a side
-SEEN_M = 0.015  # a surface this close behind the portrait's depth map counts as seen
+SEEN_M = 0.006  # a surface this close behind the portrait's depth map counts as seen; fingers are 15 mm thick
 _ACROSS_M = 0.03  # a place of the other side counts as this much farther
 _MOST = 3000  # seen texels of a region that are asked, so that those at a shadowed rim do not speak for all
 _ASKED = 24  # seen texels that an unseen one mixes

@@ -16,7 +16,7 @@ from stereotalker.body.build import PARTS
 from stereotalker.body.camera import project
 from stereotalker.body.layout import REGION
 from stereotalker.body.model import Body
-from stereotalker.body.raster import rasterize, vertex_normals
+from stereotalker.body.raster import rasterize, vertex_normals, voted
 from stereotalker.control.parts import allowed, claimed, hands_of, in_mouth
 from stereotalker.control.plate import background_plate, sample
 from stereotalker.control.texture import KNOWN, MIRRORED_TEXEL, SEEN_M, Texture, make_texture, texel_corners
@@ -106,7 +106,8 @@ def control(ref: Reference, body: Body, motion: Motion, camera: Camera) -> Contr
         )  # fmt: skip
         _fill(picture.face, picture.bary, body.texture_faces, texels, ref.texture.colour, ref.texture.seen, colours, seen)
         warp[t] = cv2.resize(colours, (W, H), interpolation=cv2.INTER_AREA)
-        for small, large in ((normal_map, facing), (visibility, seen), (labels, shown)):  # kinds and directions have no mean
+        labels[t] = voted(shown, _FINER)
+        for small, large in ((normal_map, facing), (visibility, seen)):  # kinds and directions have no mean
             small[t] = large[_FINER // 2 :: _FINER, _FINER // 2 :: _FINER]
     return Control(warp, visibility, normal_map, labels, plate, camera.azimuth, camera.elevation)
 

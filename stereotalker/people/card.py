@@ -163,7 +163,7 @@ def _lines(figures: Figures, rows: list[tuple[str, str, int]], params: PeoplePar
     yield "|---|---|"
     yield f"| identities | {total}: {figures.identities['train']} to train on, {figures.identities['held_out']} held out |"
     yield f"| takes, frames, cameras | {figures.takes}, {figures.frames}, {params.cameras} a take |"
-    yield f"| video | {figures.video_hours:.2f} h of all cameras together, {params.size} x {params.size} px at {params.fps:g} frames a second |"
+    yield f"| video | {figures.video_hours:.2f} h of all cameras together, {params.size} x {params.size} px at {params.fps:g} frames a second; portraits of {params.portrait_size} px |"
     for part in PARTS:
         spoken = figures.speech[part]
         real = [row for row in spoken if row.kind == "real"]

@@ -11,11 +11,12 @@ import numpy as np
 from scipy.ndimage import uniform_filter
 
 from stereotalker.body.layout import REGION
-from stereotalker.control.warp import GUESSED
+from stereotalker.control.warp import GUESSED, SEEN
 from stereotalker.people.samples import Sample
 
-# How often a crop's middle is looked for in these regions; else anywhere on the person.
-_MIDDLES = ((0.35, ("face", "mouth", "hair")), (0.25, ("hands",)))
+# How often a crop's middle is looked for in these regions; next to these, where the portrait showed nothing of the person; else anywhere on it.
+_MIDDLES = ((0.3, ("face", "mouth", "hair")), (0.2, ("hands",)))
+_HIDDEN = 0.3
 _HOLE, _NO_WARP = 0.2, 0.03  # how often the warp has a hole, or is nothing but colours
 _GAIN, _GAMMA = 0.2, 0.25  # of colours: changes of channels and of brightness
 
@@ -46,7 +47,7 @@ def _crop(sample: Sample, frames: int, rng: np.random.Generator, size: int) -> d
     T = sample.frames
     first, start = T * int(rng.integers(len(sample.image) // T)), int(rng.integers(max(T - frames, 0) + 1))
     at = first + np.minimum(start + np.arange(frames), T - 1)
-    rows, columns = _window(sample.regions[at[0]], rng, size)
+    rows, columns = _window(sample.regions[at[0]], sample.visibility[at[0]], rng, size)
     cut = {name: getattr(sample, name)[at, rows, columns] for name in ("image", "regions", "warp", "visibility", "normals", "labels", "plate")}
     cut |= {"portrait": np.repeat(sample.portrait[None], frames, 0), "angles": sample.angles[at]}
     if rng.random() < _HOLE:
@@ -57,15 +58,15 @@ def _crop(sample: Sample, frames: int, rng: np.random.Generator, size: int) -> d
     return cut | {name: _recoloured(cut[name], table) for name in ("image", "warp", "plate", "portrait")}
 
 
-def _window(regions: np.ndarray, rng: np.random.Generator, size: int) -> tuple[slice, slice]:
+def _window(regions: np.ndarray, visibility: np.ndarray, rng: np.random.Generator, size: int) -> tuple[slice, slice]:
     """Where to cut: around a pixel of the person."""
     H, W = regions.shape
-    where, chance = regions != REGION["background"], rng.random()
-    for share, names in _MIDDLES:
-        wanted = np.isin(regions, [REGION[name] for name in names])
-        if chance < share and wanted.any():
+    person = regions != REGION["background"]
+    groups = [(share, np.isin(regions, [REGION[name] for name in names])) for share, names in _MIDDLES] + [(_HIDDEN, person & (visibility != SEEN))]
+    chance, where = rng.random(), person
+    for share, wanted in groups:
+        if 0 <= chance < share and wanted.any():
             where = wanted
-            break
         chance -= share
     spots = np.argwhere(where)
     y, x = spots[rng.integers(len(spots))] if len(spots) else (H // 2, W // 2)
@@ -89,7 +90,7 @@ def _holed(warp: np.ndarray, visibility: np.ndarray, rng: np.random.Generator) -
 def _mirrored(cut: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     flipped = {name: a if name == "angles" else a[:, :, ::-1] for name, a in cut.items()}
     normals = flipped["normals"].copy()
-    inside = flipped["labels"] > 0
+    inside = flipped["visibility"] > 0  # seen at the very places that normals are
     normals[..., 0] = np.where(inside, 255 - normals[..., 0], normals[..., 0])
     return flipped | {"normals": normals, "angles": cut["angles"] * np.array([-1, 1], np.float32)}
 

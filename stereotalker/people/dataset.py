@@ -131,10 +131,12 @@ def _write_shard(job: _Job) -> str:
         usable = [k for k, speech in enumerate(speeches) if speech.phonemes]
         if not usable:
             raise UserError(f"{job.speeches} holds no speech with phoneme times; run the stage `speech` first")
-        actor = cast(job.identity, body, params.size, params.supersample, pictures=job.pictures)
+        # Hairs are drawn sample by sample, and are as thick in the portrait as in frames only where samples are alike.
+        samples = params.supersample * params.size // params.portrait_size
+        actor = cast(job.identity, body, params.portrait_size, samples, pictures=job.pictures)
         actor = replace(actor, avatar=tailor(actor.avatar, body))
         rng = np.random.default_rng([params.seed, job.identity])
-        shot = Shot(params.cameras, params.frames, params.fps, params.swing, params.supersample)
+        shot = Shot(params.size, params.cameras, params.frames, params.fps, params.swing, params.supersample)
         if job.path.parent.name == PARTS[True]:
             shot = replace(shot, azimuths=tuple(params.exam.azimuths), frames=params.exam.frames, fps=params.exam.fps)
         picks = [usable[rng.integers(len(usable))] for _ in range(params.takes)]

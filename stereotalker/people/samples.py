@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 
@@ -29,7 +30,7 @@ class Sample:
     """A take as masks and renderer are trained on it. N = C x T frames of H x W; all u8 but the angles."""
 
     identity: int
-    portrait: np.ndarray  # [H, W, 3]
+    portrait: np.ndarray  # [H, W, 3], made as small as the frames
     image: np.ndarray  # [N, H, W, 3] truth
     regions: np.ndarray  # [N, H, W] truth
     warp: np.ndarray  # [N, H, W, 3]
@@ -42,16 +43,21 @@ class Sample:
 
 
 def to_sample(take: Take, body: Body, seed: int, wrong: float) -> Sample:
-    """Control maps of a take as an imperfect fit would give them. wrong: size of the fit's errors, 0 for none."""
+    """Control maps of a take as an imperfect fit would give them. wrong: size of the fit's errors, 0 for none.
+
+    Who takes the portrait's elbow for 2 degrees too straight takes it so in every frame: the body is driven in its fit's own angles.
+    """
     rng = np.random.default_rng([seed, take.identity, take.number, 17])
     C, T = take.image.shape[:2]
     fitted = wrong_fit(take.avatar, body, int(rng.integers(1 << 30)), wrong) if wrong else take.avatar
-    motion = Motion(*(np.concatenate([a] * C) for a in (take.motion.poses, take.motion.expression, take.motion.trans)), take.motion.fps)
+    driven = take.motion.poses + (fitted.poses - take.avatar.poses)
+    motion = Motion(*(np.concatenate([a] * C) for a in (driven, take.motion.expression, take.motion.trans)), take.motion.fps)
     camera = Camera(*(np.concatenate([getattr(view, name) for view in take.camera]) for name in ("intrinsics", "extrinsics", "azimuth", "elevation")), take.camera[0].size)
     maps = control(reference(fitted, body), body, motion, camera)
     flat = lambda a: a.reshape(C * T, *a.shape[2:])  # noqa: E731
+    portrait = cv2.resize(take.avatar.portrait, camera.size[::-1], interpolation=cv2.INTER_AREA)
     return Sample(
-        identity=take.identity, portrait=take.avatar.portrait, image=flat(take.image), regions=flat(take.regions), warp=maps.warp,
+        identity=take.identity, portrait=portrait, image=flat(take.image), regions=flat(take.regions), warp=maps.warp,
         visibility=maps.visibility, normals=maps.normals, labels=maps.labels, plate=maps.plate, angles=np.stack([camera.azimuth, camera.elevation], 1), frames=T,
     )  # fmt: skip
 
@@ -89,6 +95,7 @@ def wrong_fit(avatar: Avatar, body: Body, seed: int, amount: float = 1.0) -> Ava
 
     In the portrait it still looks as the exact one does, but for _UNEVEN: faces, hands and outlines are pulled onto the picture
     by every fit (avatar.shell). What is wrong shows when body or camera move. 2 degrees: standard deviation of the angle.
+    Meant to be driven in its own angles, see `to_sample`.
     """
     rng = np.random.default_rng([seed, 13])
     betas = avatar.betas + amount * rng.normal(0, 0.3, avatar.betas.shape).astype(np.float32)

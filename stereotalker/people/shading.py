@@ -11,8 +11,8 @@ import numba
 import numpy as np
 
 from stereotalker.body.camera import project
-from stereotalker.body.layout import REGION, REGIONS
-from stereotalker.body.raster import rasterize, vertex_normals
+from stereotalker.body.layout import REGION
+from stereotalker.body.raster import rasterize, vertex_normals, voted
 from stereotalker.people.geometry import Binding
 
 CHANNELS = ("red", "green", "blue", "height", "gloss", "roughness", "flesh")  # of a texel
@@ -118,14 +118,7 @@ def render(
     if s == 1:
         return Picture(image, regions, picture.depth)
     blocks = image.reshape(H, s, W, s, 3).mean((1, 3))
-    return Picture(np.rint(blocks).astype(np.uint8), _vote(regions, s), picture.depth.reshape(H, s, W, s).min((1, 3)))
-
-
-def _vote(regions: np.ndarray, s: int) -> np.ndarray:
-    """The commonest label of every block; of equals, the first region in layout.REGIONS wins."""
-    H, W = regions.shape[0] // s, regions.shape[1] // s
-    blocks = regions.reshape(H, s, W, s)
-    return np.stack([(blocks == r).sum((1, 3)) for r in range(len(REGIONS))]).argmax(0).astype(np.uint8)
+    return Picture(np.rint(blocks).astype(np.uint8), voted(regions, s), picture.depth.reshape(H, s, W, s).min((1, 3)))
 
 
 def draw_strands(strands: Strands, pixels: np.ndarray, focal: float, depth: np.ndarray, seed: int) -> np.ndarray:

@@ -113,7 +113,7 @@ def perform(cast: Cast, body: Body, speech: Speech, number: int, seed: int, shot
     motion = _untouched(cast, body, speech, style, act_seed, strength, shot, first)
     camera = _cameras(cast.avatar, shot, len(motion.poses), rng)
     posed = body.posed(motion, cast.dressed.betas, cast.dressed.face)
-    T, (H, W) = len(motion.poses), cast.avatar.regions.shape
+    T, H, W = len(motion.poses), shot.size, shot.size
     C = len(camera)
     image, regions = np.zeros((C, T, H, W, 3), np.uint8), np.zeros((C, T, H, W), np.uint8)
     depth, keypoints = np.zeros((C, T, H, W), np.float32), []
@@ -134,8 +134,9 @@ def perform(cast: Cast, body: Body, speech: Speech, number: int, seed: int, shot
 
 @dataclass(frozen=True)
 class Shot:
-    """How takes are filmed. swing: degrees of azimuth to either side, where no `azimuths` are given; fps of the frames that are kept."""
+    """How takes are filmed. size: px of the square frames; swing: degrees of azimuth to either side, where no `azimuths` are given; fps of the frames that are kept."""
 
+    size: int
     cameras: int
     frames: int
     fps: float
@@ -170,7 +171,7 @@ def _cameras(avatar: Avatar, shot: Shot, T: int, rng) -> tuple[Camera, ...]:
     if not shot.azimuths:
         elevation[1:] = rng.uniform(-0.4, 0.4, shot.cameras - 1) * shot.swing
         distance[1:] *= rng.uniform(0.7, 1.1, shot.cameras - 1)
-    seen = [cameras.look_at(np.full(T, a), np.full(T, e), np.full(T, d), avatar.target, avatar.regions.shape) for a, e, d in zip(azimuth, elevation, distance, strict=True)]
+    seen = [cameras.look_at(np.full(T, a), np.full(T, e), np.full(T, d), avatar.target, (shot.size, shot.size)) for a, e, d in zip(azimuth, elevation, distance, strict=True)]
     return tuple(seen)
 
 

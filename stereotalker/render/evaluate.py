@@ -24,7 +24,7 @@ from stereotalker.render.denoiser import RenderDenoiser
 from stereotalker.render.portraits import Spoken
 from stereotalker.render.renderer import Renderer
 
-FITS = {"exact": 0.0, "wrong": 1.0}  # size of the fit's errors: betas 0.3 sd, joints 2 degrees
+FITS = {"exact": 0.0, "wrong": 1.0}  # size of the fit's errors: betas 0.3 sd, joints 2 degrees, the body driven in its fit's own angles
 VIEWS = {"front": (-1.0, 5.0), "20deg": (15.0, 25.0)}  # degrees of azimuth to either side
 SYSTEMS = ("copy", "warp", "ours")  # a copy of the portrait; the reference warp over its plate
 STEPS = (1, 2, 4, 8, 32)
@@ -160,10 +160,16 @@ def expert_gains(ablation: dict[str, Scores]) -> dict[str, float]:
 def masks_figures(renderer: Renderer, people: list[Sample]) -> dict[str, float]:
     """Intersection over union of the predicted masks with the truth, over all frames, and of the body's own labels as the baseline.
 
-    mean_iou: over all regions, the background among them; outline_f: of the person's outline, within 1 px.
+    mean_iou: over all regions, the background among them; outline_f: of the person's outline, within 1 px; flicker: pixels that
+    change their region from frame to frame, over the truth's: 1 is right.
     """
     predicted = np.concatenate([renderer.masks.predict(control_of(person)).argmax(1).byte().cpu().numpy() for person in people])
     truth, labels = (np.concatenate([getattr(person, name) for person in people]) for name in ("regions", "labels"))
+    follows = np.concatenate([np.arange(len(person.image)) % person.frames > 0 for person in people])[1:]
+
+    def change(regions: np.ndarray) -> float:
+        return float((regions[1:] != regions[:-1])[follows].mean())
+
     table: dict[str, float] = {}
     for found, suffix in ((predicted, ""), (labels, "_body")):
         by_region = _drop_rare(region_iou(found, truth), truth)
@@ -171,6 +177,7 @@ def masks_figures(renderer: Renderer, people: list[Sample]) -> dict[str, float]:
         table[f"person_mean_iou{suffix}"] = float(np.mean([v for name, v in by_region.items() if name != "background"]))
         table[f"outline_f{suffix}"] = float(np.nanmean([likeness.boundary_f(f != 0, t != 0, 1.0) for f, t in zip(found, truth, strict=True)]))
         table |= {f"{name}_iou{suffix}": value for name, value in by_region.items()}
+        table[f"flicker{suffix}"] = change(found) / max(change(truth), 1e-6) if follows.any() else np.nan
     return table
 
 
@@ -219,7 +226,7 @@ def report(
         [f"{system}, {fit} fit, {view}", *(scores.mean(system, "psnr", fit, view, r) for r in regions), *(scores.mean(system, m, fit, view, "person") for m in ("ssim", "haar")), flicker(scores, system, fit, view)]
         for fit in FITS for view in VIEWS for system in SYSTEMS
     ]  # fmt: skip
-    parts = ["# Rendering, held-out people", "PSNR in dB by region; means over frames. Wrong fit: betas 0.3 sd, joints 2 degrees (trunk and hips 0.5), then pulled onto the portrait as every fit is. LPIPS and FID are not measured: their weights would have to be downloaded.", _table(["", *regions, "SSIM", "HaarPSI", "flicker"], rows)]
+    parts = ["# Rendering, held-out people", "PSNR in dB by region; means over frames. Wrong fit: betas 0.3 sd, joints 2 degrees (trunk and hips 0.5), then pulled onto the portrait as every fit is, and driven in its own angles. LPIPS and FID are not measured: their weights would have to be downloaded.", _table(["", *regions, "SSIM", "HaarPSI", "flicker"], rows)]
     measures = list(next(iter(steps.values())))
     parts += ["## Evaluations a frame (exact fits, all views)", _table(["steps", *measures], [[str(k), *found.values()] for k, found in steps.items()])]
     names = list(masks["exact"])

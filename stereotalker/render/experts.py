@@ -2,7 +2,8 @@
 
 Which expert works is decided by what is known, not by a learned router: view experts are mixed by a small gate over the
 camera's azimuth and elevation, region experts are dispatched hard by each token's region. Tokens of pure background pass by.
-B frames, N tokens a frame, M tokens that work, D width, K view experts, R regions, H hidden units.
+B frames, V views (frames that follow each other, seen from the same side), N tokens a frame, M tokens that work, D width,
+K view experts, R regions, H hidden units.
 
 Experts are up-cycled (Komatsuzaki et al., 2023) from a dense feed-forward: its hidden units are dealt out, a few become every view
 expert's start, a few every region expert's, the rest is shared. At first the sum is the dense layer, and the active size stays its.
@@ -30,7 +31,7 @@ class Dispatch:
     """Who works on one grid of tokens, made once a call of the network."""
 
     tokens: torch.Tensor  # i64 [M] of B x N, those that are not background, frame by frame
-    frames: list[int]  # [B] how many of them every frame has
+    views: list[int]  # [V] how many of them every view has
     order: torch.Tensor  # i64 [M] them sorted by region
     regions: list[int]  # [R] how many every region has
 
@@ -40,7 +41,8 @@ class Guidance:
 
     def set(self, regions_BHW: torch.Tensor, view_B2: torch.Tensor, frames: int) -> None:
         """regions i64 at the finest token grid; azimuth and elevation, rad; how many frames follow each other."""
-        self.regions_BHW, self.view_B2, self.frames = regions_BHW, view_B2, frames
+        self.regions_BHW, self.frames = regions_BHW, frames
+        self.views_V2, self._view_B = torch.unique_consecutive(view_B2, dim=0, return_inverse=True)
         self._dispatched: dict[int, Dispatch] = {}
 
     def at(self, tokens: int) -> torch.Tensor:
@@ -56,10 +58,10 @@ class Guidance:
     def dispatch(self, tokens: int) -> Dispatch:
         if tokens not in self._dispatched:
             region_BN = self.at(tokens)
-            working = region_BN.flatten() != REGION["background"]
-            region_M = region_BN.flatten()[working]
+            working_BN = region_BN != REGION["background"]
+            region_M = region_BN[working_BN]
             self._dispatched[tokens] = Dispatch(
-                working.nonzero().flatten(), (region_BN != REGION["background"]).sum(1).tolist(),
+                working_BN.flatten().nonzero().flatten(), torch.bincount(self._view_B, working_BN.sum(1), len(self.views_V2)).long().tolist(),
                 torch.argsort(region_M, stable=True), torch.bincount(region_M, minlength=len(REGIONS)).tolist(),
             )  # fmt: skip
         return self._dispatched[tokens]
@@ -77,8 +79,8 @@ class ViewGate(nn.Module):
             self.layer.weight[:, 0] = centres / _WIDTH**2
             self.layer.bias.copy_(-(centres**2) / (2 * _WIDTH**2))
 
-    def forward(self, view_B2: torch.Tensor) -> torch.Tensor:
-        azimuth, elevation = view_B2.to(self.layer.weight.dtype).unbind(-1)
+    def forward(self, view_V2: torch.Tensor) -> torch.Tensor:
+        azimuth, elevation = view_V2.to(self.layer.weight.dtype).unbind(-1)
         return self.layer(torch.stack([azimuth, elevation, azimuth**2, elevation**2], -1)).softmax(-1)
 
 
@@ -144,16 +146,29 @@ class PriorGuidedExperts(nn.Module):
     def forward(self, x_BND: torch.Tensor) -> torch.Tensor:
         who = self.guidance.dispatch(x_BND.shape[1])
         x_MD = x_BND.flatten(0, 1)[who.tokens]
-        y_MD = gated(x_MD, self.shared.into[0], self.shared.bias[0], self.shared.out[0]) + self.bias.to(x_MD.dtype)
-        if self.view is not None:
-            with torch.autocast(x_BND.device.type, enabled=False):  # in bfloat16 a slow camera would move the mix by jerks
-                gate_BK = self.gate(self.guidance.view_B2.float())
-            into, bias, out = (torch.einsum("bk,k...->b...", gate_BK, p.float()) for p in (self.view.into, self.view.bias, self.view.out))
-            parts = [gated(x, into[b], bias[b], out[b]) for b, x in enumerate(x_MD.split(who.frames))]
-            y_MD = y_MD + torch.cat(parts)
+        if self.view is None:
+            y_MD = gated(x_MD, self.shared.into[0], self.shared.bias[0], self.shared.out[0])
+        else:  # shared and view experts see the same tokens: one layer a view
+            y_MD = torch.cat([gated(x, *bank) for x, bank in zip(x_MD.split(who.views), self._by_view(), strict=True)])
+        y_MD = y_MD + self.bias.to(y_MD.dtype)
         if self.region is not None:
             groups = x_MD[who.order].split(who.regions)[1:]
             parts = [gated(x, self.region.into[r], self.region.bias[r], self.region.out[r]) for r, x in enumerate(groups) if len(x)]
             y_MD = y_MD.index_add(0, who.order, torch.cat(parts).to(y_MD.dtype)) if parts else y_MD
         out = torch.zeros(x_BND.shape[0] * x_BND.shape[1], y_MD.shape[1], dtype=y_MD.dtype, device=y_MD.device)
         return out.index_copy(0, who.tokens, y_MD).view_as(x_BND)
+
+    def _by_view(self) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """The shared expert and the view experts' mix side by side, as one layer for every view."""
+        with torch.autocast(self.bias.device.type, enabled=False):  # in bfloat16 a slow camera would move the mix by jerks
+            gate_VK = self.gate(self.guidance.views_V2.float())
+            mixed = [torch.einsum("vk,k...->v...", gate_VK, p.float()) for p in (self.view.into, self.view.bias, self.view.out)]
+        shared = self.shared.into[0].unflatten(0, (2, -1)), self.shared.bias[0].unflatten(0, (2, -1)), self.shared.out[0]
+        return [
+            (
+                torch.cat([shared[0], into.unflatten(0, (2, -1))], 1).flatten(0, 1),  # values of both, then gates of both
+                torch.cat([shared[1], bias.unflatten(0, (2, -1))], 1).flatten(),
+                torch.cat([shared[2], out], 1),
+            )
+            for into, bias, out in zip(*mixed, strict=True)
+        ]
