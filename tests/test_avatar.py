@@ -13,8 +13,10 @@ from stereotalker.avatar.evaluate import warp_psnr
 from stereotalker.avatar.fit import fit, limb_shapes
 from stereotalker.avatar.landmarks import SIDES
 from stereotalker.avatar.portray import portray
+from stereotalker.avatar.scalp import HairRule
 from stereotalker.avatar.segment import outline
 from stereotalker.body import camera
+from stereotalker.body.build import PARTS
 from stereotalker.body.layout import JOINT, REGION
 from stereotalker.errors import ClipError
 from stereotalker.manifest import CameraMove
@@ -76,6 +78,19 @@ def test_the_avatar_covers_the_person_and_warps_to_its_own_portrait(made, marks,
     assert warp_psnr(made.avatar, picture, body) > 30
     view = camera.around(made.avatar, CameraMove(), 2, 25.0, SIZE)
     assert np.allclose(view.extrinsics[0], made.avatar.extrinsics, atol=1e-4) and np.allclose(view.intrinsics[0], made.avatar.intrinsics, atol=1e-2)
+
+
+def test_hair_of_a_fitted_head_stands_off_it_and_the_face_does_not(marks, picture, body, known, monkeypatch):
+    top = np.quantile(marks.face[:, 1], 0.1)
+    dark = picture.copy()
+    dark[(marks.person > 0.5) & (np.arange(SIZE[0])[:, None] < top)] = (25, 18, 12)
+    hairy = portray(dark, "somebody", lambda picture: marks, body, known).avatar
+    monkeypatch.setattr("stereotalker.avatar.portray.FITTED_HEAD", HairRule(0.0, 0.0))
+    bare = portray(dark, "nobody", lambda picture: marks, body, known).avatar
+    still = Motion.still(bare.poses, bare.expression)
+    depth = [(body.pose(still, a.betas, a.surface)[0] @ a.extrinsics[:3, :3].T)[:, 2] for a in (bare, hairy)]
+    nearer, eyes = depth[0] - depth[1], body.part == PARTS["eye"][0]
+    assert nearer.max() > 0.002 and np.abs(nearer[eyes]).max() < 0.0005
 
 
 def test_regions_are_where_the_body_is(made, marks):

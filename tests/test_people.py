@@ -5,11 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from stereotalker.avatar.shell import hair_forward
+from stereotalker.avatar.scalp import BARE_HEAD, HairRule, hair_depth
+from stereotalker.body.build import PARTS
 from stereotalker.body.camera import project
 from stereotalker.body.layout import ACTION, JOINT, REGION
 from stereotalker.body.model import _smplx_model, load_body
-from stereotalker.body.raster import rasterize
+from stereotalker.body.raster import rasterize, vertex_normals
 from stereotalker.control.plate import background_plate
 from stereotalker.control.warp import control, reference
 from stereotalker.errors import ClipError, UserError
@@ -417,10 +418,27 @@ def test_offsets_of_the_view_move_the_surface_so_in_the_view(avatar, body):
 
 def test_who_shows_no_hair_or_fills_the_picture_keeps_the_head(avatar, body):
     seen = seen_in_portrait(avatar, body)
-    nothing, held = np.zeros((len(seen.pixels), 2)), np.zeros(len(seen.pixels), np.float32)
+    nothing, held, rule = np.zeros((len(seen.pixels), 2)), np.zeros(len(seen.pixels), np.float32), HairRule(1.0, 0.03)
     bald = np.where(avatar.regions == REGION["hair"], REGION["face"], avatar.regions)
-    for regions in (bald, np.zeros_like(bald), np.full_like(bald, REGION["hair"])):
-        assert not hair_forward(seen, nothing, held, regions, body).any()
+    speck = bald.copy()
+    speck[tuple(np.argwhere(avatar.regions == REGION["hair"])[:3].T)] = REGION["hair"]
+    for regions in (bald, speck, np.zeros_like(bald), np.full_like(bald, REGION["hair"])):
+        assert not hair_depth(seen, nothing, held, regions, body, rule).any()
     cropped = avatar.regions.copy()
     cropped[:-20], cropped[-20:] = avatar.regions[20:], REGION["torso"]  # the head is cut by the upper edge
-    assert np.isfinite(hair_forward(seen, nothing - (0, 20), held, cropped, body)).all()
+    nearer = hair_depth(seen, nothing - (0, 20), held, cropped, body, rule)
+    assert np.isfinite(nearer).all() and np.abs(nearer).max() < 0.08
+
+
+def test_hair_that_stands_out_stands_off_before_and_behind_and_skin_stays(avatar, body):
+    seen = seen_in_portrait(avatar, body)
+    held, head = np.zeros(len(seen.pixels), np.float32), body.weights[:, JOINT["head"]] > 0.5
+    away = seen.pixels[:, :2] - seen.pixels[head & (body.part == PARTS["body"][0]), :2].mean(0)
+    spread = 4.0 * away / np.linalg.norm(away, axis=1, keepdims=True)  # px that hair stands out all around
+    nearer = hair_depth(seen, spread, held, avatar.regions, body, BARE_HEAD)
+    moved = seen.pixels[:, :2] + spread
+    columns, rows = (np.clip(moved[:, k].astype(int), 0, avatar.regions.shape[1 - k] - 1) for k in (0, 1))
+    skin = np.isin(avatar.regions[rows, columns], [REGION["face"], REGION["mouth"]])
+    away = (vertex_normals(seen.vertices, body.faces) @ seen.rotation.T)[:, 2]
+    assert 0.01 < nearer.max() < 0.08 and nearer[head & (away > 0.8)].min() < -0.01
+    assert np.abs(nearer[skin & (away < 0)]).max() < 0.002 and not nearer[~head].any()

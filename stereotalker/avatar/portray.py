@@ -10,6 +10,7 @@ from stereotalker.avatar.backdrop import fill_background, without_fringe
 from stereotalker.avatar.calibrate import Calibration
 from stereotalker.avatar.fit import Fit, fit, hand_pixels
 from stereotalker.avatar.landmarks import FACE_INNER, Detector, Landmarks
+from stereotalker.avatar.scalp import FITTED_HEAD, hair_depth
 from stereotalker.avatar.segment import outline, regions
 from stereotalker.avatar.shell import Seen, clothe, held_vertices, snap
 from stereotalker.body.camera import project
@@ -72,8 +73,10 @@ def portray(picture: np.ndarray, name: str, detector: Detector, body: Body, know
     seen = _seen(found, found.surface, body)
     labels = regions(picture, mask, marks, body, seen.pixels)
     hands = hand_pixels(found, marks, body, known)
-    shift = clothe(seen, mask, body, snap(seen, marks, hands, body, known), held_vertices(body, known))
-    surface = (found.surface + seen.to_rest(shift)).astype(np.float16)
+    held = held_vertices(body, known)
+    shift = clothe(seen, mask, body, snap(seen, marks, hands, body, known), held)
+    nearer = hair_depth(seen, shift, held, labels, body, FITTED_HEAD)
+    surface = (found.surface + seen.to_rest(shift, nearer)).astype(np.float16)
     dressed = _seen(found, surface, body)
     residuals = _measure(found, marks, mask, seen, dressed, body, known)
     if residuals.silhouette_iou < _IOU:

@@ -19,9 +19,9 @@ from scipy.spatial import cKDTree
 from stereotalker.avatar.calibrate import Calibration, hand_weight
 from stereotalker.avatar.landmarks import FACE_INNER, IRIS, SIDES, Landmarks
 from stereotalker.body.build import PARTS
-from stereotalker.body.layout import JOINT, REGION
+from stereotalker.body.layout import JOINT
 from stereotalker.body.model import Body
-from stereotalker.body.raster import rasterize, vertex_normals
+from stereotalker.body.raster import rasterize
 
 _FACE_REACH_M = 0.035  # behind the last landmark, where the snap has faded out
 _FACE_HELD_M = 0.012  # beside the landmarks, where the outline begins to pull
@@ -34,11 +34,6 @@ _LOOSEST = 0.16  # of the longer side: an edge farther away belongs to something
 _HAND_LOOSEST = 0.012
 _OVERLAP = 0.0014  # the body reaches this far beyond the outline: of what it does not cover the warp knows nothing
 _BEYOND_PX = 1.5
-_EDGE_ON = 0.3  # of a normal along the view: smaller, and the surface is seen edge-on
-_RIM = 0.012  # of the longer side: so near the person's edge a vertex is on the outline
-_ROUND = 1.0  # weight of smoothness of hair's depth
-_FORWARD, _CLOSE_M = 3.0, 0.005  # of 18 synthetic heads: hair lies so many times as far in front as it stands out at the outline more than this
-_DEEPEST_M = 0.06
 _WIDEST_GAP, _WIDEST_FINGER_GAP = 0.12, 0.025
 
 
@@ -98,8 +93,8 @@ def held_vertices(body: Body, known: Calibration) -> np.ndarray:
 def clothe(seen: Seen, mask: np.ndarray, body: Body, start: np.ndarray, held: np.ndarray) -> np.ndarray:
     """Offsets [V, 2] px that bring the body's outline onto the person's, after `start` [V, 2] px; `held` [V] in 0..1 vertices keep theirs."""
     moved = np.flatnonzero((body.part == PARTS["body"][0]) & (seen.pixels[:, 1] < mask.shape[0] * _BELOW))
-    triangles = _renumber(body.faces, moved)
-    smooth = _bending(triangles, len(moved))
+    triangles = renumbered(body.faces, moved)
+    smooth = bending(triangles, len(moved))
     edge, outward = _mask_edge(mask)
     side = max(mask.shape)
     edge = edge + _OVERLAP * side * outward
@@ -134,30 +129,6 @@ def clothe(seen: Seen, mask: np.ndarray, body: Body, start: np.ndarray, held: np
     out = start.copy()
     out[moved] = shift
     return out
-
-
-def hair_forward(seen: Seen, shift: np.ndarray, held: np.ndarray, regions: np.ndarray, body: Body) -> np.ndarray:
-    """How much nearer to the camera hair is than the head under it, f32 [V] m: more, the more it stands out at the head's outline.
-
-    seen and shift [V, 2] px as `clothe` knows them; regions u8 [H, W] of the portrait; `held` [V] vertices stay, as skin does.
-    Of synthetic people, whose scalp hair has lifted already; on fitted portraits it made sleek long hair lumpy.
-    """
-    person, hairy = regions != REGION["background"], regions == REGION["hair"]
-    nearer = np.zeros(len(shift), np.float32)
-    if person.all() or not hairy.any():
-        return nearer
-    (H, W), side = regions.shape, max(regions.shape)
-    moved = np.flatnonzero((body.weights[:, JOINT["head"]] > 0.5) & (body.part == PARTS["body"][0]))
-    columns, rows = (np.clip((seen.pixels[moved, k] + shift[moved, k]).astype(int), 0, (W, H)[k] - 1) for k in (0, 1))
-    normals = vertex_normals(seen.vertices, body.faces)[moved] @ seen.rotation.T  # camera axes: z points away
-    rim = (np.abs(normals[:, 2]) < _EDGE_ON) & (held[moved] < 0.1) & (distance_transform_edt(person)[rows, columns] < max(_RIM * side, 1.5))
-    out = (shift[moved] * normals[:, :2]).sum(1) * seen.pixels[moved, 2] / seen.intrinsics[0, 0]
-    depth = np.clip(_FORWARD * (float(np.median(out[rim])) - _CLOSE_M), 0, _DEEPEST_M) if rim.any() else 0.0
-    hair = (normals[:, 2] < 0) & ~rim & hairy[rows, columns]
-    still = np.maximum(held[moved], (normals[:, 2] > _EDGE_ON) | np.isin(regions[rows, columns], [REGION["face"], REGION["mouth"]]))
-    system = sparse.diags(hair + rim + 1e3 * still + 1e-3) + _ROUND * _bending(_renumber(body.faces, moved), len(moved))
-    nearer[moved] = splu(system.tocsc()).solve(hair * depth)
-    return nearer
 
 
 def _open_run(points: np.ndarray, normals: np.ndarray, covered: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -229,15 +200,16 @@ def _pulls(points: np.ndarray, normals: np.ndarray, edge: np.ndarray, outward: n
     return along + 0.3 * (pull - along), weight
 
 
-def _renumber(faces: np.ndarray, kept: np.ndarray) -> np.ndarray:
+def renumbered(faces: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """The triangles i32 [F', 3] among `kept` vertices alone, by their numbers among them."""
     place = np.full(faces.max() + 1, -1)
     place[kept] = np.arange(len(kept))
     own = place[faces]
     return own[(own >= 0).all(1)].astype(np.int32)
 
 
-def _bending(triangles: np.ndarray, count: int) -> sparse.csr_matrix:
-    """Squared uniform Laplacian [count, count]."""
+def bending(triangles: np.ndarray, count: int) -> sparse.csr_matrix:
+    """Squared uniform Laplacian [count, count] of triangles i32 [F, 3]."""
     pairs = np.concatenate([triangles[:, [0, 1]], triangles[:, [1, 2]], triangles[:, [2, 0]]])
     pairs = np.unique(np.concatenate([pairs, pairs[:, ::-1]]), axis=0)
     links = sparse.csr_matrix((np.ones(len(pairs)), pairs.T), shape=(count, count))

@@ -10,6 +10,7 @@ from stereotalker.body.build import PARTS
 from stereotalker.body.layout import JOINT, REGION, REGIONS
 from stereotalker.body.model import Body
 
+_EARS_M = 0.08  # behind the eyes
 _FRINGE = 1 / 200  # of the picture's height: how far colours may reach beyond their region
 _TRUNK = ("pelvis", "spine1", "spine2", "spine3", "neck", "left_collar", "right_collar", "left_hip", "right_hip")
 _HEAD = ("head", "jaw", "left_eye", "right_eye")
@@ -18,6 +19,18 @@ _HEAD = ("head", "jaw", "left_eye", "right_eye")
 def hands_of(body: Body) -> np.ndarray:
     """Whether a vertex is of a hand, bool [V]."""
     return hand_weight(body) > 0.5
+
+
+def forearms_of(body: Body) -> np.ndarray:
+    """Whether a vertex is of a forearm, bool [V]."""
+    return (body.weights[:, [JOINT["left_elbow"], JOINT["right_elbow"]]].sum(1) > 0.5) & ~hands_of(body)
+
+
+def back_of_head(body: Body) -> np.ndarray:
+    """Whether a vertex of the head lies behind the ears and above the lips, bool [V]."""
+    eyes = body.template[body.weights[:, [JOINT["left_eye"], JOINT["right_eye"]]].sum(1) > 0.5].mean(0)
+    lips = body.template[body.masks["lips"] > 0.5].mean(0)
+    return (body.weights[:, JOINT["head"]] > 0.5) & (body.template[:, 2] < eyes[2] - _EARS_M) & (body.template[:, 1] > lips[1])
 
 
 def in_mouth(body: Body) -> np.ndarray:

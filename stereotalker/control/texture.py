@@ -17,6 +17,7 @@ from stereotalker.body.layout import REGION
 from stereotalker.body.model import Body, load_body
 from stereotalker.body.raster import Fragments, rasterize
 from stereotalker.control.parts import inner
+from stereotalker.control.sleeves import BARE, Claims
 from stereotalker.records import Avatar
 
 SIZE = 512  # texels of a side
@@ -49,12 +50,11 @@ class _Atlas:
     place: np.ndarray  # f32 [N, 3] m on the mean body at rest
 
 
-def make_texture(
-    avatar: Avatar, body: Body, pixels: np.ndarray, picture: Fragments, region: np.ndarray, claims: np.ndarray, may_show: np.ndarray
-) -> Texture:  # fmt: skip
-    """pixels f32 [V, 3]: the avatar's body in its portrait; picture: the same, drawn; region [V]: colours are only taken from the same one.
+def make_texture(avatar: Avatar, body: Body, pixels: np.ndarray, picture: Fragments, region: np.ndarray, claims: Claims) -> Texture:
+    """pixels f32 [V, 3]: the avatar's body in its portrait; picture: the same, drawn; region u8 [V].
 
-    claims [H, W] and may_show [V, R]: see control.parts. Hands of which the portrait shows nothing take the face's colour.
+    Colours are only taken from the same region, of arms from the same side of the sleeves' end. Hands, and arms beyond their sleeves, of which
+    the portrait shows nothing take the face's colour.
     """
     atlas = _atlas(body.path, body.reader, body.betas)
     H, W = avatar.regions.shape
@@ -65,19 +65,21 @@ def make_texture(
     part = body.part[main]
     hidden = (body.masks["inner_mouth"][main] > 0.5) & (part == PARTS["body"][0])
     seen = inside & (np.abs(picture.depth[rows, columns] - at[:, 2]) < SEEN_M) & (avatar.regions[rows, columns] != REGION["background"])
-    seen &= may_show[main, claims[rows, columns]] & ~hidden & ~np.isin(part, list(_INNER))
+    seen &= claims.may_show[main, claims.pixels[rows, columns]] & ~hidden & ~np.isin(part, list(_INNER))
     colour = np.stack([map_coordinates(avatar.portrait[..., k], [at[:, 1] - 0.5, at[:, 0] - 0.5], np.float32, order=1, mode="nearest") for k in range(3)], 1)
     kind = np.where(seen, KNOWN, 0).astype(np.uint8)
-    trusted = seen & inner(avatar.regions)[rows, columns]
-    for group in np.unique(region[main]):
-        own = region[main] == group
+    beyond = (claims.beyond[atlas.corners] * atlas.shares).sum(1) > 0
+    groups = np.where(beyond & (region[main] == REGION["arms"]), BARE, region[main])
+    trusted = seen & inner(avatar.regions)[rows, columns] & (~np.isin(groups, [REGION["arms"], BARE]) | (claims.pixels[rows, columns] == groups))
+    for group in np.unique(groups):
+        own = groups == group
         known, asked = np.flatnonzero(own & trusted), np.flatnonzero(own & ~seen)
         known = known[:: max(1, -(-len(known) // _MOST))]
         if len(known) and len(asked):
             colour[asked], mirrored = _guess(atlas.place, colour, known, asked)
             kind[asked[mirrored]] = MIRRORED_TEXEL
         elif len(asked):
-            alike = trusted & (region[main] == REGION["face"]) if group == REGION["hands"] else seen
+            alike = trusted & (groups == REGION["face"]) if group in (REGION["hands"], BARE) else seen
             alike = alike if alike.any() else seen
             colour[asked] = np.median(colour[alike], 0) if alike.any() else 128  # a portrait that shows nobody
     colour[hidden] = _CHEEKS

@@ -17,14 +17,16 @@ from stereotalker.body.camera import project
 from stereotalker.body.layout import REGION
 from stereotalker.body.model import Body
 from stereotalker.body.raster import rasterize, vertex_normals, voted
-from stereotalker.control.parts import allowed, claimed, hands_of, in_mouth
+from stereotalker.control.parts import allowed, back_of_head, claimed, forearms_of, hands_of, in_mouth
 from stereotalker.control.plate import background_plate, sample
+from stereotalker.control.sleeves import Claims, tell_sleeves
 from stereotalker.control.texture import KNOWN, MIRRORED_TEXEL, SEEN_M, Texture, make_texture, texel_corners
 from stereotalker.records import Avatar, Camera, Control, Motion
 
 SEEN, FROM_TEXTURE, MIRRORED, GUESSED = 255, 192, 128, 64  # values of visibility on the body
 _SMALLEST_LEVEL = 32  # px
 _FINER = 2  # samples a pixel and axis
+_SOME_HAIR = 0.01  # of the vertices that the portrait shows: the back of the head has hair, too
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,7 @@ class Reference:
     levels: tuple[np.ndarray, ...]  # the portrait, then halved again and again
     places: np.ndarray  # f32 [V, 3] x px, y px, depth m in the portrait
     depth_map: np.ndarray  # f32 [H, W] m of the portrait
-    claims: np.ndarray  # u8 [H, W] regions of the portrait, hands a little wider
-    may_show: np.ndarray  # bool [V, R]
+    claims: Claims  # of the portrait's pixels, hands a little wider
     texture: Texture  # of the whole surface, for what the portrait did not see
     region: np.ndarray  # u8 [V]
 
@@ -47,18 +48,18 @@ def reference(avatar: Avatar, body: Body) -> Reference:
     still = Motion.still(avatar.poses, avatar.expression)
     places = project(body.pose(still, avatar.betas, avatar.surface)[0], avatar.intrinsics, avatar.extrinsics)
     picture = rasterize(places, body.faces, (H, W))
-    claims, may = claimed(avatar.regions), allowed(body)
+    claims = tell_sleeves(avatar, body, picture, claimed(avatar.regions), allowed(body))
     columns, rows = (np.clip(places[:, k].astype(int), 0, (W, H)[k] - 1) for k in (0, 1))
     inside = (places[:, 0] >= 0) & (places[:, 0] < W) & (places[:, 1] >= 0) & (places[:, 1] < H)
     seen = inside & (np.abs(picture.depth[rows, columns] - places[:, 2]) < SEEN_M) & (body.part == PARTS["body"][0]) & ~in_mouth(body)
-    seen &= may[np.arange(len(may)), claims[rows, columns]]
-    region = _regions(body, seen, avatar.regions[rows, columns], may)
-    texture = make_texture(avatar, body, places, picture, region, claims, may)
-    return Reference(avatar, _levels(avatar.portrait), places, picture.depth, claims, may, texture, region)
+    seen &= claims.may_show[np.arange(len(places)), claims.pixels[rows, columns]]
+    region = _regions(body, seen, claims.shown[rows, columns], claims.may_show)
+    texture = make_texture(avatar, body, places, picture, region, claims)
+    return Reference(avatar, _levels(avatar.portrait), places, picture.depth, claims, texture, region)
 
 
 def _regions(body: Body, seen: np.ndarray, shown: np.ndarray, may: np.ndarray) -> np.ndarray:
-    """The region of every vertex, u8 [V]: as shown; else hands are hands, and the rest is like the nearest seen vertex, on this side or the other."""
+    """The region of every vertex, u8 [V]: as shown; else hands are hands, forearms arms, the back of a head with hair is hair, and the rest is like the nearest seen vertex, on this side or the other."""
     hands = hands_of(body)
     found = np.where(hands, REGION["hands"], REGION["torso"]).astype(np.uint8)
     rows, known = np.flatnonzero(~hands), np.flatnonzero(~hands & seen)
@@ -66,6 +67,9 @@ def _regions(body: Body, seen: np.ndarray, shown: np.ndarray, may: np.ndarray) -
         both = np.concatenate([body.template[known], body.template[known] * np.array([-1, 1, 1], np.float32)])
         nearest = np.tile(known, 2)[cKDTree(both).query(body.template[rows])[1]]
         found[rows] = np.where(may[rows, shown[nearest]], shown[nearest], found[rows])
+    found[forearms_of(body)] = REGION["arms"]
+    if (shown[seen] == REGION["hair"]).mean() > _SOME_HAIR:
+        found[back_of_head(body)] = REGION["hair"]
     found[seen] = shown[seen]
     found[in_mouth(body)] = REGION["mouth"]
     return found
@@ -101,7 +105,7 @@ def control(ref: Reference, body: Body, motion: Motion, camera: Camera) -> Contr
         normals = (vertex_normals(vertices[t], body.faces) @ E[:3, :3].T).astype(np.float32)
         _normals_and_labels(picture.face, picture.bary, body.faces, normals, ref.region, facing, shown)
         _carry(
-            picture.face, picture.bary, body.faces, ref.places, from_portrait, ref.depth_map, avatar.regions, ref.claims, ref.may_show,
+            picture.face, picture.bary, body.faces, ref.places, from_portrait, ref.depth_map, ref.claims.regions, ref.claims.pixels, ref.claims.may_show,
             *_pair(ref, K, E), colours, seen, shown,
         )  # fmt: skip
         _fill(picture.face, picture.bary, body.texture_faces, texels, ref.texture.colour, ref.texture.seen, colours, seen)

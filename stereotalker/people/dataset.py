@@ -29,7 +29,7 @@ from stereotalker.processes import pool
 from stereotalker.records import Speech, save
 
 # Code that shards are made by, beside that of people.
-_CODE = ("body/*.py", "avatar/shell.py", "control/plate.py")
+_CODE = ("body/*.py", "avatar/shell.py", "avatar/scalp.py", "control/plate.py")
 _NOT_IN_SHARDS = frozenset({"card.py", "ingest.py", "samples.py", "crops.py"})  # of people
 
 

@@ -1,4 +1,4 @@
-"""Synthetic portraits get their clothed surface as real ones do: pulled onto the person's outline in the view plane. Hair also comes forward.
+"""Synthetic portraits get their clothed surface as real ones do: pulled onto the person's outline in the view plane.
 
 So masks and renderer are trained on the warps that production gives them, and hair that stands off the head is carried along.
 """
@@ -10,7 +10,8 @@ from dataclasses import replace
 import numpy as np
 from scipy.spatial import cKDTree
 
-from stereotalker.avatar.shell import Seen, clothe, hair_forward
+from stereotalker.avatar.scalp import BARE_HEAD, hair_depth
+from stereotalker.avatar.shell import Seen, clothe
 from stereotalker.body.camera import project
 from stereotalker.body.layout import REGION
 from stereotalker.body.model import Body
@@ -22,12 +23,12 @@ _FACE_HELD_M = 0.02  # around a face's key points, where the surface stays
 
 
 def tailor(avatar: Avatar, body: Body) -> Avatar:
-    """The avatar with a surface that covers its portrait's outline, hair as far in front of the skull as it seems to be. 0.8 s."""
+    """The avatar with a surface that covers its portrait's outline, hair standing off the skull. 0.8 s."""
     shrink = max(round(max(avatar.regions.shape) / _OUTLINE_PX), 1)
     regions = voted(avatar.regions, shrink)
     seen, held = seen_in_portrait(avatar, body, shrink), _held(body)
     shift = clothe(seen, regions != REGION["background"], body, np.zeros((len(seen.pixels), 2)), held)
-    nearer = hair_forward(seen, shift, held, regions, body)
+    nearer = hair_depth(seen, shift, held, regions, body, BARE_HEAD)
     return replace(avatar, surface=(avatar.surface + seen.to_rest(shift, nearer)).astype(np.float16))
 
 
