@@ -77,7 +77,7 @@ def slices(sizes: list[int], processes: int) -> dict[str, float]:
             rows.append((count, time.perf_counter() - started, _used() - used, sum(p.stat().st_size for p in out.rglob("*.tar"))))
             print(f"{count} identities: {rows[-1][1]:.0f} s, {rows[-1][2]:.0f} s of processor, {rows[-1][3] / 1e6:.0f} MB", flush=True)
     counts, seconds, work, size = np.array(rows, float).T
-    total = params.people.identities
+    total = params.people.identities + params.people.held_out
     return {
         "full_identities": total, "full_processes": processes, "full_seconds_per_identity": seconds[-1] / counts[-1], "full_hours": seconds[-1] / counts[-1] * total / 3600,
         "full_processor_seconds_per_identity": work[-1] / counts[-1], "full_gigabytes": size[-1] / counts[-1] * total / 1e9,

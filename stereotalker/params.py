@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import time
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -34,31 +34,24 @@ class BodyParams(Section):
     seed: int
 
 
-class HeldOut(Section):
-    """A section that holds some of what it counts out of training."""
-
-    held_out: int = Field(ge=0)
-    counted: ClassVar[str]
-
-    @model_validator(mode="after")
-    def _some_are_left(self):
-        if self.held_out >= getattr(self, self.counted):
-            raise ValueError(f"held_out must be less than {self.counted}")
-        return self
-
-
-class SpeechParams(HeldOut):
-    counted = "utterances"
+class SpeechParams(Section):
     sentences: Path
     texts: Path | None
     languages: list[str]
     english: float = Field(ge=0, le=1)
     codecs: float = Field(ge=0, le=1)
     utterances: int
+    held_out: int = Field(ge=0)
     recordings: Path | None
     held_out_speakers: list[str]
     untranscribed: Path | None
     seed: int
+
+    @model_validator(mode="after")
+    def _some_are_left(self):
+        if self.held_out >= self.utterances:
+            raise ValueError("held_out must be less than utterances")
+        return self
 
 
 class Exam(Section):
@@ -69,9 +62,10 @@ class Exam(Section):
     fps: float = Field(gt=0)
 
 
-class PeopleParams(HeldOut):
-    counted = "identities"
+class PeopleParams(Section):
     identities: int = Field(gt=0)
+    held_out: int = Field(ge=0)
+    first_held_out: int
     takes: int = Field(gt=0)
     frames: int = Field(gt=0)
     fps: float = Field(gt=0)
@@ -83,9 +77,16 @@ class PeopleParams(HeldOut):
     exam: Exam
     wrong: float
     backgrounds: Path | None
-    avatars: dict[str, int]
+    avatars: dict[str, Annotated[int, Field(ge=0)]]
     avatar_size: int
     seed: int
+
+    @model_validator(mode="after")
+    def _held_out_people_are_nobody_else(self):
+        last = self.identities + max(self.avatars.values(), default=-1)
+        if self.first_held_out <= last:
+            raise ValueError(f"first_held_out must be more than {last}, the last number that is trained on or shipped")
+        return self
 
     @model_validator(mode="after")
     def _portraits_have_the_samples_of_frames(self):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,12 +25,12 @@ from stereotalker.motion.performances import training_loss as motion_loss
 from stereotalker.params import Params, Training
 from stereotalker.people.acting import STYLES, act
 from stereotalker.people.card import write_card
+from stereotalker.people.crops import draw_crops
 from stereotalker.people.dataset import build_people
 from stereotalker.people.samples import Sample, read_people
-from stereotalker.render.denoiser import DenoiserConfig, RenderDenoiser
-from stereotalker.render.learn import grown
-from stereotalker.render.learn import training_loss as render_loss
-from stereotalker.training import Log, fit, print_log
+from stereotalker.render.denoiser import DenoiserConfig, RenderDenoiser, upcycled
+from stereotalker.render.learn import teach
+from stereotalker.training import Log, device, fit, print_log
 from stereotalker.weights import save_weights
 
 DATA = Path("data")
@@ -88,35 +89,37 @@ def masks(params: Params, log: Log) -> None:
     own = params.masks
     model = _seeded(own.training, lambda: MaskPredictor(MaskConfig(tuple(own.channels), params.render.patch)))
     crowd = read_people(DATA / "people" / "train", params.body, params.people)
-    model = model.to(memory_format=torch.channels_last)
-    fit(model, masks_loss(model, crowd, own), own.training, DATA / "masks.checkpoint", log)
+    model = model.to(device(), memory_format=torch.channels_last)
+    draw = partial(draw_crops, crowd, runs=own.training.batch, frames=1, size=own.crop)
+    fit(model, masks_loss(model), own.training, DATA / "masks.checkpoint", log, draw=draw)
     save_weights(model, weights_file("masks", WEIGHTS))
 
 
 def dense(params: Params, log: Log) -> None:
     own, lesson = params.render, params.dense.lesson
     config = DenoiserConfig(own.pretrained, own.patch, tuple(own.channels), own.heads, own.reference_width, own.view_experts, "none")
-    model = _seeded(lesson.training, lambda: RenderDenoiser(config)).to(memory_format=torch.channels_last)
-    fit(model, render_loss(model, *_classroom(params), own.scheduler, lesson), lesson.training, DATA / "dense.checkpoint", log)
-    save_weights(model, DENSE)
+    model = _seeded(lesson.training, lambda: RenderDenoiser(config))
+    save_weights(teach(model, *_classroom(params), own.scheduler, lesson, log, DATA / "dense.checkpoint"), DENSE)
 
 
 def render(params: Params, log: Log) -> None:
     own = params.render
-    save_weights(grown(read_denoiser(DENSE), *_classroom(params), own, own.experts, log, DATA / "render.checkpoint"), weights_file("render", WEIGHTS))
+    model = upcycled(read_denoiser(DENSE), own.experts)
+    save_weights(teach(model, *_classroom(params), own.scheduler, own.lesson, log, DATA / "render.checkpoint"), weights_file("render", WEIGHTS))
 
 
 def ablation(params: Params, log: Log) -> None:
     """The same dense denoiser with other experts or none, trained as `render` does."""
-    classroom = _classroom(params)
+    own, classroom = params.render, _classroom(params)
     for kinds in params.ablation.experts:
         named = lambda name, value, step, kinds=kinds: log(f"{kinds}.{name}", value, step)  # noqa: E731
-        save_weights(grown(read_denoiser(DENSE), *classroom, params.render, kinds, named, DATA / f"{kinds}.checkpoint"), ABLATED / f"{kinds}.safetensors")
+        model = upcycled(read_denoiser(DENSE), kinds)
+        save_weights(teach(model, *classroom, own.scheduler, own.lesson, named, DATA / f"{kinds}.checkpoint"), ABLATED / f"{kinds}.safetensors")
 
 
 def _classroom(params: Params) -> tuple[MaskPredictor, list[Sample]]:
     """What every denoiser is trained with."""
-    return read_masks(WEIGHTS).to(memory_format=torch.channels_last), read_people(DATA / "people" / "train", params.body, params.people)
+    return read_masks(WEIGHTS), read_people(DATA / "people" / "train", params.body, params.people)
 
 
 def avatar(params: Params, log: Log) -> None:

@@ -119,9 +119,9 @@ class Control:
     """What the body and the portrait say about every frame, before any network."""
 
     warp: np.ndarray  # u8 [T, H, W, 3] the portrait's pixels on the moved body, over the background plate
-    visibility: np.ndarray  # u8 [T, H, W] 255 where the portrait saw that surface, less where it is guessed (control.warp), 0 outside the body
-    normals: np.ndarray  # u8 [T, H, W, 3] camera space, 128 = 0; zero outside the body
-    labels: np.ndarray  # u8 [T, H, W] region of the body surface, from the portrait's regions
+    visibility: np.ndarray  # u8 [T, H, W] 255 where the portrait saw that surface, less where it is guessed (control.warp), 0 outside the person
+    normals: np.ndarray  # u8 [T, H, W, 3] camera space, 128 = 0; zero outside the person
+    labels: np.ndarray  # u8 [T, H, W] region of the body surface, and of hair beside it, from the portrait's regions
     plate: np.ndarray  # u8 [T, H, W, 3] background seen by this camera
     azimuth: np.ndarray  # f32 [T] degrees
     elevation: np.ndarray  # f32 [T] degrees

@@ -1,38 +1,43 @@
-"""The one training loop: AdamW with cosine decay, moving average of the weights, checkpoints that resume to the same end."""
+"""The one training loop: AdamW with cosine decay, moving average of the weights, checkpoints that resume to the same end, on a GPU but for rounding."""
 
 from __future__ import annotations
 
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors.torch
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, Dataset
 
 from stereotalker.params import Training
 
 Log = Callable[[str, float, int], None]  # name, value, step
 CHECKPOINT_EVERY_S = 180
 _AVERAGE = 0.998
+_DRAWERS = 8
 
 
 def fit(
     model: nn.Module,
-    loss: Callable[[np.random.Generator], torch.Tensor],
+    loss: Callable[[Any], torch.Tensor],
     options: Training,
     checkpoint: Path,
     log: Log,
     frozen: str | None = None,
+    draw: Callable[[np.random.Generator], Any] | None = None,
 ) -> None:
     """Train `model` in place; at the end it holds the averaged weights.
 
-    loss(rng) draws a batch from `rng` and returns a scalar; rng depends on (seed, step) alone, so that a run stopped
-    anywhere and started again sees the same batches. `checkpoint` is a safetensors file, removed at the end. Parameters whose names begin
-    with `frozen` stay as they are.
+    loss(rng) draws a batch from `rng` and returns a scalar; rng and torch's own seed depend on (seed, step) alone, so that a run stopped
+    anywhere and started again sees the same batches. Where there is `draw`, loss gets draw(rng) in rng's place: where the model is on a GPU,
+    processes draw ahead of it. `checkpoint` is a safetensors file, removed at the end. Parameters whose names begin with `frozen` stay as they are.
     """
     named = {name: p for name, p in model.named_parameters() if p.requires_grad and not (frozen and name.startswith(frozen))}
     average = {name: p.detach().clone() for name, p in named.items()}
@@ -40,13 +45,12 @@ def fit(
     step = _resume(checkpoint, named, average, optimizer)
     model.train()
     saved, started, recent = time.monotonic(), time.monotonic(), []
-    while step < options.steps:
-        rng = np.random.default_rng([options.seed, step])
-        torch.manual_seed(int(rng.integers(1 << 31)))  # dropout inside library models has no generator argument
+    for batch in _batches(draw, options, step, next(iter(named.values())).device.type):
+        torch.manual_seed(options.seed * 1_000_003 + step)  # dropout inside library models has no generator argument
         rate = _rate(step, options)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        value = loss(rng)
+        value = loss(batch)
         value.backward()
         nn.utils.clip_grad_norm_(named.values(), 1.0)
         optimizer.step()
@@ -54,11 +58,10 @@ def fit(
         step += 1
         keep = min(_AVERAGE, step / (step + 10))
         with torch.no_grad():
-            for name, p in named.items():
-                average[name].lerp_(p, 1 - keep)
-        recent.append(float(value.detach()))
+            torch._foreach_lerp_(list(average.values()), list(named.values()), 1 - keep)
+        recent.append(value.detach())  # on its device: to read it is to wait for it
         if step % 50 == 0 or step == options.steps:
-            log("loss", float(np.mean(recent)), step)
+            log("loss", float(torch.stack(recent).mean()), step)
             log("seconds_a_step", (time.monotonic() - started) / len(recent), step)
             recent, started = [], time.monotonic()
         if time.monotonic() - saved > CHECKPOINT_EVERY_S and step < options.steps:
@@ -69,6 +72,31 @@ def fit(
             p.copy_(average[name])
     model.eval()
     checkpoint.unlink(missing_ok=True)
+
+
+def _batches(draw: Callable[[np.random.Generator], Any] | None, options: Training, first: int, device: str) -> Iterator[Any]:
+    """What `loss` gets at every step from the `first` on."""
+    steps = range(first, options.steps)
+    if draw is None:
+        return (_generator(options.seed, step) for step in steps)
+    # Forked, processes share what they draw from, which is gigabytes; each holds two batches in shared memory.
+    ahead = {} if device == "cpu" else {"num_workers": min(max(os.cpu_count() - 1, 1), _DRAWERS), "multiprocessing_context": "fork"}
+    return iter(DataLoader(_Drawn(draw, options.seed), batch_size=None, sampler=steps, collate_fn=lambda batch: batch, **ahead))
+
+
+@dataclass(frozen=True)
+class _Drawn(Dataset):
+    """The batch of every step."""
+
+    draw: Callable[[np.random.Generator], Any]
+    seed: int
+
+    def __getitem__(self, step: int) -> Any:
+        return self.draw(_generator(self.seed, step))
+
+
+def _generator(seed: int, step: int) -> np.random.Generator:
+    return np.random.default_rng([seed, step])
 
 
 def _rate(step: int, options: Training) -> float:
@@ -100,7 +128,7 @@ def _resume(path: Path, named, average, optimizer) -> int:
                 average[name].copy_(file.get_tensor(f"a/{name}"))
                 optimizer.state[p] = {
                     "step": torch.tensor(float(step)),
-                    "exp_avg": file.get_tensor(f"m/{name}"), "exp_avg_sq": file.get_tensor(f"v/{name}"),
+                    "exp_avg": file.get_tensor(f"m/{name}").to(p.device), "exp_avg_sq": file.get_tensor(f"v/{name}").to(p.device),
                 }  # fmt: skip
     return step
 
@@ -116,6 +144,11 @@ def print_log(stage: str, path: Path | None = None) -> Log:
                 file.write(json.dumps({"stage": stage, "step": step, name: value}) + "\n")
 
     return log
+
+
+def device() -> str:
+    """Where masks and renderer are trained and run; the other models are small and stay on the processor."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def autocast(device: str = "cpu") -> torch.autocast:

@@ -1,22 +1,27 @@
-"""What a portrait's pixels may show where: sleeves, skin and hands."""
+"""What a portrait's pixels may show where: sleeves, skin and hands, hair beside the body, colours at its outline."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from stereotalker.avatar.calibrate import hand_weight
 from stereotalker.avatar.landmarks import SIDES
+from stereotalker.body import camera
 from stereotalker.body.camera import project
 from stereotalker.body.layout import JOINT, REGION
 from stereotalker.body.raster import rasterize
+from stereotalker.body.rotations import axis_angle_to_matrix
+from stereotalker.control import curtain, mips
 from stereotalker.control.parts import allowed, back_of_head, claimed, forearms_of, hands_of
 from stereotalker.control.sleeves import BARE, tell_sleeves
 from stereotalker.control.texture import SIZE, texel_corners
-from stereotalker.control.warp import reference
+from stereotalker.control.warp import BESIDE, control, reference
+from stereotalker.manifest import CameraMove
 from stereotalker.records import Motion
 
-SKIN, CLOTH = np.array((205, 150, 125)), np.array((40, 60, 150))
+SKIN, CLOTH, STRANDS = np.array((205, 150, 125)), np.array((40, 60, 150)), np.array((230, 20, 200))
 END = 0.4  # m from the body's middle, at rest
 
 
@@ -53,6 +58,15 @@ def test_sleeves_end_where_skin_begins(drawn, body):
     assert not claims.may_show[upper & (reach < END - 0.05), BARE].any()
 
 
+def test_pale_stripes_of_short_sleeves_are_cloth(drawn, body):
+    avatar, picture, at = drawn
+    plain = painted(avatar, at, END)
+    stripes = (avatar.regions == REGION["arms"]) & (at > 0) & (at < END - 0.05) & ((at * 60).astype(int) % 3 == 0)
+    claims = claims_of(replace(plain, portrait=np.where(stripes[..., None], SKIN, plain.portrait).astype(np.uint8)), body, picture)
+    assert stripes.sum() > 20 and abs(np.abs(body.template[claims.beyond > 0, 0]).min() - END) < 0.03
+    assert not (claims.pixels[stripes] == BARE).any()
+
+
 def test_long_sleeves_show_no_hands_and_hands_no_sleeves(drawn, body):
     avatar, picture, at = drawn
     claims = claims_of(painted(avatar, at, 9.0), body, picture)
@@ -60,6 +74,22 @@ def test_long_sleeves_show_no_hands_and_hands_no_sleeves(drawn, body):
     forearm = (np.abs(body.template[:, 0]) > 0.45) & (np.abs(body.template[:, 0]) < 0.6) & ~hands_of(body)
     assert not claims.may_show[forearm, REGION["hands"]].any()
     assert not claims.may_show[np.abs(body.template[:, 0]) > 0.8, REGION["arms"]].any()  # fingers
+
+
+def test_a_hands_rim_on_long_sleeves_is_shown_but_nothing_is_guessed_from_it(drawn, body):
+    avatar, picture, at = drawn
+    long = painted(avatar, at, 9.0)
+    arms = (claimed(avatar.regions) == REGION["arms"]) & (at > 0)
+    rim = arms & (at > np.quantile(at[arms], 0.98))
+    rimmed = replace(long, portrait=np.where(rim[..., None], SKIN, long.portrait).astype(np.uint8))
+    claims = claims_of(rimmed, body, picture)
+    assert (claims.beyond <= 0).all() and (claims.pixels[rim] == BARE).mean() > 0.5
+    assert claims.may_show[forearms_of(body), BARE].all()
+    ref = reference(rimmed, body)
+    columns, rows = texel_corners(body)[body.texture_faces[forearms_of(body)[body.faces].all(1)]].mean(1).astype(int).T
+    guessed = ref.texture.seen[rows, columns] == 0
+    colours = ref.texture.colour[rows, columns][guessed].astype(float)
+    assert guessed.sum() > 20 and (np.linalg.norm(colours - CLOTH, axis=1) < np.linalg.norm(colours - SKIN, axis=1)).mean() > 0.95
 
 
 def test_cuffs_among_the_fingers_are_sleeves_and_shadows_on_fingers_are_not(drawn, body):
@@ -127,3 +157,85 @@ def test_what_the_portrait_cannot_show_is_told_by_anatomy(drawn, body):
     armless = np.where(avatar.regions == REGION["arms"], REGION["torso"], avatar.regions).astype(np.uint8)
     region = reference(replace(avatar, regions=armless), body).region[forearms_of(body)]
     assert np.isin(region, [REGION["arms"], REGION["torso"], REGION["hands"]]).all() and (region == REGION["arms"]).mean() > 0.2
+
+
+# ---- hair beside the body, and colours beyond the outline ----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def haired(drawn):
+    """The avatar with strands of hair beside its neck, in a colour of their own, and where they are."""
+    avatar, picture, _ = drawn
+    rows, columns = np.nonzero(avatar.regions == REGION["face"])
+    beside = np.zeros(avatar.regions.shape, bool)
+    beside[int(np.median(rows)) : rows.max(), max(columns.min() - 6, 0) : columns.max() + 6] = True
+    beside &= (avatar.regions == REGION["background"]) & (picture.face < 0)
+    assert beside.sum() > 20
+    regions, portrait = avatar.regions.copy(), avatar.portrait.copy()
+    regions[beside], portrait[beside] = REGION["hair"], STRANDS
+    return replace(avatar, regions=regions, portrait=portrait), beside
+
+
+def maps_of(avatar, body, poses, azimuth=0.0):
+    view = camera.around(avatar, CameraMove(azimuth=azimuth), 1, 25.0, avatar.regions.shape)
+    return control(reference(avatar, body), body, Motion.still(poses, avatar.expression), view)
+
+
+def test_hair_beside_the_body_is_drawn_where_the_portrait_shows_it(haired, body):
+    avatar, beside = haired
+    maps = maps_of(avatar, body, avatar.poses)
+    drawn_there = (maps.visibility[0] == BESIDE) & beside
+    assert drawn_there.sum() > 0.7 * beside.sum()
+    assert (maps.labels[0][drawn_there] == REGION["hair"]).all()
+    assert np.abs(maps.warp[0][drawn_there].astype(int) - STRANDS).mean() < 25  # rims mix with the plate
+
+
+def test_hair_beside_the_body_turns_with_head_and_camera(haired, body):
+    avatar, _ = haired
+    nodding = avatar.poses.copy()
+    nodding[JOINT["head"], 0] += 0.3
+    still, nodded, turned = (maps_of(avatar, body, poses, azimuth).visibility[0] == BESIDE for poses, azimuth in ((avatar.poses, 0), (nodding, 0), (avatar.poses, 25)))
+    for other in (nodded, turned):
+        assert other.sum() > 10 and (other & still).sum() < 0.9 * still.sum()
+
+
+def test_the_curtain_hangs_in_space(haired, body):
+    """Of a point of the plane, carried by the head and seen by any camera, the portrait's pixel is found."""
+    avatar, _ = haired
+    hung, (at, turn) = curtain.hang(avatar, body), (of[0] for of in curtain.heads(avatar, body, Motion.still(avatar.poses, avatar.expression)))
+    pixel = np.array([31.0, 22.0, 1.0])
+    point = hung.place @ pixel
+    assert np.allclose(project(point[None], avatar.intrinsics, avatar.extrinsics)[0, :2], pixel[:2], atol=1e-3)
+    view = camera.around(avatar, CameraMove(azimuth=-30.0, elevation=10.0), 1, 25.0, avatar.regions.shape)
+    spin, shift = axis_angle_to_matrix(torch.tensor([[0.1, 0.5, -0.2]]))[0].double().numpy(), np.array([0.03, -0.02, 0.05])
+    moved = spin @ (point - at) + at + shift
+    seen = project(moved[None], view.intrinsics[0], view.extrinsics[0])[0]
+    found = hung.from_pixels(at + shift, spin @ turn, view.intrinsics[0], view.extrinsics[0]) @ (*seen[:2], 1)
+    assert np.allclose(found[:2] / found[2], pixel[:2], atol=1e-3) and 1 / found[2] == pytest.approx(seen[2], abs=1e-5)
+
+
+@pytest.mark.parametrize("nearness", [0.0, -1.0])
+def test_a_plane_that_is_not_before_the_camera_is_not_drawn(nearness):
+    size = (6, 6)
+    onto = np.array([[1, 0, 0], [0, 1, 0], [0, 0, nearness]], np.float64)
+    portrait, hair = np.full((*size, 3), 200, np.uint8), np.full(size, REGION["hair"], np.uint8)
+    maps = [np.zeros((*size, 3), np.uint8), np.zeros(size, np.uint8), np.zeros(size, np.uint8), np.zeros((*size, 3), np.uint8)]
+    curtain.draw(onto, np.full(size, np.inf, np.float32), hair, portrait, portrait, 0.0, BESIDE, 255, *maps)
+    assert not any(m.any() for m in maps)
+
+
+def test_a_bald_portrait_has_no_curtain(drawn, body):
+    avatar, _, _ = drawn
+    bald = replace(avatar, regions=np.where(avatar.regions == REGION["hair"], REGION["face"], avatar.regions).astype(np.uint8))
+    assert reference(bald, body).curtain is None
+    assert not (maps_of(bald, body, bald.poses, 20.0).visibility == BESIDE).any()
+
+
+def test_colours_of_the_person_go_on_beyond_the_outline(drawn):
+    avatar, _, _ = drawn
+    person = avatar.regions != REGION["background"]
+    green = replace(avatar, portrait=np.where(person[..., None], np.minimum(avatar.portrait, 200), (0, 255, 0)).astype(np.uint8))
+    fine = mips.levels(green)[0]
+    assert np.array_equal(fine[person], green.portrait[person]) and fine.max() <= 200
+    nobody = replace(avatar, regions=np.zeros_like(avatar.regions))
+    assert np.array_equal(mips.levels(nobody)[0], avatar.portrait)

@@ -76,7 +76,9 @@ def test_scales_differ_in_numbers_only(tiny_params):
         (("crf: 18", "quality: 3"), "video.quality"),
         (("reader: smplx #", "reader: blender #"), "body.reader"),
         (("scale: mini", "scale: ["), "not valid YAML"),
-        (("identities: 150", "identities: 10"), "held_out must be less than identities"),
+        (("held_out: 60", "held_out: 1400"), "held_out must be less than utterances"),
+        (("first_held_out: 5000", "first_held_out: 150"), "first_held_out must be more than 175"),
+        (("ava: 21,", "ava: -5,"), "people.avatars.ava"),
         (("portrait_size: 512", "portrait_size: 300"), "multiple of portrait_size"),
     ],
 )

@@ -29,11 +29,9 @@ from stereotalker.records import Motion
 from stereotalker.render import evaluate as rendering
 from stereotalker.render.denoiser import DenoiserConfig, RenderDenoiser, ThenTime, upcycled
 from stereotalker.render.experts import EXPERTS, Guidance, PriorGuidedExperts, ViewGate, gated
-from stereotalker.render.learn import training_loss
+from stereotalker.render.learn import teach, training_loss
 from stereotalker.render.renderer import painted
 from stereotalker.weights import save_weights
-
-LESSON = Lesson(crop=64, run=2, training=Training(steps=1, batch=2, learning_rate=1e-3, seed=0))
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +42,10 @@ def avatar(tiny_models):
 def sample_of(tiny_models, speech, wrong):
     take = perform(cast(1, tiny_models.body, 64, 1), tiny_models.body, speech, 0, 0, Shot(size=64, cameras=3, frames=1, fps=10.0, swing=20.0, supersample=1))
     return to_sample(take, tiny_models.body, 0, wrong)
+
+
+def crops_of(sample, seed):
+    return draw_crops([sample], np.random.default_rng(seed), 2, 2, 64)
 
 
 def clip(tiny_models, avatar, speech, size, frames=10, fps=25.0):
@@ -248,11 +250,12 @@ def test_loss_falls_on_one_sample(tiny_models, speech):
     sample = sample_of(tiny_models, speech, 1.0)
     model = deepcopy(tiny_models.renderer.denoiser)
     torch.nn.init.zeros_(model.net.conv_out.weight)
-    loss = training_loss(model.train(), tiny_models.renderer.masks, [sample], "ddim", LESSON)
+    loss = training_loss(model.train(), tiny_models.renderer.masks, "ddim")
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     values = []
     for step in range(12):
-        value = loss(np.random.default_rng(step % 2))
+        torch.manual_seed(step % 2)
+        value = loss(crops_of(sample, step % 2))
         value.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -282,7 +285,7 @@ def test_a_public_model_is_upcycled_trained_saved_and_read_again(tiny_models, sp
     assert torch.equal(model.net.conv_in.weight[:, :4], old.conv_in.weight) and model.net.conv_in.weight[:, 4:].abs().max() == 0
     assert model.codec.factor == 2 and model.multiple == 4
     grown = upcycled(model, "both")
-    training_loss(grown, tiny_models.renderer.masks, [sample], "ddim", LESSON)(np.random.default_rng(0)).backward()
+    training_loss(grown, tiny_models.renderer.masks, "ddim")(crops_of(sample, 0)).backward()
     assert all(p.grad is None for p in grown.codec.parameters()) and grown.net.conv_out.weight.grad.abs().max() > 0
     save_weights(grown, tmp_path / "render.safetensors")
     with safetensors.safe_open(tmp_path / "render.safetensors", "pt") as file:
@@ -291,9 +294,10 @@ def test_a_public_model_is_upcycled_trained_saved_and_read_again(tiny_models, sp
     assert frames.shape == sample.image.shape and frames.std() > 0
 
 
-def test_crops_that_are_no_whole_cells_are_refused(tiny_models, speech):
+def test_crops_that_are_no_whole_cells_are_refused(tiny_models, tmp_path):
+    lesson = Lesson(crop=50, run=2, training=Training(steps=1, batch=2, learning_rate=1e-3, seed=0))
     with pytest.raises(UserError, match="multiple of 16"):
-        training_loss(tiny_models.renderer.denoiser, tiny_models.renderer.masks, [sample_of(tiny_models, speech, 0.0)], "ddim", LESSON.model_copy(update={"crop": 50}))
+        teach(tiny_models.renderer.denoiser, tiny_models.renderer.masks, [], "ddim", lesson, print, tmp_path / "checkpoint")
 
 
 def test_only_a_dense_denoiser_gets_experts(tiny_models):

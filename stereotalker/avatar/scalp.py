@@ -36,7 +36,7 @@ class HairRule:
     more: float
 
 
-# Chosen on synthetic people: the first on eight of the ten held-out ones, who are therefore no test of it, the second on eleven rendered and fitted ones.
+# Chosen on synthetic people: the first on eight who were held out then (140 to 147) and are trained on now, the second on eleven rendered and fitted ones.
 BARE_HEAD = HairRule(4.0, -0.02)  # the head under the hair is known
 FITTED_HEAD = HairRule(1.6, 0.015)  # the head was fitted to what the picture shows, and took some of the hair for skull
 

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch.nn import functional
 
 from stereotalker.body.layout import REGIONS
 from stereotalker.control.masks import MaskPredictor, control_channels
-from stereotalker.params import MaskParams
-from stereotalker.people.crops import draw_crops
+from stereotalker.people.crops import Crops
 from stereotalker.training import autocast
 
 
-def training_loss(model: MaskPredictor, people: list, params: MaskParams):
-    """Cross entropy plus soft intersection over union, on crops of random people."""
+def training_loss(model: MaskPredictor):
+    """loss(crops): cross entropy plus soft intersection over union."""
 
-    def loss(rng: np.random.Generator) -> torch.Tensor:
-        crops = draw_crops(people, rng, params.training.batch, 1, params.crop)
-        truth = torch.from_numpy(crops.regions).long()
-        with autocast():
+    def loss(crops: Crops) -> torch.Tensor:
+        crops = crops.to(model.net.device)
+        truth = crops.regions.long()
+        with autocast(truth.device.type):
             logits = model(control_channels(crops.labels, crops.warp, crops.visibility, crops.normals, crops.plate)).float()
         entropy = functional.cross_entropy(logits, truth, label_smoothing=0.01)
         share, one_hot = logits.softmax(1), functional.one_hot(truth, len(REGIONS)).permute(0, 3, 1, 2)

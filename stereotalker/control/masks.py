@@ -17,6 +17,7 @@ from stereotalker.body.layout import REGIONS
 from stereotalker.records import Control
 from stereotalker.training import autocast
 
+Picture, Device = np.ndarray | torch.Tensor, str | torch.device | None
 _CONTROL_CHANNELS = len(REGIONS) + 3 + 1 + 3 + 3  # labels, warp, visibility, normals, warp less background
 
 
@@ -50,21 +51,26 @@ class MaskPredictor(nn.Module):
         """Region probabilities of every frame, f32 [T, R, H, W], sums to one."""
         device = self.net.device.type
         with autocast(device):
-            logits = self(control_channels(control.labels, control.warp, control.visibility, control.normals, control.plate).to(device))
+            logits = self(control_channels(control.labels, control.warp, control.visibility, control.normals, control.plate, device))
         return logits.float().softmax(1)
 
 
-def control_channels(labels, warp, visibility, normals, plate) -> torch.Tensor:
-    """u8 maps [B, H, W(, 3)] -> f32 [B, C, H, W]."""
-    one_hot = functional.one_hot(torch.from_numpy(labels).long(), len(REGIONS)).permute(0, 3, 1, 2).float()
-    warp_B3HW, plate_B3HW = to_float(warp), to_float(plate)
-    seen = torch.from_numpy(visibility)[:, None].float() / 255
-    return torch.cat([one_hot, warp_B3HW, seen, to_float(normals), warp_B3HW - plate_B3HW], 1).to(memory_format=torch.channels_last)
+def control_channels(labels: Picture, warp: Picture, visibility: Picture, normals: Picture, plate: Picture, device: Device = None) -> torch.Tensor:
+    """u8 maps [B, H, W(, 3)] -> f32 [B, C, H, W], on a device; None: where the maps are."""
+    one_hot = functional.one_hot(torch.as_tensor(labels, device=device).long(), len(REGIONS)).permute(0, 3, 1, 2).float()
+    warp_B3HW, plate_B3HW = to_float(warp, device), to_float(plate, device)
+    maps = [one_hot, warp_B3HW, one_channel(visibility, device), to_float(normals, device), warp_B3HW - plate_B3HW]
+    return torch.cat(maps, 1).to(memory_format=torch.channels_last)
 
 
-def to_float(image: np.ndarray, device: str = "cpu") -> torch.Tensor:
+def to_float(image: Picture, device: Device = None) -> torch.Tensor:
     """u8 [B, H, W, 3] -> f32 [B, 3, H, W] in 0..1."""
-    return torch.from_numpy(image).to(device).permute(0, 3, 1, 2).float() / 255
+    return torch.as_tensor(image, device=device).permute(0, 3, 1, 2).float() / 255
+
+
+def one_channel(mask: Picture, device: Device = None) -> torch.Tensor:
+    """u8 [B, H, W] -> f32 [B, 1, H, W] in 0..1."""
+    return torch.as_tensor(mask, device=device)[:, None].float() / 255
 
 
 def region_iou(predicted: np.ndarray, truth: np.ndarray) -> dict[str, float]:

@@ -58,18 +58,20 @@ def tell_sleeves(avatar: Avatar, body: Body, picture: Fragments, claimed: np.nda
         if (hands & (picture.interpolate(body.faces, hand[:, None])[..., 0] > 0.5)).any():  # a hand that was not found is called an arm
             may[hand > _WHOLLY, REGION["arms"]] = False
     told = _colours(avatar, arms, hands, at)
-    end = None if told is None else _end_of_sleeves(at[arms], (told[0] < told[1])[arms])
-    if end is None:
+    if told is None or (end := _end_of_sleeves(at[arms], (told[0] < told[1])[arms])) is None:
         return Claims(pixels, regions, may, np.full(len(reach), -1, np.float32))
     to_skin, to_sleeve = told
+    skin = arms & (to_skin < to_sleeve)
     cuffs = hands & (to_sleeve < np.minimum(to_skin, _CUFF))
     pixels[cuffs] = regions[cuffs] = REGION["arms"]
     cloth = (reach > 0) & (reach < min(end, reach[hands_of(body) & (reach > 0)].min(initial=np.inf)) - _SLACK_M)
     may[cloth, REGION["hands"]] = False
     if np.isfinite(end):
-        pixels[arms & (to_skin < to_sleeve)] = BARE
+        pixels[skin & (at > end - _SLACK_M)] = BARE
         may[reach > end + _SLACK_M, REGION["arms"]] = False
         may[cloth, BARE] = False
+    else:  # a hand's rim: shown where it is, but no other place of the sleeve is guessed from it
+        pixels[skin] = BARE
     return Claims(pixels, regions, may, np.where(reach > end, reach - end, -1).astype(np.float32))
 
 

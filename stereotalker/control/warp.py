@@ -17,14 +17,16 @@ from stereotalker.body.camera import project
 from stereotalker.body.layout import REGION
 from stereotalker.body.model import Body
 from stereotalker.body.raster import rasterize, vertex_normals, voted
+from stereotalker.control import curtain, mips
+from stereotalker.control.curtain import Curtain
+from stereotalker.control.mips import mixed_sample
 from stereotalker.control.parts import allowed, back_of_head, claimed, forearms_of, hands_of, in_mouth
 from stereotalker.control.plate import background_plate, sample
 from stereotalker.control.sleeves import Claims, tell_sleeves
 from stereotalker.control.texture import KNOWN, MIRRORED_TEXEL, SEEN_M, Texture, make_texture, texel_corners
 from stereotalker.records import Avatar, Camera, Control, Motion
 
-SEEN, FROM_TEXTURE, MIRRORED, GUESSED = 255, 192, 128, 64  # values of visibility on the body
-_SMALLEST_LEVEL = 32  # px
+SEEN, FROM_TEXTURE, MIRRORED, BESIDE, GUESSED = 255, 192, 128, 96, 64  # values of visibility on the person; BESIDE: hair that hangs beside the body
 _FINER = 2  # samples a pixel and axis
 _SOME_HAIR = 0.01  # of the vertices that the portrait shows: the back of the head has hair, too
 
@@ -40,6 +42,7 @@ class Reference:
     claims: Claims  # of the portrait's pixels, hands a little wider
     texture: Texture  # of the whole surface, for what the portrait did not see
     region: np.ndarray  # u8 [V]
+    curtain: Curtain | None  # hair beside the body
 
 
 def reference(avatar: Avatar, body: Body) -> Reference:
@@ -55,7 +58,7 @@ def reference(avatar: Avatar, body: Body) -> Reference:
     seen &= claims.may_show[np.arange(len(places)), claims.pixels[rows, columns]]
     region = _regions(body, seen, claims.shown[rows, columns], claims.may_show)
     texture = make_texture(avatar, body, places, picture, region, claims)
-    return Reference(avatar, _levels(avatar.portrait), places, picture.depth, claims, texture, region)
+    return Reference(avatar, mips.levels(avatar), places, picture.depth, claims, texture, region, curtain.hang(avatar, body))
 
 
 def _regions(body: Body, seen: np.ndarray, shown: np.ndarray, may: np.ndarray) -> np.ndarray:
@@ -75,14 +78,6 @@ def _regions(body: Body, seen: np.ndarray, shown: np.ndarray, may: np.ndarray) -
     return found
 
 
-def _levels(portrait: np.ndarray) -> tuple[np.ndarray, ...]:
-    levels = [portrait]
-    while min(levels[-1].shape[:2]) >= 2 * _SMALLEST_LEVEL:
-        H, W = levels[-1].shape[:2]
-        levels.append(cv2.resize(levels[-1], (W // 2, H // 2), interpolation=cv2.INTER_AREA))
-    return tuple(levels)
-
-
 def control(ref: Reference, body: Body, motion: Motion, camera: Camera) -> Control:
     """Control maps of every frame of `motion` seen by `camera` (the same number of frames)."""
     if len(motion.poses) != len(camera.azimuth):
@@ -92,8 +87,8 @@ def control(ref: Reference, body: Body, motion: Motion, camera: Camera) -> Contr
     T, fine = len(vertices), (_FINER * H, _FINER * W)
     warp, normal_map, plate = (np.zeros((T, H, W, 3), np.uint8) for _ in range(3))
     visibility, labels = (np.zeros((T, H, W), np.uint8) for _ in range(2))
-    texels = texel_corners(body)
-    from_portrait = ~in_mouth(body)
+    texels, from_portrait = texel_corners(body), ~in_mouth(body)
+    heads = None if ref.curtain is None else curtain.heads(avatar, body, motion)
     for t in range(T):
         K, E = camera.intrinsics[t], camera.extrinsics[t]
         moved = t == 0 or not (np.array_equal(E, camera.extrinsics[t - 1]) and np.array_equal(K, camera.intrinsics[t - 1]))
@@ -104,29 +99,20 @@ def control(ref: Reference, body: Body, motion: Motion, camera: Camera) -> Contr
         facing, (seen, shown) = np.zeros_like(colours), np.zeros((2, *fine), np.uint8)
         normals = (vertex_normals(vertices[t], body.faces) @ E[:3, :3].T).astype(np.float32)
         _normals_and_labels(picture.face, picture.bary, body.faces, normals, ref.region, facing, shown)
+        pair = mips.pair(avatar, ref.levels, K, E)
         _carry(
             picture.face, picture.bary, body.faces, ref.places, from_portrait, ref.depth_map, ref.claims.regions, ref.claims.pixels, ref.claims.may_show,
-            *_pair(ref, K, E), colours, seen, shown,
+            *pair, colours, seen, shown,
         )  # fmt: skip
+        if heads is not None:
+            at, turn = heads
+            curtain.draw(ref.curtain.from_pixels(at[t], turn[t], K, E), picture.depth, avatar.regions, *pair, BESIDE, SEEN, colours, seen, shown, facing)
         _fill(picture.face, picture.bary, body.texture_faces, texels, ref.texture.colour, ref.texture.seen, colours, seen)
         warp[t] = cv2.resize(colours, (W, H), interpolation=cv2.INTER_AREA)
         labels[t] = voted(shown, _FINER)
         for small, large in ((normal_map, facing), (visibility, seen)):  # kinds and directions have no mean
             small[t] = large[_FINER // 2 :: _FINER, _FINER // 2 :: _FINER]
     return Control(warp, visibility, normal_map, labels, plate, camera.azimuth, camera.elevation)
-
-
-def _pair(ref: Reference, intrinsics: np.ndarray, extrinsics: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """The two levels of the portrait between which a camera's pixels lie, and the share of the coarser (mip mapping, Williams 1983)."""
-    avatar = ref.avatar
-
-    def density(K: np.ndarray, E: np.ndarray) -> float:
-        """px a metre at the point that cameras look at."""
-        return float(K[1, 1] / max((E[:3, :3] @ avatar.target + E[:3, 3])[2], 1e-3))
-
-    level = np.clip(np.log2(density(avatar.intrinsics, avatar.extrinsics) / density(intrinsics, extrinsics)), 0, len(ref.levels) - 1)
-    fine = int(level + 1e-3)
-    return ref.levels[fine], ref.levels[min(fine + 1, len(ref.levels) - 1)], max(float(level) - fine, 0.0)
 
 
 @numba.njit(cache=True)
@@ -158,8 +144,7 @@ def _carry(face, bary, faces, places, from_portrait, depth_map, regions, claims,
     """What the portrait saw: its pixels and its labels."""
     H, W = face.shape
     PH, PW = regions.shape
-    near, far, at = np.zeros(3), np.zeros(3), np.zeros(3)
-    fine_y, fine_x, coarse_y, coarse_x = fine.shape[0] / PH, fine.shape[1] / PW, coarse.shape[0] / PH, coarse.shape[1] / PW
+    colour, at = np.zeros((2, 3)), np.zeros(3)
     for y in range(H):
         for x in range(W):
             if face[y, x] < 0:
@@ -172,11 +157,9 @@ def _carry(face, bary, faces, places, from_portrait, depth_map, regions, claims,
                 continue
             visibility[y, x] = SEEN
             labels[y, x] = regions[r, c]
-            sample(fine, at[0] * fine_x, at[1] * fine_y, near)
-            if blend > 0:
-                sample(coarse, at[0] * coarse_x, at[1] * coarse_y, far)
+            mixed_sample(fine, coarse, blend, at[0] / PW, at[1] / PH, colour)
             for k in range(3):
-                warp[y, x, k] = np.uint8((1 - blend) * near[k] + blend * far[k] + 0.5)
+                warp[y, x, k] = np.uint8(colour[0, k] + 0.5)
 
 
 @numba.njit(cache=True)
@@ -186,7 +169,7 @@ def _fill(face, bary, faces, texels, texture, known, warp, visibility):
     at, colour = np.zeros(2), np.zeros(3)
     for y in range(H):
         for x in range(W):
-            if face[y, x] < 0 or visibility[y, x] == SEEN:
+            if face[y, x] < 0 or visibility[y, x] > 0:
                 continue
             _mixed(faces[face[y, x]], bary[y, x], texels, at)
             how = known[min(max(int(at[1]), 0), known.shape[0] - 1), min(max(int(at[0]), 0), known.shape[1] - 1)]

@@ -5,9 +5,10 @@ W runs of T frames that follow each other, B = W x T, S x S px a crop.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
+import torch
 from scipy.ndimage import uniform_filter
 
 from stereotalker.body.layout import REGION
@@ -25,22 +26,25 @@ _GAIN, _GAMMA = 0.2, 0.25  # of colours: changes of channels and of brightness
 class Crops:
     """A batch. u8 [B, S, S(, 3)] but the portraits, which are whole, and the angles."""
 
-    image: np.ndarray
-    regions: np.ndarray
-    warp: np.ndarray
-    visibility: np.ndarray
-    normals: np.ndarray
-    labels: np.ndarray
-    plate: np.ndarray
-    portrait: np.ndarray  # u8 [B, H, W, 3]
-    angles: np.ndarray  # f32 [B, 2] degrees
+    image: torch.Tensor
+    regions: torch.Tensor
+    warp: torch.Tensor
+    visibility: torch.Tensor
+    normals: torch.Tensor
+    labels: torch.Tensor
+    plate: torch.Tensor
+    portrait: torch.Tensor  # u8 [W, PH, PW, 3], one a run
+    angles: torch.Tensor  # f32 [B, 2] degrees
     frames: int  # T
+
+    def to(self, device: torch.device) -> Crops:
+        return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "frames"})
 
 
 def draw_crops(people: list[Sample], rng: np.random.Generator, runs: int, frames: int, size: int) -> Crops:
     """`runs` crops of random takes and cameras, `frames` that follow each other in each. Of a take that is too short the last frame stands."""
     drawn = [_crop(people[rng.integers(len(people))], frames, rng, size) for _ in range(runs)]
-    return Crops(**{name: np.concatenate([d[name] for d in drawn]) for name in drawn[0]}, frames=frames)
+    return Crops(**{name: torch.from_numpy(np.concatenate([d[name] for d in drawn])) for name in drawn[0]}, frames=frames)
 
 
 def _crop(sample: Sample, frames: int, rng: np.random.Generator, size: int) -> dict[str, np.ndarray]:
@@ -49,7 +53,7 @@ def _crop(sample: Sample, frames: int, rng: np.random.Generator, size: int) -> d
     at = first + np.minimum(start + np.arange(frames), T - 1)
     rows, columns = _window(sample.regions[at[0]], sample.visibility[at[0]], rng, size)
     cut = {name: getattr(sample, name)[at, rows, columns] for name in ("image", "regions", "warp", "visibility", "normals", "labels", "plate")}
-    cut |= {"portrait": np.repeat(sample.portrait[None], frames, 0), "angles": sample.angles[at]}
+    cut |= {"portrait": sample.portrait[None], "angles": sample.angles[at]}
     if rng.random() < _HOLE:
         cut["warp"], cut["visibility"] = _holed(cut["warp"], cut["visibility"], rng)
     if rng.random() < 0.5:

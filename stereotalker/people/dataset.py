@@ -54,8 +54,8 @@ def build_people(
     pictures, rejected = _backgrounds(params)
     _start_over_if_changed(folder, _recipe(body, params, speeches, pictures))
     jobs = []
-    for identity in range(params.identities):
-        part = PARTS[identity >= params.identities - params.held_out]
+    for identity in (*range(params.identities), *range(params.first_held_out, params.first_held_out + params.held_out)):
+        part = PARTS[identity >= params.first_held_out]
         (folder / part).mkdir(parents=True, exist_ok=True)
         path = folder / part / f"people-{identity:06d}.tar"
         if not path.exists():  # renamed into place when whole, so what is there is done
@@ -69,7 +69,7 @@ def build_people(
                 log(f"people: {count} of {len(jobs)} shards written")
     try_writing(folder / REJECTED, "".join(json.dumps(row) + "\n" for row in rejected), log)
     if not any(folder.glob("*/people-*.tar")):
-        raise UserError(f"people: not one of {params.identities} identities could be made; the first reason: {rejected[0]['reason']}")
+        raise UserError(f"people: not one of {params.identities + params.held_out} identities could be made; the first reason: {rejected[0]['reason']}")
     torch.set_num_threads(1)  # as in the workers
     model = load_body(resolve(body.file), body.reader, body.betas)
     avatars.mkdir(parents=True, exist_ok=True)

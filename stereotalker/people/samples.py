@@ -69,7 +69,7 @@ def read_people(folder: Path, body: BodyParams, params: PeopleParams, most: int 
     """
     shards = sorted(folder.glob("people-*.tar"))[:most]
     if not shards:
-        raise UserError(f"{folder} holds no shard of takes; run the stage `people` with more identities than it holds out")
+        raise UserError(f"{folder} holds no shard of takes; run the stage `people`, for held-out ones with people.held_out above 0")
     jobs = [(shard, body, params.seed, params.wrong, wrong) for shard in shards]
     if len(shards) < _FEW:
         return [sample for job in jobs for sample in _read(job)]

@@ -8,14 +8,14 @@ from torch.nn import functional
 
 from stereotalker.body.layout import REGION
 from stereotalker.body.model import Body
-from stereotalker.control.masks import MaskPredictor, to_float
+from stereotalker.control.masks import MaskPredictor, one_channel, to_float
 from stereotalker.control.warp import Reference, control, reference
 from stereotalker.diffusion.sample import frame_noise, sample
 from stereotalker.diffusion.windows import Window
 from stereotalker.params import RenderParams
 from stereotalker.records import Avatar, Camera, Control, Motion
 from stereotalker.render.denoiser import RenderDenoiser, conditions
-from stereotalker.training import autocast
+from stereotalker.training import autocast, device
 
 _SEAM = 2  # px at the borders of what the portrait showed that are the denoiser's
 _FAINT = 0.1  # alpha below which a pixel tells no colour
@@ -27,7 +27,7 @@ class Renderer:
 
     def __init__(self, body: Body, masks: MaskPredictor, denoiser: RenderDenoiser, params: RenderParams):
         self.body, self.params = body, params
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = device()
         self.masks = masks.eval().to(self.device, memory_format=torch.channels_last)
         self.denoiser = denoiser.eval().to(self.device, memory_format=torch.channels_last)
         self._prepared: dict[str, tuple[Reference, torch.Tensor]] = {}
@@ -108,8 +108,3 @@ def cut_out(image: torch.Tensor, plate: torch.Tensor, shares: torch.Tensor) -> t
 
 def _person(shares: torch.Tensor) -> torch.Tensor:
     return functional.max_pool2d(1 - shares[:, REGION["background"], None], 2 * _EDGE + 1, 1, _EDGE)
-
-
-def one_channel(mask: np.ndarray, device: str = "cpu") -> torch.Tensor:
-    """u8 [B, H, W] -> f32 [B, 1, H, W] in 0..1."""
-    return torch.from_numpy(mask).to(device)[:, None].float() / 255
