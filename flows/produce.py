@@ -142,10 +142,11 @@ def _prefect(batch: BatchRecord, orders: list[Order], bench: Bench, log: BatchLo
     mark_silence()
     close_orphans()
     window = bench.pool.workers + _AHEAD
-    name = f"{batch.name} {batch.started.replace('T', ' ')}"
+    name, ended = f"{batch.name} {batch.started.replace('T', ' ')}", False
 
     @flow(name=FLOW, flow_run_name=name, task_runner=ThreadPoolTaskRunner(max_workers=window), persist_result=False)
     def produce_batch(manifest: str, clips: int):
+        nonlocal ended
         artifacts = Artifacts(batch.name, len(orders))
         task = clip_task.with_options(retries=bench.retries, retry_delay_seconds=exponential_backoff(RETRY_S))
         running: list = []
@@ -167,13 +168,14 @@ def _prefect(batch: BatchRecord, orders: list[Order], bench: Bench, log: BatchLo
                 wait_for_one()
         end = log.ended()
         artifacts.end(end, bench.outputs)
+        ended = True
         if end.stopped:
             return Cancelled(message=end.summary())
         return Failed(message=end.summary()) if end.status == 1 else Completed(message=end.summary())
 
     with tags(batch.name, owner_tag(identity())):
         state = produce_batch(batch.manifest, len(orders), return_state=True)
-    if state.data is not None and state.is_failed() or state.is_crashed():  # not one of those above: our own bug, or Prefect's
+    if not ended:  # our own bug, or Prefect's
         bench.gate.stop(f"the flow run broke off: {state.message}")
 
 

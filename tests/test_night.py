@@ -95,6 +95,10 @@ def test_states_and_artifacts_in_prefect_are_the_clips_own(production, tmp_path,
     assert process.returncode == 1 and "broke off" not in words, words
     flow, tasks = runs_of(url, "states")
     assert flow["state"]["type"] == "FAILED" and tasks["clip-c0"] == "COMPLETED" and tasks["clip-mute"] == "FAILED"
+    nobody = [{"id": "nobody", "avatar": "nobody", "script": "hi"}]  # found before the flow runs: not one clip is left for it
+    process = driver(home, write_batch(tmp_path, nobody, "faults"), tmp_path / "faults", tiny_models.folder, **TWO)
+    words, _ = process.communicate(timeout=300)
+    assert process.returncode == 1 and json.loads((tmp_path / "faults" / "results.json").read_text())["stopped"] == "", words
     artifacts = httpx.post(f"{url}/artifacts/filter", json={"artifacts": {"flow_run_id": {"any_": [flow["id"]]}}}).json()
     found = {artifact["key"]: artifact for artifact in artifacts}
     assert found["progress"]["data"] == 100 and "data:image/jpeg" in found["contact-sheet"]["data"]
