@@ -14,6 +14,7 @@ import numpy as np
 import safetensors.torch
 import torch
 from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
 from stereotalker.params import Training
@@ -57,8 +58,7 @@ def fit(
         optimizer.zero_grad(set_to_none=True)
         step += 1
         keep = min(_AVERAGE, step / (step + 10))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(average.values()), list(named.values()), 1 - keep)
+        get_ema_multi_avg_fn(keep)(list(average.values()), list(named.values()), step)
         recent.append(value.detach())  # on its device: to read it is to wait for it
         if step % 50 == 0 or step == options.steps:
             log("loss", float(torch.stack(recent).mean()), step)
