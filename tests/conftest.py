@@ -34,7 +34,7 @@ from stereotalker.motion.performances import perform, set_statistics
 from stereotalker.params import ROOT, Params, load_params
 from stereotalker.people.acting import STYLES, act, resting_pose
 from stereotalker.records import Motion, Speech
-from stereotalker.render.denoiser import DenoiserConfig, RenderDenoiser
+from stereotalker.render.denoiser import DenoiserConfig, RenderDenoiser, ThenExperts
 from stereotalker.store import Store
 from stereotalker.weights import save_weights
 
@@ -66,6 +66,10 @@ def motion(speech) -> Motion:
     return act(speech, STYLES[2], 3, 25.0)
 
 
+def experts_after_convolutions(model: RenderDenoiser) -> list[ThenExperts]:
+    return [layer for layer in model.modules() if isinstance(layer, ThenExperts)]
+
+
 @pytest.fixture(scope="session")
 def tiny_models(tiny_params, speech, tmp_path_factory) -> Models:
     """Tiny models with random weights; the motion model's statistics are real, so that its people stand in the picture."""
@@ -82,6 +86,8 @@ def tiny_models(tiny_params, speech, tmp_path_factory) -> Models:
             if "modulate.weight" in name:  # zero before training: no knob would be heard
                 weight.normal_(0, 0.02)
         render.net.conv_out.weight.normal_(0, 0.02)
+        for layer in experts_after_convolutions(render):
+            layer.ff.shared.out.normal_(0, 0.02)
     save_weights(encoder, weights_file("audio", folder))
     save_weights(motion, weights_file("motion", folder))
     save_weights(MaskPredictor(MaskConfig(tuple(p.masks.channels), r.patch)), weights_file("masks", folder))

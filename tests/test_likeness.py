@@ -68,7 +68,7 @@ def test_gains_of_experts_are_asked_where_they_work():
     made = {kinds: rendering.Scores() for kinds in ("none", "view", "region")}
     for kinds, at_side, at_mouth in (("none", 20, 25), ("view", 21, 24), ("region", 20, 27)):
         made[kinds].add(at_side, "ours", "psnr", "exact", "20deg", "person")
-        for region in rendering.EXPERT_REGIONS:
+        for region in rendering.ASKED_REGIONS:
             made[kinds].add(at_mouth, "ours", "psnr", "exact", "front", region)
     assert rendering.expert_gains(made) == {"gain_view_experts_db": 1, "gain_region_experts_db": 2}
     assert rendering.expert_gains({"both": rendering.Scores()}) == {}

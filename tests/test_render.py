@@ -27,11 +27,12 @@ from stereotalker.people.samples import to_sample
 from stereotalker.people.takes import Shot, cast, perform
 from stereotalker.records import Motion
 from stereotalker.render import evaluate as rendering
-from stereotalker.render.denoiser import DenoiserConfig, RenderDenoiser, ThenTime, upcycled
-from stereotalker.render.experts import EXPERTS, Guidance, PriorGuidedExperts, ViewGate, gated
+from stereotalker.render.denoiser import DenoiserConfig, RenderDenoiser, ThenExperts, ThenTime, upcycled
+from stereotalker.render.experts import EXPERTS, REGION_EXPERTS, Guidance, PriorGuidedExperts, ViewGate, gated
 from stereotalker.render.learn import teach, training_loss
 from stereotalker.render.renderer import painted
 from stereotalker.weights import save_weights
+from tests.conftest import experts_after_convolutions
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +159,7 @@ def test_upcycled_experts_begin_as_the_dense_layer(kinds):
 A, B = (0.3, 0.1), (-0.5, 0.0)
 
 
-@pytest.mark.parametrize("view", [(A, B, B, A), (A, A, A, A), (A, A, B, B)])
+@pytest.mark.parametrize("view", [(A, B, B, A), (A, A, A, A), (A, A, B, B), (A, B, A, A)])
 def test_dispatch_equals_asking_every_expert(view):
     regions = torch.randint(0, len(REGIONS), (4, 4, 4), generator=torch.Generator().manual_seed(1))
     regions[1], regions[3, :2] = 0, 0  # a frame without anybody between others
@@ -169,7 +170,8 @@ def test_dispatch_equals_asking_every_expert(view):
     expected = expected + torch.stack([gated(x[b], into[b], bias[b], out[b]) for b in range(4)])
     regions = layer.guidance.at(16)
     for k in range(1, len(REGIONS)):
-        expected = expected + (regions == k)[..., None] * gated(x, layer.region.into[k - 1], layer.region.bias[k - 1], layer.region.out[k - 1])
+        own = REGION_EXPERTS.index("torso" if REGIONS[k] == "legs" else REGIONS[k])
+        expected = expected + (regions == k)[..., None] * gated(x, layer.region.into[own], layer.region.bias[own], layer.region.out[own])
     assert torch.allclose(layer(x), expected * (regions > 0)[..., None], atol=1e-4)
 
 
@@ -181,7 +183,7 @@ def test_frames_of_background_alone_pass_by():
 def test_a_region_trains_its_own_expert_only():
     layer = layer_of("both", regions=torch.full((2, 4, 4), REGION["hands"]))
     layer(tokens()).sum().backward()
-    touched = [REGIONS[k] for k in range(1, len(REGIONS)) if layer.region.into.grad[k - 1].abs().sum() > 0]
+    touched = [name for name, gradient in zip(REGION_EXPERTS, layer.region.into.grad, strict=True) if gradient.abs().sum() > 0]
     assert touched == ["hands"] and layer.view.into.grad.abs().sum() > 0
 
 
@@ -209,11 +211,31 @@ def test_a_grown_denoiser_computes_what_the_dense_one_did(tiny_models, speech):
     torch.manual_seed(0)
     plain = RenderDenoiser(DenoiserConfig(r.pretrained, r.patch, tuple(r.channels), r.heads, r.reference_width, r.view_experts, "none"))
     torch.nn.init.normal_(plain.net.conv_out.weight, std=0.02)
+    for layer in experts_after_convolutions(plain):
+        torch.nn.init.normal_(layer.ff.shared.out, std=0.1)
     sample = sample_of(tiny_models, speech, 0.0)
     made = [rendering.pictures(rendering.with_denoiser(tiny_models.renderer, m.eval()), sample) for m in (plain, upcycled(plain, "both"))]
     person = sample.regions > 0
     assert np.abs(made[0].astype(int) - made[1])[person].mean() < 1  # bfloat16
     assert np.abs(made[0].astype(int) - sample.warp)[person].mean() > 2
+
+
+def test_every_block_has_experts(tiny_models):
+    net = tiny_models.renderer.denoiser.net
+    for block in (*net.down_blocks, net.mid_block, *net.up_blocks):
+        layers = [layer for layer in block.modules() if isinstance(layer, PriorGuidedExperts)]
+        assert layers and all(layer.view is not None and layer.region is not None for layer in layers)
+    assert not any(isinstance(layer, FeedForward) for layer in net.modules())
+
+
+def test_experts_behind_a_convolution_see_every_cell_in_its_place():
+    layer = ThenExperts(torch.nn.Conv2d(16, 16, 1))
+    torch.nn.init.normal_(layer.ff.net[2].weight)
+    x = torch.randn(2, 16, 4, 6, generator=torch.Generator().manual_seed(0))
+    cells = layer.convolution(x).permute(0, 2, 3, 1)
+    for format_ in (torch.contiguous_format, torch.channels_last):
+        made = layer(x.to(memory_format=format_)).permute(0, 2, 3, 1)
+        assert torch.allclose(made, cells + layer.ff(layer.norm(cells)), atol=1e-5) and (made - cells).abs().max() > 0.1
 
 
 def test_what_the_portrait_shows_stays_as_it_is():

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from diffusers import UNet2DConditionModel
-from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.attention import BasicTransformerBlock, FeedForward
 from diffusers.models.attention_processor import Attention
 from torch import nn
 from torch.nn import functional
@@ -83,6 +83,22 @@ class ThenTime(nn.Module):
         return (x + change,)
 
 
+class ThenExperts(nn.Module):
+    """A convolution block, then a feed-forward that becomes guided experts, for a grid without transformers; at first it adds nothing."""
+
+    def __init__(self, convolution: nn.Module):
+        super().__init__()
+        self.convolution, width = convolution, convolution.out_channels
+        self.norm, self.ff = nn.LayerNorm(width), FeedForward(width, activation_fn="geglu")
+        nn.init.zeros_(self.ff.net[2].weight)
+        nn.init.zeros_(self.ff.net[2].bias)
+
+    def forward(self, hidden_BCHW: torch.Tensor, *args, **options) -> torch.Tensor:
+        x = self.convolution(hidden_BCHW, *args, **options)
+        tokens = x.flatten(2).transpose(1, 2)
+        return x + self.ff(self.norm(tokens)).transpose(1, 2).view_as(x)
+
+
 class RenderDenoiser(nn.Module):
     def __init__(self, config: DenoiserConfig):
         super().__init__()
@@ -100,6 +116,9 @@ class RenderDenoiser(nn.Module):
             for k, spatial in enumerate(getattr(block, "attentions", ())):
                 if spatial.norm.num_channels == width:  # over time on the coarse grids alone
                     block.attentions[k] = ThenTime(spatial, width, config.heads, self.guidance)
+        for finest in (self.net.down_blocks[0], self.net.up_blocks[-1]):
+            if not getattr(finest, "attentions", ()):
+                finest.resnets[-1] = ThenExperts(finest.resnets[-1])
         set_experts(self.net, config.experts, config.view_experts, self.guidance)
 
     @property
@@ -139,9 +158,9 @@ def _public(source: str, seen: int) -> UNet2DConditionModel:
 
 
 def set_experts(net: nn.Module, kinds: str, view_experts: int, guidance: Guidance) -> None:
-    """Put guided experts, up-cycled from the dense layer that is there, in place of every transformer block's feed-forward."""
+    """Put guided experts, up-cycled from the dense layer that is there, in place of every feed-forward."""
     for block in net.modules():
-        if isinstance(block, BasicTransformerBlock):
+        if isinstance(block, (BasicTransformerBlock, ThenExperts)):
             dense = block.ff.dense() if isinstance(block.ff, PriorGuidedExperts) else block.ff
             block.ff = PriorGuidedExperts(dense, kinds, view_experts, guidance)
 

@@ -28,7 +28,7 @@ FITS = {"exact": 0.0, "wrong": 1.0}  # size of the fit's errors: betas 0.3 sd, j
 VIEWS = {"front": (-1.0, 5.0), "20deg": (15.0, 25.0)}  # degrees of azimuth to either side
 SYSTEMS = ("copy", "warp", "ours")  # a copy of the portrait; the reference warp over its plate
 STEPS = (1, 2, 4, 8, 32)
-EXPERT_REGIONS = ("hair", "face", "mouth", "hands")  # in which experts of regions are asked to be better
+ASKED_REGIONS = ("hair", "face", "mouth", "hands")  # in which experts of regions are asked to be better
 _FEWEST = 10  # px
 
 
@@ -153,7 +153,7 @@ def expert_gains(ablation: dict[str, Scores]) -> dict[str, float]:
     def gain(kinds: str, view: str | None, regions: tuple[str, ...]) -> float:
         return float(np.nanmean([ablation[kinds].mean("ours", "psnr", "exact", view, r) - ablation["none"].mean("ours", "psnr", "exact", view, r) for r in regions]))
 
-    asked = {"view": ("20deg", ("person",)), "region": (None, EXPERT_REGIONS), "both": (None, ("person",))}
+    asked = {"view": ("20deg", ("person",)), "region": (None, ASKED_REGIONS), "both": (None, ("person",))}
     return {f"gain_{kinds}_experts_db": gain(kinds, *where) for kinds, where in asked.items() if kinds in ablation}
 
 
@@ -221,7 +221,7 @@ def report(
     lasted: dict[str, float], spoken: list[Spoken],
 ) -> str:  # fmt: skip
     """metrics/render.md."""
-    regions = ("person", *EXPERT_REGIONS, "torso", "arms")
+    regions = ("person", *ASKED_REGIONS, "torso", "arms")
     rows = [
         [f"{system}, {fit} fit, {view}", *(scores.mean(system, "psnr", fit, view, r) for r in regions), *(scores.mean(system, m, fit, view, "person") for m in ("ssim", "haar")), flicker(scores, system, fit, view)]
         for fit in FITS for view in VIEWS for system in SYSTEMS
@@ -233,10 +233,10 @@ def report(
     parts += ["## Masks", _table(["", *FITS], [[name, *(masks[fit].get(name, np.nan) for fit in FITS)] for name in names])]
     columns = [("exact", "front"), ("exact", "20deg"), ("wrong", "front"), ("wrong", "20deg")]
     rows = [
-        [name, *(found.mean("ours", "psnr", *key, "person") for key in columns), *(found.mean("ours", "psnr", "exact", None, r) for r in EXPERT_REGIONS)]
+        [name, *(found.mean("ours", "psnr", *key, "person") for key in columns), *(found.mean("ours", "psnr", "exact", None, r) for r in ASKED_REGIONS)]
         for name, found in ablation.items()
     ]  # fmt: skip
-    parts += ["## Ablation (PSNR, dB)", _table(["", *(f"{fit}, {view}" for fit, view in columns), *EXPERT_REGIONS], rows)]
+    parts += ["## Ablation (PSNR, dB)", _table(["", *(f"{fit}, {view}" for fit, view in columns), *ASKED_REGIONS], rows)]
     parts += ["## A long clip", _table(["", ""], [[name, value] for name, value in lasted.items()])]
     if spoken:
         parts += ["## Portraits", _table(["", "face found", "jaw correlation", "lag"], [[s.name, s.found, s.correlation, str(s.lag)] for s in spoken])]

@@ -1,12 +1,12 @@
-"""Prior-guided mixture of experts (Stereo-Talker, arXiv 2410.23836, section 3.3), in place of a transformer's feed-forward.
+"""Prior-guided mixture of experts (Stereo-Talker, arXiv 2410.23836, section 3.3), in place of every feed-forward.
 
 Which expert works is decided by what is known, not by a learned router: view experts are mixed by a small gate over the
 camera's azimuth and elevation, region experts are dispatched hard by each token's region. Tokens of pure background pass by.
 B frames, V views (frames that follow each other, seen from the same side), N tokens a frame, M tokens that work, D width,
-K view experts, R regions, H hidden units.
+P tokens of the view that has most, K view experts, R region experts, H hidden units.
 
-Experts are up-cycled (Komatsuzaki et al., 2023) from a dense feed-forward: its hidden units are dealt out, a few become every view
-expert's start, a few every region expert's, the rest is shared. At first the sum is the dense layer, and the active size stays its.
+Experts are up-cycled (Komatsuzaki et al., 2023) from a dense feed-forward: its hidden units are dealt out, a quarter becomes every view
+expert's start, a quarter every region expert's, the rest is shared. At first the sum is the dense layer, and the active size stays its.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from stereotalker.body.layout import REGION, REGIONS
 from stereotalker.errors import UserError
 
 EXPERTS = {"none": (False, False), "view": (True, False), "region": (False, True), "both": (True, True)}  # which kinds there are
-_SHARE = 8  # of the hidden units, one part in so many goes to an expert
+_SHARE = 4  # of the hidden units, one part in so many goes to an expert
+REGION_EXPERTS = [name for name in REGIONS[1:] if name != "legs"]  # legs, seldom in a picture, are clothed as the torso is
+EXPERT_OF = torch.tensor([-1, *(REGION_EXPERTS.index("torso" if name == "legs" else name) for name in REGIONS[1:])])
 _CENTRES, _WIDTH = 0.5, 0.35  # rad of azimuth: where the outer view experts begin, and how far each reaches
 
 
@@ -31,9 +33,10 @@ class Dispatch:
     """Who works on one grid of tokens, made once a call of the network."""
 
     tokens: torch.Tensor  # i64 [M] of B x N, those that are not background, frame by frame
-    views: list[int]  # [V] how many of them every view has
-    order: torch.Tensor  # i64 [M] them sorted by region
-    regions: list[int]  # [R] how many every region has
+    slots: torch.Tensor  # i64 [M] their rows of V x P, where every view has places for as many
+    most: int  # P
+    order: torch.Tensor  # i64 [M] them sorted by their region's expert
+    regions: list[int]  # [R] how many every one has
 
 
 class Guidance:
@@ -59,10 +62,14 @@ class Guidance:
         if tokens not in self._dispatched:
             region_BN = self.at(tokens)
             working_BN = region_BN != REGION["background"]
-            region_M = region_BN[working_BN]
+            expert_M = EXPERT_OF.to(region_BN.device)[region_BN[working_BN]]
+            count_V = torch.bincount(self._view_B, working_BN.sum(1), len(self.views_V2)).long()
+            most = int(count_V.max())
+            shift_V = most * torch.arange(len(count_V), device=count_V.device) - (count_V.cumsum(0) - count_V)
+            slots = torch.arange(len(expert_M), device=count_V.device) + shift_V.repeat_interleave(count_V, output_size=len(expert_M))
             self._dispatched[tokens] = Dispatch(
-                working_BN.flatten().nonzero().flatten(), torch.bincount(self._view_B, working_BN.sum(1), len(self.views_V2)).long().tolist(),
-                torch.argsort(region_M, stable=True), torch.bincount(region_M, minlength=len(REGIONS)).tolist(),
+                working_BN.flatten().nonzero().flatten(), slots, most,
+                torch.argsort(expert_M, stable=True), torch.bincount(expert_M, minlength=len(REGION_EXPERTS)).tolist(),
             )  # fmt: skip
         return self._dispatched[tokens]
 
@@ -104,8 +111,15 @@ class Bank(nn.Module):
 
 
 def gated(x: torch.Tensor, into: torch.Tensor, bias: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-    value, gate = functional.linear(x, into.to(x.dtype), bias.to(x.dtype)).chunk(2, -1)
-    return functional.linear(value * functional.gelu(gate), out.to(x.dtype))
+    """A gated feed-forward of tokens [M, D]; or of tokens [V, P, D], where the weights have a first dimension V, too."""
+    value, gate = _linear(x, into.to(x.dtype), bias.to(x.dtype)).chunk(2, -1)
+    return _linear(value * functional.gelu(gate), out.to(x.dtype))
+
+
+def _linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    if weight.dim() == 2:
+        return functional.linear(x, weight, bias)
+    return torch.bmm(x, weight.mT) if bias is None else torch.baddbmm(bias[:, None], x, weight.mT)
 
 
 class PriorGuidedExperts(nn.Module):
@@ -127,7 +141,7 @@ class PriorGuidedExperts(nn.Module):
             self.view = Bank(view_experts, width, share)
             self.view.copy(dense, slice(shared, shared + share))
         if by_region:
-            self.region = Bank(len(REGIONS) - 1, width, share)
+            self.region = Bank(len(REGION_EXPERTS), width, share)
             self.region.copy(dense, slice(hidden - share, hidden))
 
     @torch.no_grad()
@@ -148,27 +162,24 @@ class PriorGuidedExperts(nn.Module):
         x_MD = x_BND.flatten(0, 1)[who.tokens]
         if self.view is None:
             y_MD = gated(x_MD, self.shared.into[0], self.shared.bias[0], self.shared.out[0])
-        else:  # shared and view experts see the same tokens: one layer a view
-            y_MD = torch.cat([gated(x, *bank) for x, bank in zip(x_MD.split(who.views), self._by_view(), strict=True)])
+        else:  # shared and view experts see the same tokens: one layer a view, of as many tokens each
+            layers = self._by_view()
+            V, D = len(layers[0]), x_MD.shape[1]
+            x_VPD = x_MD.new_zeros(V * who.most, D).index_copy_(0, who.slots, x_MD).view(V, who.most, D)
+            y_MD = gated(x_VPD, *layers).flatten(0, 1)[who.slots]
         y_MD = y_MD + self.bias.to(y_MD.dtype)
         if self.region is not None:
-            groups = x_MD[who.order].split(who.regions)[1:]
+            groups = x_MD[who.order].split(who.regions)
             parts = [gated(x, self.region.into[r], self.region.bias[r], self.region.out[r]) for r, x in enumerate(groups) if len(x)]
             y_MD = y_MD.index_add(0, who.order, torch.cat(parts).to(y_MD.dtype)) if parts else y_MD
         out = torch.zeros(x_BND.shape[0] * x_BND.shape[1], y_MD.shape[1], dtype=y_MD.dtype, device=y_MD.device)
         return out.index_copy(0, who.tokens, y_MD).view_as(x_BND)
 
-    def _by_view(self) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    def _by_view(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The shared expert and the view experts' mix side by side, as one layer for every view."""
         with torch.autocast(self.bias.device.type, enabled=False):  # in bfloat16 a slow camera would move the mix by jerks
             gate_VK = self.gate(self.guidance.views_V2.float())
             mixed = [torch.einsum("vk,k...->v...", gate_VK, p.float()) for p in (self.view.into, self.view.bias, self.view.out)]
-        shared = self.shared.into[0].unflatten(0, (2, -1)), self.shared.bias[0].unflatten(0, (2, -1)), self.shared.out[0]
-        return [
-            (
-                torch.cat([shared[0], into.unflatten(0, (2, -1))], 1).flatten(0, 1),  # values of both, then gates of both
-                torch.cat([shared[1], bias.unflatten(0, (2, -1))], 1).flatten(),
-                torch.cat([shared[2], out], 1),
-            )
-            for into, bias, out in zip(*mixed, strict=True)
-        ]
+        shared = [p.expand(len(gate_VK), *p.shape[1:]) for p in (self.shared.into, self.shared.bias, self.shared.out)]
+        beside = [torch.cat([a.unflatten(1, (2, -1)), b.unflatten(1, (2, -1))], 2).flatten(1, 2) for a, b in zip(shared[:2], mixed[:2], strict=True)]
+        return beside[0], beside[1], torch.cat([shared[2], mixed[2]], 2)  # values of both, then gates of both
