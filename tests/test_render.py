@@ -229,6 +229,7 @@ def test_every_block_has_experts(tiny_models):
 
 
 def test_experts_behind_a_convolution_see_every_cell_in_its_place():
+    torch.manual_seed(0)
     layer = ThenExperts(torch.nn.Conv2d(16, 16, 1))
     torch.nn.init.normal_(layer.ff.net[2].weight)
     x = torch.randn(2, 16, 4, 6, generator=torch.Generator().manual_seed(0))
