@@ -14,6 +14,7 @@ from stereotalker.body.layout import JOINT, REGION
 from stereotalker.body.raster import rasterize
 from stereotalker.body.rotations import axis_angle_to_matrix
 from stereotalker.control import curtain, mips
+from stereotalker.control.light import Light, Surface, read_light
 from stereotalker.control.parts import allowed, back_of_head, claimed, forearms_of, hands_of
 from stereotalker.control.sleeves import BARE, tell_sleeves
 from stereotalker.control.texture import SIZE, texel_corners
@@ -239,3 +240,54 @@ def test_colours_of_the_person_go_on_beyond_the_outline(drawn):
     assert np.array_equal(fine[person], green.portrait[person]) and fine.max() <= 200
     nobody = replace(avatar, regions=np.zeros_like(avatar.regions))
     assert np.array_equal(mips.levels(nobody)[0], avatar.portrait)
+
+
+def lit_by(light, avatar, body, motion):
+    """The lightness of a grey body under a light, as the portrait's camera sees it, f32 [H, W]; and the body, and its picture."""
+    surface = Surface.of(body.pose(motion, avatar.betas, avatar.surface)[0], body.faces)
+    picture = rasterize(project(surface.vertices, avatar.intrinsics, avatar.extrinsics), body.faces, avatar.regions.shape)
+    return 150 * picture.interpolate(body.faces, light.on(surface)[:, None])[..., 0], surface, picture
+
+
+def grey(level):
+    return np.repeat(np.rint(level.clip(0, 255)).astype(np.uint8)[..., None], 3, 2)
+
+
+@pytest.mark.parametrize("shade", [0.0, -0.6])
+def test_the_light_is_read_off_the_portrait(drawn, body, shade):
+    avatar, _, _ = drawn
+    lamp = np.array([-0.5, 0.4, 0.75]) / np.linalg.norm([-0.5, 0.4, 0.75])
+    light = Light(0.4 * lamp, lamp, shade, avatar.target)
+    level, surface, picture = lit_by(light, avatar, body, Motion.still(avatar.poses, avatar.expression))
+    portrait = grey(np.where(avatar.regions == REGION["torso"], 0.5, 1.0) * level)
+    found = read_light(portrait, avatar.regions, picture.face >= 0, surface, picture, avatar.target)
+    assert np.abs(found.slope - light.slope).max() < 0.1
+    if shade:
+        assert np.degrees(np.arccos(found.lamp @ lamp)) < 12 and -0.8 < found.shade < -0.3
+    else:
+        assert found.shade > -0.1
+
+
+def test_who_turns_is_lit_from_where_the_lamp_stands(drawn, body):
+    avatar, _, _ = drawn
+    lamp = np.array([-0.8, 0.2, 0.57]) / np.linalg.norm([-0.8, 0.2, 0.57])
+    light = Light(0.5 * lamp, lamp, 0.0, avatar.target)
+    painted = replace(avatar, portrait=grey(lit_by(light, avatar, body, Motion.still(avatar.poses, avatar.expression))[0]))
+    poses = avatar.poses.copy()
+    poses[JOINT["head"]] += np.array([0, 0.6, 0], np.float32)
+    turned = Motion.still(poses, avatar.expression)
+    truth, _, picture = lit_by(light, avatar, body, turned)
+    head = (picture.face >= 0) & (body.weights[body.faces[picture.face, 0], JOINT["head"]] > 0.5)
+    view = camera.around(painted, CameraMove(), 1, 25.0, avatar.regions.shape)
+    ref = reference(painted, body)
+    unlit = replace(ref, light=Light(np.zeros(3), lamp, 0.0, avatar.target), bright=np.ones(len(ref.bright), np.float32))
+    lit, carried = (np.abs(control(known, body, turned, view).warp[0, ..., 0] - truth)[head].mean() for known in (ref, unlit))
+    assert lit < 0.5 * carried
+
+
+def test_a_portrait_that_tells_no_light_is_lit_from_everywhere(drawn, body):
+    avatar, _, _ = drawn
+    _, surface, picture = lit_by(Light(np.zeros(3), np.zeros(3), 0.0, avatar.target), avatar, body, Motion.still(avatar.poses, avatar.expression))
+    for tells, portrait in ((np.zeros_like(picture.face, bool), avatar.portrait), (picture.face >= 0, np.zeros_like(avatar.portrait))):
+        found = read_light(portrait, avatar.regions, tells, surface, picture, avatar.target)
+        assert np.array_equal(found.on(surface), np.ones(len(surface.vertices)))

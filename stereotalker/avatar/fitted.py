@@ -64,7 +64,7 @@ def fit_portrait(path: Path, models: Models, store: AnyStore, landmarks: Path | 
         save(made.avatar, folder / RECORD)
         Image.fromarray(draw_card(made.avatar, models.body)).save(folder / PICTURE)
         texture = reference(made.avatar, models.body).texture
-        Image.fromarray(np.dstack([texture.colour, texture.seen])).save(folder / TEXTURE)
+        Image.fromarray(np.dstack([np.clip(np.rint(texture.colour), 0, 255).astype(np.uint8), texture.seen])).save(folder / TEXTURE)
         fit = {"size": picture.shape[:2], "detector": detector.name, "residuals": made.residuals.as_dict(), "notes": made.notes}
         (folder / _FIT).write_text(json.dumps(fit))
 

@@ -115,3 +115,27 @@ def _project(vertices, K, E):
         out[v, 1] = (E[1, 0] * x + E[1, 1] * y + E[1, 2] * z + E[1, 3]) / depth * K[1, 1] + K[1, 2]
         out[v, 2] = depth
     return out
+
+
+def orthographic(points: np.ndarray, direction: np.ndarray, centre: np.ndarray, extent: float, side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """View of points [M, 3] m from far off, as from a lamp: axes [3, 3], corner [3] m, and the points as pixels and depth f32 [M, 3].
+
+    direction f64 [3] unit, from the points; the square of side x side pixels, extent m wide, has its middle at `centre` [3] m.
+    """
+    right = np.cross([0.0, 1.0, 1e-3], direction)
+    right /= np.linalg.norm(right)
+    axes = np.stack([right, np.cross(direction, right), -direction])
+    low = np.append(axes[:2] @ centre - extent / 2, axes[2] @ centre - 2.0)
+    return axes, low, flatten(points, axes, low, side / extent)
+
+
+@numba.njit(cache=True)
+def flatten(points, axes, low, scale):
+    """Points f32 [M, 3] m along axes, from a corner on, in pixels of 1 / scale m; depth in m."""
+    out = np.empty((len(points), 3), np.float32)
+    for p in range(len(points)):
+        x, y, z = points[p, 0], points[p, 1], points[p, 2]
+        out[p, 0] = (axes[0, 0] * x + axes[0, 1] * y + axes[0, 2] * z - low[0]) * scale
+        out[p, 1] = (axes[1, 0] * x + axes[1, 1] * y + axes[1, 2] * z - low[1]) * scale
+        out[p, 2] = axes[2, 0] * x + axes[2, 1] * y + axes[2, 2] * z - low[2]
+    return out

@@ -16,11 +16,12 @@ from stereotalker.body.build import PARTS
 from stereotalker.body.camera import project
 from stereotalker.body.layout import REGION
 from stereotalker.body.model import Body
-from stereotalker.body.raster import rasterize, vertex_normals, voted
+from stereotalker.body.raster import rasterize, voted
 from stereotalker.control import curtain, mips
 from stereotalker.control.curtain import Curtain
+from stereotalker.control.light import Light, Surface, read_light
 from stereotalker.control.mips import mixed_sample
-from stereotalker.control.parts import allowed, back_of_head, claimed, forearms_of, hands_of, in_mouth
+from stereotalker.control.parts import allowed, back_of_head, claimed, forearms_of, hands_of, in_mouth, inner
 from stereotalker.control.plate import background_plate, sample
 from stereotalker.control.sleeves import Claims, tell_sleeves
 from stereotalker.control.texture import KNOWN, MIRRORED_TEXEL, SEEN_M, Texture, make_texture, texel_corners
@@ -42,6 +43,8 @@ class Reference:
     claims: Claims  # of the portrait's pixels, hands a little wider
     texture: Texture  # of the whole surface, for what the portrait did not see
     region: np.ndarray  # u8 [V]
+    light: Light  # of the portrait
+    bright: np.ndarray  # f32 [V] how bright that light made the surface
     curtain: Curtain | None  # hair beside the body
 
 
@@ -49,7 +52,8 @@ def reference(avatar: Avatar, body: Body) -> Reference:
     """Project the fitted body into the portrait and read texture, regions and depths off it."""
     H, W = avatar.regions.shape
     still = Motion.still(avatar.poses, avatar.expression)
-    places = project(body.pose(still, avatar.betas, avatar.surface)[0], avatar.intrinsics, avatar.extrinsics)
+    surface = Surface.of(body.pose(still, avatar.betas, avatar.surface)[0], body.faces)
+    places = project(surface.vertices, avatar.intrinsics, avatar.extrinsics)
     picture = rasterize(places, body.faces, (H, W))
     claims = tell_sleeves(avatar, body, picture, claimed(avatar.regions), allowed(body))
     columns, rows = (np.clip(places[:, k].astype(int), 0, (W, H)[k] - 1) for k in (0, 1))
@@ -57,8 +61,15 @@ def reference(avatar: Avatar, body: Body) -> Reference:
     seen = inside & (np.abs(picture.depth[rows, columns] - places[:, 2]) < SEEN_M) & (body.part == PARTS["body"][0]) & ~in_mouth(body)
     seen &= claims.may_show[np.arange(len(places)), claims.pixels[rows, columns]]
     region = _regions(body, seen, claims.shown[rows, columns], claims.may_show)
-    texture = make_texture(avatar, body, places, picture, region, claims)
-    return Reference(avatar, mips.levels(avatar), places, picture.depth, claims, texture, region, curtain.hang(avatar, body))
+    light = read_light(avatar.portrait, claims.pixels, inner(avatar.regions) & (picture.face >= 0), surface, picture, avatar.target)
+    bright, levels = _bright(light, surface, body), mips.levels(avatar)
+    texture = make_texture(avatar, body, levels[0], places, picture, region, claims, bright)
+    return Reference(avatar, levels, places, picture.depth, claims, texture, region, light, bright, curtain.hang(avatar, body))
+
+
+def _bright(light: Light, surface: Surface, body: Body) -> np.ndarray:
+    """How bright the light makes the body, f32 [V]; the inside of the mouth stays as it is."""
+    return np.where(in_mouth(body), np.float32(1), light.on(surface))
 
 
 def _regions(body: Body, seen: np.ndarray, shown: np.ndarray, may: np.ndarray) -> np.ndarray:
@@ -97,17 +108,18 @@ def control(ref: Reference, body: Body, motion: Motion, camera: Camera) -> Contr
         picture = rasterize(project(vertices[t], K, E), body.faces, fine)
         colours = plate[t].repeat(_FINER, 0).repeat(_FINER, 1)
         facing, (seen, shown) = np.zeros_like(colours), np.zeros((2, *fine), np.uint8)
-        normals = (vertex_normals(vertices[t], body.faces) @ E[:3, :3].T).astype(np.float32)
-        _normals_and_labels(picture.face, picture.bary, body.faces, normals, ref.region, facing, shown)
+        surface = Surface.of(vertices[t], body.faces)
+        bright = _bright(ref.light, surface, body)
+        _normals_and_labels(picture.face, picture.bary, body.faces, (surface.normals @ E[:3, :3].T).astype(np.float32), ref.region, facing, shown)
         pair = mips.pair(avatar, ref.levels, K, E)
         _carry(
-            picture.face, picture.bary, body.faces, ref.places, from_portrait, ref.depth_map, ref.claims.regions, ref.claims.pixels, ref.claims.may_show,
-            *pair, colours, seen, shown,
+            picture.face, picture.bary, body.faces, ref.places, bright / ref.bright, from_portrait, ref.depth_map,
+            ref.claims.regions, ref.claims.pixels, ref.claims.may_show, *pair, colours, seen, shown,
         )  # fmt: skip
         if heads is not None:
             at, turn = heads
             curtain.draw(ref.curtain.from_pixels(at[t], turn[t], K, E), picture.depth, avatar.regions, *pair, BESIDE, SEEN, colours, seen, shown, facing)
-        _fill(picture.face, picture.bary, body.texture_faces, texels, ref.texture.colour, ref.texture.seen, colours, seen)
+        _fill(picture.face, picture.bary, body.faces, bright, body.texture_faces, texels, ref.texture.colour, ref.texture.seen, colours, seen)
         warp[t] = cv2.resize(colours, (W, H), interpolation=cv2.INTER_AREA)
         labels[t] = voted(shown, _FINER)
         for small, large in ((normal_map, facing), (visibility, seen)):  # kinds and directions have no mean
@@ -126,6 +138,14 @@ def _mixed(triangle, shares, values, out):
 
 
 @numba.njit(cache=True)
+def _put(colour, triangle, shares, factor, pixel):
+    """A colour f64 [3], times a factor of vertices f32 [V], into a pixel u8 [3]."""
+    times = shares[0] * factor[triangle[0]] + shares[1] * factor[triangle[1]] + shares[2] * factor[triangle[2]]
+    for k in range(3):
+        pixel[k] = np.uint8(min(colour[k] * times + 0.5, 255.0))
+
+
+@numba.njit(cache=True)
 def _normals_and_labels(face, bary, faces, normals, region, normal_map, labels):
     H, W = face.shape
     n = np.zeros(3)
@@ -140,8 +160,8 @@ def _normals_and_labels(face, bary, faces, normals, region, normal_map, labels):
 
 
 @numba.njit(cache=True)
-def _carry(face, bary, faces, places, from_portrait, depth_map, regions, claims, may_show, fine, coarse, blend, warp, visibility, labels):
-    """What the portrait saw: its pixels and its labels."""
+def _carry(face, bary, faces, places, gain, from_portrait, depth_map, regions, claims, may_show, fine, coarse, blend, warp, visibility, labels):
+    """What the portrait saw: its pixels, times the vertices' gain in brightness, and its labels."""
     H, W = face.shape
     PH, PW = regions.shape
     colour, at = np.zeros((2, 3)), np.zeros(3)
@@ -158,22 +178,20 @@ def _carry(face, bary, faces, places, from_portrait, depth_map, regions, claims,
             visibility[y, x] = SEEN
             labels[y, x] = regions[r, c]
             mixed_sample(fine, coarse, blend, at[0] / PW, at[1] / PH, colour)
-            for k in range(3):
-                warp[y, x, k] = np.uint8(colour[0, k] + 0.5)
+            _put(colour[0], faces[face[y, x]], bary[y, x], gain, warp[y, x])
 
 
 @numba.njit(cache=True)
-def _fill(face, bary, faces, texels, texture, known, warp, visibility):
-    """The rest of the body from its texture."""
+def _fill(face, bary, faces, bright, texel_faces, texels, texture, known, warp, visibility):
+    """The rest of the body from its texture, as bright as its vertices are."""
     H, W = face.shape
     at, colour = np.zeros(2), np.zeros(3)
     for y in range(H):
         for x in range(W):
             if face[y, x] < 0 or visibility[y, x] > 0:
                 continue
-            _mixed(faces[face[y, x]], bary[y, x], texels, at)
+            _mixed(texel_faces[face[y, x]], bary[y, x], texels, at)
             how = known[min(max(int(at[1]), 0), known.shape[0] - 1), min(max(int(at[0]), 0), known.shape[1] - 1)]
             visibility[y, x] = FROM_TEXTURE if how == KNOWN else (MIRRORED if how == MIRRORED_TEXEL else GUESSED)
             sample(texture, at[0], at[1], colour)
-            for k in range(3):
-                warp[y, x, k] = np.uint8(colour[k] + 0.5)
+            _put(colour, faces[face[y, x]], bary[y, x], bright, warp[y, x])

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
-from stereotalker.body.camera import project
+from stereotalker.body.camera import flatten, orthographic, project
 from stereotalker.body.layout import REGION
 from stereotalker.body.raster import rasterize, vertex_normals, voted
 from stereotalker.people.geometry import Binding
@@ -183,7 +183,7 @@ def _shadow_map(figure: Figure, points: np.ndarray, hairs: np.ndarray, direction
     if len(hairs):
         scale = _SHADOW_SIDE / _SHADOW_EXTENT_M
         owner = np.full(depth.shape, -1, np.int32)
-        _draw_strands(_flatten(hairs, axes, low, scale), figure.strands.first, figure.strands.radius * np.float32(scale), 0.0, depth, owner, 2)
+        _draw_strands(flatten(hairs, axes, low, scale), figure.strands.first, figure.strands.radius * np.float32(scale), 0.0, depth, owner, 2)
     return axes, low, depth
 
 
@@ -191,26 +191,6 @@ def _centre(points: np.ndarray) -> np.ndarray:
     """A little above the middle of the picture's part of the body."""
     high = points[:, 1].max()
     return np.array([np.median(points[:, 0]), high - 0.40, np.median(points[:, 2])])
-
-
-def orthographic(points: np.ndarray, direction: np.ndarray, centre: np.ndarray, extent: float, side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """View from a far light: axes [3, 3], corner [3] m, and the points as pixels and depth f32 [M, 3]."""
-    right = np.cross([0.0, 1.0, 1e-3], direction)
-    right /= np.linalg.norm(right)
-    axes = np.stack([right, np.cross(direction, right), -direction])
-    low = np.append(axes[:2] @ centre - extent / 2, axes[2] @ centre - 2.0)
-    return axes, low, _flatten(points, axes, low, side / extent)
-
-
-@numba.njit(cache=True)
-def _flatten(points, axes, low, scale):
-    out = np.empty((len(points), 3), np.float32)
-    for p in range(len(points)):
-        x, y, z = points[p, 0], points[p, 1], points[p, 2]
-        out[p, 0] = (axes[0, 0] * x + axes[0, 1] * y + axes[0, 2] * z - low[0]) * scale
-        out[p, 1] = (axes[1, 0] * x + axes[1, 1] * y + axes[1, 2] * z - low[1]) * scale
-        out[p, 2] = axes[2, 0] * x + axes[2, 1] * y + axes[2, 2] * z - low[2]
-    return out
 
 
 def lit_share(points: np.ndarray, axes: np.ndarray, low: np.ndarray, depth: np.ndarray, extent: float, bias: float) -> np.ndarray:
@@ -433,7 +413,7 @@ def occlude(figure_points: np.ndarray, faces: np.ndarray, strands: Strands | Non
         depth = rasterize(flat, faces, (side, side)).depth
         if strands is not None and len(hairs):
             scale = side / extent
-            _draw_strands(_flatten(hairs, axes, low, scale), strands.first, strands.radius * np.float32(scale), 0.0, depth, np.full(depth.shape, -1, np.int32), 3)
+            _draw_strands(flatten(hairs, axes, low, scale), strands.first, strands.radius * np.float32(scale), 0.0, depth, np.full(depth.shape, -1, np.int32), 3)
             near = lit_share(hairs, axes, low, depth, extent, 0.012)
             hair_total += near
         facing = np.clip(normals @ direction, 0, 1)
