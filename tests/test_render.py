@@ -7,6 +7,7 @@ import safetensors
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.models.attention import FeedForward
+from scipy.ndimage import distance_transform_edt
 
 from stereotalker.avatar.library import Library, read_avatar
 from stereotalker.body import camera
@@ -350,6 +351,19 @@ def test_mirrored_crops_are_mirrored_whole(tiny_models, speech):
 
 
 # ---- masks ---------------------------------------------------------------------------------------------------------------
+
+
+def test_well_inside_the_body_there_is_no_background(tiny_models, avatar, speech):
+    motion, view = clip(tiny_models, avatar, speech, (128, 128), 1)
+    maps = control(reference(avatar, tiny_models.body), tiny_models.body, motion, view)
+    masks = deepcopy(tiny_models.renderer.masks)
+    torch.nn.init.zeros_(masks.net.conv_out.weight)
+    with torch.no_grad():
+        masks.net.conv_out.bias.view(len(REGIONS), -1).copy_(20.0 * (torch.arange(len(REGIONS)) == REGION["background"])[:, None])
+    share = masks.predict(maps)[0, REGION["background"]].numpy()
+    depth = distance_transform_edt(np.pad(maps.labels[0] > 0, 9, mode="edge"))[9:-9, 9:-9]  # beyond the picture the body goes on
+    assert (share[depth > 3] == 0).all() and (depth > 3).any()
+    assert (share[depth < 2] > 0.99).all()
 
 
 def test_masks_are_shares(tiny_models, speech):

@@ -1,7 +1,7 @@
 """Avatars by name: a user's own in a folder of their own, then the shipped synthetic ones.
 
 An avatar of one's own is a folder NAME/ with avatar.safetensors, card.json (whose it is, how well it fits), card.png (what it
-looks like) and texture.png (its surface; alpha 255 where the portrait showed it, 128 where its mirror image, 0 where guessed).
+looks like) and texture.png (its surface without the light's shading; alpha 255 where the portrait showed it, 128 where its mirror image, 0 where guessed).
 """
 
 from __future__ import annotations

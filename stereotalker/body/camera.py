@@ -120,7 +120,8 @@ def _project(vertices, K, E):
 def orthographic(points: np.ndarray, direction: np.ndarray, centre: np.ndarray, extent: float, side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """View of points [M, 3] m from far off, as from a lamp: axes [3, 3], corner [3] m, and the points as pixels and depth f32 [M, 3].
 
-    direction f64 [3] unit, from the points; the square of side x side pixels, extent m wide, has its middle at `centre` [3] m.
+    direction f64 [3] unit, from the points, not straight upwards; the square of side x side pixels, extent m wide, has its middle at `centre`
+    [3] m, which lies at a depth of 2 m.
     """
     right = np.cross([0.0, 1.0, 1e-3], direction)
     right /= np.linalg.norm(right)

@@ -26,6 +26,11 @@ class Curtain:
     at: np.ndarray
     turn: np.ndarray
 
+    def normal(self, turn: np.ndarray) -> np.ndarray:
+        """The plane's, world axes, f64 [3], where the head has turned f64 [3, 3]; towards the camera where it is as in the portrait."""
+        towards = -np.cross(self.place[:, 0], self.place[:, 1])
+        return turn @ self.turn.T @ (towards / np.linalg.norm(towards))
+
     def from_pixels(self, at: np.ndarray, turn: np.ndarray, intrinsics: np.ndarray, extrinsics: np.ndarray) -> np.ndarray:
         """f64 [3, 3] that maps a camera's (x px, y px, 1) to (x px, y px, 1) of the portrait over the plane's depth in m.
 
@@ -53,10 +58,10 @@ def heads(avatar: Avatar, body: Body, motion: Motion) -> tuple[np.ndarray, np.nd
 
 
 @numba.njit(cache=True)
-def draw(from_pixels, depth, regions, fine, coarse, blend, beside, seen, warp, visibility, labels, normals):
+def draw(from_pixels, depth, regions, fine, coarse, blend, gain, beside, seen, warp, visibility, labels, normals):
     """Draw the portrait's hair into a picture's maps, where the plane is nearer than the body and the portrait did not show the body.
 
-    from_pixels as of `Curtain`; depth f32 [H, W] m of the body; regions u8 of the portrait; fine, coarse, blend: see `mips.pair`. In place:
+    from_pixels as of `Curtain`; depth f32 [H, W] m of the body; regions u8 of the portrait; fine, coarse, blend: see `mips.pair`; gain: of colours. In place:
     warp, normals u8 [H, W, 3], labels u8 [H, W] and visibility u8 [H, W], which becomes `beside`; where it is `seen` all stays.
     """
     H, W = depth.shape
@@ -76,6 +81,6 @@ def draw(from_pixels, depth, regions, fine, coarse, blend, beside, seen, warp, v
                 continue
             mixed_sample(fine, coarse, blend, u / PW, v / PH, colour)
             for k in range(3):
-                warp[y, x, k] = np.uint8(colour[0, k] + 0.5)
+                warp[y, x, k] = np.uint8(min(gain * colour[0, k] + 0.5, 255.0))
                 normals[y, x, k] = _FACING[k]
             visibility[y, x], labels[y, x] = beside, _HAIR

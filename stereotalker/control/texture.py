@@ -33,7 +33,8 @@ KNOWN, MIRRORED_TEXEL = 255, 128  # kinds of texels; 0: a guess
 
 @dataclass(frozen=True)
 class Texture:
-    """colour f32 [S, S, 3] in 0..255 where the light has brightness 1; seen u8 [S, S]: KNOWN where the portrait showed that place, MIRRORED_TEXEL where its mirror image, 0 where a guess."""
+    """colour f32 [S, S, 3], sRGB without the light's shading, which may put it beyond 255; seen u8 [S, S]: KNOWN where the portrait showed that place,
+    MIRRORED_TEXEL where its mirror image, 0 where a guess."""
 
     colour: np.ndarray
     seen: np.ndarray
@@ -51,10 +52,10 @@ class _Atlas:
 
 
 def make_texture(
-    avatar: Avatar, body: Body, portrait: np.ndarray, pixels: np.ndarray, picture: Fragments, region: np.ndarray, claims: Claims, bright: np.ndarray
+    avatar: Avatar, body: Body, portrait: np.ndarray, pixels: np.ndarray, picture: Fragments, region: np.ndarray, claims: Claims, shading: np.ndarray
 ) -> Texture:  # fmt: skip
     """portrait u8 [H, W, 3], whose colours go on beyond the person; pixels f32 [V, 3]: the avatar's body in it; picture: the same, drawn;
-    region u8 [V]; bright f32 [V] of the surface in the portrait.
+    region u8 [V]; shading f32 [V] of the surface in the portrait.
 
     Colours are only taken from the same region, of arms from the same side of the sleeves' end. Hands, and arms beyond their sleeves, of which
     the portrait shows nothing take the face's colour.
@@ -70,7 +71,7 @@ def make_texture(
     seen = inside & (np.abs(picture.depth[rows, columns] - at[:, 2]) < SEEN_M) & (avatar.regions[rows, columns] != REGION["background"])
     seen &= claims.may_show[main, claims.pixels[rows, columns]] & ~hidden & ~np.isin(part, list(_INNER))
     colour = np.stack([map_coordinates(portrait[..., k], [at[:, 1] - 0.5, at[:, 0] - 0.5], np.float32, order=1, mode="nearest") for k in range(3)], 1)
-    colour /= (bright[atlas.corners] * atlas.shares).sum(1)[:, None]
+    colour /= (shading[atlas.corners] * atlas.shares).sum(1)[:, None]
     kind = np.where(seen, KNOWN, 0).astype(np.uint8)
     beyond = (claims.beyond[atlas.corners] * atlas.shares).sum(1) > 0
     groups = np.where(beyond & (region[main] == REGION["arms"]), BARE, region[main])

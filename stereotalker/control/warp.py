@@ -19,7 +19,7 @@ from stereotalker.body.model import Body
 from stereotalker.body.raster import rasterize, voted
 from stereotalker.control import curtain, mips
 from stereotalker.control.curtain import Curtain
-from stereotalker.control.light import Light, Surface, read_light
+from stereotalker.control.light import PortraitLight, Surface, read_light
 from stereotalker.control.mips import mixed_sample
 from stereotalker.control.parts import allowed, back_of_head, claimed, forearms_of, hands_of, in_mouth, inner
 from stereotalker.control.plate import background_plate, sample
@@ -43,8 +43,8 @@ class Reference:
     claims: Claims  # of the portrait's pixels, hands a little wider
     texture: Texture  # of the whole surface, for what the portrait did not see
     region: np.ndarray  # u8 [V]
-    light: Light  # of the portrait
-    bright: np.ndarray  # f32 [V] how bright that light made the surface
+    light: PortraitLight
+    shading: np.ndarray  # f32 [V] in the portrait
     curtain: Curtain | None  # hair beside the body
 
 
@@ -61,15 +61,15 @@ def reference(avatar: Avatar, body: Body) -> Reference:
     seen = inside & (np.abs(picture.depth[rows, columns] - places[:, 2]) < SEEN_M) & (body.part == PARTS["body"][0]) & ~in_mouth(body)
     seen &= claims.may_show[np.arange(len(places)), claims.pixels[rows, columns]]
     region = _regions(body, seen, claims.shown[rows, columns], claims.may_show)
-    light = read_light(avatar.portrait, claims.pixels, inner(avatar.regions) & (picture.face >= 0), surface, picture, avatar.target)
-    bright, levels = _bright(light, surface, body), mips.levels(avatar)
-    texture = make_texture(avatar, body, levels[0], places, picture, region, claims, bright)
-    return Reference(avatar, levels, places, picture.depth, claims, texture, region, light, bright, curtain.hang(avatar, body))
+    light = read_light(avatar.portrait, claims.pixels, inner(avatar.regions), surface, picture, avatar.target)
+    shading, levels = _shading(light, surface, body), mips.levels(avatar)
+    texture = make_texture(avatar, body, levels[0], places, picture, region, claims, shading)
+    return Reference(avatar, levels, places, picture.depth, claims, texture, region, light, shading, curtain.hang(avatar, body))
 
 
-def _bright(light: Light, surface: Surface, body: Body) -> np.ndarray:
-    """How bright the light makes the body, f32 [V]; the inside of the mouth stays as it is."""
-    return np.where(in_mouth(body), np.float32(1), light.on(surface))
+def _shading(light: PortraitLight, surface: Surface, body: Body) -> np.ndarray:
+    """Of every vertex, f32 [V]; 1 in the mouth, whose colours are told as they look there."""
+    return np.where(in_mouth(body), np.float32(1), light.shading(surface))
 
 
 def _regions(body: Body, seen: np.ndarray, shown: np.ndarray, may: np.ndarray) -> np.ndarray:
@@ -109,17 +109,19 @@ def control(ref: Reference, body: Body, motion: Motion, camera: Camera) -> Contr
         colours = plate[t].repeat(_FINER, 0).repeat(_FINER, 1)
         facing, (seen, shown) = np.zeros_like(colours), np.zeros((2, *fine), np.uint8)
         surface = Surface.of(vertices[t], body.faces)
-        bright = _bright(ref.light, surface, body)
+        shading = _shading(ref.light, surface, body)
         _normals_and_labels(picture.face, picture.bary, body.faces, (surface.normals @ E[:3, :3].T).astype(np.float32), ref.region, facing, shown)
         pair = mips.pair(avatar, ref.levels, K, E)
         _carry(
-            picture.face, picture.bary, body.faces, ref.places, bright / ref.bright, from_portrait, ref.depth_map,
+            picture.face, picture.bary, body.faces, ref.places, shading / ref.shading, from_portrait, ref.depth_map,
             ref.claims.regions, ref.claims.pixels, ref.claims.may_show, *pair, colours, seen, shown,
         )  # fmt: skip
         if heads is not None:
             at, turn = heads
-            curtain.draw(ref.curtain.from_pixels(at[t], turn[t], K, E), picture.depth, avatar.regions, *pair, BESIDE, SEEN, colours, seen, shown, facing)
-        _fill(picture.face, picture.bary, body.faces, bright, body.texture_faces, texels, ref.texture.colour, ref.texture.seen, colours, seen)
+            gain = ref.light.change(ref.curtain.normal(ref.curtain.turn), ref.curtain.normal(turn[t]))
+            from_pixels = ref.curtain.from_pixels(at[t], turn[t], K, E)
+            curtain.draw(from_pixels, picture.depth, avatar.regions, *pair, gain, BESIDE, SEEN, colours, seen, shown, facing)
+        _fill(picture.face, picture.bary, body.faces, shading, body.texture_faces, texels, ref.texture.colour, ref.texture.seen, colours, seen)
         warp[t] = cv2.resize(colours, (W, H), interpolation=cv2.INTER_AREA)
         labels[t] = voted(shown, _FINER)
         for small, large in ((normal_map, facing), (visibility, seen)):  # kinds and directions have no mean
@@ -161,7 +163,7 @@ def _normals_and_labels(face, bary, faces, normals, region, normal_map, labels):
 
 @numba.njit(cache=True)
 def _carry(face, bary, faces, places, gain, from_portrait, depth_map, regions, claims, may_show, fine, coarse, blend, warp, visibility, labels):
-    """What the portrait saw: its pixels, times the vertices' gain in brightness, and its labels."""
+    """What the portrait saw: its pixels, times the vertices' gain in shading, and its labels."""
     H, W = face.shape
     PH, PW = regions.shape
     colour, at = np.zeros((2, 3)), np.zeros(3)
@@ -182,8 +184,8 @@ def _carry(face, bary, faces, places, gain, from_portrait, depth_map, regions, c
 
 
 @numba.njit(cache=True)
-def _fill(face, bary, faces, bright, texel_faces, texels, texture, known, warp, visibility):
-    """The rest of the body from its texture, as bright as its vertices are."""
+def _fill(face, bary, faces, shading, texel_faces, texels, texture, known, warp, visibility):
+    """The rest of the body from its texture, times the vertices' shading."""
     H, W = face.shape
     at, colour = np.zeros(2), np.zeros(3)
     for y in range(H):
@@ -194,4 +196,4 @@ def _fill(face, bary, faces, bright, texel_faces, texels, texture, known, warp, 
             how = known[min(max(int(at[1]), 0), known.shape[0] - 1), min(max(int(at[0]), 0), known.shape[1] - 1)]
             visibility[y, x] = FROM_TEXTURE if how == KNOWN else (MIRRORED if how == MIRRORED_TEXEL else GUESSED)
             sample(texture, at[0], at[1], colour)
-            _put(colour, faces[face[y, x]], bary[y, x], bright, warp[y, x])
+            _put(colour, faces[face[y, x]], bary[y, x], shading, warp[y, x])

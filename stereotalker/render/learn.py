@@ -62,7 +62,7 @@ def training_loss(model: RenderDenoiser, masks: MaskPredictor, scheduler: str):
 
 def _given(model: RenderDenoiser, masks: MaskPredictor, crops: Crops) -> tuple[Conditions, torch.Tensor]:
     kind = crops.image.device.type
-    with torch.no_grad(), autocast(kind):
+    with torch.no_grad(), autocast(kind):  # without `predict`'s rule for the body's inside, which changes next to nothing on synthetic people
         shares = masks(control_channels(crops.labels, crops.warp, crops.visibility, crops.normals, crops.plate)).float().softmax(1)
     with autocast(kind):  # a run's frames have one portrait
         tokens = model.reference(2 * to_float(crops.portrait) - 1).float().repeat_interleave(crops.frames, 0)
