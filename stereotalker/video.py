@@ -18,6 +18,7 @@ import numpy as np
 from stereotalker.audio.io import FFMPEG, OUTPUT_RATE
 from stereotalker.errors import UserError
 from stereotalker.manifest import Stereo
+from stereotalker.mp4 import tell_stereo
 from stereotalker.params import VideoParams
 from stereotalker.store import sync
 
@@ -40,7 +41,7 @@ def write_video(
     """Encode chunks with the WAV file `sound`, cut or padded with silence to the pictures' `seconds`.
 
     Chunks are u8 [T, H, W, 3], which become H.264 in an .mp4; or, with straight alpha, u8 [T, H, W, 4], ProRes 4444 in a .mov.
-    stereo: how two eyes share the pictures, told to players in the stream (H.264, frame packing arrangement). The file gets its name when it is whole and synced. Raises UserError when ffmpeg refuses.
+    stereo: how two eyes share the pictures, told to players in the stream (H.264, frame packing arrangement) and in the file (`st3d`). The file gets its name when it is whole and synced. Raises UserError when ffmpeg refuses.
     """
     height, width = size
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -70,6 +71,8 @@ def write_video(
                 reason = errors.read().decode(errors="replace").strip().splitlines()[-1:] or [f"status {process.returncode}"]
                 full = errno.ENOSPC if "No space left" in reason[0] else 0  # a full disk is the batch's matter, not the clip's
                 raise OSError(full, reason[0], str(path)) if full else UserError(f"{path.name}: ffmpeg could not write the video: {reason[0]}")
+        if stereo:
+            tell_stereo(temporary, stereo.layout)
         sync(temporary)
         os.replace(temporary, path)
     finally:

@@ -35,10 +35,15 @@ def test_exact_length_and_form(tmp_path, tiny_params, sound, seconds, fps, size)
 
 @pytest.mark.parametrize(("layout", "kind"), [("side-by-side", 1), ("over-under", 2)])
 def test_players_are_told_of_two_eyes(tmp_path, tiny_params, sound, layout, kind):
-    write_video(tmp_path / "c.mp4", [gradient(3, 64, 128)], (64, 128), 25.0, sound, 0.12, tiny_params.video, "c", Stereo(layout=layout))
-    with av.open(str(tmp_path / "c.mp4")) as container:
-        found = [bytes(side) for side in next(container.decode(video=0)).side_data if side.type.name == "STEREO3D"]
-    assert len(found) == 1 and found[0][0] == kind  # AV_STEREO3D_SIDEBYSIDE, AV_STEREO3D_TOPBOTTOM
+    frames = gradient(30, 64, 128)
+    for name, stereo in (("plain", None), ("stereo", Stereo(layout=layout))):
+        write_video(tmp_path / f"{name}.mp4", [frames], (64, 128), 25.0, sound, 1.2, tiny_params.video, "c", stereo)
+    with av.open(str(tmp_path / "stereo.mp4")) as container:
+        found = [bytes(side)[0] for side in next(container.decode(video=0)).side_data if side.type.name == "STEREO3D"]
+    assert found == [kind, kind]  # AV_STEREO3D_SIDEBYSIDE, AV_STEREO3D_TOPBOTTOM: by the stream, and by the file
+    assert probe(tmp_path / "stereo.mp4") == probe(tmp_path / "plain.mp4")  # every frame and sample is found behind the longer head
+    assert np.array_equal(read_frames(tmp_path / "stereo.mp4"), read_frames(tmp_path / "plain.mp4"))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["plain.mp4", "s.wav", "stereo.mp4"]
 
 
 def test_colours_survive(tmp_path, tiny_params, sound):
