@@ -20,10 +20,10 @@ from stereotalker.audio.speak import Voice
 from stereotalker.audio.speech import from_script
 from stereotalker.avatar.calibrate import read_calibration
 from stereotalker.avatar.fit import hand_points, pose_point
-from stereotalker.avatar.landmarks import POSE, SIDES, Landmarks
+from stereotalker.avatar.landmarks import POSE, Landmarks
 from stereotalker.avatar.portray import portray
 from stereotalker.body import camera
-from stereotalker.body.layout import JOINT
+from stereotalker.body.layout import JOINT, SIDES
 from stereotalker.body.model import Body
 from stereotalker.body.raster import rasterize
 from stereotalker.control.masks import MaskConfig, MaskPredictor

@@ -11,13 +11,12 @@ from stereotalker.avatar.calibrate import HAND_JOINTS
 from stereotalker.avatar.card import draw_card
 from stereotalker.avatar.evaluate import warp_psnr
 from stereotalker.avatar.fit import fit, limb_shapes
-from stereotalker.avatar.landmarks import SIDES
 from stereotalker.avatar.portray import portray
 from stereotalker.avatar.scalp import HairRule
 from stereotalker.avatar.segment import outline
 from stereotalker.body import camera
 from stereotalker.body.build import PARTS
-from stereotalker.body.layout import JOINT, REGION
+from stereotalker.body.layout import JOINT, REGION, SIDES
 from stereotalker.errors import ClipError
 from stereotalker.manifest import CameraMove
 from stereotalker.records import Motion

@@ -17,10 +17,10 @@ from scipy.spatial.transform import Rotation
 
 from stereotalker.audio.speak import Voice
 from stereotalker.audio.speech import from_script
-from stereotalker.avatar.landmarks import FACE_POINTS, POSE, SIDES, VISIBLE, Detector, Landmarks
+from stereotalker.avatar.landmarks import FACE_POINTS, POSE, VISIBLE, Detector, Landmarks
 from stereotalker.body import camera as cameras
 from stereotalker.body.build import PARTS
-from stereotalker.body.layout import ACTIONS, JOINT, JOINTS, LEFT_HAND, RIGHT_HAND
+from stereotalker.body.layout import ACTIONS, JOINT, LEFT_HAND, RIGHT_HAND, SIDES
 from stereotalker.body.model import Body
 from stereotalker.body.raster import rasterize
 from stereotalker.errors import UserError
@@ -84,11 +84,6 @@ class Calibration:
     def face_points(self, values: np.ndarray, faces: np.ndarray) -> np.ndarray:
         """Values [V, C] of a body's vertices (places, pixels) at the face's points, [478, C]; faces i32 [F, 3] the body's."""
         return (values[faces[self.face_triangle]] * self.face_weights[..., None]).sum(1)
-
-
-def hand_weight(body: Body, side: str = "") -> np.ndarray:
-    """How much of every vertex is hand, of one side or both. f32 [V]."""
-    return body.weights[:, [k for k, name in enumerate(JOINTS) if name.startswith(side or ("left_", "right_")) and (name.endswith("wrist") or name[-1] in "123")]].sum(1)
 
 
 @lru_cache(maxsize=1)

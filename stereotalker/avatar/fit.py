@@ -16,9 +16,9 @@ import torch
 from torch.nn import functional
 
 from stereotalker.avatar.calibrate import FACE_M, HAND_JOINTS, MIRROR, TRUNK_JOINTS, Calibration
-from stereotalker.avatar.landmarks import FACE_INNER, FACE_OVAL, POSE, SIDES, VISIBLE, Landmarks
+from stereotalker.avatar.landmarks import FACE_INNER, FACE_OVAL, POSE, VISIBLE, Landmarks
 from stereotalker.body.camera import project
-from stereotalker.body.layout import ACTION, ACTIONS, JOINT, JOINTS, LEFT_HAND, PARENTS, RIGHT_HAND
+from stereotalker.body.layout import ACTION, ACTIONS, JOINT, JOINTS, LEFT_HAND, PARENTS, RIGHT_HAND, SIDES
 from stereotalker.body.model import Body, load_body
 from stereotalker.body.rotations import axis_angle_to_matrix
 from stereotalker.body.skinning import Skinned

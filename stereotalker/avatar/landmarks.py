@@ -13,11 +13,11 @@ from typing import Protocol
 import cv2
 import numpy as np
 
+from stereotalker.body.layout import SIDES
 from stereotalker.errors import UserError
 from stereotalker.photo import read_mask, read_photo
 
 FACE_POINTS, POSE_POINTS, HAND_POINTS = 478, 33, 21  # as MediaPipe numbers them
-SIDES = ("left", "right")
 FACE_OVAL = (
     10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377,
     152, 148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109,

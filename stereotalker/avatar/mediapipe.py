@@ -16,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from stereotalker.avatar.landmarks import POSE, SIDES, VISIBLE, Landmarks
+from stereotalker.avatar.landmarks import POSE, VISIBLE, Landmarks
+from stereotalker.body.layout import SIDES
 from stereotalker.errors import UserError
 from stereotalker.store import file_digest, write_atomic
 

@@ -11,9 +11,8 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt
 
 from stereotalker.avatar.backdrop import disc
-from stereotalker.avatar.calibrate import hand_weight
-from stereotalker.avatar.landmarks import FACE_OVAL, SIDES, Landmarks
-from stereotalker.body.layout import JOINT, JOINTS, REGION
+from stereotalker.avatar.landmarks import FACE_OVAL, Landmarks
+from stereotalker.body.layout import JOINT, JOINTS, REGION, SIDES
 from stereotalker.body.model import Body
 from stereotalker.body.raster import rasterize
 
@@ -76,7 +75,7 @@ def body_parts(body: Body) -> np.ndarray:
     """The part of every vertex as far as the body alone tells it: a region, or _HEAD or _NECK. u8 [V]."""
     sums = lambda names: body.weights[:, [JOINT[n] for n in names]].sum(1)  # noqa: E731
     shares = {
-        _HEAD: sums(("head", "jaw", "left_eye", "right_eye")), _NECK: sums(("neck",)), REGION["hands"]: hand_weight(body),
+        _HEAD: sums(("head", "jaw", "left_eye", "right_eye")), _NECK: sums(("neck",)), REGION["hands"]: body.hand_weight(),
         REGION["arms"]: sums([n for n in JOINTS if n.endswith(("shoulder", "elbow"))]),
         REGION["torso"]: sums(("pelvis", "spine1", "spine2", "spine3", "left_collar", "right_collar")),
         REGION["legs"]: sums([n for n in JOINTS if n.endswith(("hip", "knee", "ankle", "foot"))]),
@@ -87,7 +86,7 @@ def body_parts(body: Body) -> np.ndarray:
 
 def _parts_in_picture(mask: np.ndarray, body: Body, pixels: np.ndarray, marks: Landmarks) -> np.ndarray:
     """What part of the body a pixel shows, outside the body the nearest. Hands that the detector did not find show nothing. u8 [H, W]."""
-    unseen = sum((hand_weight(body, side) for side in SIDES if side not in marks.hands), np.zeros(len(pixels)))
+    unseen = sum((body.hand_weight(side) for side in SIDES if side not in marks.hands), np.zeros(len(pixels)))
     shown = body.faces[(unseen[body.faces] < 0.5).all(1)]
     picture = rasterize(pixels, shown, mask.shape)
     corner = np.take_along_axis(shown[picture.face], picture.bary.argmax(-1)[..., None], -1)[..., 0]

@@ -16,10 +16,10 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter, map_coordinat
 from scipy.sparse.linalg import splu
 from scipy.spatial import cKDTree
 
-from stereotalker.avatar.calibrate import Calibration, hand_weight
-from stereotalker.avatar.landmarks import FACE_INNER, IRIS, SIDES, Landmarks
+from stereotalker.avatar.calibrate import Calibration
+from stereotalker.avatar.landmarks import FACE_INNER, IRIS, Landmarks
 from stereotalker.body.build import PARTS
-from stereotalker.body.layout import JOINT
+from stereotalker.body.layout import JOINT, SIDES
 from stereotalker.body.model import Body
 from stereotalker.body.raster import rasterize
 
@@ -68,7 +68,7 @@ def snap(seen: Seen, marks: Landmarks, hand_points: dict[str, np.ndarray], body:
         eye = (body.part == PARTS["eye"][0]) & (body.weights[:, JOINT[f"{side}_eye"]] > 0.5)
         shift[eye] = off[IRIS[side]].mean(0)
     for side, points in hand_points.items():
-        weight = hand_weight(body, side)
+        weight = body.hand_weight(side)
         rows = np.flatnonzero(weight > 0.02)
         shift[rows] = np.minimum(weight[rows], 1)[:, None] * _spread(_with_depth(points, seen, rows), marks.hands[side] - points, seen.pixels[rows] * (1, 1, seen.intrinsics[0, 0]), _HAND_SLACK)
     return shift
@@ -98,7 +98,7 @@ def clothe(seen: Seen, mask: np.ndarray, body: Body, start: np.ndarray, held: np
     edge, outward = _mask_edge(mask)
     side = max(mask.shape)
     edge = edge + _OVERLAP * side * outward
-    keep, hand = held[moved], hand_weight(body)[moved] > 0.5
+    keep, hand = held[moved], body.hand_weight()[moved] > 0.5
     trunk = body.weights[moved][:, [JOINT[n] for n in ("pelvis", "spine1", "spine2", "spine3", "left_hip", "right_hip")]].sum(1) > 0.5
     shift = start[moved].copy()
     behind, hidden = shift.copy(), np.zeros(len(moved))  # vertices that closed a gap: where they went, while they are out of sight

@@ -6,13 +6,14 @@ Joint order: SMPL-X (Pavlakos et al. 2019). Action order: Apple ARKit as written
 
 from __future__ import annotations
 
+SIDES = ("left", "right")
 _FINGERS = ("index", "middle", "pinky", "ring", "thumb")
 
 JOINTS: tuple[str, ...] = (
     "pelvis", "left_hip", "right_hip", "spine1", "left_knee", "right_knee", "spine2", "left_ankle", "right_ankle",
     "spine3", "left_foot", "right_foot", "neck", "left_collar", "right_collar", "head", "left_shoulder",
     "right_shoulder", "left_elbow", "right_elbow", "left_wrist", "right_wrist", "jaw", "left_eye", "right_eye",
-    *(f"{side}_{finger}{k}" for side in ("left", "right") for finger in _FINGERS for k in (1, 2, 3)),
+    *(f"{side}_{finger}{k}" for side in SIDES for finger in _FINGERS for k in (1, 2, 3)),
 )  # fmt: skip
 JOINT: dict[str, int] = {name: i for i, name in enumerate(JOINTS)}
 

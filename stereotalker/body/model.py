@@ -60,6 +60,11 @@ class Body:
         """Where the joints are in the rest pose. f32 [B] -> f32 [55, 3] m."""
         return _file(self.path)["J_regressor"].astype(np.float32) @ self.rest(betas)
 
+    def hand_weight(self, side: str = "") -> np.ndarray:
+        """How much of every vertex is hand, of one side or both. f32 [V]."""
+        hands = [k for k, name in enumerate(layout.JOINTS) if name.startswith(side or layout.SIDES) and (name.endswith("wrist") or name[-1] in "123")]
+        return self.weights[:, hands].sum(1)
+
     def pose(self, motion: Motion, betas: np.ndarray, surface: np.ndarray | None = None) -> np.ndarray:
         """Vertices of every frame. betas f32 [B]; surface f16 [V, 3] m added in the rest pose -> f32 [T, V, 3] m."""
         if self.reader == "native":
