@@ -7,17 +7,15 @@ import pytest
 import torch
 from scipy.ndimage import minimum_filter
 
-from stereotalker.avatar.calibrate import hand_weight
-from stereotalker.avatar.landmarks import SIDES
 from stereotalker.body import camera
 from stereotalker.body.camera import project
-from stereotalker.body.layout import JOINT, REGION
+from stereotalker.body.layout import JOINT, REGION, SIDES
 from stereotalker.body.raster import rasterize
 from stereotalker.body.rotations import axis_angle_to_matrix
 from stereotalker.control import curtain, mips
 from stereotalker.control.light import PortraitLight, Surface, read_light
-from stereotalker.control.parts import allowed, back_of_head, claimed, forearms_of, hands_of
-from stereotalker.control.sleeves import BARE, tell_sleeves
+from stereotalker.control.parts import BARE, FRINGE, allowed, back_of_head, claimed, forearms_of, hands_of
+from stereotalker.control.sleeves import tell_sleeves
 from stereotalker.control.texture import SIZE, texel_corners
 from stereotalker.control.warp import BESIDE, SEEN, control, reference
 from stereotalker.manifest import CameraMove
@@ -109,8 +107,21 @@ def test_hands_are_no_arms_however_wide_their_fringe(drawn, body):
     avatar, _, at = drawn
     for end in (END, 9.0):
         ref = reference(painted(avatar, at, end), body)
-        whole = hand_weight(body) > 0.9
+        whole = body.hand_weight() > 0.9
         assert not (ref.region[whole] == REGION["arms"]).any()
+
+
+def test_what_a_hand_lies_on_is_not_carried_along_on_its_fingers(drawn, body):
+    avatar, picture, _ = drawn
+    beside = claimed(avatar.regions) == FRINGE
+    assert beside.sum() > 20 and not np.isin(avatar.regions[beside], [REGION["hands"], REGION["background"]]).any()
+    green = replace(avatar, portrait=np.where(beside[..., None], (0, 255, 0), avatar.portrait).astype(np.uint8))
+    claims, reach = claims_of(green, body, picture), np.abs(body.template[:, 0])
+    fingers = hands_of(body) & (reach > reach[hands_of(body)].min() + 0.04)
+    assert not claims.may_show[fingers, FRINGE].any() and claims.may_show[forearms_of(body), FRINGE].any()
+    columns, rows = texel_corners(body)[body.texture_faces[fingers[body.faces].all(1)]].mean(1).astype(int).T
+    colours = reference(green, body).texture.colour[rows, columns]
+    assert (colours[:, 1] < colours[:, [0, 2]].max(1) + 60).mean() > 0.99
 
 
 def test_a_hand_that_was_not_found_stays_in_the_picture(drawn, body):

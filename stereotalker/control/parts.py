@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 from scipy.ndimage import grey_dilation, grey_erosion
 
-from stereotalker.avatar.calibrate import hand_weight
 from stereotalker.body.build import PARTS
 from stereotalker.body.layout import JOINT, REGION, REGIONS
 from stereotalker.body.model import Body
 
+# What a portrait's pixel may be of beside the regions: skin of arms, and what lies beside hands and has their colours mixed in.
+BARE, FRINGE = len(REGIONS), len(REGIONS) + 1
 _EARS_M = 0.08  # behind the eyes
 _FRINGE = 1 / 200  # of the picture's height: how far colours may reach beyond their region
 _TRUNK = ("pelvis", "spine1", "spine2", "spine3", "neck", "left_collar", "right_collar", "left_hip", "right_hip")
@@ -18,7 +19,7 @@ _HEAD = ("head", "jaw", "left_eye", "right_eye")
 
 def hands_of(body: Body) -> np.ndarray:
     """Whether a vertex is of a hand, bool [V]."""
-    return hand_weight(body) > 0.5
+    return body.hand_weight() > 0.5
 
 
 def forearms_of(body: Body) -> np.ndarray:
@@ -57,7 +58,7 @@ def inner(regions: np.ndarray) -> np.ndarray:
 
 
 def claimed(regions: np.ndarray) -> np.ndarray:
-    """The portrait's regions u8 [H, W] with hands a fringe wider: what lies beside them has their colours mixed in."""
+    """The portrait's regions u8 [H, W], and FRINGE of the person beside hands."""
     reach = max(1, round(regions.shape[0] * _FRINGE))
     wide = grey_dilation((regions == REGION["hands"]).astype(np.uint8), size=2 * reach + 1)
-    return np.where((wide > 0) & (regions != REGION["background"]), REGION["hands"], regions).astype(np.uint8)
+    return np.where((wide > 0) & ~np.isin(regions, [REGION["hands"], REGION["background"]]), FRINGE, regions).astype(np.uint8)

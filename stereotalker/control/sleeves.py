@@ -11,15 +11,12 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from stereotalker.avatar.calibrate import hand_weight
-from stereotalker.avatar.landmarks import SIDES
-from stereotalker.body.layout import JOINT, REGION, REGIONS
+from stereotalker.body.layout import JOINT, REGION, SIDES
 from stereotalker.body.model import Body
 from stereotalker.body.raster import Fragments
-from stereotalker.control.parts import hands_of
+from stereotalker.control.parts import BARE, FRINGE, hands_of
 from stereotalker.records import Avatar
 
-BARE = len(REGIONS)  # beside the regions: skin of arms
 _LIMBS = [JOINT[f"{side}_{name}"] for side in SIDES for name in ("shoulder", "elbow", "wrist")]
 _WHOLLY = 0.9  # of a vertex' weights: hand, and not wrist
 _LIGHTNESS = 0.5  # weight of lightness beside the two colours: skin lies in shadow, too
@@ -34,27 +31,24 @@ _SLACK_M = 0.03  # to either side of where sleeves or hands end, where either ma
 
 @dataclass(frozen=True)
 class Claims:
-    """What a portrait's pixels are of, and where on the body that may show. R regions and BARE."""
+    """What a portrait's pixels are of, and where on the body that may show. R regions, BARE and FRINGE."""
 
-    pixels: np.ndarray  # u8 [H, W] in 0..R, hands a little wider
+    pixels: np.ndarray  # u8 [H, W] in 0..R + 1
     regions: np.ndarray  # u8 [H, W] of the portrait, without cuffs among the hands
-    may_show: np.ndarray  # bool [V, R + 1]
+    may_show: np.ndarray  # bool [V, R + 2]
     beyond: np.ndarray  # f32 [V] m of an arm beyond the end of the sleeves; -1 before it, off the arms and where nothing is known
-
-    @property
-    def shown(self) -> np.ndarray:
-        """The region of every pixel, hands a little wider, u8 [H, W]."""
-        return np.where(self.pixels == BARE, REGION["arms"], self.pixels).astype(np.uint8)
 
 
 def tell_sleeves(avatar: Avatar, body: Body, picture: Fragments, claimed: np.ndarray, allowed: np.ndarray) -> Claims:
-    """Claims with skin of arms as one of its own, from regions u8 [H, W] and what is allowed, bool [V, R]. picture: the body as the portrait shows it."""
+    """Claims of a portrait's pixels u8 [H, W], without BARE yet, and of what regions a vertex is allowed to show, bool [V, R]. picture: the body as the portrait shows it."""
     pixels, regions, reach = claimed.copy(), avatar.regions.copy(), _along_arm(body)
-    may = np.concatenate([allowed, allowed[:, REGION["arms"], None]], 1)
+    hands_from = reach[hands_of(body) & (reach > 0)].min(initial=np.inf)
+    beside_hands = allowed[:, REGION["hands"]] & (reach < hands_from + _SLACK_M)  # or what a hand lies on is carried along on its fingers
+    may = np.concatenate([allowed, allowed[:, REGION["arms"], None], beside_hands[:, None]], 1)
     at = picture.interpolate(body.faces, reach[:, None])[..., 0]
     arms, hands = (claimed == REGION["arms"]) & (at > 0), regions == REGION["hands"]
     for side in SIDES:
-        hand = hand_weight(body, side)
+        hand = body.hand_weight(side)
         if (hands & (picture.interpolate(body.faces, hand[:, None])[..., 0] > 0.5)).any():  # a hand that was not found is called an arm
             may[hand > _WHOLLY, REGION["arms"]] = False
     told = _colours(avatar, arms, hands, at)
@@ -64,8 +58,8 @@ def tell_sleeves(avatar: Avatar, body: Body, picture: Fragments, claimed: np.nda
     skin = arms & (to_skin < to_sleeve)
     cuffs = hands & (to_sleeve < np.minimum(to_skin, _CUFF))
     pixels[cuffs] = regions[cuffs] = REGION["arms"]
-    cloth = (reach > 0) & (reach < min(end, reach[hands_of(body) & (reach > 0)].min(initial=np.inf)) - _SLACK_M)
-    may[cloth, REGION["hands"]] = False
+    cloth = (reach > 0) & (reach < min(end, hands_from) - _SLACK_M)
+    may[cloth, REGION["hands"]] = may[cloth, FRINGE] = False
     if np.isfinite(end):
         pixels[skin & (at > end - _SLACK_M)] = BARE
         may[reach > end + _SLACK_M, REGION["arms"]] = False
@@ -77,7 +71,7 @@ def tell_sleeves(avatar: Avatar, body: Body, picture: Fragments, claimed: np.nda
 
 def _along_arm(body: Body) -> np.ndarray:
     """How far from the body's middle a vertex of an arm or hand is at rest, where arms are stretched out, f32 [V] m; 0 of all others."""
-    limb = np.maximum(body.weights[:, _LIMBS].sum(1), hand_weight(body))
+    limb = np.maximum(body.weights[:, _LIMBS].sum(1), body.hand_weight())
     return np.where(limb > 0.5, np.abs(body.template[:, 0]), 0).astype(np.float32)
 
 

@@ -16,8 +16,8 @@ from stereotalker.body.build import PARTS
 from stereotalker.body.layout import REGION
 from stereotalker.body.model import Body, load_body
 from stereotalker.body.raster import Fragments, rasterize
-from stereotalker.control.parts import inner
-from stereotalker.control.sleeves import BARE, Claims
+from stereotalker.control.parts import BARE, inner
+from stereotalker.control.sleeves import Claims
 from stereotalker.records import Avatar
 
 SIZE = 512  # texels of a side

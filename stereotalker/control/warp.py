@@ -21,7 +21,7 @@ from stereotalker.control import curtain, mips
 from stereotalker.control.curtain import Curtain
 from stereotalker.control.light import PortraitLight, Surface, read_light
 from stereotalker.control.mips import mixed_sample
-from stereotalker.control.parts import allowed, back_of_head, claimed, forearms_of, hands_of, in_mouth, inner
+from stereotalker.control.parts import FRINGE, allowed, back_of_head, claimed, forearms_of, hands_of, in_mouth, inner
 from stereotalker.control.plate import background_plate, sample
 from stereotalker.control.sleeves import Claims, tell_sleeves
 from stereotalker.control.texture import KNOWN, MIRRORED_TEXEL, SEEN_M, Texture, make_texture, texel_corners
@@ -40,7 +40,7 @@ class Reference:
     levels: tuple[np.ndarray, ...]  # the portrait, then halved again and again
     places: np.ndarray  # f32 [V, 3] x px, y px, depth m in the portrait
     depth_map: np.ndarray  # f32 [H, W] m of the portrait
-    claims: Claims  # of the portrait's pixels, hands a little wider
+    claims: Claims  # of the portrait's pixels
     texture: Texture  # of the whole surface, for what the portrait did not see
     region: np.ndarray  # u8 [V]
     light: PortraitLight
@@ -60,8 +60,9 @@ def reference(avatar: Avatar, body: Body) -> Reference:
     inside = (places[:, 0] >= 0) & (places[:, 0] < W) & (places[:, 1] >= 0) & (places[:, 1] < H)
     seen = inside & (np.abs(picture.depth[rows, columns] - places[:, 2]) < SEEN_M) & (body.part == PARTS["body"][0]) & ~in_mouth(body)
     seen &= claims.may_show[np.arange(len(places)), claims.pixels[rows, columns]]
-    region = _regions(body, seen, claims.shown[rows, columns], claims.may_show)
-    light = read_light(avatar.portrait, claims.pixels, inner(avatar.regions), surface, picture, avatar.target)
+    region = _regions(body, seen, claims.regions[rows, columns], claims.may_show)
+    lit = np.where(claims.pixels == FRINGE, REGION["hands"], claims.pixels)  # most of it is in the hands' shadow, and has their colours mixed in
+    light = read_light(avatar.portrait, lit, inner(avatar.regions), surface, picture, avatar.target)
     shading, levels = _shading(light, surface, body), mips.levels(avatar)
     texture = make_texture(avatar, body, levels[0], places, picture, region, claims, shading)
     return Reference(avatar, levels, places, picture.depth, claims, texture, region, light, shading, curtain.hang(avatar, body))
