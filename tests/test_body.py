@@ -104,6 +104,16 @@ def test_camera_sees_its_target_in_the_middle_of_a_wide_picture():
     assert np.abs(orbit.azimuth).max() <= 10 and orbit.azimuth.max() > 9
 
 
+@pytest.mark.parametrize("azimuths", [(-12, 10), (0, 30, 10), (-40, -40, 45, 0)])
+def test_key_frames_begin_and_end_gently_and_never_overshoot(azimuths):
+    points = tuple(CameraKey(time=1 + k, azimuth=a) for k, a in enumerate(azimuths))
+    way = camera.path(CameraMove(kind="keyframes", points=points), 50 * (len(azimuths) + 1), 50.0).azimuth
+    assert way[:50].tolist() == [azimuths[0]] * 50 and way[-1] == pytest.approx(azimuths[-1])
+    assert way.min() >= min(azimuths) - 1e-9 and way.max() <= max(azimuths) + 1e-9
+    speed = np.diff(way) * 50
+    assert np.abs(np.diff(speed)).max() < 0.15 * np.abs(speed).max()  # degrees a second, from frame to frame: a straight line jumps by all of it
+
+
 def test_zoom_enlarges_and_rise_lifts_the_frame(avatar_at_rest):
     plain, near, high = (camera.around(avatar_at_rest, CameraMove(**move), 1, 25.0, (90, 160)) for move in ({}, {"zoom": 2}, {"rise": 0.25}))
     point = avatar_at_rest.target + np.array([0.1, 0.05, 0], np.float32)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numba
 import numpy as np
-from scipy.interpolate import PchipInterpolator
+from scipy.interpolate import CubicHermiteSpline, PchipInterpolator
 
 from stereotalker.manifest import CameraMove
 from stereotalker.records import Avatar, Camera
@@ -62,18 +62,25 @@ def path(move: CameraMove, frames: int, fps: float) -> Angles:
     """Where the manifest's camera stands at every frame.
 
     Positive azimuth moves the camera towards the speaker's left hand, positive elevation upwards. Key frames are joined by
-    monotone cubics (no overshoot); before the first and after the last the camera rests.
+    monotone cubics (no overshoot); before the first and after the last the camera rests, and it starts and stops gently.
     """
     seconds = np.arange(frames) / fps
     if move.kind == "keyframes" and len(move.points) > 1:
         times = np.array([key.time for key in move.points])
         at = np.clip(seconds, times[0], times[-1])
-        return Angles(*(PchipInterpolator(times, [getattr(key, name) for key in move.points])(at) for name in Angles._fields))
+        return Angles(*(_gentle(times, np.array([getattr(key, name) for key in move.points]))(at) for name in Angles._fields))
     still = move.points[0] if move.kind == "keyframes" else move
     angles = Angles(*(np.full(frames, getattr(still, name)) for name in Angles._fields))
     if move.kind == "orbit":
         return angles._replace(azimuth=move.azimuth + move.swing * np.sin(2 * np.pi * seconds / move.period))
     return angles
+
+
+def _gentle(times: np.ndarray, values: np.ndarray) -> CubicHermiteSpline:
+    """Monotone cubics (Fritsch and Butland 1984) that stand still at both ends."""
+    slopes = PchipInterpolator(times, values).derivative()(times)
+    slopes[[0, -1]] = 0
+    return CubicHermiteSpline(times, values, slopes)
 
 
 def look_at(
