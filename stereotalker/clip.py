@@ -23,7 +23,7 @@ from stereotalker.avatar.library import Library, read_avatar
 from stereotalker.body import camera
 from stereotalker.diffusion.windows import Window, windows
 from stereotalker.errors import ClipError, OutOfMemory, is_out_of_memory
-from stereotalker.manifest import CameraMove, Clip, Retake
+from stereotalker.manifest import CameraMove, Clip
 from stereotalker.models import Models
 from stereotalker.motion.controls import with_arms
 from stereotalker.motion.direct import clip_directions, clip_seed
@@ -168,7 +168,7 @@ class ClipMaker:
             grid = [replace(w, start=w.start + start, stop=w.stop + start) for w in windows(stop - start, self.params.render.segment)]
             return [SegmentJob(clip, motion_key, avatar_key, w, camera, seed, common, self.params.render.batch, order) for w in grid]
 
-        retakes = [(take, *_frames(take, clip.fps, frames)) for take in clip.retakes]
+        retakes = [(take, *take.frames(clip.fps, frames)) for take in clip.retakes]
         retaken = [(start, stop) for _, start, stop in retakes]
         plain = [job for job in jobs(clip.camera, clip_seed(clip), 0, frames) if not _within(job.window, retaken)]
         return plain + [
@@ -330,10 +330,6 @@ def _unchanged(path: Path, before: str) -> Iterator[None]:
             same = False
         if not same:
             raise ChangedFile(f"{path} went away or changed while it was read")
-
-
-def _frames(take: Retake, fps: float, frames: int) -> tuple[int, int]:
-    return round(take.start * fps), min(round(take.end * fps), frames)
 
 
 def _within(window: Window, spans: list[tuple[int, int]]) -> bool:

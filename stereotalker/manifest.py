@@ -43,6 +43,10 @@ class CameraKey(CameraPlace):
     time: float = Field(ge=0, description="s")
 
 
+_CAMERA_KEYS = {"fixed": (*CameraPlace.model_fields,), "orbit": (*CameraPlace.model_fields, "swing", "period"), "keyframes": ()}  # beside kind and points
+_CAMERA_HINT = {"fixed": "kind: orbit does", "keyframes": "each of its points has its own"}
+
+
 class CameraMove(CameraPlace):
     """fixed: one place. orbit: swings `swing` degrees around `azimuth`, once in `period` s. keyframes: through `points`."""
 
@@ -55,6 +59,9 @@ class CameraMove(CameraPlace):
     def _agree(self):
         if (self.kind == "keyframes") != bool(self.points):
             raise ValueError("camera points and kind keyframes go together: give both or neither")
+        unread = set(CameraMove.model_fields) - {"kind", "points", *_CAMERA_KEYS[self.kind]}
+        if given := [name for name in sorted(unread) if getattr(self, name) != CameraMove.model_fields[name].default]:
+            raise ValueError(f"camera of kind {self.kind} does not read {', '.join(given)}; {_CAMERA_HINT[self.kind]}")
         times = [key.time for key in self.points]
         if any(b <= a for a, b in pairwise(times)):
             raise ValueError("camera points must have rising times")
@@ -91,6 +98,10 @@ class Retake(Strict):
         if self.seed is None and self.camera is None:
             raise ValueError("retake needs a seed or a camera, or both")
         return self
+
+    def frames(self, fps: float, frames: int) -> tuple[int, int]:
+        """Its first frame, and the one behind its last, of a clip of so many."""
+        return round(self.start * fps), min(round(self.end * fps), frames)
 
 
 class EmotionKey(Strict):

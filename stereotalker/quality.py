@@ -22,12 +22,15 @@ from scipy.ndimage import uniform_filter1d
 from scipy.signal import correlate
 
 from stereotalker.audio.io import OUTPUT_RATE, loudness
+from stereotalker.body.camera import path
 from stereotalker.faces import find_faces, fitted
-from stereotalker.manifest import Clip
+from stereotalker.manifest import CameraMove, Clip
 from stereotalker.params import QualityParams
 
 VERDICTS = ("pass", "review", "fail")
 _LOOK_S = 0.2  # between frames that are searched for a face
+# Cameras under which the detector knows a face as one: degrees to a side, the person's size over the portrait's, the frame's rise in picture heights.
+_FACING, _SIZES, _RISE = 20.0, (0.6, 1.3), 0.2
 _POSTER = 256  # px
 _STILL = 0.05  # mean change of a frame, of 255, below which it stands still; the encoder repeats such frames exactly
 _LAGS, _NEAR = 8, 2  # frames to either side: looked at, and counted as no lag when margins are asked for
@@ -78,6 +81,7 @@ def examine(file: Path, sound: Path, aperture: np.ndarray, clip: Clip, target: f
     looks = _look(file, len(aperture), clip)
     heard, driving = _sound_of(file), _wav(sound)
     step = max(1, round(_LOOK_S * clip.fps))
+    facing = _facing(clip, len(aperture))[::step][: len(looks.boxes)]
     lips, clear = lip_lag(_mouths(looks, step), aperture[: len(looks.gray)], clip.fps)
     audio_lag = _audio_lag(heard, driving) * clip.fps
     m = {
@@ -85,7 +89,7 @@ def examine(file: Path, sound: Path, aperture: np.ndarray, clip: Clip, target: f
         "audio_minus_video_s": heard.shape[1] / OUTPUT_RATE - len(looks.levels) / clip.fps,
         "audio_lag_frames": audio_lag, "lip_lag_frames": lips if clear >= limits.sync_clear else np.nan, "lip_correlation": clear,
         "darkest_frame": min(looks.levels, default=0.0), "frozen_s": _longest(np.array(looks.moves[1:]) < _STILL) / clip.fps,
-        "faces": float(np.mean([np.isfinite(box).all() for box in looks.boxes])) if looks.boxes else 0.0,
+        "faces": _share(looks.boxes, facing),
         "sharpness_kept": _kept(looks.sharpness), "lufs": loudness(heard) if heard.size else -np.inf, "lufs_target": target,
         "peak": float(np.abs(heard).max(initial=0.0)), "transcript_misread": misread,
     }  # fmt: skip
@@ -113,6 +117,7 @@ def judge(m: dict[str, float], fps: float, limits: QualityParams) -> Verdict:
     rule("review", m.get("transcript_misread", 0.0) > 0, "the transcript is not what is said: words were left out, lips follow the sound alone")
     share = m["faces"]
     rule("fail" if share < limits.faces / 2 else "review", share < limits.faces, f"a face in {share:.0%} of the frames looked at")
+    rule("review", np.isnan(share), "the camera shows no face from the front, and faces are found only there: look at the clip yourself")
     rule("review", m["sharpness_kept"] < limits.sharpness, f"the face's sharpness falls to {m['sharpness_kept']:.0%} towards the end")
     if not np.isfinite(m["lufs"]):
         rule("review", True, "the sound is silent")
@@ -185,6 +190,29 @@ def _look(file: Path, expected: int, clip: Clip) -> _Looks:
             if index == expected // 2:
                 looks.poster = _jpeg(frame.to_image())
     return looks
+
+
+def _facing(clip: Clip, frames: int) -> np.ndarray:
+    """Whether the camera takes a frame so that the detector knows a face as one, bool [frames]."""
+
+    def faces(move: CameraMove) -> np.ndarray:
+        way = path(move, frames, clip.fps)
+        size = way.zoom / way.distance
+        return (np.abs(way.azimuth) <= _FACING) & (_SIZES[0] <= size) & (size <= _SIZES[1]) & (np.abs(way.rise) <= _RISE)
+
+    found = faces(clip.camera)
+    for take in clip.retakes:
+        if take.camera is not None:
+            taken = slice(*take.frames(clip.fps, frames))
+            found[taken] = faces(take.camera)[taken]
+    return found
+
+
+def _share(boxes: list[np.ndarray], facing: np.ndarray) -> float:
+    """Of looked-at frames that may show a face, those that do; nan where none may."""
+    if not boxes:
+        return 0.0
+    return float(np.isfinite(boxes).all(1)[facing].mean()) if facing.any() else np.nan
 
 
 def _face(gray: np.ndarray) -> np.ndarray:

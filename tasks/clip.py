@@ -91,12 +91,18 @@ def produce_inline(order: Order, bench: Bench) -> None:
             time.sleep(RETRY_S * 2 ** (attempt - 1))
 
 
+def _camera(clip: Clip) -> str:
+    """The kind, and whatever is not as it is by default."""
+    keys = clip.camera.model_dump(mode="json", exclude_defaults=True, exclude={"kind"})
+    return " ".join([clip.camera.kind, *(f"{name} {value}" for name, value in keys.items())])
+
+
 def produce_clip(order: Order, bench: Bench, render: Render, attempt: int) -> ClipResult:
     """One clip and its row in the report, whatever happens to it. Raises Again while a passing fault may be tried once more."""
     clip, ledger = order.clip, Ledger()
     facts = {
         "avatar": clip.avatar, "speech": str(clip.audio) if clip.audio else (clip.script or "")[:80],
-        "picture": f"{clip.width} x {clip.height}, {clip.fps:g} fps" + (f", stereo {clip.stereo.layout}" if clip.stereo else ""), "camera": clip.camera.kind, "seed": str(clip.seed),
+        "picture": f"{clip.width} x {clip.height}, {clip.fps:g} fps" + (f", stereo {clip.stereo.layout}" if clip.stereo else ""), "camera": _camera(clip), "seed": str(clip.seed),
     }  # fmt: skip
     known = {"id": clip.id, "row": order.row, "attempts": attempt, "seconds": ledger.seconds, "made": ledger.made, "facts": facts}
     try:

@@ -11,7 +11,7 @@ from stereotalker.audio import io
 from stereotalker.audio.io import FFMPEG
 from stereotalker.avatar.library import SHIPPED, read_avatar
 from stereotalker.faces import fitted
-from stereotalker.manifest import Clip
+from stereotalker.manifest import CameraKey, CameraMove, Clip, Retake
 from stereotalker.params import ROOT, load_params
 from stereotalker.quality import Verdict, examine, judge, lip_lag
 from stereotalker.video import write_video
@@ -72,6 +72,23 @@ def test_a_good_clip_passes(scene, tmp_path):
 def test_what_is_wrong_is_named(scene, tmp_path, spoil, verdict, reason):
     found = look(tmp_path, *spoil(*scene))
     assert found.verdict == verdict and any(reason in line for line in found.reasons), found
+
+
+def test_faces_are_asked_of_cameras_in_front_alone(scene, tmp_path):
+    frames, aperture, sound = scene
+    faceless = frames.copy()
+    faceless[60:] = frames[60:, ::-1]  # upside down, as a detector of faces in front sees a head from the side
+    file = tmp_path / "clip.mp4"
+    write_video(file, [faceless], frames.shape[1:3], FPS, sound, T / FPS, load_params(ROOT / "params.yaml").video, "t")
+    turned = CameraMove(kind="keyframes", points=(CameraKey(time=60 / FPS - 0.1), CameraKey(time=60 / FPS, azimuth=45)))
+    for name, camera, retakes, found in (
+        ("still", CameraMove(), (), "a face in 50% of the frames"), ("turned", turned, (), None),
+        ("retaken", CameraMove(), (Retake(start=60 / FPS, end=T / FPS, camera=CameraMove(azimuth=-45)),), None),
+        ("aside", CameraMove(azimuth=30), (), "the camera shows no face from the front"), ("near", CameraMove(distance=0.5), (), "the camera shows no face from the front"),
+    ):  # fmt: skip
+        clip = CLIP.model_copy(update={"camera": camera, "retakes": retakes})
+        reasons = [line for line in examine(file, sound, aperture, clip, -20.0, LIMITS).verdict.reasons if "face " in line]
+        assert len(reasons) == (found is not None) and all(found in line for line in reasons), (name, reasons)
 
 
 def blurred(frames):
