@@ -5,7 +5,7 @@ import pytest
 from stereotalker.audio.io import wav_bytes
 from stereotalker.errors import UserError
 from stereotalker.manifest import Stereo
-from stereotalker.video import frame_count, probe, read_frames, write_video
+from stereotalker.video import frame_count, frame_rate, probe, read_frames, write_video
 
 
 @pytest.fixture
@@ -31,6 +31,14 @@ def test_exact_length_and_form(tmp_path, tiny_params, sound, seconds, fps, size)
     assert abs(found.audio_seconds - found.video_seconds) <= 1 / fps + 1024 / 48000
     assert "trainedAlgorithmicMedia" in found.comment
     assert [p.name for p in out.parent.iterdir()] == ["c.mp4"]
+
+
+@pytest.mark.parametrize(("fps", "stated"), [(23.976, "24000/1001"), (29.97, "30000/1001"), (59.94, "60000/1001"), (12.0, "12"), (24.0, "24"), (25.0, "25"), (60.0, "60"), (12.5, "25/2"), (23.9, "239/10")])
+def test_a_container_states_the_rate_that_is_meant(tmp_path, tiny_params, sound, fps, stated):
+    assert str(frame_rate(fps)) == stated
+    write_video(tmp_path / "c.mp4", [gradient(12, 64, 64)], (64, 64), fps, sound, 12 / fps, tiny_params.video, "c")
+    with av.open(str(tmp_path / "c.mp4")) as container:
+        assert str(container.streams.video[0].average_rate) == stated
 
 
 @pytest.mark.parametrize(("layout", "kind"), [("side-by-side", 1), ("over-under", 2)])
