@@ -104,7 +104,7 @@ def evaluate_render(params: Params, data: Path, weights: Path, log: Log) -> None
     firsts = {fit: people[:: params.people.takes] for fit, people in crowds.items()}  # one take a person, where it is long enough
     steps = rendering.by_steps(renderer, firsts["exact"][:_BY_STEPS])
     masks = {fit: rendering.masks_figures(renderer, people) for fit, people in crowds.items()}
-    experts = _ablation(renderer, firsts, data)
+    experts = _ablation(renderer, firsts, data, params.ablation.experts)
     cases = exam.read_cases(data / "speech" / "held_out", params.motion.fps, own.seed)
     minutes = exam.long_motion(models.synthesizer, cases, own.minutes)
     lasted = rendering.lasting(renderer, read_avatar(Library().find(own.avatar)), minutes, own.lasting)
@@ -119,14 +119,16 @@ def evaluate_render(params: Params, data: Path, weights: Path, log: Log) -> None
         Image.fromarray(np.concatenate(rows)).save(METRICS / "portraits.jpg", quality=85)
 
 
-def _ablation(renderer: Renderer, crowds: dict[str, list[Sample]], data: Path) -> dict[str, Scores]:
+def _ablation(renderer: Renderer, crowds: dict[str, list[Sample]], data: Path, kinds: tuple[str, ...]) -> dict[str, Scores]:
     """Held-out scores of ours, of the denoisers in the folder `ablation`, and of ours with the body's labels for masks.
 
-    The stage `ablation` trains them as `render` trains ours; where ours was trained longer, one like it belongs into the folder too.
+    The stage `ablation` trains them as `render` trains ours. Raises UserError where one of `kinds` is not there.
     """
-    ours = renderer.denoiser.config.experts
+    ours, folder = renderer.denoiser.config.experts, data / "ablation"
+    if absent := [kind for kind in kinds if not (folder / f"{kind}.safetensors").is_file()]:
+        raise UserError(f"{folder} holds no denoiser with experts {', '.join(absent)}; run the stage `ablation`")
     made = {ours: renderer, f"{ours}, body mask": rendering.with_body_masks(renderer)}
-    made |= {file.stem: rendering.with_denoiser(renderer, read_denoiser(file)) for file in sorted((data / "ablation").glob("*.safetensors"))}
+    made |= {kind: rendering.with_denoiser(renderer, read_denoiser(folder / f"{kind}.safetensors")) for kind in kinds}
     return {name: rendering.examine(other, crowds, ("ours",)) for name, other in made.items()}
 
 

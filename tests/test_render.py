@@ -249,11 +249,13 @@ def test_what_the_portrait_shows_stays_as_it_is():
 
 def test_full_precision_gives_the_same_picture(tiny_models, avatar, speech, monkeypatch):
     motion, view = clip(tiny_models, avatar, speech, (64, 64), 2)
-    made = tiny_models.renderer.segment(avatar, motion, view, windows(2, 8)[0], 1)
-    for module in ("render.renderer", "control.masks"):
-        monkeypatch.setattr(f"stereotalker.{module}.autocast", lambda *_: torch.autocast("cpu", enabled=False))
-    exact = tiny_models.renderer.segment(avatar, motion, view, windows(2, 8)[0], 1)
-    assert np.abs(made.astype(int) - exact).mean() < 1
+    made = []
+    for rounded in (True, False):
+        for module in ("render.renderer", "control.masks"):
+            monkeypatch.setattr(f"stereotalker.{module}.autocast", lambda *_, rounded=rounded: torch.autocast("cpu", torch.bfloat16, enabled=rounded))
+        made.append(tiny_models.renderer.segment(avatar, motion, view, windows(2, 8)[0], 1).astype(int))
+    off = np.abs(made[0] - made[1])
+    assert 0 < off.max() and off.mean() < 1
 
 
 def test_frames_attend_to_each_other_within_their_run_alone():
