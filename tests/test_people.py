@@ -7,13 +7,14 @@ import pytest
 
 from stereotalker.avatar.scalp import BARE_HEAD, HairRule, hair_depth
 from stereotalker.body.build import PARTS
-from stereotalker.body.camera import project
+from stereotalker.body.camera import around, project
 from stereotalker.body.layout import ACTION, JOINT, REGION
 from stereotalker.body.model import _smplx_model, load_body
 from stereotalker.body.raster import rasterize, vertex_normals
-from stereotalker.control.plate import background_plate
+from stereotalker.control.plate import BACKGROUND_M, background_plate
 from stereotalker.control.warp import control, reference
 from stereotalker.errors import ClipError, UserError
+from stereotalker.manifest import CameraMove
 from stereotalker.people import arms, gestures
 from stereotalker.people.acting import STYLES, accent_times, act, closed_spans, gesture_plan
 from stereotalker.people.anatomy import anatomy
@@ -343,6 +344,27 @@ def test_background_stands_still_with_the_camera(avatar):
     assert np.abs(plate.astype(int) - avatar.background).max() <= 1
     wide = background_plate(avatar, avatar.intrinsics, avatar.extrinsics, (64, 160))
     assert wide.shape == (64, 160, 3)
+
+
+@pytest.mark.parametrize("move", [{"azimuth": 20}, {"azimuth": -12, "elevation": 8}, {"distance": 0.8}, {"zoom": 1.3, "rise": 0.1}])
+def test_background_moves_with_its_wall(avatar, move):
+    spot = np.array([[0.1, avatar.target[1] + 0.1, -BACKGROUND_M]], np.float32)  # on the wall, m
+    H, W = avatar.regions.shape
+    rows, columns = np.mgrid[:H, :W] + 0.5
+    x, y, _ = project(spot, avatar.intrinsics, avatar.extrinsics)[0]
+    dot = np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / 8)
+    dotted = replace(avatar, background=np.repeat(np.rint(255 * dot)[..., None], 3, 2).astype(np.uint8))
+    view = around(avatar, CameraMove(**move), 1, 25.0, (H, W))
+    seen = background_plate(dotted, view.intrinsics[0], view.extrinsics[0], (H, W))[..., 0].astype(float)
+    middle = np.array([(columns * seen).sum(), (rows * seen).sum()]) / seen.sum()
+    assert np.abs(middle - project(spot, view.intrinsics[0], view.extrinsics[0])[0, :2]).max() < 0.3
+
+
+def test_background_mirrors_beyond_its_edges(avatar):
+    H, W = avatar.regions.shape
+    ramp = replace(avatar, background=np.repeat(np.linspace(0, 255, W)[None, :, None], H, 0).repeat(3, 2).astype(np.uint8))
+    wide = background_plate(ramp, avatar.intrinsics + np.array([[0, 0, W / 2], [0, 0, 0], [0, 0, 0]], np.float32), avatar.extrinsics, (H, 2 * W))[H // 2, :, 0].astype(int)
+    assert np.abs(wide[: W // 2][::-1] - wide[W // 2 : W]).max() <= 4 and np.abs(wide[3 * W // 2 :] - wide[W : 3 * W // 2][::-1]).max() <= 4
 
 
 def test_backdrops_are_of_four_kinds_or_the_users_own(tmp_path):

@@ -93,6 +93,16 @@ def test_a_window_that_begins_anywhere_gives_the_same_frames(tiny_models, avatar
         assert np.array_equal(tiny_models.renderer.segment(avatar, motion, view, Window(0, start, stop, 0), 3), whole[start:stop])
 
 
+def test_avatars_that_take_turns_are_prepared_once(tiny_models, avatar, speech, monkeypatch):
+    prepared = []
+    monkeypatch.setattr("stereotalker.render.renderer.reference", lambda *given: prepared.append(given[0].name) or reference(*given))
+    motion, view = clip(tiny_models, avatar, speech, (64, 64), 2)
+    faces = [replace(avatar, name=name) for name in "abcd"]
+    made = [tiny_models.renderer.segment(faces[k], motion, view, windows(2, 8)[0], 1) for k in (0, 1, 0, 1, 2, 3, 0)]
+    assert prepared == ["a", "b", "c", "d", "a"]  # the longest unused goes
+    assert all(np.array_equal(frames, made[0]) for frames in made)
+
+
 def test_a_camera_that_sees_nobody_gives_the_background(tiny_models, avatar, speech):
     motion, view = clip(tiny_models, avatar, speech, (64, 64), 2)
     motion = replace(motion, trans=motion.trans + np.array([50, 0, 0], np.float32))
@@ -102,7 +112,7 @@ def test_a_camera_that_sees_nobody_gives_the_background(tiny_models, avatar, spe
     assert np.abs(frames.astype(int) - maps.plate).max() <= 1
 
 
-def test_hands_that_the_portrait_does_not_show_are_of_the_faces_colour(tiny_models, avatar):
+def test_hands_that_the_portrait_does_not_show_are_of_the_faces_colour(tiny_models, avatar, speech):
     hidden = avatar.regions.copy()
     hidden[hidden == REGION["hands"]] = REGION["torso"]
     plain = replace(avatar, regions=hidden)
@@ -114,6 +124,8 @@ def test_hands_that_the_portrait_does_not_show_are_of_the_faces_colour(tiny_mode
     rows = np.unique(tiny_models.body.texture_faces[hands[tiny_models.body.faces].all(1)])
     colours = ref.texture.colour[corners[rows, 1].astype(int).clip(0, 511), corners[rows, 0].astype(int).clip(0, 511)]
     assert np.abs(np.median(colours, 0) - skin).max() < 25
+    motion, view = clip(tiny_models, plain, speech, (64, 64), 2)
+    assert tiny_models.renderer.segment(plain, motion, view, windows(2, 8)[0], seed=1).shape == (2, 64, 64, 3)
 
 
 def test_a_large_portrait_is_warped_without_aliasing(tiny_models, avatar):

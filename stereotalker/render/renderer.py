@@ -17,6 +17,7 @@ from stereotalker.records import Avatar, Camera, Control, Motion
 from stereotalker.render.denoiser import RenderDenoiser, conditions
 from stereotalker.training import autocast, device
 
+_KEPT = 3  # avatars whose tables stay in memory: segments of a few clips may take turns at a worker
 _SEAM = 2  # px at the borders of what the portrait showed that are the denoiser's
 _FAINT = 0.1  # alpha below which a pixel tells no colour
 _EDGE = 1  # px around the person that are the denoiser's too: hair ends and soft outlines
@@ -30,7 +31,7 @@ class Renderer:
         self.device = device()
         self.masks = masks.eval().to(self.device, memory_format=torch.channels_last)
         self.denoiser = denoiser.eval().to(self.device, memory_format=torch.channels_last)
-        self._prepared: dict[str, tuple[Reference, torch.Tensor]] = {}
+        self._prepared: dict[int, tuple[Reference, torch.Tensor]] = {}  # the latest last
 
     def segment(self, avatar: Avatar, motion: Motion, camera: Camera, window: Window, seed: int, alpha: bool = False) -> np.ndarray:
         """Frames window.start..window.stop-1 of a clip, u8 [T, H, W, 3] sRGB, or with straight alpha [T, H, W, 4].
@@ -48,10 +49,12 @@ class Renderer:
         return np.concatenate(parts)
 
     def _prepare(self, avatar: Avatar) -> tuple[Reference, torch.Tensor]:
-        """The reference warp's tables and the reference network's tokens, once an avatar."""
-        if avatar.name not in self._prepared or self._prepared[avatar.name][0].avatar is not avatar:
-            self._prepared = {avatar.name: (reference(avatar, self.body), self.tokens(avatar.portrait))}
-        return self._prepared[avatar.name]
+        """The reference warp's tables and the reference network's tokens, once an avatar, of the last _KEPT."""
+        known = self._prepared.pop(id(avatar), None) or (reference(avatar, self.body), self.tokens(avatar.portrait))
+        self._prepared[id(avatar)] = known  # which holds the avatar, so that nothing else gets its id
+        while len(self._prepared) > _KEPT:
+            del self._prepared[next(iter(self._prepared))]
+        return known
 
     @torch.inference_mode()
     def tokens(self, portrait: np.ndarray) -> torch.Tensor:
