@@ -1,6 +1,7 @@
 from copy import deepcopy
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import safetensors
@@ -135,6 +136,15 @@ def test_a_large_portrait_is_warped_without_aliasing(tiny_models, avatar):
     view = camera.around(checked, CameraMove(), 1, 25.0, small)
     maps = control(reference(checked, tiny_models.body), tiny_models.body, still, view)
     assert maps.warp[0][maps.visibility[0] == SEEN].std() < 60  # point samples of black and white deviate by 127
+
+
+def test_a_large_background_is_drawn_without_aliasing(tiny_models, avatar):
+    noise = np.random.default_rng(0).integers(0, 2, avatar.regions.shape, np.uint8) * 255
+    behind = replace(avatar, background=np.repeat(noise[..., None], 3, 2))
+    small = (len(noise) // 4, noise.shape[1] // 4)
+    view = camera.around(behind, CameraMove(), 1, 25.0, small)
+    plate = control(reference(behind, tiny_models.body), tiny_models.body, Motion.still(avatar.poses, avatar.expression), view).plate[0]
+    assert np.abs(plate.astype(float) - cv2.resize(behind.background, small[::-1], interpolation=cv2.INTER_AREA)).mean() < 5
 
 
 # ---- experts -------------------------------------------------------------------------------------------------------------

@@ -12,11 +12,16 @@ BACKGROUND_M = 1.2  # how far behind the speaker the background hangs
 _GRAZING = 1e-3
 
 
-def background_plate(avatar: Avatar, intrinsics: np.ndarray, extrinsics: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The background seen by a camera, as a wall BACKGROUND_M behind the speaker; edges mirror. u8 [H, W, 3]."""
-    turn = _wall_to_pixels(avatar.intrinsics, avatar.extrinsics) @ np.linalg.inv(_wall_to_pixels(intrinsics, extrinsics))
+def background_plate(avatar: Avatar, intrinsics: np.ndarray, extrinsics: np.ndarray, size: tuple[int, int], wall: np.ndarray | None = None) -> np.ndarray:
+    """The background seen by a camera, as a wall BACKGROUND_M behind the speaker; edges mirror. u8 [H, W, 3].
+
+    wall: the avatar's background at another size, u8 [h, w, 3]; None: as it is.
+    """
+    wall = avatar.background if wall is None else wall
+    shrunk = np.array([*wall.shape[1::-1], 1]) / np.array([*avatar.background.shape[1::-1], 1])
+    turn = shrunk[:, None] * _wall_to_pixels(avatar.intrinsics, avatar.extrinsics) @ np.linalg.inv(_wall_to_pixels(intrinsics, extrinsics))
     out = np.zeros((*size, 3), np.uint8)
-    _homography(avatar.background, turn.astype(np.float64), out)
+    _homography(wall, turn.astype(np.float64), out)
     return out
 
 

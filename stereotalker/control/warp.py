@@ -38,6 +38,7 @@ class Reference:
 
     avatar: Avatar
     levels: tuple[np.ndarray, ...]  # the portrait, then halved again and again
+    walls: tuple[np.ndarray, ...]  # the background, likewise
     places: np.ndarray  # f32 [V, 3] x px, y px, depth m in the portrait
     depth_map: np.ndarray  # f32 [H, W] m of the portrait
     claims: Claims  # of the portrait's pixels
@@ -65,7 +66,7 @@ def reference(avatar: Avatar, body: Body) -> Reference:
     light = read_light(avatar.portrait, lit, inner(avatar.regions), surface, picture, avatar.target)
     shading, levels = _shading(light, surface, body), mips.levels(avatar)
     texture = make_texture(avatar, body, levels[0], places, picture, region, claims, shading)
-    return Reference(avatar, levels, places, picture.depth, claims, texture, region, light, shading, curtain.hang(avatar, body))
+    return Reference(avatar, levels, mips.halved(avatar.background), places, picture.depth, claims, texture, region, light, shading, curtain.hang(avatar, body))
 
 
 def _shading(light: PortraitLight, surface: Surface, body: Body) -> np.ndarray:
@@ -104,7 +105,7 @@ def control(ref: Reference, body: Body, motion: Motion, camera: Camera) -> Contr
     for t in range(T):
         K, E = camera.intrinsics[t], camera.extrinsics[t]
         moved = t == 0 or not (np.array_equal(E, camera.extrinsics[t - 1]) and np.array_equal(K, camera.intrinsics[t - 1]))
-        plate[t] = background_plate(avatar, K, E, (H, W)) if moved else plate[t - 1]
+        plate[t] = background_plate(avatar, K, E, (H, W), mips.wall(avatar, ref.walls, K, E)) if moved else plate[t - 1]
         K = K * np.array([[_FINER], [_FINER], [1]], np.float32)
         picture = rasterize(project(vertices[t], K, E), body.faces, fine)
         colours = plate[t].repeat(_FINER, 0).repeat(_FINER, 1)
