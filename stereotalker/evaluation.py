@@ -119,7 +119,7 @@ def evaluate_render(params: Params, data: Path, weights: Path, log: Log) -> None
         Image.fromarray(np.concatenate(rows)).save(METRICS / "portraits.jpg", quality=85)
 
 
-def _ablation(renderer: Renderer, crowds: dict[str, list[Sample]], data: Path, kinds: tuple[str, ...]) -> dict[str, Scores]:
+def _ablation(renderer: Renderer, crowds: dict[str, list[Sample]], data: Path, kinds: list[str]) -> dict[str, Scores]:
     """Held-out scores of ours, of the denoisers in the folder `ablation`, and of ours with the body's labels for masks.
 
     The stage `ablation` trains them as `render` trains ours. Raises UserError where one of `kinds` is not there.

@@ -12,7 +12,7 @@ from stereotalker.body.model import Body
 # What a portrait's pixel may be of beside the regions: skin of arms, and what lies beside hands and has their colours mixed in.
 BARE, FRINGE = len(REGIONS), len(REGIONS) + 1
 _EARS_M = 0.08  # behind the eyes
-_FRINGE = 1 / 200  # of the picture's height: how far colours may reach beyond their region
+_REACH = 1 / 200  # of the picture's height: how far colours may reach beyond their region
 _TRUNK = ("pelvis", "spine1", "spine2", "spine3", "neck", "left_collar", "right_collar", "left_hip", "right_hip")
 _HEAD = ("head", "jaw", "left_eye", "right_eye")
 
@@ -53,12 +53,12 @@ def allowed(body: Body) -> np.ndarray:
 
 def inner(regions: np.ndarray) -> np.ndarray:
     """Where the portrait's regions u8 [H, W] show the person, and nothing of the background mixed in, bool [H, W]."""
-    reach = max(1, round(regions.shape[0] * _FRINGE))
+    reach = max(1, round(regions.shape[0] * _REACH))
     return grey_erosion((regions != REGION["background"]).astype(np.uint8), size=2 * reach + 1) > 0
 
 
 def claimed(regions: np.ndarray) -> np.ndarray:
     """The portrait's regions u8 [H, W], and FRINGE of the person beside hands."""
-    reach = max(1, round(regions.shape[0] * _FRINGE))
+    reach = max(1, round(regions.shape[0] * _REACH))
     wide = grey_dilation((regions == REGION["hands"]).astype(np.uint8), size=2 * reach + 1)
     return np.where((wide > 0) & ~np.isin(regions, [REGION["hands"], REGION["background"]]), FRINGE, regions).astype(np.uint8)

@@ -62,7 +62,7 @@ def reference(avatar: Avatar, body: Body) -> Reference:
     seen = inside & (np.abs(picture.depth[rows, columns] - places[:, 2]) < SEEN_M) & (body.part == PARTS["body"][0]) & ~in_mouth(body)
     seen &= claims.may_show[np.arange(len(places)), claims.pixels[rows, columns]]
     region = _regions(body, seen, claims.regions[rows, columns], claims.may_show)
-    lit = np.where(claims.pixels == FRINGE, REGION["hands"], claims.pixels)  # most of it is in the hands' shadow, and has their colours mixed in
+    lit = np.where(claims.pixels == FRINGE, REGION["hands"], claims.pixels)  # has their colours mixed in
     light = read_light(avatar.portrait, lit, inner(avatar.regions), surface, picture, avatar.target)
     shading, levels = _shading(light, surface, body), mips.levels(avatar)
     texture = make_texture(avatar, body, levels[0], places, picture, region, claims, shading)
