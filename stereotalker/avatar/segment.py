@@ -1,7 +1,7 @@
 """Which pixel of a portrait shows what: the person's outline, then the regions of layout.REGIONS (clothes are torso, arms or legs).
 
-The detector's soft mask says roughly where the person is; graph cuts (Rother et al. 2004, OpenCV's) find the edge near it, and tell
-hair from skin by colour. The fitted body says which part a pixel belongs to.
+The detector's soft mask says roughly where the person is; graph cuts find the edge near it, and tell hair from skin by colour. The
+fitted body says which part a pixel belongs to, but of hands, which colours tell more exactly.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ import cv2
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
+from stereotalker.avatar import colours
 from stereotalker.avatar.backdrop import disc
+from stereotalker.avatar.hands import FittedHand, tell_hand
 from stereotalker.avatar.landmarks import FACE_OVAL, Landmarks
 from stereotalker.body.layout import JOINT, JOINTS, REGION, SIDES
 from stereotalker.body.model import Body
@@ -22,8 +24,6 @@ _LIPS = (61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291, 375, 321, 405, 314, 17
 _LEGS_Y = 0.13  # m of the rest pose: trousers begin below
 _BROWS = (105, 334)
 _HEAD, _NECK = 100, 101  # parts of the body that no region names
-_SIGMAS = 3.0  # standard deviations of colour that still are the same stuff
-_ROUNDS = 3
 
 
 def outline(picture: np.ndarray, person: np.ndarray) -> np.ndarray:
@@ -38,36 +38,38 @@ def outline(picture: np.ndarray, person: np.ndarray) -> np.ndarray:
     reach = cv2.dilate(inside, disc(band))
     marks = np.where(inside > 0, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
     marks[core > 0], marks[reach == 0] = cv2.GC_FGD, cv2.GC_BGD
-    marks = _cut(small, marks)
-    soft = cv2.resize(((marks == cv2.GC_FGD) | (marks == cv2.GC_PR_FGD)).astype(np.float32), (W, H), interpolation=cv2.INTER_CUBIC)
+    soft = cv2.resize(colours.cut(small, marks).astype(np.float32), (W, H), interpolation=cv2.INTER_CUBIC)
     sigma = 0.6 / scale
     return _largest(cv2.GaussianBlur(soft, (0, 0), sigma) > 0.5)
 
 
 def regions(picture: np.ndarray, mask: np.ndarray, marks: Landmarks, body: Body, pixels: np.ndarray) -> np.ndarray:
     """u8 [H, W], index into layout.REGIONS. pixels f32 [V, 3]: the fitted body in the picture."""
-    part = _parts_in_picture(mask, body, pixels, marks)
-    lab = cv2.cvtColor(picture, cv2.COLOR_RGB2LAB).astype(np.float32) * np.float32([0.5, 1, 1])  # lightness counts half
+    unseen = sum((body.hand_weight(side) for side in SIDES if side not in marks.hands), np.zeros(len(pixels)))  # hands that were not found show nothing
+    part = _parts_in_picture(mask.shape, body, pixels, unseen)
+    lab = colours.cielab(picture)
     face, mouth = (_filled(marks.face[list(points)], mask.shape) > 0 for points in (FACE_OVAL, _LIPS))
     row, chin, height = np.arange(len(mask))[:, None], marks.face[:, 1].max(), marks.face_height
     head = (part == _HEAD) & mask
     trunk = np.isin(part, (_NECK, REGION["torso"])) & mask
-    cloth = _distance(lab, trunk & (row > chin + 1.2 * height))
-    skin = _distance(lab, cv2.erode(face.astype(np.uint8), disc(max(1, round(0.04 * height)))) > 0)
+    cloth = colours.distance(lab, trunk & (row > chin + 1.2 * height))
+    skin = colours.distance(lab, cv2.erode(face.astype(np.uint8), disc(max(1, round(0.04 * height)))) > 0)
     near = head | trunk & (row < chin + 1.2 * height)
-    bare = _cut_skin(picture, near, (skin < _SIGMAS) & ((skin < cloth) | head), face)
+    bare = _cut_skin(picture, near, (skin < colours.ALIKE) & ((skin < cloth) | head), face)
     out = np.where(mask, np.where(np.isin(part, (_HEAD, _NECK)), REGION["torso"], part), 0).astype(np.uint8)
     out[head] = np.where(bare, REGION["face"], REGION["hair"])[head]
     out[trunk & _touches(bare, face)] = REGION["face"]
     hair = out == REGION["hair"]
     if hair.sum() > 0.03 * head.sum():
-        like = _distance(lab, hair)
-        fallen = near & (out == REGION["torso"]) & (like < _SIGMAS) & (like < cloth)
+        like = colours.distance(lab, hair)
+        fallen = near & (out == REGION["torso"]) & (like < colours.ALIKE) & (like < cloth)
         out[fallen & _touches(fallen | hair, hair)] = REGION["hair"]
     brows = marks.face[list(_BROWS), 1].min()
     fringe = face & mask & ~bare & (row < brows) & _touches(face & ~bare & (row < brows) | hair, hair)
     out[face & mask & ~fringe] = REGION["face"]
     out[mouth & mask] = REGION["mouth"]
+    for side in marks.hands:
+        out = tell_hand(out, _fitted_hand(side, mask.shape, body, pixels, unseen), picture, lab, skin)
     return out
 
 
@@ -84,15 +86,29 @@ def body_parts(body: Body) -> np.ndarray:
     return np.where((part == REGION["torso"]) & (body.template[:, 1] < _LEGS_Y), REGION["legs"], part).astype(np.uint8)
 
 
-def _parts_in_picture(mask: np.ndarray, body: Body, pixels: np.ndarray, marks: Landmarks) -> np.ndarray:
-    """What part of the body a pixel shows, outside the body the nearest. Hands that the detector did not find show nothing. u8 [H, W]."""
-    unseen = sum((body.hand_weight(side) for side in SIDES if side not in marks.hands), np.zeros(len(pixels)))
-    shown = body.faces[(unseen[body.faces] < 0.5).all(1)]
-    picture = rasterize(pixels, shown, mask.shape)
+def _corners(shape: tuple[int, int], body: Body, pixels: np.ndarray, hidden: np.ndarray) -> np.ndarray:
+    """The vertex that a pixel shows, i64 [H, W], -1 outside the body. hidden [V]: more than half of it, and a vertex is left out."""
+    shown = body.faces[(hidden[body.faces] < 0.5).all(1)]
+    picture = rasterize(pixels, shown, shape)
     corner = np.take_along_axis(shown[picture.face], picture.bary.argmax(-1)[..., None], -1)[..., 0]
-    known = np.where(picture.face >= 0, body_parts(body)[corner], 0)
+    return np.where(picture.face >= 0, corner, -1)
+
+
+def _parts_in_picture(shape: tuple[int, int], body: Body, pixels: np.ndarray, hidden: np.ndarray) -> np.ndarray:
+    """What part of the body a pixel shows, outside the body the nearest. u8 [H, W]."""
+    corner = _corners(shape, body, pixels, hidden)
+    known = np.where(corner >= 0, body_parts(body)[corner], 0)
     rows, columns = distance_transform_edt(known == 0, return_distances=False, return_indices=True)
     return known[rows, columns]
+
+
+def _fitted_hand(side: str, shape: tuple[int, int], body: Body, pixels: np.ndarray, unseen: np.ndarray) -> FittedHand:
+    corner, own = _corners(shape, body, pixels, unseen), body.hand_weight(side)
+    fingers = body.weights[:, [JOINT[name] for name in JOINTS if name.startswith(side) and name[-1] in "123"]].sum(1) > 0.5
+    drawn = (corner >= 0) & (own > 0.5)[corner]
+    other = _corners(shape, body, pixels, unseen + own)
+    behind = np.where(other >= 0, body_parts(body)[other], 0)
+    return FittedHand(drawn, drawn & fingers[corner], np.where(behind < _HEAD, behind, 0).astype(np.uint8))
 
 
 def _cut_skin(picture: np.ndarray, near: np.ndarray, skin: np.ndarray, face: np.ndarray) -> np.ndarray:
@@ -109,32 +125,8 @@ def _cut_skin(picture: np.ndarray, near: np.ndarray, skin: np.ndarray, face: np.
     core = cv2.erode(flag(face).astype(np.uint8), disc(max(1, size[1] // 24))) > 0
     marks[core & flag(skin)] = cv2.GC_FGD
     out = np.zeros((H, W), bool)
-    cut = _cut(small, marks)
-    bare = ((cut == cv2.GC_FGD) | (cut == cv2.GC_PR_FGD)).astype(np.uint8)
-    out[window] = cv2.resize(bare, near[window].shape[::-1], interpolation=cv2.INTER_NEAREST) > 0
+    out[window] = cv2.resize(colours.cut(small, marks).astype(np.uint8), near[window].shape[::-1], interpolation=cv2.INTER_NEAREST) > 0
     return out & near
-
-
-def _cut(picture: np.ndarray, marks: np.ndarray) -> np.ndarray:
-    """OpenCV's GrabCut; the marks as they are where one of the two sides would be empty."""
-    front = np.isin(marks, (cv2.GC_FGD, cv2.GC_PR_FGD))
-    if front.sum() < 16 or (~front).sum() < 16:
-        return marks
-    cv2.setRNGSeed(0)
-    models = np.zeros((1, 65)), np.zeros((1, 65))
-    return cv2.grabCut(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), marks.copy(), None, *models, _ROUNDS, cv2.GC_INIT_WITH_MASK)[0]
-
-
-def _distance(lab: np.ndarray, sample: np.ndarray) -> np.ndarray:
-    """How many standard deviations every pixel is from a sample's colours, f32 [H, W]; infinite where the sample is nearly empty."""
-    colours = lab[sample]
-    if len(colours) < 16:
-        return np.full(sample.shape, np.inf, np.float32)
-    off = np.linalg.norm(colours - np.median(colours, 0), axis=1)
-    kept = colours[off <= np.quantile(off, 0.85)]
-    inverse = np.linalg.inv(np.cov(kept.T) + 4.0 * np.eye(3)).astype(np.float32)
-    off = lab - kept.mean(0)
-    return np.sqrt(np.einsum("hwi,ij,hwj->hw", off, inverse, off, optimize=True))
 
 
 def _touches(mask: np.ndarray, seed: np.ndarray) -> np.ndarray:

@@ -51,7 +51,7 @@ def tell_sleeves(avatar: Avatar, body: Body, picture: Fragments, claimed: np.nda
         hand = body.hand_weight(side)
         if (hands & (picture.interpolate(body.faces, hand[:, None])[..., 0] > 0.5)).any():  # a hand that was not found is called an arm
             may[hand > _WHOLLY, REGION["arms"]] = False
-    told = _colours(avatar, arms, hands, at)
+    told = _colours(avatar, arms, hands, at) if avatar.arms else None  # arms that keep still show what the portrait shows
     if told is None or (end := _end_of_sleeves(at[arms], (told[0] < told[1])[arms])) is None:
         return Claims(pixels, regions, may, np.full(len(reach), -1, np.float32))
     to_skin, to_sleeve = told

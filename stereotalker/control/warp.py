@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numba
@@ -20,6 +20,7 @@ from stereotalker.body.raster import rasterize, voted
 from stereotalker.control import curtain, mips
 from stereotalker.control.curtain import Curtain
 from stereotalker.control.light import PortraitLight, Surface, read_light
+from stereotalker.control.mesh import Mesh, make_mesh
 from stereotalker.control.mips import mixed_sample
 from stereotalker.control.parts import FRINGE, allowed, back_of_head, claimed, forearms_of, hands_of, in_mouth, inner
 from stereotalker.control.plate import background_plate, sample
@@ -39,13 +40,13 @@ class Reference:
     avatar: Avatar
     levels: tuple[np.ndarray, ...]  # the portrait, then halved again and again
     walls: tuple[np.ndarray, ...]  # the background, likewise
-    places: np.ndarray  # f32 [V, 3] x px, y px, depth m in the portrait
+    mesh: Mesh  # what is drawn: M vertices
     depth_map: np.ndarray  # f32 [H, W] m of the portrait
     claims: Claims  # of the portrait's pixels
     texture: Texture  # of the whole surface, for what the portrait did not see
-    region: np.ndarray  # u8 [V]
+    region: np.ndarray  # u8 [M]
     light: PortraitLight
-    shading: np.ndarray  # f32 [V] in the portrait
+    shading: np.ndarray  # f32 [M] in the portrait
     curtain: Curtain | None  # hair beside the body
 
 
@@ -55,18 +56,25 @@ def reference(avatar: Avatar, body: Body) -> Reference:
     still = Motion.still(avatar.poses, avatar.expression)
     surface = Surface.of(body.pose(still, avatar.betas, avatar.surface)[0], body.faces)
     places = project(surface.vertices, avatar.intrinsics, avatar.extrinsics)
-    picture = rasterize(places, body.faces, (H, W))
-    claims = tell_sleeves(avatar, body, picture, claimed(avatar.regions), allowed(body))
+    bare = rasterize(places, body.faces, (H, W))
+    claims = tell_sleeves(avatar, body, bare, claimed(avatar.regions), allowed(body))
+    mesh = make_mesh(avatar, body, places, bare, claims.regions)
+    picture = mesh.draw(mesh.places, (H, W))
     columns, rows = (np.clip(places[:, k].astype(int), 0, (W, H)[k] - 1) for k in (0, 1))
     inside = (places[:, 0] >= 0) & (places[:, 0] < W) & (places[:, 1] >= 0) & (places[:, 1] < H)
     seen = inside & (np.abs(picture.depth[rows, columns] - places[:, 2]) < SEEN_M) & (body.part == PARTS["body"][0]) & ~in_mouth(body)
     seen &= claims.may_show[np.arange(len(places)), claims.pixels[rows, columns]]
     region = _regions(body, seen, claims.regions[rows, columns], claims.may_show)
     lit = np.where(claims.pixels == FRINGE, REGION["hands"], claims.pixels)  # has their colours mixed in
-    light = read_light(avatar.portrait, lit, inner(avatar.regions), surface, picture, avatar.target)
+    light = read_light(avatar.portrait, lit, inner(avatar.regions), surface, bare, avatar.target)
     shading, levels = _shading(light, surface, body), mips.levels(avatar)
     texture = make_texture(avatar, body, levels[0], places, picture, region, claims, shading)
-    return Reference(avatar, levels, mips.halved(avatar.background), places, picture.depth, claims, texture, region, light, shading, curtain.hang(avatar, body))
+    hung = np.full(len(mesh.hung.beside), REGION["hands"], np.uint8)
+    claims = replace(claims, may_show=np.concatenate([claims.may_show, hung[:, None] == np.arange(claims.may_show.shape[1])]))
+    region = np.concatenate([region, hung])
+    return Reference(
+        avatar, levels, mips.halved(avatar.background), mesh, picture.depth, claims, texture, region, light, shading[mesh.like], curtain.hang(avatar, body)
+    )  # fmt: skip
 
 
 def _shading(light: PortraitLight, surface: Surface, body: Body) -> np.ndarray:
@@ -95,27 +103,27 @@ def control(ref: Reference, body: Body, motion: Motion, camera: Camera) -> Contr
     """Control maps of every frame of `motion` seen by `camera` (the same number of frames)."""
     if len(motion.poses) != len(camera.azimuth):
         raise ValueError(f"motion has {len(motion.poses)} frames, the camera {len(camera.azimuth)}")
-    avatar, (H, W) = ref.avatar, camera.size
-    vertices = body.pose(motion, avatar.betas, avatar.surface)
+    avatar, mesh, (H, W) = ref.avatar, ref.mesh, camera.size
+    vertices, V = mesh.pose(avatar, body, motion), len(body.template)
     T, fine = len(vertices), (_FINER * H, _FINER * W)
     warp, normal_map, plate = (np.zeros((T, H, W, 3), np.uint8) for _ in range(3))
     visibility, labels = (np.zeros((T, H, W), np.uint8) for _ in range(2))
-    texels, from_portrait = texel_corners(body), ~in_mouth(body)
+    texels, from_portrait = texel_corners(body), ~in_mouth(body)[mesh.like]
     heads = None if ref.curtain is None else curtain.heads(avatar, body, motion)
     for t in range(T):
         K, E = camera.intrinsics[t], camera.extrinsics[t]
         moved = t == 0 or not (np.array_equal(E, camera.extrinsics[t - 1]) and np.array_equal(K, camera.intrinsics[t - 1]))
         plate[t] = background_plate(avatar, K, E, (H, W), mips.wall(avatar, ref.walls, K, E)) if moved else plate[t - 1]
         K = K * np.array([[_FINER], [_FINER], [1]], np.float32)
-        picture = rasterize(project(vertices[t], K, E), body.faces, fine)
+        picture = mesh.draw(project(vertices[t], K, E), fine)
         colours = plate[t].repeat(_FINER, 0).repeat(_FINER, 1)
         facing, (seen, shown) = np.zeros_like(colours), np.zeros((2, *fine), np.uint8)
-        surface = Surface.of(vertices[t], body.faces)
-        shading = _shading(ref.light, surface, body)
-        _normals_and_labels(picture.face, picture.bary, body.faces, (surface.normals @ E[:3, :3].T).astype(np.float32), ref.region, facing, shown)
+        surface = Surface.of(vertices[t, :V], body.faces)
+        shading = _shading(ref.light, surface, body)[mesh.like]
+        _normals_and_labels(picture.face, picture.bary, mesh.faces, (surface.normals @ E[:3, :3].T).astype(np.float32)[mesh.like], ref.region, facing, shown)
         pair = mips.pair(avatar, ref.levels, K, E)
         _carry(
-            picture.face, picture.bary, body.faces, ref.places, shading / ref.shading, from_portrait, ref.depth_map,
+            picture.face, picture.bary, mesh.faces, mesh.places, shading / ref.shading, from_portrait, ref.depth_map,
             ref.claims.regions, ref.claims.pixels, ref.claims.may_show, *pair, colours, seen, shown,
         )  # fmt: skip
         if heads is not None:
@@ -123,7 +131,7 @@ def control(ref: Reference, body: Body, motion: Motion, camera: Camera) -> Contr
             gain = ref.light.change(ref.curtain.normal(ref.curtain.turn), ref.curtain.normal(turn[t]))
             from_pixels = ref.curtain.from_pixels(at[t], turn[t], K, E)
             curtain.draw(from_pixels, picture.depth, avatar.regions, *pair, gain, BESIDE, SEEN, colours, seen, shown, facing)
-        _fill(picture.face, picture.bary, body.faces, shading, body.texture_faces, texels, ref.texture.colour, ref.texture.seen, colours, seen)
+        _fill(picture.face, picture.bary, mesh.faces, shading, mesh.texture_faces, texels, ref.texture.colour, ref.texture.seen, colours, seen)
         warp[t] = cv2.resize(colours, (W, H), interpolation=cv2.INTER_AREA)
         labels[t] = voted(shown, _FINER)
         for small, large in ((normal_map, facing), (visibility, seen)):  # kinds and directions have no mean

@@ -1,0 +1,84 @@
+"""Where a portrait shows hands. A fit has fingers a few pixels beside their place; their colour tells where they are.
+
+Warps carry what is a hand with the hand, and all else without it: a finger that counts as sleeve is torn off.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from scipy.ndimage import distance_transform_edt
+
+from stereotalker.avatar import colours
+from stereotalker.avatar.backdrop import disc
+from stereotalker.body.layout import REGION
+
+_BAND = 0.025  # of the picture's longer side: how far beside the fit a hand may be
+_SURE = 0.008  # of the longer side: within the fit's outline
+_FINGER = 0.15  # of the palm's length: how wide a finger is at least
+_LIKELY_PERSON = 0.6
+_GRAIN = 1 / 500  # of the longer side: smaller specks are noise
+_NEARLY = 1.5  # times as far from the face's colours hands may be
+_DRESSED, _BARE = 0.1, 0.3  # shares of clothes and of the fit's hand: with less cloth and skin in sight, colours tell nothing
+_LIKELY = 0.4, 1.6  # of the fit's pixels: of fewer or more, colours do not tell a hand from what lies beside it
+_CLOTH = REGION["arms"], REGION["torso"], REGION["legs"]
+
+
+@dataclass(frozen=True)
+class FittedHand:
+    """A hand of the body as the fit has it in the picture."""
+
+    drawn: np.ndarray  # bool [H, W]
+    fingers: np.ndarray  # bool [H, W]: of them, without palm and wrist
+    behind: np.ndarray  # u8 [H, W]: the region that the body shows without this hand; 0 outside it, and where that is the head
+
+
+def with_fingers(person: np.ndarray, hands: dict[str, np.ndarray]) -> np.ndarray:
+    """The chance of being person f32 [H, W], likely along the detector's fingers, too: its outline at times lacks thumbs. hands: side -> f32 [21, 2] px."""
+    fingers = np.zeros(person.shape, np.uint8)
+    for points in hands.values():
+        width = max(1, round(_FINGER * float(np.linalg.norm(points[9] - points[0]))))
+        for first in range(1, 21, 4):  # a thumb and four fingers, four points each
+            cv2.polylines(fingers, [np.rint(points[first : first + 4]).astype(np.int32)], False, 1, width)
+    return np.where(fingers > 0, np.maximum(person, _LIKELY_PERSON), person).astype(np.float32)
+
+
+def tell_hand(regions: np.ndarray, hand: FittedHand, picture: np.ndarray, lab: np.ndarray, skin: np.ndarray) -> np.ndarray:
+    """Regions u8 [H, W] with one hand where its colours are; as they are where colours do not tell.
+
+    picture u8 [H, W, 3]; lab: its `colours.cielab`; skin f32 [H, W]: standard deviations from the face's colours. Beside palm and wrist arms
+    stay arms: bare ones have the hand's colours.
+    """
+    person, side = regions > 0, max(regions.shape)
+    drawn = hand.drawn & person
+    zone = (cv2.dilate(drawn.astype(np.uint8), disc(max(2, round(_BAND * side)))) > 0) & np.isin(regions, (REGION["hands"], *_CLOTH))
+    beyond = ~zone & np.isin(regions, _CLOTH)
+    clothes, bare = beyond & (skin > colours.ALIKE), drawn & (skin < _NEARLY * colours.ALIKE)
+    if not zone.any() or clothes.sum() <= _DRESSED * beyond.sum() or bare.sum() <= _BARE * drawn.sum():
+        return regions
+    cloth, like = colours.distance(lab, clothes), np.minimum(skin, colours.distance(lab, bare))
+    own = (like < colours.ALIKE) & (like < cloth)
+    marks = np.where(own, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
+    marks[~person] = cv2.GC_BGD
+    marks[own & (cv2.erode(drawn.astype(np.uint8), disc(max(1, round(_SURE * side)))) > 0)] = cv2.GC_FGD
+    dressed = np.where(person[..., None], picture, np.median(picture[clothes], 0).astype(np.uint8))  # a wall may have the skin's colours
+    found, window = np.zeros_like(zone), _window(zone)
+    found[window] = colours.cut(dressed[window], marks[window])
+    found = (cv2.medianBlur(found.astype(np.uint8), 2 * max(1, round(_GRAIN * side)) + 1) > 0) & zone
+    rows, columns = distance_transform_edt(~hand.drawn, return_distances=False, return_indices=True)
+    before = zone & (regions == REGION["hands"])
+    told = before | zone & (hand.drawn | hand.fingers[rows, columns])
+    if not _LIKELY[0] * before.sum() < (told & found).sum() < _LIKELY[1] * before.sum():
+        return regions
+    # Of what is no hand by its colour, nails and shadows stay hands: it must be like cloth, the more so where the body has nothing but the hand.
+    lost = before & ~found & (cloth < like) & ((hand.behind > 0) | (cloth < colours.ALIKE))
+    beside = np.where(hand.behind > 0, hand.behind, REGION["arms"])
+    return np.where(told & found, REGION["hands"], np.where(lost, beside, regions)).astype(np.uint8)
+
+
+def _window(zone: np.ndarray) -> tuple[slice, slice]:
+    """Rows and columns around a zone bool [H, W], as far again as hands may be off, so that what lies beside them is seen."""
+    beyond = round(_BAND * max(zone.shape))
+    return tuple(slice(max(at.min() - beyond, 0), at.max() + 1 + beyond) for at in np.nonzero(zone))

@@ -1,0 +1,152 @@
+"""Hands of a portrait: found by their colour where the fit is a little off, and warped whole."""
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+
+from stereotalker.avatar import colours
+from stereotalker.avatar.hands import FittedHand, tell_hand, with_fingers
+from stereotalker.avatar.segment import outline
+from stereotalker.body import camera
+from stereotalker.body.camera import project
+from stereotalker.body.layout import JOINT, REGION
+from stereotalker.body.raster import rasterize
+from stereotalker.control.parts import hands_of
+from stereotalker.control.warp import control, reference
+from stereotalker.manifest import CameraMove
+from stereotalker.records import Motion
+
+SKIN, CLOTH, WALL, NAIL = (205, 150, 125), (40, 60, 150), (90, 120, 90), (170, 20, 50)
+HAND, ARMS, TORSO = (REGION[name] for name in ("hands", "arms", "torso"))
+OFF = 6  # px that a fit is off
+
+# ---- where they are --------------------------------------------------------------------------------------------------------
+
+
+def a_hand(down: int, shape=(300, 240)) -> tuple[np.ndarray, np.ndarray]:
+    """A palm and two fingers, `down` px lower, and its fingers alone. bool [H, W]."""
+    fingers = np.zeros(shape, bool)
+    fingers[100 + down : 116 + down, 110:190] = fingers[128 + down : 144 + down, 110:190] = True
+    palm = np.zeros(shape, bool)
+    palm[95 + down : 150 + down, 70:110] = True
+    return fingers | palm, fingers
+
+
+def told(behind=CLOTH, beside=CLOTH, nails=False, glove=False):
+    """Regions by a fit that is OFF px too high, what colours make of them, and where the hand is. behind: colour of the sleeve; beside: of what is left of the palm."""
+    hand, _ = a_hand(OFF)
+    fitted, fingers = a_hand(0)
+    person = np.zeros(hand.shape, bool)
+    person[20:280, 20:220] = True
+    picture = np.where(person[..., None], np.array(behind), np.array(WALL))
+    picture[95:160, 20:70] = beside
+    picture[hand] = behind if glove else SKIN
+    if nails:
+        picture[100 + OFF : 116, 180:190] = NAIL
+    picture[30:60, 100:140] = SKIN  # the face
+    picture = np.clip(picture + np.random.default_rng(0).normal(0, 3, picture.shape), 0, 255).astype(np.uint8)
+    regions = np.where(fitted, HAND, np.where(person, ARMS, 0)).astype(np.uint8)
+    regions[30:60, 100:140] = REGION["face"]
+    lab = colours.cielab(picture)
+    skin = colours.distance(lab, regions == REGION["face"])
+    shown = FittedHand(fitted, fingers, np.where(person, TORSO, 0).astype(np.uint8))
+    return regions, tell_hand(regions, shown, picture, lab, skin), hand
+
+
+def test_a_hand_is_where_its_colour_is():
+    before, after, hand = told()
+    iou = [((r == HAND) & hand).sum() / ((r == HAND) | hand).sum() for r in (before, after)]
+    assert iou[0] < 0.7 and iou[1] > 0.92  # beside the palm arms stay arms
+    assert (after[(before == HAND) & ~hand] == TORSO).mean() > 0.9  # what lies behind the fit's hand
+    assert np.array_equal(after == 0, before == 0) and np.array_equal(after == REGION["face"], before == REGION["face"])
+
+
+def test_nails_are_hand():
+    before, after, _ = told(nails=True)
+    assert (after[100 + OFF : 116, 180:190] == HAND).mean() > 0.9 and (before[100 + OFF : 116, 180:190] == HAND).all()
+
+
+def test_bare_arms_beside_the_palm_stay_arms():
+    _, after, hand = told(beside=SKIN)
+    assert (after[95:160, 20:70] == ARMS).all() and ((after == HAND) & hand).sum() > 0.95 * hand[:, 70:].sum() - (OFF + 1) * 40
+
+
+def test_gloves_of_the_sleeves_colour_stay_where_the_fit_has_them():
+    before, after, _ = told(glove=True)
+    assert np.array_equal(before, after)
+
+
+def test_skin_everywhere_tells_nothing():
+    before, after, _ = told(behind=SKIN)
+    assert np.array_equal(before, after)
+
+
+def test_a_wall_of_the_skins_colour_takes_no_fingers():
+    hand, fingers = a_hand(0)
+    person = hand.copy()
+    person[:, 20:70] = True
+    picture = np.where(person[..., None] & ~hand[..., None], np.array(CLOTH), np.array(SKIN))
+    picture = np.clip(picture + np.random.default_rng(0).normal(0, 3, picture.shape), 0, 255).astype(np.uint8)
+    regions = np.where(hand, HAND, np.where(person, ARMS, 0)).astype(np.uint8)
+    lab = colours.cielab(picture)
+    after = tell_hand(regions, FittedHand(hand, fingers, np.where(person & ~hand, ARMS, 0).astype(np.uint8)), picture, lab, colours.distance(lab, hand))
+    assert (after[hand] == HAND).mean() > 0.98
+
+
+def test_an_outline_that_lacks_a_thumb_gets_it_back(picture, marks):
+    points = marks.hands["left"]
+    thumb = np.zeros(marks.size, np.uint8)
+    cv2.polylines(thumb, [np.rint(points[2:5]).astype(np.int32)], False, 1, 9)
+    lacking = np.where(cv2.dilate(thumb, np.ones((9, 9), np.uint8)) > 0, 0, marks.person).astype(np.float32)
+    there = (thumb > 0) & (marks.person > 0.5)
+    found = [outline(picture, person)[there].mean() for person in (lacking, with_fingers(lacking, marks.hands))]
+    assert found[1] > 0.9 and found[1] > found[0] + 0.2
+    assert np.array_equal(with_fingers(lacking, {}), lacking)
+
+
+# ---- how they are warped ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def moved(made, body):
+    """An avatar whose portrait shows the hands OFF px beside the body's, in one colour of skin and one of cloth; where they are, and where the body has them."""
+    avatar = made.avatar
+    places = project(body.pose(Motion.still(avatar.poses, avatar.expression), avatar.betas, avatar.surface)[0], avatar.intrinsics, avatar.extrinsics)
+    picture = rasterize(places, body.faces, avatar.regions.shape)
+    drawn = (picture.face >= 0) & hands_of(body)[body.faces[picture.face]].all(-1)
+    hand = np.roll(drawn, OFF, 1) & (avatar.regions > 0)
+    regions = np.where(hand, HAND, np.where(avatar.regions == HAND, TORSO, avatar.regions)).astype(np.uint8)
+    return replace(avatar, regions=regions, portrait=np.where(hand[..., None], SKIN, CLOTH).astype(np.uint8)), hand, drawn
+
+
+def frames(avatar, body, poses):
+    motion = Motion(poses.astype(np.float32), np.zeros((len(poses), 52), np.float32), np.zeros((len(poses), 3), np.float32), 25.0)
+    return control(reference(avatar, body), body, motion, camera.around(avatar, CameraMove(), len(poses), 25.0, avatar.regions.shape))
+
+
+def test_the_portraits_hand_is_shown_whole_and_the_bodys_not(moved, body):
+    avatar, hand, drawn = moved
+    maps = frames(avatar, body, avatar.poses[None])
+    near = lambda colour: np.abs(maps.warp[0].astype(int) - colour).max(-1) < 30  # noqa: E731
+    assert near(SKIN)[hand].mean() > 0.93 and (maps.labels[0][hand] == HAND).mean() > 0.93
+    beside = drawn & (avatar.regions > 0) & (cv2.dilate(hand.astype(np.uint8), np.ones((7, 7), np.uint8)) == 0)
+    assert beside.sum() > 50 and near(CLOTH)[beside].mean() > 0.8 and (maps.labels[0][beside] != HAND).mean() > 0.8
+
+
+def test_what_hangs_beside_a_hand_goes_with_it(moved, body):
+    avatar, hand, _ = moved
+    poses = np.repeat(avatar.poses[None], 2, 0)
+    poses[1, JOINT["left_elbow"], 1] -= 0.3
+    poses[1, JOINT["right_elbow"], 1] += 0.3
+    maps = frames(avatar, body, poses)
+    skin = (np.abs(maps.warp.astype(int) - SKIN).max(-1) < 40).sum((1, 2))
+    assert 0.75 < skin[1] / skin[0] < 1.3
+    assert (np.abs(maps.warp[1].astype(int) - SKIN).max(-1) < 40)[hand].mean() < 0.9  # they have gone elsewhere
+
+
+def test_hands_that_fit_and_hands_that_nothing_shows_stay_as_they_are(made, body):
+    fits, unseen = (reference(a, body).mesh for a in (made.avatar, replace(made.avatar, regions=np.where(made.avatar.regions == HAND, ARMS, made.avatar.regions))))
+    assert fits.left_out.mean() < 2e-3
+    assert not unseen.left_out.any() and len(unseen.faces) == len(body.faces) and np.array_equal(unseen.like, np.arange(len(body.template)))
