@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from stereotalker.avatar import colours
-from stereotalker.avatar.hands import FittedHand, tell_hand, with_fingers
+from stereotalker.avatar.hands import FittedHand, fingers, tell_hand
 from stereotalker.avatar.segment import outline
 from stereotalker.body import camera
 from stereotalker.body.camera import project
@@ -37,7 +37,7 @@ def a_hand(down: int, shape=(300, 240)) -> tuple[np.ndarray, np.ndarray]:
 def told(behind=CLOTH, beside=CLOTH, nails=False, glove=False):
     """Regions by a fit that is OFF px too high, what colours make of them, and where the hand is. behind: colour of the sleeve; beside: of what is left of the palm."""
     hand, _ = a_hand(OFF)
-    fitted, fingers = a_hand(0)
+    fitted, of_fingers = a_hand(0)
     person = np.zeros(hand.shape, bool)
     person[20:280, 20:220] = True
     picture = np.where(person[..., None], np.array(behind), np.array(WALL))
@@ -50,8 +50,8 @@ def told(behind=CLOTH, beside=CLOTH, nails=False, glove=False):
     regions = np.where(fitted, HAND, np.where(person, ARMS, 0)).astype(np.uint8)
     regions[30:60, 100:140] = REGION["face"]
     lab = colours.cielab(picture)
-    skin = colours.distance(lab, regions == REGION["face"])
-    shown = FittedHand(fitted, fingers, np.where(person, TORSO, 0).astype(np.uint8))
+    skin = colours.distance(lab, lab[regions == REGION["face"]])
+    shown = FittedHand(fitted, of_fingers, np.where(person, TORSO, 0).astype(np.uint8))
     return regions, tell_hand(regions, shown, picture, lab, skin), hand
 
 
@@ -84,14 +84,14 @@ def test_skin_everywhere_tells_nothing():
 
 
 def test_a_wall_of_the_skins_colour_takes_no_fingers():
-    hand, fingers = a_hand(0)
+    hand, of_fingers = a_hand(0)
     person = hand.copy()
     person[:, 20:70] = True
     picture = np.where(person[..., None] & ~hand[..., None], np.array(CLOTH), np.array(SKIN))
     picture = np.clip(picture + np.random.default_rng(0).normal(0, 3, picture.shape), 0, 255).astype(np.uint8)
     regions = np.where(hand, HAND, np.where(person, ARMS, 0)).astype(np.uint8)
     lab = colours.cielab(picture)
-    after = tell_hand(regions, FittedHand(hand, fingers, np.where(person & ~hand, ARMS, 0).astype(np.uint8)), picture, lab, colours.distance(lab, hand))
+    after = tell_hand(regions, FittedHand(hand, of_fingers, np.where(person & ~hand, ARMS, 0).astype(np.uint8)), picture, lab, colours.distance(lab, lab[hand]))
     assert (after[hand] == HAND).mean() > 0.98
 
 
@@ -101,9 +101,9 @@ def test_an_outline_that_lacks_a_thumb_gets_it_back(picture, marks):
     cv2.polylines(thumb, [np.rint(points[2:5]).astype(np.int32)], False, 1, 9)
     lacking = np.where(cv2.dilate(thumb, np.ones((9, 9), np.uint8)) > 0, 0, marks.person).astype(np.float32)
     there = (thumb > 0) & (marks.person > 0.5)
-    found = [outline(picture, person)[there].mean() for person in (lacking, with_fingers(lacking, marks.hands))]
+    found = [outline(picture, lacking, likely)[there].mean() for likely in (None, fingers(marks.hands, marks.size))]
     assert found[1] > 0.9 and found[1] > found[0] + 0.2
-    assert np.array_equal(with_fingers(lacking, {}), lacking)
+    assert not fingers({}, marks.size).any()
 
 
 # ---- how they are warped ---------------------------------------------------------------------------------------------------
@@ -136,14 +136,39 @@ def test_the_portraits_hand_is_shown_whole_and_the_bodys_not(moved, body):
 
 
 def test_what_hangs_beside_a_hand_goes_with_it(moved, body):
-    avatar, hand, _ = moved
-    poses = np.repeat(avatar.poses[None], 2, 0)
-    poses[1, JOINT["left_elbow"], 1] -= 0.3
-    poses[1, JOINT["right_elbow"], 1] += 0.3
-    maps = frames(avatar, body, poses)
-    skin = (np.abs(maps.warp.astype(int) - SKIN).max(-1) < 40).sum((1, 2))
-    assert 0.75 < skin[1] / skin[0] < 1.3
-    assert (np.abs(maps.warp[1].astype(int) - SKIN).max(-1) < 40)[hand].mean() < 0.9  # they have gone elsewhere
+    avatar, _, _ = moved
+    mesh, still = reference(avatar, body).mesh, Motion.still(avatar.poses, avatar.expression)
+    poses = avatar.poses.copy()
+    poses[JOINT["left_elbow"], 1] -= 0.3
+    poses[JOINT["right_elbow"], 1] += 0.3
+    V, (before, after) = len(body.template), (mesh.pose(avatar, body, m)[0] for m in (still, Motion.still(poses, avatar.expression)))
+    assert len(before) - V == len(mesh.hung.joint) > 500
+    gone = np.linalg.norm(after - before, axis=1)
+    assert np.median(gone[V:]) > 0.05  # m
+    apart = [np.linalg.norm(v[V:] - v[mesh.like[V:]], axis=1) for v in (before, after)]
+    assert np.abs(apart[1] - apart[0]).max() < 0.01 and np.median(np.abs(apart[1] - apart[0])) < 0.002
+    assert np.abs(project(before[V:], avatar.intrinsics, avatar.extrinsics) - mesh.places[V:])[:, :2].max() < 0.01  # px: in the portrait it is where it was
+
+
+def test_fingers_part(moved, body):
+    mesh = reference(moved[0], body).mesh
+    joints = mesh.hung.joint[mesh.faces[len(body.faces) :] - len(body.template)]
+    assert (joints == joints[:, :1]).all() and len(np.unique(joints)) > 5
+
+
+def test_a_left_out_finger_shows_the_other_hand_behind_it(moved, body):
+    avatar, _, _ = moved
+    mesh = reference(avatar, body).mesh
+    pixels = mesh.places.copy()
+    left, right = mesh.hand == 1, mesh.hand == 2
+    pixels[right, :2] += np.median(pixels[left, :2], 0) - np.median(pixels[right, :2], 0)
+    pixels[right, 2] += 0.1  # m behind
+    picture = mesh.draw(pixels, avatar.regions.shape)
+    alone = rasterize(pixels, np.where((mesh.hand[mesh.faces] == 1).any(1)[:, None], mesh.faces[:, :1], mesh.faces), avatar.regions.shape)
+    whole = rasterize(pixels, mesh.faces, avatar.regions.shape)
+    gone = (picture.face != whole.face) & (mesh.hand[mesh.faces[whole.face]] == 1).all(-1)
+    there = gone & (alone.face >= 0) & (mesh.hand[mesh.faces[alone.face]] == 2).all(-1)
+    assert there.sum() > 50 and np.array_equal(picture.face[there], alone.face[there])
 
 
 def test_hands_that_fit_and_hands_that_nothing_shows_stay_as_they_are(made, body):

@@ -119,7 +119,7 @@ def test_hands_that_the_portrait_does_not_show_are_of_the_faces_colour(tiny_mode
     plain = replace(avatar, regions=hidden)
     ref = reference(plain, tiny_models.body)
     hands = hands_of(tiny_models.body) & (tiny_models.body.part == 0)
-    assert (ref.region[np.flatnonzero(hands)] == REGION["hands"]).mean() > 0.99
+    assert (ref.region[: len(hands)][hands] == REGION["hands"]).mean() > 0.99
     skin = np.median(avatar.portrait[avatar.regions == REGION["face"]], 0)
     corners = texel_corners(tiny_models.body)
     rows = np.unique(tiny_models.body.texture_faces[hands[tiny_models.body.faces].all(1)])

@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 
 ALIKE = 3.0  # standard deviations of colour that still are the same stuff
-_ROUNDS = 3
+_ROUNDS = 3  # of the cut; more change little
+_KEPT, _NOISE = 0.85, 2.0  # of a sample, those nearest its median; and the least standard deviation of any stuff
 _FEWEST = 16  # pixels of a sample or a side
 
 
@@ -16,13 +17,12 @@ def cielab(picture: np.ndarray) -> np.ndarray:
 
 
 def distance(lab: np.ndarray, sample: np.ndarray) -> np.ndarray:
-    """How many standard deviations every pixel is from the colours of a sample bool [H, W], f32 [H, W]; infinite where the sample is nearly empty."""
-    colours = lab[sample]
-    if len(colours) < _FEWEST:
-        return np.full(sample.shape, np.inf, np.float32)
-    off = np.linalg.norm(colours - np.median(colours, 0), axis=1)
-    kept = colours[off <= np.quantile(off, 0.85)]
-    inverse = np.linalg.inv(np.cov(kept.T) + 4.0 * np.eye(3)).astype(np.float32)
+    """How many standard deviations pixels f32 [H, W, 3] are from a sample's colours f32 [N, 3], f32 [H, W]; infinite where the sample is nearly empty."""
+    if len(sample) < _FEWEST:
+        return np.full(lab.shape[:2], np.inf, np.float32)
+    off = np.linalg.norm(sample - np.median(sample, 0), axis=1)
+    kept = sample[off <= np.quantile(off, _KEPT)]
+    inverse = np.linalg.inv(np.cov(kept.T) + _NOISE**2 * np.eye(3)).astype(np.float32)
     off = lab - kept.mean(0)
     return np.sqrt(np.einsum("hwi,ij,hwj->hw", off, inverse, off, optimize=True))
 

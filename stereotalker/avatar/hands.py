@@ -16,11 +16,10 @@ from stereotalker.avatar.backdrop import disc
 from stereotalker.body.layout import REGION
 
 _BAND = 0.025  # of the picture's longer side: how far beside the fit a hand may be
-_SURE = 0.008  # of the longer side: within the fit's outline
+_SURE = 0.008  # of the longer side, half a finger: so far within the fit's outline what looks like the hand is it
 _FINGER = 0.15  # of the palm's length: how wide a finger is at least
-_LIKELY_PERSON = 0.6
 _GRAIN = 1 / 500  # of the longer side: smaller specks are noise
-_NEARLY = 1.5  # times as far from the face's colours hands may be
+_NEARLY = 1.5  # times ALIKE from the face's colours: hands are redder, and lit from elsewhere
 _DRESSED, _BARE = 0.1, 0.3  # shares of clothes and of the fit's hand: with less cloth and skin in sight, colours tell nothing
 _LIKELY = 0.4, 1.6  # of the fit's pixels: of fewer or more, colours do not tell a hand from what lies beside it
 _CLOTH = REGION["arms"], REGION["torso"], REGION["legs"]
@@ -32,17 +31,17 @@ class FittedHand:
 
     drawn: np.ndarray  # bool [H, W]
     fingers: np.ndarray  # bool [H, W]: of them, without palm and wrist
-    behind: np.ndarray  # u8 [H, W]: the region that the body shows without this hand; 0 outside it, and where that is the head
+    behind: np.ndarray  # u8 [H, W]: the region that the body shows without this hand; 0 outside it, a hand where that is the head
 
 
-def with_fingers(person: np.ndarray, hands: dict[str, np.ndarray]) -> np.ndarray:
-    """The chance of being person f32 [H, W], likely along the detector's fingers, too: its outline at times lacks thumbs. hands: side -> f32 [21, 2] px."""
-    fingers = np.zeros(person.shape, np.uint8)
+def fingers(hands: dict[str, np.ndarray], shape: tuple[int, int]) -> np.ndarray:
+    """Where the detector's fingers are, bool [H, W]: its outline of the person at times lacks thumbs. hands: side -> f32 [21, 2] px."""
+    drawn = np.zeros(shape, np.uint8)
     for points in hands.values():
         width = max(1, round(_FINGER * float(np.linalg.norm(points[9] - points[0]))))
         for first in range(1, 21, 4):  # a thumb and four fingers, four points each
-            cv2.polylines(fingers, [np.rint(points[first : first + 4]).astype(np.int32)], False, 1, width)
-    return np.where(fingers > 0, np.maximum(person, _LIKELY_PERSON), person).astype(np.float32)
+            cv2.polylines(drawn, [np.rint(points[first : first + 4]).astype(np.int32)], False, 1, width)
+    return drawn > 0
 
 
 def tell_hand(regions: np.ndarray, hand: FittedHand, picture: np.ndarray, lab: np.ndarray, skin: np.ndarray) -> np.ndarray:
@@ -58,24 +57,24 @@ def tell_hand(regions: np.ndarray, hand: FittedHand, picture: np.ndarray, lab: n
     clothes, bare = beyond & (skin > colours.ALIKE), drawn & (skin < _NEARLY * colours.ALIKE)
     if not zone.any() or clothes.sum() <= _DRESSED * beyond.sum() or bare.sum() <= _BARE * drawn.sum():
         return regions
-    cloth, like = colours.distance(lab, clothes), np.minimum(skin, colours.distance(lab, bare))
-    own = (like < colours.ALIKE) & (like < cloth)
-    marks = np.where(own, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
-    marks[~person] = cv2.GC_BGD
-    marks[own & (cv2.erode(drawn.astype(np.uint8), disc(max(1, round(_SURE * side)))) > 0)] = cv2.GC_FGD
+    out, window = regions.copy(), _window(zone)
+    sure = cv2.erode(drawn.astype(np.uint8), disc(max(1, round(_SURE * side)))) > 0
+    sleeve, own = colours.distance(lab[window], lab[clothes]), np.minimum(skin[window], colours.distance(lab[window], lab[bare]))
+    rows, columns = distance_transform_edt(~hand.drawn[window], return_distances=False, return_indices=True)
     dressed = np.where(person[..., None], picture, np.median(picture[clothes], 0).astype(np.uint8))  # a wall may have the skin's colours
-    found, window = np.zeros_like(zone), _window(zone)
-    found[window] = colours.cut(dressed[window], marks[window])
-    found = (cv2.medianBlur(found.astype(np.uint8), 2 * max(1, round(_GRAIN * side)) + 1) > 0) & zone
-    rows, columns = distance_transform_edt(~hand.drawn, return_distances=False, return_indices=True)
-    before = zone & (regions == REGION["hands"])
-    told = before | zone & (hand.drawn | hand.fingers[rows, columns])
-    if not _LIKELY[0] * before.sum() < (told & found).sum() < _LIKELY[1] * before.sum():
+    person, zone, sure, behind, dressed = (a[window] for a in (person, zone, sure, hand.behind, dressed))
+    before = zone & (regions[window] == REGION["hands"])
+    marks = np.where((own < colours.ALIKE) & (own < sleeve), cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
+    marks[sure & (marks == cv2.GC_PR_FGD)], marks[~person] = cv2.GC_FGD, cv2.GC_BGD
+    found = (cv2.medianBlur(colours.cut(dressed, marks).astype(np.uint8), 2 * max(1, round(_GRAIN * side)) + 1) > 0) & zone
+    found &= before | hand.drawn[window] | hand.fingers[window][rows, columns]
+    if not _LIKELY[0] * before.sum() < found.sum() < _LIKELY[1] * before.sum():
         return regions
     # Of what is no hand by its colour, nails and shadows stay hands: it must be like cloth, the more so where the body has nothing but the hand.
-    lost = before & ~found & (cloth < like) & ((hand.behind > 0) | (cloth < colours.ALIKE))
-    beside = np.where(hand.behind > 0, hand.behind, REGION["arms"])
-    return np.where(told & found, REGION["hands"], np.where(lost, beside, regions)).astype(np.uint8)
+    lost = before & ~found & (sleeve < own) & ((behind > 0) | (sleeve < colours.ALIKE))
+    beside = np.where(behind > 0, behind, REGION["arms"])
+    out[window] = np.where(found, REGION["hands"], np.where(lost, beside, out[window]))
+    return out
 
 
 def _window(zone: np.ndarray) -> tuple[slice, slice]:

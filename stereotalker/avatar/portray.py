@@ -9,7 +9,7 @@ import numpy as np
 from stereotalker.avatar.backdrop import fill_background, without_fringe
 from stereotalker.avatar.calibrate import Calibration
 from stereotalker.avatar.fit import Fit, fit, hand_pixels
-from stereotalker.avatar.hands import with_fingers
+from stereotalker.avatar.hands import fingers
 from stereotalker.avatar.landmarks import FACE_INNER, Detector, Landmarks
 from stereotalker.avatar.scalp import FITTED_HEAD, hair_depth
 from stereotalker.avatar.segment import outline, regions
@@ -70,7 +70,7 @@ def portray(picture: np.ndarray, name: str, detector: Detector, body: Body, know
     found = fit(marks, body, known)
     if found.face_error > _FACE_ERROR:
         raise ClipError(f"the face does not fit a human head: its points are off by {100 * found.face_error:.1f} % of its height in the median (at most {100 * _FACE_ERROR:g} %); is it a photo of a face, seen from the front?")
-    mask = outline(picture, with_fingers(marks.person, marks.hands))
+    mask = outline(picture, marks.person, fingers(marks.hands, (H, W)))
     seen = _seen(found, found.surface, body)
     labels = regions(picture, mask, marks, body, seen.pixels)
     hands = hand_pixels(found, marks, body, known)

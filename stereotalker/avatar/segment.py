@@ -26,15 +26,16 @@ _BROWS = (105, 334)
 _HEAD, _NECK = 100, 101  # parts of the body that no region names
 
 
-def outline(picture: np.ndarray, person: np.ndarray) -> np.ndarray:
-    """The person's mask, bool [H, W]. picture u8 [H, W, 3]; person f32 [H, W] probability."""
+def outline(picture: np.ndarray, person: np.ndarray, likely: np.ndarray | None = None) -> np.ndarray:
+    """The person's mask, bool [H, W]. picture u8 [H, W, 3]; person f32 [H, W] probability; likely bool [H, W]: may be person, too."""
     H, W = person.shape
     scale = min(1.0, _WORK / max(H, W))
     size = (round(W * scale), round(H * scale))
-    small, chance = (cv2.resize(a, size, interpolation=cv2.INTER_AREA) for a in (picture, person))
-    inside = (chance > 0.5).astype(np.uint8)
+    also = np.zeros_like(person) if likely is None else likely.astype(np.float32)
+    small, chance, also = (cv2.resize(a, size, interpolation=cv2.INTER_AREA) for a in (picture, person, also))
     band = max(2, round(_BAND * max(size)))
-    core = cv2.erode(inside, disc(band), borderValue=1)
+    core = cv2.erode((chance > 0.5).astype(np.uint8), disc(band), borderValue=1)
+    inside = ((chance > 0.5) | (also > 0.5)).astype(np.uint8)
     reach = cv2.dilate(inside, disc(band))
     marks = np.where(inside > 0, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
     marks[core > 0], marks[reach == 0] = cv2.GC_FGD, cv2.GC_BGD
@@ -52,8 +53,8 @@ def regions(picture: np.ndarray, mask: np.ndarray, marks: Landmarks, body: Body,
     row, chin, height = np.arange(len(mask))[:, None], marks.face[:, 1].max(), marks.face_height
     head = (part == _HEAD) & mask
     trunk = np.isin(part, (_NECK, REGION["torso"])) & mask
-    cloth = colours.distance(lab, trunk & (row > chin + 1.2 * height))
-    skin = colours.distance(lab, cv2.erode(face.astype(np.uint8), disc(max(1, round(0.04 * height)))) > 0)
+    cloth = colours.distance(lab, lab[trunk & (row > chin + 1.2 * height)])
+    skin = colours.distance(lab, lab[cv2.erode(face.astype(np.uint8), disc(max(1, round(0.04 * height)))) > 0])
     near = head | trunk & (row < chin + 1.2 * height)
     bare = _cut_skin(picture, near, (skin < colours.ALIKE) & ((skin < cloth) | head), face)
     out = np.where(mask, np.where(np.isin(part, (_HEAD, _NECK)), REGION["torso"], part), 0).astype(np.uint8)
@@ -61,7 +62,7 @@ def regions(picture: np.ndarray, mask: np.ndarray, marks: Landmarks, body: Body,
     out[trunk & _touches(bare, face)] = REGION["face"]
     hair = out == REGION["hair"]
     if hair.sum() > 0.03 * head.sum():
-        like = colours.distance(lab, hair)
+        like = colours.distance(lab, lab[hair])
         fallen = near & (out == REGION["torso"]) & (like < colours.ALIKE) & (like < cloth)
         out[fallen & _touches(fallen | hair, hair)] = REGION["hair"]
     brows = marks.face[list(_BROWS), 1].min()
@@ -103,12 +104,14 @@ def _parts_in_picture(shape: tuple[int, int], body: Body, pixels: np.ndarray, hi
 
 
 def _fitted_hand(side: str, shape: tuple[int, int], body: Body, pixels: np.ndarray, unseen: np.ndarray) -> FittedHand:
+    """One hand of the body in the picture, and the body without it. unseen [V]: weights of what is not in the picture."""
     corner, own = _corners(shape, body, pixels, unseen), body.hand_weight(side)
-    fingers = body.weights[:, [JOINT[name] for name in JOINTS if name.startswith(side) and name[-1] in "123"]].sum(1) > 0.5
     drawn = (corner >= 0) & (own > 0.5)[corner]
+    palm = body.weights[:, JOINT[f"{side}_wrist"]] > 0.5
     other = _corners(shape, body, pixels, unseen + own)
     behind = np.where(other >= 0, body_parts(body)[other], 0)
-    return FittedHand(drawn, drawn & fingers[corner], np.where(behind < _HEAD, behind, 0).astype(np.uint8))
+    behind = np.where(behind == _NECK, REGION["torso"], behind)
+    return FittedHand(drawn, drawn & ~palm[corner], np.where(behind == _HEAD, REGION["hands"], behind).astype(np.uint8))
 
 
 def _cut_skin(picture: np.ndarray, near: np.ndarray, skin: np.ndarray, face: np.ndarray) -> np.ndarray:

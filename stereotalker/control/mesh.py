@@ -1,7 +1,7 @@
 """The mesh that the warp draws: the body, with its hands as the portrait shows them.
 
 A fit has fingers a few pixels beside their place, and the body's are thinner than many. What the portrait shows of a hand beside the body's
-hangs flat on the nearest of its joints, a cell a pixel. Where the body has a hand and the portrait something else, the hand is left out.
+hangs on the joint of the nearest of it, two triangles a pixel. Where the body has a hand and the portrait something else, that is left out.
 V vertices of the body, then N that hang on it; F triangles of the body, then those between the N; M and G are all of them.
 """
 
@@ -13,15 +13,16 @@ import numba
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
-from stereotalker.body.layout import REGION, SIDES
+from stereotalker.body.layout import JOINTS, REGION, SIDES
 from stereotalker.body.model import Body
 from stereotalker.body.raster import Fragments, rasterize
-from stereotalker.control.parts import hands_of
 from stereotalker.control.texture import SEEN_M
 from stereotalker.records import Avatar, Motion
 
-_REACH = 1 / 40  # of the picture's height: how far a fit's hand may be off
-_RIM = 1 / 400  # of the height: this close to a hand colours are mixed
+# Of the picture's longer side:
+_REACH = 1 / 40  # how far a fit's hand may be off
+_RIM = 1 / 400  # this close to a hand colours are mixed, and a fit is right
+_CORE = 1 / 200  # so far within its outline a hand is looked at for what lies beside it
 _BEHIND_M = 0.003  # what hangs beside a hand lies behind it
 
 
@@ -47,9 +48,8 @@ class Mesh:
 
     hung: Hung
     like: np.ndarray  # i64 [M] the vertex of the body that it is, or hangs beside
-    hand: np.ndarray  # bool [M]
+    hand: np.ndarray  # u8 [M]: 1 and 2 of the two SIDES, 0 else
     faces: np.ndarray  # i32 [G, 3]
-    handless: np.ndarray  # i32 [G, 3]: the same, those of hands without extent
     texture_faces: np.ndarray  # i32 [G, 3] into the body's texture places
     places: np.ndarray  # f32 [M, 3] x px, y px, depth m in the portrait
     left_out: np.ndarray  # bool [H, W] of the portrait: the body has a hand there, the portrait none
@@ -65,67 +65,73 @@ class Mesh:
     def draw(self, pixels: np.ndarray, size: tuple[int, int]) -> Fragments:
         """pixels f32 [M, 3]: x px, y px, depth m; size (height, width) px."""
         picture = rasterize(pixels, self.faces, size)
-        if self.left_out.any():
-            behind = rasterize(pixels, self.handless, size)
-            _leave_out(picture.face, picture.bary, picture.depth, self.faces, self.hand, self.places, self.left_out, self.depth, behind.face, behind.bary, behind.depth)
+        gone = _left_out(picture.face, picture.bary, self.faces, self.hand, self.places, self.left_out, self.depth)
+        for side in np.unique(gone[gone > 0]):
+            rows, columns = np.nonzero(gone == side)
+            top, left = rows.min(), columns.min()
+            without = np.where((self.hand[self.faces] == side).any(1)[:, None], self.faces[:, :1], self.faces)  # triangles of no extent are not drawn
+            behind = rasterize(pixels - np.array([left, top, 0], np.float32), without, (rows.max() + 1 - top, columns.max() + 1 - left))
+            for own, other in ((picture.face, behind.face), (picture.bary, behind.bary), (picture.depth, behind.depth)):
+                own[rows, columns] = other[rows - top, columns - left]
         return picture
 
 
 def make_mesh(avatar: Avatar, body: Body, places: np.ndarray, picture: Fragments, regions: np.ndarray) -> Mesh:
     """places f32 [V, 3]: the body in the portrait, x px, y px, depth m; picture: the same, drawn; regions u8 [H, W] of the portrait."""
-    H = regions.shape[0]
+    extent = max(regions.shape)
     corner = np.take_along_axis(body.faces[picture.face], picture.bary.argmax(-1)[..., None], -1)[..., 0]
-    shown, drawn = regions == REGION["hands"], np.zeros(regions.shape, bool)
-    for side in SIDES:  # a hand that the portrait does not show stays as it is
-        own = (picture.face >= 0) & (body.hand_weight(side) > 0.5)[corner]
-        drawn |= own & (own & shown).any()
-    off = distance_transform_edt(~shown)
-    left_out = drawn & ~np.isin(regions, [REGION["hands"], REGION["background"]]) & (_RIM * H < off) & (off < _REACH * H)
+    hand = sum(np.uint8(k) * (body.hand_weight(side) > 0.5) for k, side in enumerate(SIDES, 1)).astype(np.uint8)
+    at, shown = np.where(picture.face >= 0, hand[corner], 0), regions == REGION["hands"]
+    drawn = (at > 0) & np.isin(at, at[shown])  # a hand that the portrait does not show stays as it is
+    off = distance_transform_edt(~shown) / extent
     hung = _hang(avatar, body, picture, corner, drawn, shown) if drawn.any() else _NOTHING
-    like, faces = np.concatenate([np.arange(len(places)), hung.beside]), np.concatenate([body.faces, hung.faces])
-    hand = hands_of(body)[like]
-    handless = np.where(hand[faces].any(1)[:, None], faces[:, :1], faces)
-    texture_faces = np.concatenate([body.texture_faces, body.texture_faces[hung.owner]])
-    return Mesh(hung, like, hand, faces, handless, texture_faces, np.concatenate([places, hung.places]), left_out, picture.depth)
+    return Mesh(
+        hung, like := np.concatenate([np.arange(len(places)), hung.beside]), hand[like], np.concatenate([body.faces, hung.faces]),
+        np.concatenate([body.texture_faces, body.texture_faces[hung.owner]]), np.concatenate([places, hung.places]), drawn & (off > _RIM) & (off < _REACH), picture.depth,
+    )  # fmt: skip
 
 
 def _hang(avatar: Avatar, body: Body, picture: Fragments, corner: np.ndarray, drawn: np.ndarray, shown: np.ndarray) -> Hung:
     """Two triangles for every pixel of the portrait that shows a hand beside those that are drawn. corner i64 [H, W]: the body's vertex at a pixel."""
     H, W = shown.shape
-    away, nearest = distance_transform_edt(~drawn, return_indices=True)
-    rows, columns = np.nonzero(shown & (away > 0) & (away < _REACH * H))
-    corners = [(rows + i) * (W + 1) + columns + j for i in (0, 1) for j in (0, 1)]  # of pixels, numbered along the picture
-    used, place = np.unique(np.concatenate(corners), return_inverse=True)
-    y, x = np.divmod(used, W + 1)
-    at = tuple(nearest[:, np.minimum(y, H - 1), np.minimum(x, W - 1)])
-    beside, depth = corner[at].astype(np.int64), picture.depth[at] + _BEHIND_M
+    extent = max(H, W)
+    away = distance_transform_edt(~drawn)
+    within = distance_transform_edt(drawn)
+    core = within > min(_CORE * extent, 0.5 * within.max())  # at its rim a hand faces elsewhere than what lies beside it
+    nearest = distance_transform_edt(~core, return_distances=False, return_indices=True)
+    rows, columns = np.nonzero(shown & (away > 0) & (away < _REACH * extent))
+    at = tuple(nearest[:, rows, columns])
+    joint = body.weights[corner[at]].argmax(1)
+    pixels = np.concatenate([np.stack([rows + i, columns + j, joint, *at], 1) for i in (0, 1) for j in (0, 1)])  # their corners
+    _, first, place = np.unique(pixels[:, :3] @ [(W + 1) * len(JOINTS), len(JOINTS), 1], return_index=True, return_inverse=True)
+    y, x, joint, *at = pixels[first].T  # corners of pixels that hang on other joints are others: fingers part
+    beside, depth = corner[tuple(at)].astype(np.int64), picture.depth[tuple(at)] + _BEHIND_M
     R, shift = avatar.extrinsics[:3, :3].astype(np.float64), avatar.extrinsics[:3, 3]
     points = (np.stack([x, y, np.ones(len(x))], 1) @ np.linalg.inv(avatar.intrinsics.astype(np.float64)).T * depth[:, None] - shift) @ R
     joints, turns = body.posed_joints(Motion.still(avatar.poses, avatar.expression), avatar.betas, avatar.surface)
-    joint = body.weights[beside].argmax(1)
     arm = np.einsum("nji,nj->ni", turns[0][joint], points - joints[0][joint])
     a, b, c, d = len(body.template) + place.reshape(4, -1)
-    owner = picture.face[tuple(nearest[:, rows, columns])]
     faces = np.concatenate([np.stack([a, b, c], 1), np.stack([d, c, b], 1)]).astype(np.int32)
-    return Hung(joint, arm, np.stack([x, y, depth], 1).astype(np.float32), beside, faces, np.tile(owner, 2))
+    return Hung(joint, arm, np.stack([x, y, depth], 1).astype(np.float32), beside, faces, np.tile(picture.face[nearest[0][rows, columns], nearest[1][rows, columns]], 2))
 
 
 @numba.njit(cache=True)
-def _leave_out(face, bary, depth, faces, hand, places, left_out, front, behind_face, behind_bary, behind_depth):
-    """Put what is behind in the place of hands that the portrait does not show where it would, in place."""
+def _left_out(face, bary, faces, hand, places, left_out, front):
+    """Where a picture shows what the portrait would of a hand, had it one there: which hand, u8 [H, W]."""
     H, W = face.shape
     PH, PW = left_out.shape
+    gone = np.zeros((H, W), np.uint8)
     for y in range(H):
         for x in range(W):
             if face[y, x] < 0:
                 continue
             a, b, c = faces[face[y, x]]
-            if not (hand[a] and hand[b] and hand[c]):
+            if hand[a] == 0 or hand[b] != hand[a] or hand[c] != hand[a]:
                 continue
             at = bary[y, x, 0] * places[a] + bary[y, x, 1] * places[b] + bary[y, x, 2] * places[c]
             if not (0 <= at[0] < PW and 0 <= at[1] < PH):
                 continue
             row, column = int(at[1]), int(at[0])
             if left_out[row, column] and abs(front[row, column] - at[2]) < SEEN_M:
-                face[y, x], depth[y, x] = behind_face[y, x], behind_depth[y, x]
-                bary[y, x] = behind_bary[y, x]
+                gone[y, x] = hand[a]
+    return gone

@@ -1,11 +1,12 @@
 """The reference warp: the portrait's pixels carried by the body to another pose and view, with what the portrait saw.
 
-`reference(avatar)` runs once per avatar; `control(...)` makes the maps of every frame from it. V vertices.
+`reference(avatar)` runs once per avatar; `control(...)` makes the maps of every frame from it. V vertices of the body, M of the mesh that
+is drawn.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import cv2
 import numba
@@ -43,6 +44,7 @@ class Reference:
     mesh: Mesh  # what is drawn: M vertices
     depth_map: np.ndarray  # f32 [H, W] m of the portrait
     claims: Claims  # of the portrait's pixels
+    may_show: np.ndarray  # bool [M, R + 2] what of them, see Claims
     texture: Texture  # of the whole surface, for what the portrait did not see
     region: np.ndarray  # u8 [M]
     light: PortraitLight
@@ -70,10 +72,10 @@ def reference(avatar: Avatar, body: Body) -> Reference:
     shading, levels = _shading(light, surface, body), mips.levels(avatar)
     texture = make_texture(avatar, body, levels[0], places, picture, region, claims, shading)
     hung = np.full(len(mesh.hung.beside), REGION["hands"], np.uint8)
-    claims = replace(claims, may_show=np.concatenate([claims.may_show, hung[:, None] == np.arange(claims.may_show.shape[1])]))
-    region = np.concatenate([region, hung])
+    may_show = np.concatenate([claims.may_show, hung[:, None] == np.arange(claims.may_show.shape[1])])
     return Reference(
-        avatar, levels, mips.halved(avatar.background), mesh, picture.depth, claims, texture, region, light, shading[mesh.like], curtain.hang(avatar, body)
+        avatar, levels, mips.halved(avatar.background), mesh, picture.depth, claims, may_show, texture, np.concatenate([region, hung]),
+        light, shading[mesh.like], curtain.hang(avatar, body),
     )  # fmt: skip
 
 
@@ -124,7 +126,7 @@ def control(ref: Reference, body: Body, motion: Motion, camera: Camera) -> Contr
         pair = mips.pair(avatar, ref.levels, K, E)
         _carry(
             picture.face, picture.bary, mesh.faces, mesh.places, shading / ref.shading, from_portrait, ref.depth_map,
-            ref.claims.regions, ref.claims.pixels, ref.claims.may_show, *pair, colours, seen, shown,
+            ref.claims.regions, ref.claims.pixels, ref.may_show, *pair, colours, seen, shown,
         )  # fmt: skip
         if heads is not None:
             at, turn = heads
