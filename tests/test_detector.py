@@ -12,6 +12,7 @@ from stereotalker.avatar.evaluate import warp_psnr
 from stereotalker.avatar.fitted import fit_portrait
 from stereotalker.avatar.library import RECORD
 from stereotalker.avatar.portray import portray
+from stereotalker.body.layout import REGION
 from stereotalker.errors import ClipError, UserError
 from stereotalker.store import Store
 from tests.conftest import REAL_DATA
@@ -75,6 +76,19 @@ def test_a_real_portrait(detector, portrait, body, known):
     r = found.residuals
     assert r.face < 0.003 and r.face_fit < 0.01 and r.silhouette_iou > 0.97 and r.wrist < 0.04
     assert warp_psnr(found.avatar, portrait, body) > 32
+
+
+@pytest.mark.parametrize("name, share", [("man_0003", 0.87), ("woman_0269", 0.97)])
+def test_fingers_that_the_detector_sees_are_hands(detector, body, known, name, share):
+    """Before dark sleeves, beside whose fingers a fit has its own; before a wall of the skin's colour."""
+    path = REAL_DATA / "portraits" / f"{name}.png"
+    if not path.is_file():
+        pytest.skip(f"{path} not found")
+    picture = np.asarray(Image.open(path).convert("RGB"))
+    avatar = portray(picture, name, detector, body, known).avatar
+    columns, rows = np.concatenate([points[2:] for points in detector(picture).hands.values()]).astype(int).T
+    assert (avatar.regions[rows, columns] == REGION["hands"]).mean() > share
+    assert warp_psnr(avatar, picture, body) > 34
 
 
 def test_head_and_shoulders_in_every_shape_of_frame(detector, portrait, body, known):
