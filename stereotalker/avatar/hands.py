@@ -57,23 +57,24 @@ def tell_hand(regions: np.ndarray, hand: FittedHand, picture: np.ndarray, lab: n
     clothes, bare = beyond & (skin > colours.ALIKE), drawn & (skin < _NEARLY * colours.ALIKE)
     if not zone.any() or clothes.sum() <= _DRESSED * beyond.sum() or bare.sum() <= _BARE * drawn.sum():
         return regions
-    out, window = regions.copy(), _window(zone)
-    sure = cv2.erode(drawn.astype(np.uint8), disc(max(1, round(_SURE * side)))) > 0
+    window = _window(zone)
     sleeve, own = colours.distance(lab[window], lab[clothes]), np.minimum(skin[window], colours.distance(lab[window], lab[bare]))
+    sure = cv2.erode(drawn.astype(np.uint8), disc(max(1, round(_SURE * side)))) > 0
     rows, columns = distance_transform_edt(~hand.drawn[window], return_distances=False, return_indices=True)
     dressed = np.where(person[..., None], picture, np.median(picture[clothes], 0).astype(np.uint8))  # a wall may have the skin's colours
     person, zone, sure, behind, dressed = (a[window] for a in (person, zone, sure, hand.behind, dressed))
     before = zone & (regions[window] == REGION["hands"])
-    marks = np.where((own < colours.ALIKE) & (own < sleeve), cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
-    marks[sure & (marks == cv2.GC_PR_FGD)], marks[~person] = cv2.GC_FGD, cv2.GC_BGD
+    alike = (own < colours.ALIKE) & (own < sleeve)
+    marks = np.select([~person, alike & sure, alike], [cv2.GC_BGD, cv2.GC_FGD, cv2.GC_PR_FGD], cv2.GC_PR_BGD).astype(np.uint8)
     found = (cv2.medianBlur(colours.cut(dressed, marks).astype(np.uint8), 2 * max(1, round(_GRAIN * side)) + 1) > 0) & zone
     found &= before | hand.drawn[window] | hand.fingers[window][rows, columns]
     if not _LIKELY[0] * before.sum() < found.sum() < _LIKELY[1] * before.sum():
         return regions
     # Of what is no hand by its colour, nails and shadows stay hands: it must be like cloth, the more so where the body has nothing but the hand.
     lost = before & ~found & (sleeve < own) & ((behind > 0) | (sleeve < colours.ALIKE))
-    beside = np.where(behind > 0, behind, REGION["arms"])
-    out[window] = np.where(found, REGION["hands"], np.where(lost, beside, out[window]))
+    out = regions.copy()
+    out[window][lost] = np.where(behind > 0, behind, REGION["arms"])[lost]
+    out[window][found] = REGION["hands"]
     return out
 
 

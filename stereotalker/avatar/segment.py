@@ -90,9 +90,7 @@ def body_parts(body: Body) -> np.ndarray:
 def _corners(shape: tuple[int, int], body: Body, pixels: np.ndarray, hidden: np.ndarray) -> np.ndarray:
     """The vertex that a pixel shows, i64 [H, W], -1 outside the body. hidden [V]: more than half of it, and a vertex is left out."""
     shown = body.faces[(hidden[body.faces] < 0.5).all(1)]
-    picture = rasterize(pixels, shown, shape)
-    corner = np.take_along_axis(shown[picture.face], picture.bary.argmax(-1)[..., None], -1)[..., 0]
-    return np.where(picture.face >= 0, corner, -1)
+    return rasterize(pixels, shown, shape).vertices(shown)
 
 
 def _parts_in_picture(shape: tuple[int, int], body: Body, pixels: np.ndarray, hidden: np.ndarray) -> np.ndarray:

@@ -24,6 +24,11 @@ class Fragments:
         """Vertex values f32 [V, C] -> f32 [H, W, C], zero where nothing is hit."""
         return _interpolate(self.face, self.bary, faces, np.ascontiguousarray(values, np.float32))
 
+    def vertices(self, faces: np.ndarray) -> np.ndarray:
+        """The nearest vertex of the triangle that each pixel shows, i64 [H, W], -1 where nothing is hit. faces i32 [F, 3]."""
+        nearest = np.take_along_axis(faces[self.face], self.bary.argmax(-1)[..., None], -1)[..., 0]
+        return np.where(self.face >= 0, nearest, -1).astype(np.int64)
+
 
 def rasterize(pixels: np.ndarray, faces: np.ndarray, size: tuple[int, int]) -> Fragments:
     """Draw triangles. pixels f32 [V, 3]: x px, y px, depth m; faces i32 [F, 3]; size (height, width) px.

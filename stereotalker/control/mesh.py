@@ -79,15 +79,16 @@ class Mesh:
 def make_mesh(avatar: Avatar, body: Body, places: np.ndarray, picture: Fragments, regions: np.ndarray) -> Mesh:
     """places f32 [V, 3]: the body in the portrait, x px, y px, depth m; picture: the same, drawn; regions u8 [H, W] of the portrait."""
     extent = max(regions.shape)
-    corner = np.take_along_axis(body.faces[picture.face], picture.bary.argmax(-1)[..., None], -1)[..., 0]
+    corner = picture.vertices(body.faces)
     hand = sum(np.uint8(k) * (body.hand_weight(side) > 0.5) for k, side in enumerate(SIDES, 1)).astype(np.uint8)
-    at, shown = np.where(picture.face >= 0, hand[corner], 0), regions == REGION["hands"]
+    at, shown = np.where(corner >= 0, hand[corner], 0), regions == REGION["hands"]
     drawn = (at > 0) & np.isin(at, at[shown])  # a hand that the portrait does not show stays as it is
     off = distance_transform_edt(~shown) / extent
     hung = _hang(avatar, body, picture, corner, drawn, shown) if drawn.any() else _NOTHING
+    like = np.concatenate([np.arange(len(places)), hung.beside])
     return Mesh(
-        hung, like := np.concatenate([np.arange(len(places)), hung.beside]), hand[like], np.concatenate([body.faces, hung.faces]),
-        np.concatenate([body.texture_faces, body.texture_faces[hung.owner]]), np.concatenate([places, hung.places]), drawn & (off > _RIM) & (off < _REACH), picture.depth,
+        hung, like, hand[like], np.concatenate([body.faces, hung.faces]), np.concatenate([body.texture_faces, body.texture_faces[hung.owner]]),
+        np.concatenate([places, hung.places]), drawn & (off > _RIM) & (off < _REACH), picture.depth,
     )  # fmt: skip
 
 
@@ -105,7 +106,7 @@ def _hang(avatar: Avatar, body: Body, picture: Fragments, corner: np.ndarray, dr
     pixels = np.concatenate([np.stack([rows + i, columns + j, joint, *at], 1) for i in (0, 1) for j in (0, 1)])  # their corners
     _, first, place = np.unique(pixels[:, :3] @ [(W + 1) * len(JOINTS), len(JOINTS), 1], return_index=True, return_inverse=True)
     y, x, joint, *at = pixels[first].T  # corners of pixels that hang on other joints are others: fingers part
-    beside, depth = corner[tuple(at)].astype(np.int64), picture.depth[tuple(at)] + _BEHIND_M
+    beside, depth = corner[tuple(at)], picture.depth[tuple(at)] + _BEHIND_M
     R, shift = avatar.extrinsics[:3, :3].astype(np.float64), avatar.extrinsics[:3, 3]
     points = (np.stack([x, y, np.ones(len(x))], 1) @ np.linalg.inv(avatar.intrinsics.astype(np.float64)).T * depth[:, None] - shift) @ R
     joints, turns = body.posed_joints(Motion.still(avatar.poses, avatar.expression), avatar.betas, avatar.surface)
