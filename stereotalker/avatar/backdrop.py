@@ -6,16 +6,17 @@ import cv2
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
+from stereotalker.avatar.completion import complete
+
 _HALO = 0.008  # of the longer side: the background begins this far from the person's outline
 _COARSE = 192  # px of the longer side at which the inside is filled
-_RADIUS = 4  # px, of the inpainting
-_SOFT, _INTO = 5.0, 12.0  # px of the coarse picture: blur of what is deep inside, and how deep
+_SOFT, _INTO = 1.6, 3.0  # px of the coarse picture: blur of the filling, which hides its seams, and how deep that begins
 _BLEND = 0.002  # of the longer side: over which the filling begins
 _EDGE_PX = 1.5  # within the outline, pixels are part background
 
 
 def fill_background(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """u8 [H, W, 3] with the person (bool [H, W]) painted over, by Telea's inpainting (OpenCV), coarse and smooth: it is seen at the edges only."""
+    """u8 [H, W, 3] with the person (bool [H, W]) painted over with what the rest shows, a little out of focus. A camera 20 degrees off sees all of it."""
     H, W = mask.shape
     side = max(H, W)
     hole = cv2.dilate(mask.astype(np.uint8), disc(max(2, round(_HALO * side))), borderValue=0)
@@ -24,14 +25,25 @@ def fill_background(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
     share = cv2.resize(1.0 - hole.astype(np.float32), size, interpolation=cv2.INTER_AREA)
     known = cv2.resize(picture.astype(np.float32) * (1 - hole[..., None]), size, interpolation=cv2.INTER_AREA)
     small = np.clip(known / np.maximum(share, 1e-3)[..., None], 0, 255).astype(np.uint8)  # means over known pixels alone
-    filled = cv2.inpaint(small, (share < 0.5).astype(np.uint8), _RADIUS, cv2.INPAINT_TELEA)
-    inside = distance_transform_edt(share < 0.5)
-    soft = cv2.GaussianBlur(filled, (0, 0), _SOFT)  # streaks die out towards the middle
-    amount = np.clip(inside / _INTO, 0, 1)[..., None]
-    filled = (filled * (1 - amount) + soft * amount).astype(np.uint8)
+    gone = share < 0.5
+    filled = complete(small, gone, _across(small, gone))
+    amount = np.clip(distance_transform_edt(gone) / _INTO, 0, 1)[..., None]
+    filled = (filled * (1 - amount) + cv2.GaussianBlur(filled, (0, 0), _SOFT) * amount).astype(np.uint8)
     large = cv2.resize(filled, (W, H), interpolation=cv2.INTER_CUBIC)
     blend = np.maximum(cv2.GaussianBlur(hole.astype(np.float32), (0, 0), max(_BLEND * side, 0.5)), hole)[..., None]
     return np.rint(large * blend + picture * (1 - blend)).astype(np.uint8)
+
+
+def _across(picture: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    """u8 [H, W, 3]: every row's hole filled from its left to its right; a row that is all hole, as the nearest that is not."""
+    columns, out = np.arange(hole.shape[1]), picture.copy()
+    whole = np.flatnonzero(~hole.all(1))
+    for row in range(len(hole)):
+        like = whole[np.abs(whole - row).argmin()] if len(whole) else row
+        seen = columns[~hole[like]]
+        if len(seen):
+            out[row] = np.stack([np.interp(columns, seen, picture[like, seen, c]) for c in range(3)], -1)
+    return out
 
 
 def without_fringe(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
