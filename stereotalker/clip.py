@@ -18,7 +18,7 @@ from stereotalker import quality
 from stereotalker.audio import io
 from stereotalker.audio.speak import Voice
 from stereotalker.audio.speech import from_file, from_script
-from stereotalker.avatar.fitted import avatar_record, background_digest, with_background
+from stereotalker.avatar.fitted import avatar_record, background_digest, fit_notes, with_background
 from stereotalker.avatar.library import Library, read_avatar
 from stereotalker.body import camera
 from stereotalker.diffusion.windows import Window, windows
@@ -221,6 +221,10 @@ class ClipMaker:
         key = digest("avatar", file_digest(record), background_digest(clip.background))
         folder = self.store.make("avatar", key, lambda folder: save(with_background(record, clip.background), folder / "avatar.safetensors"))
         return key, read_avatar(folder / "avatar.safetensors")
+
+    def notes(self, clip: Clip) -> tuple[str, ...]:
+        """What whoever gave a portrait's file should know of its fit."""
+        return fit_notes(clip.avatar, self.models, self.store)
 
     def _folder(self, stage: str, key: str) -> Path:
         """An entry that was made or found a moment ago."""

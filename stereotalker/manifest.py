@@ -24,7 +24,7 @@ AZIMUTH, ELEVATION = 45.0, 20.0  # degrees to either side that the renderer was 
 
 
 class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class CameraPlace(Strict):
@@ -59,8 +59,7 @@ class CameraMove(CameraPlace):
     def _agree(self):
         if (self.kind == "keyframes") != bool(self.points):
             raise ValueError("camera points and kind keyframes go together: give both or neither")
-        unread = set(CameraMove.model_fields) - {"kind", "points", *_CAMERA_KEYS[self.kind]}
-        if given := [name for name in sorted(unread) if getattr(self, name) != CameraMove.model_fields[name].default]:
+        if given := sorted(self.model_fields_set - {"kind", "points", *_CAMERA_KEYS[self.kind]}):
             raise ValueError(f"camera of kind {self.kind} does not read {', '.join(given)}; {_CAMERA_HINT[self.kind]}")
         times = [key.time for key in self.points]
         if any(b <= a for a, b in pairwise(times)):
@@ -295,7 +294,8 @@ def _explain(fault: dict) -> str:
     if fault["type"] == "missing":
         return f"{field} is missing"
     got = "" if isinstance(fault.get("input"), dict) else f" (got {fault.get('input')!r})"
-    return f"{field + ': ' if field else ''}{fault['msg'].removeprefix('Value error, ')}{got}"
+    told = "expected keys and their values" if fault["type"] == "model_type" else fault["msg"].removeprefix("Value error, ")
+    return f"{field + ': ' if field else ''}{told}{got}"
 
 
 def _located(clip: Clip, folder: Path) -> Clip:

@@ -34,6 +34,8 @@ _FACING, _SIZES, _RISE = 20.0, (0.6, 1.3), 0.2
 _POSTER = 256  # px
 _STILL = 0.05  # mean change of a frame, of 255, below which it stands still; the encoder repeats such frames exactly
 _LAGS, _NEAR = 8, 2  # frames to either side: looked at, and counted as no lag when margins are asked for
+_LOOKS = 4  # in a fifth of a clip: of fewer, sharpness tells a blink from nothing
+_ALIKE = (2.0, 2.0, 0.03, 0.02)  # views of _views whose faces are equally sharp
 _LIPS_S = (4.0, 60.0)  # of pictures that lips are judged on: shorter ones tell too little, longer ones take memory
 _MARGIN = 0.25  # by which a lag's correlation must beat those near none
 _COMPONENTS, _FOLDS, _RIDGE = 8, 5, 0.05
@@ -68,7 +70,7 @@ class _Looks:
     levels: list[float]  # mean, of 255
     moves: list[float]  # mean change to the frame before, of 255
     boxes: list[np.ndarray]  # face x, y, side of looked-at frames; nan where none was found
-    sharpness: list[float]  # variance of the Laplacian over the face, of looked-at frames
+    sharpness: list[float]  # variance of the Laplacian over the face of looked-at frames; nan where none was found
     gray: list[np.ndarray]  # u8 [h, w] of the first _LIPS_S[1] seconds, faces.SIDE px
     poster: bytes
 
@@ -81,7 +83,7 @@ def examine(file: Path, sound: Path, aperture: np.ndarray, clip: Clip, target: f
     looks = _look(file, len(aperture), clip)
     heard, driving = _sound_of(file), _wav(sound)
     step = max(1, round(_LOOK_S * clip.fps))
-    facing = _facing(clip, len(aperture))[::step][: len(looks.boxes)]
+    views = _views(clip, len(aperture))[::step][: len(looks.boxes)]
     lips, clear = lip_lag(_mouths(looks, step), aperture[: len(looks.gray)], clip.fps)
     audio_lag = _audio_lag(heard, driving) * clip.fps
     m = {
@@ -89,8 +91,8 @@ def examine(file: Path, sound: Path, aperture: np.ndarray, clip: Clip, target: f
         "audio_minus_video_s": heard.shape[1] / OUTPUT_RATE - len(looks.levels) / clip.fps,
         "audio_lag_frames": audio_lag, "lip_lag_frames": lips if clear >= limits.sync_clear else np.nan, "lip_correlation": clear,
         "darkest_frame": min(looks.levels, default=0.0), "frozen_s": _longest(np.array(looks.moves[1:]) < _STILL) / clip.fps,
-        "faces": _share(looks.boxes, facing),
-        "sharpness_kept": _kept(looks.sharpness), "lufs": loudness(heard) if heard.size else -np.inf, "lufs_target": target,
+        "faces": _share(looks.boxes, _facing(views)),
+        "sharpness_kept": _kept(np.array(looks.sharpness), views), "lufs": loudness(heard) if heard.size else -np.inf, "lufs_target": target,
         "peak": float(np.abs(heard).max(initial=0.0)), "transcript_misread": misread,
     }  # fmt: skip
     measures = {name: float(value) for name, value in m.items()}
@@ -185,27 +187,31 @@ def _look(file: Path, expected: int, clip: Clip) -> _Looks:
             if index % step == 0:
                 box = _face(small)
                 looks.boxes.append(box)
-                if np.isfinite(box).all():
-                    looks.sharpness.append(float(cv2.Laplacian(_crop(small, box), cv2.CV_32F).var()))
+                looks.sharpness.append(float(cv2.Laplacian(_crop(small, box), cv2.CV_32F).var()) if np.isfinite(box).all() else np.nan)
             if index == expected // 2:
                 looks.poster = _jpeg(frame.to_image())
     return looks
 
 
-def _facing(clip: Clip, frames: int) -> np.ndarray:
-    """Whether the camera takes a frame so that the detector knows a face as one, bool [frames]."""
+def _views(clip: Clip, frames: int) -> np.ndarray:
+    """How every frame sees the speaker, f64 [frames, 4]: degrees to a side and upwards, logarithm of the size over the portrait's, the frame's rise."""
 
-    def faces(move: CameraMove) -> np.ndarray:
+    def view(move: CameraMove) -> np.ndarray:
         way = path(move, frames, clip.fps)
-        size = way.zoom / way.distance
-        return (np.abs(way.azimuth) <= _FACING) & (_SIZES[0] <= size) & (size <= _SIZES[1]) & (np.abs(way.rise) <= _RISE)
+        return np.stack([np.abs(way.azimuth), way.elevation, np.log(way.zoom / way.distance), way.rise], 1)
 
-    found = faces(clip.camera)
+    found = view(clip.camera)
     for take in clip.retakes:
         if take.camera is not None:
             taken = slice(*take.frames(clip.fps, frames))
-            found[taken] = faces(take.camera)[taken]
+            found[taken] = view(take.camera)[taken]
     return found
+
+
+def _facing(views: np.ndarray) -> np.ndarray:
+    """Whether the detector knows a face as one in such views, bool [frames]."""
+    aside, _, size, rise = views.T
+    return (aside <= _FACING) & (np.log(_SIZES[0]) <= size) & (size <= np.log(_SIZES[1])) & (np.abs(rise) <= _RISE)
 
 
 def _share(boxes: list[np.ndarray], facing: np.ndarray) -> float:
@@ -240,10 +246,16 @@ def _mouths(looks: _Looks, step: int) -> np.ndarray | None:
     return np.stack([cv2.resize(patch, (24, 20), interpolation=cv2.INTER_AREA).astype(np.float32).ravel() for patch in cut])
 
 
-def _kept(sharpness: list[float]) -> float:
-    """Mean sharpness of the last fifth over the first fifth; nan for a short clip."""
+def _kept(sharpness: np.ndarray, views: np.ndarray) -> float:
+    """Mean sharpness of the last fifth over the first fifth; nan for a short clip, without a face there, and where the camera sees it otherwise."""
     fifth = len(sharpness) // 5
-    return float(np.mean(sharpness[-fifth:]) / max(np.mean(sharpness[:fifth]), 1e-9)) if fifth else np.nan
+    if fifth < _LOOKS:
+        return np.nan
+    before, after = sharpness[:fifth], sharpness[-fifth:]
+    moved = np.abs(views[:fifth].mean(0) - views[-fifth:].mean(0)) > _ALIKE
+    if moved.any() or np.isnan(before).all() or np.isnan(after).all():
+        return np.nan
+    return float(np.nanmean(after) / max(np.nanmean(before), 1e-9))
 
 
 def _longest(flags: np.ndarray) -> int:

@@ -26,7 +26,7 @@ class ClipResult:
     state: str  # "done", "failed", or "stopped": not reached, made by the next run
     error: str = ""  # one line: what was expected, what came, what to do
     verdict: str = ""  # of the quality gate, when done: pass, review, fail
-    reasons: tuple[str, ...] = ()  # of the verdict
+    reasons: tuple[str, ...] = ()  # of the verdict, and what else there is to know
     measures: dict[str, float] = field(default_factory=dict)  # of the quality gate
     video: str = ""  # name below the outputs' place
     poster: str = ""

@@ -123,7 +123,8 @@ def produce_clip(order: Order, bench: Bench, render: Render, attempt: int) -> Cl
         return ClipResult(state="failed", error=reason, log=log, **known)
     bench.gate.outcome("")
     verdict = finished.verdict
-    return ClipResult(state="done", rendered=ledger.rendered, verdict=verdict.verdict, reasons=verdict.reasons, measures=verdict.measures, frames=finished.frames, **files, **known)
+    reasons = (*verdict.reasons, *bench.maker.notes(clip))
+    return ClipResult(state="done", rendered=ledger.rendered, verdict=verdict.verdict, reasons=reasons, measures=verdict.measures, frames=finished.frames, **files, **known)
 
 
 def _deliver(order: Order, finished: Finished, bench: Bench, ledger: Ledger) -> dict[str, str]:

@@ -13,7 +13,9 @@ from stereotalker.avatar.fitted import fit_portrait
 from stereotalker.avatar.library import RECORD
 from stereotalker.avatar.portray import portray
 from stereotalker.body.layout import REGION
+from stereotalker.clip import ClipMaker
 from stereotalker.errors import ClipError, UserError
+from stereotalker.manifest import Clip
 from stereotalker.store import Store
 from tests.conftest import REAL_DATA
 
@@ -134,7 +136,7 @@ def test_the_astronaut_is_fitted_or_refused_for_what_she_wears(detector, body, k
 
 
 def test_one_fit_for_a_portrait_named_in_a_batch(detector, portrait, tiny_models, home, tmp_path, monkeypatch):
-    Image.fromarray(portrait).save(tmp_path / "me.png")
+    Image.fromarray(portrait[:520, 250:760]).save(tmp_path / "me.png")
     shutil.copytree(REAL_DATA / "detectors", home.detectors)
     monkeypatch.setenv("STEREOTALKER_HOME", str(home.root))
     store = Store(home.store)
@@ -142,3 +144,5 @@ def test_one_fit_for_a_portrait_named_in_a_batch(detector, portrait, tiny_models
     assert {path.name for path in folder.iterdir()} >= {RECORD, "card.png", "fit.json"}
     monkeypatch.setattr(fitted, "portray", lambda *_: pytest.fail("fitted twice"))
     assert fit_portrait(tmp_path / "me.png", tiny_models, store) == (key, folder)
+    notes = {name: ClipMaker(tiny_models, store).notes(Clip(id="a", avatar=name, script="x")) for name in (str(tmp_path / "me.png"), "ava")}
+    assert "no hand is in the picture" in notes[str(tmp_path / "me.png")][0] and notes["ava"] == ()

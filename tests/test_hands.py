@@ -25,27 +25,30 @@ OFF = 6  # px that a fit is off
 # ---- where they are --------------------------------------------------------------------------------------------------------
 
 
-def a_hand(down: int, shape=(300, 240)) -> tuple[np.ndarray, np.ndarray]:
+def a_hand(down: int, thick=16, shape=(300, 240)) -> tuple[np.ndarray, np.ndarray]:
     """A palm and two fingers, `down` px lower, and its fingers alone. bool [H, W]."""
     fingers = np.zeros(shape, bool)
-    fingers[100 + down : 116 + down, 110:190] = fingers[128 + down : 144 + down, 110:190] = True
+    fingers[100 + down : 100 + thick + down, 110:190] = fingers[128 + down : 128 + thick + down, 110:190] = True
     palm = np.zeros(shape, bool)
     palm[95 + down : 150 + down, 70:110] = True
     return fingers | palm, fingers
 
 
-def told(behind=CLOTH, beside=CLOTH, nails=False, glove=False):
-    """Regions by a fit that is OFF px too high, what colours make of them, and where the hand is. behind: colour of the sleeve; beside: of what is left of the palm."""
-    hand, _ = a_hand(OFF)
-    fitted, of_fingers = a_hand(0)
+def told(behind=CLOTH, beside=CLOTH, nails=False, glove=False, face=SKIN, around=None, thick=16):
+    """Regions by a fit that is OFF px too high, what colours make of them, and where the hand is. behind: colour of the sleeve; beside: of what is left
+    of the palm; around: of all that the hand lies on."""
+    hand, _ = a_hand(OFF, thick)
+    fitted, of_fingers = a_hand(0, thick)
     person = np.zeros(hand.shape, bool)
     person[20:280, 20:220] = True
     picture = np.where(person[..., None], np.array(behind), np.array(WALL))
     picture[95:160, 20:70] = beside
+    if around is not None:
+        picture[85:165, 20:205] = around
     picture[hand] = behind if glove else SKIN
     if nails:
         picture[100 + OFF : 116, 180:190] = NAIL
-    picture[30:60, 100:140] = SKIN  # the face
+    picture[30:60, 100:140] = face
     picture = np.clip(picture + np.random.default_rng(0).normal(0, 3, picture.shape), 0, 255).astype(np.uint8)
     regions = np.where(fitted, HAND, np.where(person, ARMS, 0)).astype(np.uint8)
     regions[30:60, 100:140] = REGION["face"]
@@ -83,16 +86,26 @@ def test_skin_everywhere_tells_nothing():
     assert np.array_equal(before, after)
 
 
+def test_a_hand_on_bare_skin_stays_where_the_fit_has_it():
+    before, after, _ = told(around=SKIN, thick=4)
+    assert np.array_equal(before, after)
+
+
+def test_hands_may_be_redder_than_the_face():
+    _, after, hand = told(face=(214, 168, 147))
+    assert ((after == HAND) & hand).sum() / ((after == HAND) | hand).sum() > 0.92
+
+
 def test_a_wall_of_the_skins_colour_takes_no_fingers():
-    hand, of_fingers = a_hand(0)
+    (hand, _), (fitted, of_fingers) = a_hand(5), a_hand(0)
     person = hand.copy()
     person[:, 20:70] = True
     picture = np.where(person[..., None] & ~hand[..., None], np.array(CLOTH), np.array(SKIN))
     picture = np.clip(picture + np.random.default_rng(0).normal(0, 3, picture.shape), 0, 255).astype(np.uint8)
-    regions = np.where(hand, HAND, np.where(person, ARMS, 0)).astype(np.uint8)
+    regions = np.where(fitted & person, HAND, np.where(person, ARMS, 0)).astype(np.uint8)
     lab = colours.cielab(picture)
-    after = tell_hand(regions, FittedHand(hand, of_fingers, np.where(person & ~hand, ARMS, 0).astype(np.uint8)), picture, lab, colours.distance(lab, lab[hand]))
-    assert (after[hand] == HAND).mean() > 0.98
+    after = tell_hand(regions, FittedHand(fitted, of_fingers, np.where(person, ARMS, 0).astype(np.uint8)), picture, lab, colours.distance(lab, lab[hand]))
+    assert (regions[hand] == HAND).mean() < 0.8 and (after[hand] == HAND).mean() > 0.93
 
 
 def test_an_outline_that_lacks_a_thumb_gets_it_back(picture, marks):
@@ -169,6 +182,29 @@ def test_a_left_out_finger_shows_the_other_hand_behind_it(moved, body):
     gone = (picture.face != whole.face) & (mesh.hand[mesh.faces[whole.face]] == 1).all(-1)
     there = gone & (alone.face >= 0) & (mesh.hand[mesh.faces[alone.face]] == 2).all(-1)
     assert there.sum() > 50 and np.array_equal(picture.face[there], alone.face[there])
+
+
+def test_nothing_hangs_far_from_a_hand(moved, body):
+    avatar, _, _ = moved
+    regions = avatar.regions.copy()
+    chest = np.argwhere(regions == TORSO)
+    row, column = chest[np.abs(chest - chest.mean(0)).sum(1).argmin()]
+    regions[row : row + 12, column : column + 12] = HAND
+    counts = [len(reference(replace(avatar, regions=r), body).mesh.hung.joint) for r in (avatar.regions, regions)]
+    assert counts[0] == counts[1]
+
+
+def test_what_the_portrait_shows_of_one_hand_says_nothing_of_what_lies_behind_it(moved, body):
+    avatar, _, _ = moved
+    mesh = reference(avatar, body).mesh
+    left, right = mesh.hand == 1, mesh.hand == 2
+    places = mesh.places.copy()
+    places[right, :2] += np.median(places[left, :2], 0) - np.median(places[right, :2], 0)
+    places[right, 2] += 0.1  # m behind the other in the portrait, which shows none of it
+    size = avatar.regions.shape
+    whole, drawn = rasterize(mesh.places, mesh.faces, size), replace(mesh, places=places).draw(mesh.places, size)
+    seen = (whole.face >= 0) & (mesh.hand[mesh.faces[whole.face]] == 2).all(-1)
+    assert seen.sum() > 100 and np.array_equal(drawn.face[seen], whole.face[seen])
 
 
 def test_hands_that_fit_and_hands_that_nothing_shows_stay_as_they_are(made, body):

@@ -83,6 +83,10 @@ clips:
         ("b.yaml", "clips: [{id: a, avatar: ava, script: x, stereo: {}, background: transparent}]", "leave out stereo or transparent"),
         ("b.yaml", "clips: [{id: a, avatar: ava, script: x, camera: {kind: keyframes, points: [{time: 1}, {time: 1}]}}]", "rising times"),
         ("b.yaml", "clips: [{id: a, avatar: ava, script: x, camera: {swing: 30, period: 3}}]", "of kind fixed does not read period, swing; kind: orbit does"),
+        ("b.yaml", "clips: [{id: a, avatar: ava, script: x, camera: {swing: 15, period: 8}}]", "does not read period, swing"),  # the defaults of an orbit
+        ("b.yaml", "clips: [{id: a, avatar: ava, script: x, camera: orbit}]", "camera: expected keys and their values .got 'orbit'"),
+        ("b.yaml", "clips: [{id: a, avatar: ava, script: x, camera: {kind: keyframes, points: [{time: 0}, {time: .inf}]}}]", "finite number"),
+        ("b.yaml", "clips: [{id: a, avatar: ava, script: x, camera: {kind: orbit, period: .inf}}]", "finite number"),
         ("b.yaml", "clips: [{id: a, avatar: ava, script: x, camera: {kind: keyframes, zoom: 2, points: [{time: 0}]}}]", "of kind keyframes does not read zoom"),
         ("b.yaml", "clips: [{id: a, avatar: ava, script: x, camera: {kind: orbit, azimuth: 40, swing: 20}}]", "60 degrees"),
     ],

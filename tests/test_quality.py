@@ -91,6 +91,18 @@ def test_faces_are_asked_of_cameras_in_front_alone(scene, tmp_path):
         assert len(reasons) == (found is not None) and all(found in line for line in reasons), (name, reasons)
 
 
+def test_sharpness_is_compared_between_like_views_alone(scene, tmp_path):
+    frames, aperture, sound = scene
+    file = tmp_path / "clip.mp4"
+    write_video(file, [blurred(frames)], frames.shape[1:3], FPS, sound, T / FPS, load_params(ROOT / "params.yaml").video, "t")
+    aside = CameraMove(kind="keyframes", points=(CameraKey(time=0), CameraKey(time=T / FPS, azimuth=15)))
+    nearer = CameraMove(kind="keyframes", points=(CameraKey(time=0), CameraKey(time=T / FPS, distance=0.8)))
+    for camera, compared in ((CameraMove(), True), (CameraMove(kind="orbit", swing=5), True), (aside, False), (nearer, False)):
+        found = examine(file, sound, aperture, CLIP.model_copy(update={"camera": camera}), -20.0, LIMITS).verdict
+        assert np.isfinite(found.measures["sharpness_kept"]) == compared, camera
+        assert any("sharpness falls" in line for line in found.reasons) == compared, camera
+
+
 def blurred(frames):
     import cv2
 

@@ -85,6 +85,7 @@ def test_any_frame_rate(tiny_models, avatar, speech, fps):
     motion, view = clip(tiny_models, avatar, speech, (64, 64), 5, fps)
     frames = tiny_models.renderer.segment(avatar, motion, view, windows(5, 8)[0], seed=1)
     assert len(frames) == 5 and np.abs(np.diff(frames.astype(int), axis=0)).max() > 0
+    assert np.allclose(view.azimuth, 20 * np.sin(2 * np.pi * np.arange(5) / fps), atol=1e-4)  # once around in a second, whatever the rate
 
 
 def test_a_window_that_begins_anywhere_gives_the_same_frames(tiny_models, avatar, speech):

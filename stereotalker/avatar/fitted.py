@@ -115,6 +115,11 @@ def avatar_record(name: str, library: Library, models: Models, store: AnyStore) 
     return fit_portrait(Path(name), models, store)[1] / RECORD if is_picture(name) else library.find(name)
 
 
+def fit_notes(name: str, models: Models, store: AnyStore) -> tuple[str, ...]:
+    """What the fit of a portrait's file has to say; what a named avatar's had, its card does."""
+    return tuple(json.loads((fit_portrait(Path(name), models, store)[1] / _FIT).read_text())["notes"]) if is_picture(name) else ()
+
+
 def with_background(record: Path, background: str) -> Avatar:
     """An avatar before another background: portrait and transparent keep its own. Raises ClipError."""
     avatar = load(Avatar, record)  # not read_avatar: one's own may be replaced
