@@ -45,7 +45,7 @@ def measure(seconds: float, threads: int) -> dict[str, float | str]:
         found = probe(finished.file)
         assert found.frames == finished.frames
     return {
-        "wall_per_second_256": wall / found.video_seconds, "render_fps_256": found.frames / ledger.seconds["render"],
+        "wall_per_second_256": wall / found.video_seconds, "clip_render_fps_256": found.frames / ledger.seconds["render"],
         "motion_realtime_factor_clip": found.video_seconds / ledger.seconds["motion"], "video_seconds": found.video_seconds,
         "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, "threads": threads,
     }  # fmt: skip

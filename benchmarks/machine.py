@@ -14,9 +14,11 @@ RESULTS = ROOT / "benchmarks" / "results.json"
 
 
 def keep(name: str, found: dict) -> None:
-    """Put figures into results.json beside the others, with what this part was measured on."""
-    old = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
-    RESULTS.write_text(json.dumps(old | found | {f"measured.{name}": machine()}, indent=2) + "\n")
+    """Put a part's figures into results.json in place of its former ones, with what they were measured on."""
+    old, part = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}, f"measured.{name}"
+    former = old.get(part, {}).get("figures", ())
+    others = {key: value for key, value in old.items() if key not in former}
+    RESULTS.write_text(json.dumps(others | found | {part: machine() | {"figures": list(found)}}, indent=2) + "\n")
 
 
 def machine() -> dict[str, str]:

@@ -119,6 +119,28 @@ def test_the_background_knows_nothing_of_the_person(picture, marks):
     assert np.array_equal(clean[:5, :5], picture[:5, :5]) and clean.shape == picture.shape
 
 
+def test_rooms_go_on_behind_the_person():
+    """A shaded wall with a board and its pattern, hidden in the middle: the board's edge, the pattern and the shade go on."""
+    rows, columns = np.mgrid[:240, :200]
+    wall = (90 + 0.3 * columns)[..., None] + np.array([0, 10, -20])
+    board = np.where((rows < 120)[..., None], np.array([40, 90, 70]) + 25 * ((columns % 16 < 8) ^ (rows % 16 < 8))[..., None], wall)
+    room = board.astype(np.uint8)
+    person = (np.abs(columns - 100) < 40) & (rows > 30)
+    filled = fill_background(np.where(person[..., None], np.uint8([200, 30, 30]), room), person).astype(int)
+    inner = person & (np.abs(rows - 120) > 6)
+    assert np.abs(filled - room)[inner & (rows > 120)].mean() < 2  # smooth inpainting (Telea 2004): 5.7
+    assert np.abs(filled.mean(-1)[person & (rows < 114)].mean() - room.mean(-1)[person & (rows < 114)].mean()) < 2
+    assert filled[40:110, 70:130].std((0, 1)).mean() > 0.35 * room[40:110, 70:130].std((0, 1)).mean()  # the pattern, out of focus; inpainted: 0.14
+    assert (filled[..., 0] < filled[..., 1] + 5)[person].all()  # nothing of the person
+
+
+def test_whoever_fills_the_picture_leaves_a_background_all_the_same():
+    picture = np.full((96, 80, 3), 120, np.uint8)
+    person = np.ones((96, 80), bool)
+    person[:, :2] = False
+    assert np.abs(fill_background(picture, person).astype(int) - 120).max() <= 2
+
+
 def test_outlines_snap_to_the_picture(picture, marks):
     import cv2
 

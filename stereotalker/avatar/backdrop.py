@@ -26,6 +26,8 @@ def fill_background(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
     known = cv2.resize(picture.astype(np.float32) * (1 - hole[..., None]), size, interpolation=cv2.INTER_AREA)
     small = np.clip(known / np.maximum(share, 1e-3)[..., None], 0, 255).astype(np.uint8)  # means over known pixels alone
     gone = share < 0.5
+    if gone.all():
+        return np.broadcast_to(picture[~mask if not mask.all() else mask].mean(0), picture.shape).astype(np.uint8)
     filled = complete(small, gone, _across(small, gone))
     amount = np.clip(distance_transform_edt(gone) / _INTO, 0, 1)[..., None]
     filled = (filled * (1 - amount) + cv2.GaussianBlur(filled, (0, 0), _SOFT) * amount).astype(np.uint8)
