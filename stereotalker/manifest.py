@@ -40,7 +40,7 @@ class CameraPlace(Strict):
 class CameraKey(CameraPlace):
     """Where the camera is at a moment."""
 
-    time: float = Field(ge=0, description="s")
+    time: float = Field(ge=0, le=86_400, description="s")
 
 
 _CAMERA_KEYS = {"fixed": (*CameraPlace.model_fields,), "orbit": (*CameraPlace.model_fields, "swing", "period"), "keyframes": ()}  # beside kind and points
@@ -52,7 +52,7 @@ class CameraMove(CameraPlace):
 
     kind: Literal["fixed", "orbit", "keyframes"] = "fixed"
     swing: float = Field(15.0, ge=-AZIMUTH, le=AZIMUTH)
-    period: float = Field(8.0, gt=0.5)
+    period: float = Field(8.0, gt=0.5, le=86_400)
     points: tuple[CameraKey, ...] = ()
 
     @model_validator(mode="after")

@@ -83,7 +83,9 @@ def examine(file: Path, sound: Path, aperture: np.ndarray, clip: Clip, target: f
     looks = _look(file, len(aperture), clip)
     heard, driving = _sound_of(file), _wav(sound)
     step = max(1, round(_LOOK_S * clip.fps))
-    views = _views(clip, len(aperture))[::step][: len(looks.boxes)]
+    views = _views(clip, len(aperture))[::step]
+    boxes, sharpness = looks.boxes[: len(views)], np.array(looks.sharpness[: len(views)])  # a file may have too many frames, or too few
+    views = views[: len(boxes)]
     lips, clear = lip_lag(_mouths(looks, step), aperture[: len(looks.gray)], clip.fps)
     audio_lag = _audio_lag(heard, driving) * clip.fps
     m = {
@@ -91,8 +93,8 @@ def examine(file: Path, sound: Path, aperture: np.ndarray, clip: Clip, target: f
         "audio_minus_video_s": heard.shape[1] / OUTPUT_RATE - len(looks.levels) / clip.fps,
         "audio_lag_frames": audio_lag, "lip_lag_frames": lips if clear >= limits.sync_clear else np.nan, "lip_correlation": clear,
         "darkest_frame": min(looks.levels, default=0.0), "frozen_s": _longest(np.array(looks.moves[1:]) < _STILL) / clip.fps,
-        "faces": _share(looks.boxes, _facing(views)),
-        "sharpness_kept": _kept(np.array(looks.sharpness), views), "lufs": loudness(heard) if heard.size else -np.inf, "lufs_target": target,
+        "faces": _share(boxes, _facing(views)),
+        "sharpness_kept": _kept(sharpness, views), "lufs": loudness(heard) if heard.size else -np.inf, "lufs_target": target,
         "peak": float(np.abs(heard).max(initial=0.0)), "transcript_misread": misread,
     }  # fmt: skip
     measures = {name: float(value) for name, value in m.items()}
@@ -247,13 +249,13 @@ def _mouths(looks: _Looks, step: int) -> np.ndarray | None:
 
 
 def _kept(sharpness: np.ndarray, views: np.ndarray) -> float:
-    """Mean sharpness of the last fifth over the first fifth; nan for a short clip, without a face there, and where the camera sees it otherwise."""
+    """Mean sharpness of the last fifth over the first fifth; nan where either shows few faces, and where the camera sees them otherwise."""
     fifth = len(sharpness) // 5
-    if fifth < _LOOKS:
+    if not fifth:
         return np.nan
     before, after = sharpness[:fifth], sharpness[-fifth:]
-    moved = np.abs(views[:fifth].mean(0) - views[-fifth:].mean(0)) > _ALIKE
-    if moved.any() or np.isnan(before).all() or np.isnan(after).all():
+    moved = [np.abs(of(views[:fifth], 0) - of(views[-fifth:], 0)) > _ALIKE for of in (np.min, np.mean, np.max)]
+    if np.any(moved) or min(np.isfinite(before).sum(), np.isfinite(after).sum()) < _LOOKS:
         return np.nan
     return float(np.nanmean(after) / max(np.nanmean(before), 1e-9))
 

@@ -107,6 +107,7 @@ def produce_clip(order: Order, bench: Bench, render: Render, attempt: int) -> Cl
     known = {"id": clip.id, "row": order.row, "attempts": attempt, "seconds": ledger.seconds, "made": ledger.made, "facts": facts}
     try:
         finished = make_clip(clip, bench.maker, render, bench.progress, ledger, order.place)
+        notes = bench.maker.notes(clip)
         files = _deliver(order, finished, bench, ledger)
     except Stopped as stop:
         return ClipResult(state="stopped", error=str(stop), **known)
@@ -123,8 +124,8 @@ def produce_clip(order: Order, bench: Bench, render: Render, attempt: int) -> Cl
         return ClipResult(state="failed", error=reason, log=log, **known)
     bench.gate.outcome("")
     verdict = finished.verdict
-    reasons = (*verdict.reasons, *bench.maker.notes(clip))
-    return ClipResult(state="done", rendered=ledger.rendered, verdict=verdict.verdict, reasons=reasons, measures=verdict.measures, frames=finished.frames, **files, **known)
+    told = {"verdict": verdict.verdict, "reasons": (*verdict.reasons, *notes), "measures": verdict.measures}
+    return ClipResult(state="done", rendered=ledger.rendered, frames=finished.frames, **told, **files, **known)
 
 
 def _deliver(order: Order, finished: Finished, bench: Bench, ledger: Ledger) -> dict[str, str]:

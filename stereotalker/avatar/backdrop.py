@@ -16,7 +16,7 @@ _EDGE_PX = 1.5  # within the outline, pixels are part background
 
 
 def fill_background(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """u8 [H, W, 3] with the person (bool [H, W]) painted over with what the rest shows, a little out of focus. A camera 20 degrees off sees all of it."""
+    """u8 [H, W, 3] with the person (bool [H, W]) painted over with what the rest shows, a little out of focus. A camera 20 degrees off sees all that is behind the head."""
     H, W = mask.shape
     side = max(H, W)
     hole = cv2.dilate(mask.astype(np.uint8), disc(max(2, round(_HALO * side))), borderValue=0)
@@ -26,8 +26,9 @@ def fill_background(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
     known = cv2.resize(picture.astype(np.float32) * (1 - hole[..., None]), size, interpolation=cv2.INTER_AREA)
     small = np.clip(known / np.maximum(share, 1e-3)[..., None], 0, 255).astype(np.uint8)  # means over known pixels alone
     gone = share < 0.5
-    if gone.all():
-        return np.broadcast_to(picture[~mask if not mask.all() else mask].mean(0), picture.shape).astype(np.uint8)
+    if gone.all():  # hardly any wall is in sight
+        seen = ~mask if (~mask).any() else mask
+        return np.broadcast_to(picture[seen].mean(0), picture.shape).astype(np.uint8)
     filled = complete(small, gone, _across(small, gone))
     amount = np.clip(distance_transform_edt(gone) / _INTO, 0, 1)[..., None]
     filled = (filled * (1 - amount) + cv2.GaussianBlur(filled, (0, 0), _SOFT) * amount).astype(np.uint8)

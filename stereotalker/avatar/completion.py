@@ -31,13 +31,13 @@ def complete(picture: np.ndarray, hole: np.ndarray, first: np.ndarray) -> np.nda
         size = tuple(max(2 * _R + 2, round(n * scale)) for n in hole.shape)
         gone = cv2.resize(hole.astype(np.float32), size[::-1], interpolation=cv2.INTER_AREA) > 0
         source, target = _middles(gone)
-        if not gone.any() or not source.any():
-            return np.where(hole[..., None], first, picture)
+        if not gone.any() or not source.any():  # a coarse grid may have no room for a patch beside the hole
+            continue
         seen = cv2.resize(np.where(hole[..., None], first, picture), size[::-1], interpolation=cv2.INTER_AREA).astype(np.float32)
         shift = np.zeros((*size, 2), np.int32) if shift is None else _finer(shift, size)
         trust = (_TRUST ** -distance_transform_edt(gone)).astype(np.float32)
         for turn in range(round(_TURNS[0] + (_TURNS[1] - _TURNS[0]) * share)):
-            off = _search(seen, source, target, np.argwhere(source), shift, _LEVEL, _SHADE, turn)
+            off = _search(seen, source, target, np.argwhere(source), shift, _LEVEL, _SHADE, np.random.default_rng(turn))
             _vote(seen, gone, target, shift, _SHADE, trust * np.exp(-off / (2 * np.percentile(off[target], 75) + 2)).astype(np.float32))
         first = cv2.resize(np.clip(np.rint(seen), 0, 255).astype(np.uint8), hole.shape[::-1], interpolation=cv2.INTER_CUBIC)
     return np.where(hole[..., None], first, picture)
@@ -88,17 +88,16 @@ def _apart(seen, y, x, v, u, height_cost, shade, most):
 
 
 @numba.njit(cache=True)
-def _search(seen, source, target, fitting, shift, height_cost, shade, seed):
+def _search(seen, source, target, fitting, shift, height_cost, shade, rng):
     """Better places (i32 [h, w, 2] from here) for the patches of `target`: their neighbours', and such at random. How far off they are, f32 [h, w]."""
     h, w = seen.shape[:2]
     off = np.zeros((h, w), np.float32)
-    np.random.seed(seed)
     for y in range(h):
         for x in range(w):
             if target[y, x]:
                 v, u = y + shift[y, x, 0], x + shift[y, x, 1]
                 while not (0 <= v < h and 0 <= u < w and source[v, u]):
-                    v, u = fitting[np.random.randint(len(fitting))]
+                    v, u = fitting[rng.integers(0, len(fitting))]
                 shift[y, x, 0], shift[y, x, 1] = v - y, u - x
                 off[y, x] = _apart(seen, y, x, v, u, height_cost, shade, np.float32(1e12))
     for sweep in range(4):
@@ -120,8 +119,8 @@ def _search(seen, source, target, fitting, shift, height_cost, shade, seed):
                                 best, shift[y, x, 0], shift[y, x, 1] = d, v - y, u - x
                 reach = max(h, w)
                 while reach >= 1:
-                    v = y + shift[y, x, 0] + np.random.randint(-reach, reach + 1)
-                    u = x + shift[y, x, 1] + np.random.randint(-reach, reach + 1)
+                    v = y + shift[y, x, 0] + rng.integers(-reach, reach + 1)
+                    u = x + shift[y, x, 1] + rng.integers(-reach, reach + 1)
                     if 0 <= v < h and 0 <= u < w and source[v, u]:
                         d = _apart(seen, y, x, v, u, height_cost, shade, best)
                         if d < best:

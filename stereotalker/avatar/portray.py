@@ -144,7 +144,7 @@ def _distance(found: Fit, body: Body) -> float:
 def _notes(found: Fit, avatar: Avatar, residuals: Residuals) -> list[str]:
     notes = []
     if not avatar.arms:
-        notes.append("no hand is in the picture: in clips the arms stay as they are, unless a clip asks for `arms: invent`")
+        notes.append("no hand is in the picture: the arms stay as they are, but in clips that ask for `arms: invent`")
     elif missing := [side for side, there in found.seen.items() if not there]:
         notes.append(f"the {missing[0]} hand was not found: it is placed by the arm alone")
     if found.wrist_error is not None and found.wrist_error > WRIST_GOAL:
