@@ -60,6 +60,7 @@ def test_a_good_clip_passes(scene, tmp_path):
     ("spoil", "verdict", "reason"),
     [
         (lambda f, a, w: (f[:-3], a, w), "fail", "117 frames, expected 120"),
+        (lambda f, a, w: (np.concatenate([f, f[:6]]), a, w), "fail", "126 frames, expected 120"),
         (lambda f, a, w: (np.concatenate([f[:50], f[:1] * 0, f[51:]]), a, w), "fail", "a black frame"),
         (lambda f, a, w: (np.concatenate([f[:50], np.repeat(f[50:51], 40, 0), f[90:]]), a, w), "review", "stands still for 1."),
         (lambda f, a, w: (np.repeat(f[:1], T, 0), a, w), "fail", "stands still for 4.8 s"),

@@ -37,8 +37,8 @@ def complete(picture: np.ndarray, hole: np.ndarray, first: np.ndarray) -> np.nda
         shift = np.zeros((*size, 2), np.int32) if shift is None else _finer(shift, size)
         trust = (_TRUST ** -distance_transform_edt(gone)).astype(np.float32)
         for turn in range(round(_TURNS[0] + (_TURNS[1] - _TURNS[0]) * share)):
-            off = _search(seen, source, target, np.argwhere(source), shift, _LEVEL, _SHADE, np.random.default_rng(turn))
-            _vote(seen, gone, target, shift, _SHADE, trust * np.exp(-off / (2 * np.percentile(off[target], 75) + 2)).astype(np.float32))
+            off = _search(seen, source, target, np.argwhere(source), shift, np.random.default_rng(turn))
+            _vote(seen, gone, target, shift, trust * np.exp(-off / (2 * np.percentile(off[target], 75) + 2)).astype(np.float32))
         first = cv2.resize(np.clip(np.rint(seen), 0, 255).astype(np.uint8), hole.shape[::-1], interpolation=cv2.INTER_CUBIC)
     return np.where(hole[..., None], first, picture)
 
@@ -65,11 +65,11 @@ def _overlap(y, x, h, w):
 
 
 @numba.njit(cache=True)
-def _apart(seen, y, x, v, u, height_cost, shade, most):
+def _apart(seen, y, x, v, u, most):
     """Mean squared difference of two patches but for their shade, and the cost of their difference in height; `most` where it is more."""
     h, w = seen.shape[:2]
     y0, y1, x0, x1, count = _overlap(y, x, h, w)
-    total = np.float32(height_cost * abs(v - y) / h)
+    total = np.float32(_LEVEL * abs(v - y) / h)
     if total >= most:
         return most
     for c in range(3):
@@ -80,7 +80,7 @@ def _apart(seen, y, x, v, u, height_cost, shade, most):
                 squares += d * d
                 sums += d
         mean = sums / count
-        lighter = min(max(mean, -shade), shade)
+        lighter = min(max(mean, -_SHADE), _SHADE)
         total += squares / count - lighter * (2 * mean - lighter)
         if total >= most:
             return most
@@ -88,7 +88,7 @@ def _apart(seen, y, x, v, u, height_cost, shade, most):
 
 
 @numba.njit(cache=True)
-def _search(seen, source, target, fitting, shift, height_cost, shade, rng):
+def _search(seen, source, target, fitting, shift, rng):
     """Better places (i32 [h, w, 2] from here) for the patches of `target`: their neighbours', and such at random. How far off they are, f32 [h, w]."""
     h, w = seen.shape[:2]
     off = np.zeros((h, w), np.float32)
@@ -99,7 +99,7 @@ def _search(seen, source, target, fitting, shift, height_cost, shade, rng):
                 while not (0 <= v < h and 0 <= u < w and source[v, u]):
                     v, u = fitting[rng.integers(0, len(fitting))]
                 shift[y, x, 0], shift[y, x, 1] = v - y, u - x
-                off[y, x] = _apart(seen, y, x, v, u, height_cost, shade, np.float32(1e12))
+                off[y, x] = _apart(seen, y, x, v, u, np.float32(1e12))
     for sweep in range(4):
         step = 1 if sweep % 2 == 0 else -1
         for a in range(h):
@@ -114,7 +114,7 @@ def _search(seen, source, target, fitting, shift, height_cost, shade, rng):
                     if 0 <= ny < h and 0 <= nx < w and target[ny, nx]:
                         v, u = y + shift[ny, nx, 0], x + shift[ny, nx, 1]
                         if 0 <= v < h and 0 <= u < w and source[v, u]:
-                            d = _apart(seen, y, x, v, u, height_cost, shade, best)
+                            d = _apart(seen, y, x, v, u, best)
                             if d < best:
                                 best, shift[y, x, 0], shift[y, x, 1] = d, v - y, u - x
                 reach = max(h, w)
@@ -122,7 +122,7 @@ def _search(seen, source, target, fitting, shift, height_cost, shade, rng):
                     v = y + shift[y, x, 0] + rng.integers(-reach, reach + 1)
                     u = x + shift[y, x, 1] + rng.integers(-reach, reach + 1)
                     if 0 <= v < h and 0 <= u < w and source[v, u]:
-                        d = _apart(seen, y, x, v, u, height_cost, shade, best)
+                        d = _apart(seen, y, x, v, u, best)
                         if d < best:
                             best, shift[y, x, 0], shift[y, x, 1] = d, v - y, u - x
                     reach //= 2
@@ -131,7 +131,7 @@ def _search(seen, source, target, fitting, shift, height_cost, shade, rng):
 
 
 @numba.njit(cache=True)
-def _vote(seen, gone, target, shift, shade, weight):
+def _vote(seen, gone, target, shift, weight):
     """Every pixel of the hole becomes the weighted mean of what the patches over it have there, each in its place's shade."""
     h, w = gone.shape
     total = np.zeros((h, w, 3), np.float32)
@@ -147,7 +147,7 @@ def _vote(seen, gone, target, shift, shade, weight):
                 for i in range(y0, y1 + 1):
                     for j in range(x0, x1 + 1):
                         sums += seen[y + i, x + j, c] - seen[v + i, u + j, c]
-                lighter = min(max(sums / inside, -shade), shade)
+                lighter = min(max(sums / inside, -_SHADE), _SHADE)
                 for i in range(y0, y1 + 1):
                     for j in range(x0, x1 + 1):
                         if gone[y + i, x + j]:
