@@ -23,7 +23,7 @@ from ray.cluster_utils import Cluster
 
 from benchmarks.machine import machine
 from stereotalker.params import ROOT
-from stereotalker.store import file_digest
+from stereotalker.store.digests import file_digest
 
 _WORDS = "one two three four five six seven eight nine ten eleven twelve".split()
 _WORKER = "ray::_Worker"
@@ -35,17 +35,40 @@ class Night:
 
     def __init__(self, folder: Path, manifest: Path, params: Path, address: str):
         self.folder, self._address = folder, address
-        self._command = [sys.executable, "-m", "stereotalker.cli", "produce", str(manifest), "--out", str(folder / "out"), "--params", str(params), "--workers", "2", "--threads", "1"]
+        self._command = [
+            sys.executable,
+            "-m",
+            "stereotalker.cli",
+            "produce",
+            str(manifest),
+            "--out",
+            str(folder / "out"),
+            "--params",
+            str(params),
+            "--workers",
+            "2",
+            "--threads",
+            "1",
+        ]
         self._server = {"PREFECT_API_URL": os.environ["PREFECT_API_URL"]} if "PREFECT_API_URL" in os.environ else {}
 
     def start(self) -> subprocess.Popen:
-        own = {**os.environ, **self._server, "STEREOTALKER_HOME": str(self.folder / "home"), "RAY_ADDRESS": self._address, "OMP_NUM_THREADS": "1"}
+        own = {
+            **os.environ,
+            **self._server,
+            "STEREOTALKER_HOME": str(self.folder / "home"),
+            "RAY_ADDRESS": self._address,
+            "OMP_NUM_THREADS": "1",
+        }
         with open(self.folder / "driver.log", "ab") as log:
             return subprocess.Popen(self._command, stdout=log, stderr=log, env=own, cwd=ROOT)
 
     def finished(self) -> dict[str, int]:
         """Store entries that are whole -> when they were made."""
-        return {str(p.parent.relative_to(self.folder)): p.stat().st_mtime_ns for p in (self.folder / "home" / "store").glob("*/*/done.json")}
+        return {
+            str(p.parent.relative_to(self.folder)): p.stat().st_mtime_ns
+            for p in (self.folder / "home" / "store").glob("*/*/done.json")
+        }
 
     def videos(self) -> dict[str, str]:
         return {p.name: file_digest(p) for p in sorted((self.folder / "out" / "clips").glob("*.mp4"))}
@@ -56,15 +79,18 @@ class Night:
 
 
 def main(clips: int, rounds: int, seed: int) -> dict:
-    from stereotalker.home import Home
-    from tasks.server import ensure_server, stop_server
+    from stereotalker.runtime.home import Home
+    from stereotalker.tasks.server import ensure_server, stop_server
 
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         manifest, params = _batch(root, clips)
         home = Home(root / "server")
         ensure_server(home)
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, "object_store_memory": 200 * 1024**2})
+        cluster = Cluster(
+            initialize_head=True,
+            head_node_args={"num_cpus": 1, "include_dashboard": False, "object_store_memory": 200 * 1024**2},
+        )
         other = cluster.add_node(num_cpus=1, object_store_memory=200 * 1024**2)
         try:
             calm = _night(root / "calm", manifest, params, cluster.address)
@@ -79,12 +105,20 @@ def main(clips: int, rounds: int, seed: int) -> dict:
                 found.append({"round": number, **_round(night, cluster, other, rng, seconds)})
                 other = found[-1].pop("node")
                 videos = night.videos()
-                found[-1] |= {"clips": len(videos), "bytes_equal": sum(videos.get(n) == d for n, d in expected.items()), "entries": len(night.finished()), **night.states()}
+                found[-1] |= {
+                    "clips": len(videos),
+                    "bytes_equal": sum(videos.get(n) == d for n, d in expected.items()),
+                    "entries": len(night.finished()),
+                    **night.states(),
+                }
                 print(json.dumps(found[-1]), flush=True)
         finally:
             cluster.shutdown()
             stop_server(home)
-    good = sum(row["clips"] == clips and row["bytes_equal"] == clips and row["repeated"] == 0 and row["status"] == 0 for row in found)
+    good = sum(
+        row["clips"] == clips and row["bytes_equal"] == clips and row["repeated"] == 0 and row["status"] == 0
+        for row in found
+    )
     return {"clips": clips, "undisturbed_seconds": seconds, "rounds_survived": good, "rounds": found}
 
 
@@ -99,7 +133,9 @@ def _round(night: Night, cluster: Cluster, other, rng: random.Random, calm_secon
             break
         before = night.finished()
         if victim == "worker":
-            workers = [p for p in psutil.process_iter(["cmdline"]) if (p.info["cmdline"] or [""])[0].startswith(_WORKER)]
+            workers = [
+                p for p in psutil.process_iter(["cmdline"]) if (p.info["cmdline"] or [""])[0].startswith(_WORKER)
+            ]
             for process in rng.sample(workers, min(1, len(workers))):
                 process.kill()
             events.append(f"{moment:.0f} s: {'a worker' if workers else 'no worker yet'}, {len(before)} entries")
@@ -117,7 +153,13 @@ def _round(night: Night, cluster: Cluster, other, rng: random.Random, calm_secon
     before = night.finished()
     status = _wait(driver, _LONGEST_S)
     repeated += _made_again(before, night.finished())
-    return {"status": status, "seconds": round(time.monotonic() - begun), "repeated": repeated, "events": events, "node": other}
+    return {
+        "status": status,
+        "seconds": round(time.monotonic() - begun),
+        "repeated": repeated,
+        "events": events,
+        "node": other,
+    }
 
 
 def _made_again(before: dict[str, int], after: dict[str, int]) -> int:
@@ -130,13 +172,23 @@ def _night(folder: Path, manifest: Path, params: Path, address: str) -> Night:
 
 
 def _batch(root: Path, clips: int) -> tuple[Path, Path]:
-    rows = [{"id": f"c{k:02}", "avatar": ("ava", "ben", "cleo", "dan")[k % 4], "script": " ".join(_WORDS[k % 9 : k % 9 + 4]), "seed": k} for k in range(clips)]
+    rows = [
+        {
+            "id": f"c{k:02}",
+            "avatar": ("ava", "ben", "cleo", "dan")[k % 4],
+            "script": " ".join(_WORDS[k % 9 : k % 9 + 4]),
+            "seed": k,
+        }
+        for k in range(clips)
+    ]
     manifest, params = root / "night.yaml", root / "params.yaml"
     manifest.write_text(yaml.safe_dump({"defaults": {"width": 64, "height": 64, "fps": 12.5}, "clips": rows}))
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
     values["render"]["segment"] = 10  # several segments a clip
     values["quality"] |= {"faces": 0.0, "sharpness": 0.01}  # too small for the face detector
-    values["provenance"]["sign"] = False  # a signature holds random numbers; everything else must be equal byte for byte
+    values["provenance"]["sign"] = (
+        False  # a signature holds random numbers; everything else must be equal byte for byte
+    )
     params.write_text(yaml.safe_dump(values))
     return manifest, params
 

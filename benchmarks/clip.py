@@ -13,14 +13,14 @@ import time
 from pathlib import Path
 
 from benchmarks.machine import keep
-from stereotalker.batch.gate import Gate
-from stereotalker.clip import ClipMaker, Finished, Ledger, make_clip
-from stereotalker.manifest import Clip
+from stereotalker.media.video_files import probe
 from stereotalker.models import Models
 from stereotalker.params import load_params
-from stereotalker.store import Store
-from stereotalker.video import probe
-from tasks.pool import LocalSlot, Pool
+from stereotalker.production.admission import AdmissionControl
+from stereotalker.production.clip import ClipMaker, Finished, StageTimings, make_clip
+from stereotalker.production.manifest import Clip
+from stereotalker.store.local import Store
+from stereotalker.tasks.pool import LocalSlot, Pool
 
 _SENTENCE = "Big problems become small when people talk about them, and the whole world may listen. "
 
@@ -31,10 +31,13 @@ def measure(seconds: float, threads: int) -> dict[str, float | str]:
     models = Models(params)
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder) / "store")
-        maker, pool = ClipMaker(models, store), Pool([LocalSlot(models, store)], params.produce.worker, Gate(), store)
+        maker, pool = (
+            ClipMaker(models, store),
+            Pool([LocalSlot(models, store)], params.produce.worker, AdmissionControl(), store),
+        )
 
-        def make(name: str, script: str) -> tuple[float, Ledger, Finished]:
-            clip, ledger = Clip(id=name, avatar="ava", script=script), Ledger()
+        def make(name: str, script: str) -> tuple[float, StageTimings, Finished]:
+            clip, ledger = Clip(id=name, avatar="ava", script=script), StageTimings()
             started = time.monotonic()
             finished = make_clip(clip, maker, pool.render, lambda *_: None, ledger)
             return time.monotonic() - started, ledger, finished

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 from benchmarks.machine import keep
-from stereotalker.audio.speak import Voice
 from stereotalker.audio.speech import from_script
+from stereotalker.audio.text_to_speech import Voice
 from stereotalker.models import Models
-from stereotalker.motion.synthesize import Directions
+from stereotalker.motion.synthesize import MotionControls
 from stereotalker.params import load_params
 from stereotalker.records import SAMPLE_RATE, Speech
 
@@ -33,10 +33,14 @@ def measure(seconds: int, threads: int) -> dict[str, float]:
     synthesizer = Models(load_params()).synthesizer
     spoken = from_script(_SENTENCE, Voice(), -20.0)[0].samples
     speech = Speech(np.resize(spoken, seconds * SAMPLE_RATE), -20.0)
-    synthesizer.motion(Speech(speech.samples[: 5 * SAMPLE_RATE], -20.0), Directions(0), 125, 25.0)
+    synthesizer.motion(Speech(speech.samples[: 5 * SAMPLE_RATE], -20.0), MotionControls(0), 125, 25.0)
     before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, time.monotonic()
-    synthesizer.motion(speech, Directions(0), seconds * 25, 25.0)
-    return {"wall": time.monotonic() - started, "before_gb": before, "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6}
+    synthesizer.motion(speech, MotionControls(0), seconds * 25, 25.0)
+    return {
+        "wall": time.monotonic() - started,
+        "before_gb": before,
+        "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
+    }
 
 
 if __name__ == "__main__":
@@ -49,9 +53,18 @@ if __name__ == "__main__":
         sys.exit()
     found = {}
     for seconds in LENGTHS:
-        answer = subprocess.run([sys.executable, "-m", "benchmarks.motion", "--seconds", str(seconds), "--threads", str(options.threads)], stdout=subprocess.PIPE, check=True)
+        answer = subprocess.run(
+            [sys.executable, "-m", "benchmarks.motion", "--seconds", str(seconds), "--threads", str(options.threads)],
+            stdout=subprocess.PIPE,
+            check=True,
+        )
         found[seconds] = json.loads(answer.stdout.splitlines()[-1])
-        print(f"{seconds:5} s  {seconds / found[seconds]['wall']:5.1f} times real time, peak {found[seconds]['peak_gb']:.2f} GB", flush=True)
+        print(
+            f"{seconds:5} s  {seconds / found[seconds]['wall']:5.1f} times real time, peak {found[seconds]['peak_gb']:.2f} GB",
+            flush=True,
+        )
     figures = {"motion_realtime_factor": 60 / found[60]["wall"], "motion_threads": options.threads}
-    figures |= {f"motion_realtime_factor_{s}s": s / found[s]["wall"] for s in LENGTHS} | {f"motion_peak_gb_{s}s": found[s]["peak_gb"] for s in LENGTHS}
+    figures |= {f"motion_realtime_factor_{s}s": s / found[s]["wall"] for s in LENGTHS} | {
+        f"motion_peak_gb_{s}s": found[s]["peak_gb"] for s in LENGTHS
+    }
     keep("motion", figures)

@@ -19,14 +19,14 @@ import psutil
 import yaml
 
 from benchmarks.machine import keep
-from stereotalker.home import Home
 from stereotalker.params import ROOT, Params, load_params
+from stereotalker.runtime.home import Home
 
 _SENTENCE = "Big problems become small when people talk about them."
 _FIRST, _MANY = 100, 500
 
 
-class Bench:
+class BatchContext:
     """One home with a server, and small batches in it."""
 
     def __init__(self, folder: Path):
@@ -47,7 +47,7 @@ class Bench:
 
     def produce(self, manifest: Path, params: Params, home: Home, executor: str = "ray") -> float:
         """Seconds from the call to the report."""
-        from flows.produce import produce
+        from stereotalker.flows.produce import produce
 
         self._runs += 1
         with open(os.devnull, "w") as quiet:
@@ -56,43 +56,51 @@ class Bench:
         return done.end.wall_seconds
 
 
-def no_work(bench: Bench) -> dict[str, float]:
+def no_work(bench: BatchContext) -> dict[str, float]:
     """The same one-second clip a hundred times over (ids and seeds equal nothing but the store's answers)."""
     home = bench.home("no-work")
     manifest = bench.batch("no-work", 100, script="Yes.", width=64, height=64, fps=5)
     bench.produce(manifest, _workers(bench.params, 1, 2), home)
-    empty = bench.produce(bench.batch("one", 1, script="Yes.", width=64, height=64, fps=5), _workers(bench.params, 1, 2), home)
+    empty = bench.produce(
+        bench.batch("one", 1, script="Yes.", width=64, height=64, fps=5), _workers(bench.params, 1, 2), home
+    )
     return {"overhead_s_per_clip": (bench.produce(manifest, _workers(bench.params, 1, 2), home) - empty) / 99}
 
 
-def real(bench: Bench) -> dict[str, float]:
+def real(bench: BatchContext) -> dict[str, float]:
     """Bare: the library alone, one clip after the other, one thread. Orchestrated: Prefect, Ray and MLflow with one worker of one thread."""
-    from stereotalker.batch.gate import Gate
-    from stereotalker.clip import ClipMaker, Ledger, make_clip
-    from stereotalker.manifest import read_manifest
+    from stereotalker.media.content_credentials import open_signer
     from stereotalker.models import Models
-    from stereotalker.provenance import open_seal
-    from stereotalker.store import Store
-    from tasks.pool import LocalSlot, Pool
+    from stereotalker.production.admission import AdmissionControl
+    from stereotalker.production.clip import ClipMaker, StageTimings, make_clip
+    from stereotalker.production.manifest import read_manifest
+    from stereotalker.store.local import Store
+    from stereotalker.tasks.pool import LocalSlot, Pool
 
     params = _workers(bench.params, 1, 1)
     manifest = bench.batch("real", 4, script=_SENTENCE, width=256, height=256)
     store, models, home = Store(bench.folder / "bare-store"), Models(params), bench.home("bare")
-    maker = ClipMaker(models, store, open_seal(params.provenance, home.credentials))
-    pool = Pool([LocalSlot(models, store)], params.produce.worker, Gate(), store)
+    maker = ClipMaker(models, store, open_signer(params.provenance, home.credentials))
+    pool = Pool([LocalSlot(models, store)], params.produce.worker, AdmissionControl(), store)
     models.renderer, models.synthesizer  # noqa: B018  (loaded before the clock starts)
     begun = time.monotonic()
     for clip in read_manifest(manifest).clips:
-        ledger = Ledger()
+        ledger = StageTimings()
         maker.sign(clip, make_clip(clip, maker, pool.render, lambda *_: None, ledger), ledger)
     bare = time.monotonic() - begun
     home = bench.home("orchestrated")
     start_up = bench.produce(bench.batch("start-up", 1, script="Yes.", width=64, height=64, fps=5), params, home)
     whole = bench.produce(manifest, params, home)
-    return {"overhead_fraction": whole / bare - 1, "overhead_fraction_without_start_up": (whole - start_up) / bare - 1, "bare_seconds": bare, "orchestrated_seconds": whole, "start_up_seconds": start_up}
+    return {
+        "overhead_fraction": whole / bare - 1,
+        "overhead_fraction_without_start_up": (whole - start_up) / bare - 1,
+        "bare_seconds": bare,
+        "orchestrated_seconds": whole,
+        "start_up_seconds": start_up,
+    }
 
 
-def workers(bench: Bench) -> dict[str, float]:
+def workers(bench: BatchContext) -> dict[str, float]:
     manifest = bench.batch("workers", 6, script=_SENTENCE, width=256, height=256)
     small = bench.batch("small", 1, script="Yes.", width=64, height=64, fps=5)
     seconds = {}
@@ -100,10 +108,14 @@ def workers(bench: Bench) -> dict[str, float]:
         params, home = _workers(bench.params, count, 1), bench.home(f"workers-{count}")
         start_up = bench.produce(small, params, home)
         seconds[count] = bench.produce(manifest, params, home) - start_up
-    return {"two_worker_speedup": seconds[1] / seconds[2], "one_worker_seconds": seconds[1], "two_workers_seconds": seconds[2]}
+    return {
+        "two_worker_speedup": seconds[1] / seconds[2],
+        "one_worker_seconds": seconds[1],
+        "two_workers_seconds": seconds[2],
+    }
 
 
-def many(bench: Bench) -> dict[str, float]:
+def many(bench: BatchContext) -> dict[str, float]:
     """Begin a batch of 5,000, watch it for 500 clips, then stop it as Ctrl-C does."""
     home, params = bench.home("many"), _workers(bench.params, 2, 1)
     manifest, memory, first = bench.batch("many", 5000, script="Yes.", width=64, height=64, fps=5), {}, []
@@ -125,7 +137,7 @@ def many(bench: Bench) -> dict[str, float]:
             time.sleep(0.2)
 
     threading.Thread(target=watch, daemon=True).start()
-    from flows.produce import produce
+    from stereotalker.flows.produce import produce
 
     with open(os.devnull, "w") as quiet:
         bench._runs += 1
@@ -142,10 +154,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     measures = {"no-work": no_work, "real": real, "workers": workers, "many": many}
     parser.add_argument("names", nargs="*", choices=[*measures, []], default=[])
-    from tasks.server import ensure_server, stop_server
+    from stereotalker.tasks.server import ensure_server, stop_server
 
     with tempfile.TemporaryDirectory() as name:
-        bench, server = Bench(Path(name)), Home(Path(name) / "server")
+        bench, server = BatchContext(Path(name)), Home(Path(name) / "server")
         ensure_server(server)
         try:
             for chosen in parser.parse_args().names or measures:

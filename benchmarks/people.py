@@ -18,15 +18,15 @@ import numpy as np
 import torch
 
 from benchmarks.machine import keep
-from stereotalker.body import camera as cameras
+from stereotalker.dataset.build import build_people
+from stereotalker.dataset.shards import read_shard
+from stereotalker.geometry import camera as cameras
 from stereotalker.models import read_body
 from stereotalker.params import ROOT, load_params
-from stereotalker.people.dataset import build_people
-from stereotalker.people.shading import render
-from stereotalker.people.shards import read_shard
-from stereotalker.people.takes import cast
-from stereotalker.processes import pool
 from stereotalker.records import Motion
+from stereotalker.runtime.process_pool import pool
+from stereotalker.synthetic.actor import build_actor
+from stereotalker.synthetic.shading import render
 
 PEOPLE = 16  # identities whose frames are timed
 
@@ -37,16 +37,29 @@ def frame_times(first: int, size: int) -> list[float]:
     params = load_params()
     body, times = read_body(params.body), []
     for identity in range(first, first + PEOPLE // 2):
-        actor = cast(identity, body, 128, 1)
+        actor = build_actor(identity, body, 128, 1)
         avatar, dressed = actor.avatar, actor.dressed
         view = cameras.look_at(np.zeros(1), np.zeros(1), np.full(1, cameras.DISTANCE_M), avatar.target, (size, size))
-        still = Motion(np.repeat(avatar.poses[None], 4, 0), np.repeat(avatar.expression[None], 4, 0), np.zeros((4, 3), np.float32), 25.0)
+        still = Motion(
+            np.repeat(avatar.poses[None], 4, 0),
+            np.repeat(avatar.expression[None], 4, 0),
+            np.zeros((4, 3), np.float32),
+            25.0,
+        )
         plate = np.full((size, size, 3), 128, np.uint8)
         for repeat in range(3):
             started = time.perf_counter()
             posed = body.posed(still, dressed.betas, dressed.face)
             for t in range(4):
-                render(dressed.figure, posed.vertices[t], posed.turn[t], view.intrinsics[0], view.extrinsics[0], actor.light, plate)
+                render(
+                    dressed.figure,
+                    posed.vertices[t],
+                    posed.turn[t],
+                    view.intrinsics[0],
+                    view.extrinsics[0],
+                    actor.light,
+                    plate,
+                )
             if repeat:
                 times.append(250 * (time.perf_counter() - started))
     return times
@@ -58,7 +71,11 @@ def frames() -> dict[str, float]:
         alone = frame_times(0, size)
         with pool(2) as workers:
             both = sum(workers.map(frame_times, (0, PEOPLE // 2), (size, size)), [])
-        found |= {f"people_frame_ms_{size}": float(np.median(alone)), f"people_frame_ms_{size}_slowest": float(np.max(alone)), f"people_frame_ms_{size}_beside_another": float(np.median(both))}
+        found |= {
+            f"people_frame_ms_{size}": float(np.median(alone)),
+            f"people_frame_ms_{size}_slowest": float(np.max(alone)),
+            f"people_frame_ms_{size}_beside_another": float(np.median(both)),
+        }
     return found
 
 
@@ -73,9 +90,21 @@ def slices(sizes: list[int], processes: int) -> dict[str, float]:
             out = Path(folder) / str(count)
             own = params.people.model_copy(update={"identities": count, "held_out": 0, "avatars": {}})
             started, used = time.perf_counter(), _used()
-            build_people(out, out / "avatars", params.body, own, Path("data/speech"), processes=processes, log=lambda _: None)
-            rows.append((count, time.perf_counter() - started, _used() - used, sum(p.stat().st_size for p in out.rglob("*.tar"))))
-            print(f"{count} identities: {rows[-1][1]:.0f} s, {rows[-1][2]:.0f} s of processor, {rows[-1][3] / 1e6:.0f} MB", flush=True)
+            build_people(
+                out, out / "avatars", params.body, own, Path("data/speech"), processes=processes, log=lambda _: None
+            )
+            rows.append(
+                (
+                    count,
+                    time.perf_counter() - started,
+                    _used() - used,
+                    sum(p.stat().st_size for p in out.rglob("*.tar")),
+                )
+            )
+            print(
+                f"{count} identities: {rows[-1][1]:.0f} s, {rows[-1][2]:.0f} s of processor, {rows[-1][3] / 1e6:.0f} MB",
+                flush=True,
+            )
     counts, seconds, work, size = np.array(rows, float).T
     total = params.people.identities + params.people.held_out
     return {
@@ -115,7 +144,13 @@ def formats(folder: Path) -> dict[str, float]:
 
         def write_parquet() -> None:
             keys = [name.split(".", 1) for name, _ in members]
-            table = arrow.table({"key": [k for k, _ in keys], "file": [f for _, f in keys], "data": arrow.array([d for _, d in members], arrow.binary())})
+            table = arrow.table(
+                {
+                    "key": [k for k, _ in keys],
+                    "file": [f for _, f in keys],
+                    "data": arrow.array([d for _, d in members], arrow.binary()),
+                }
+            )
             parquet.write_table(table, parquet_file, compression="none", row_group_size=256)
 
         def read_tar() -> int:
@@ -123,12 +158,23 @@ def formats(folder: Path) -> dict[str, float]:
                 return sum(len(tar.extractfile(entry).read()) for entry in tar)
 
         def read_parquet() -> int:
-            return sum(len(x) for batch in parquet.ParquetFile(parquet_file).iter_batches(256, columns=["data"]) for x in batch.column(0).to_pylist())
+            return sum(
+                len(x)
+                for batch in parquet.ParquetFile(parquet_file).iter_batches(256, columns=["data"])
+                for x in batch.column(0).to_pylist()
+            )
 
         found = {}
-        for name, write, read, path in (("tar", write_tar, read_tar, tar_file), ("parquet", write_parquet, read_parquet, parquet_file)):
+        for name, write, read, path in (
+            ("tar", write_tar, read_tar, tar_file),
+            ("parquet", write_parquet, read_parquet, parquet_file),
+        ):
             written, seen = _best(write), _best(read)
-            found |= {f"shard_{name}_write_mb_s": path.stat().st_size / 1e6 / written, f"shard_{name}_read_mb_s": path.stat().st_size / 1e6 / seen, f"shard_{name}_mb": path.stat().st_size / 1e6}
+            found |= {
+                f"shard_{name}_write_mb_s": path.stat().st_size / 1e6 / written,
+                f"shard_{name}_read_mb_s": path.stat().st_size / 1e6 / seen,
+                f"shard_{name}_mb": path.stat().st_size / 1e6,
+            }
     one = next(iter(sorted(folder.glob("people-*.tar"))))
     return found | {"shard_decode_s": _best(lambda: read_shard(one))}
 
@@ -148,7 +194,11 @@ if __name__ == "__main__":
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--only", choices=["frames", "slices", "formats"])
     options = parser.parse_args()
-    parts = {"frames": frames, "slices": lambda: slices(options.identities, options.processes), "formats": lambda: formats(Path("data/people/train"))}
+    parts = {
+        "frames": frames,
+        "slices": lambda: slices(options.identities, options.processes),
+        "formats": lambda: formats(Path("data/people/train")),
+    }
     for name, part in parts.items():
         if options.only in (None, name):
             found = part()

@@ -15,19 +15,19 @@ import torch
 from diffusers.models.attention import FeedForward
 
 from benchmarks.machine import keep
-from stereotalker.audio.speak import Voice
 from stereotalker.audio.speech import from_script
+from stereotalker.audio.text_to_speech import Voice
 from stereotalker.avatar.library import Library, read_avatar
-from stereotalker.body import camera
-from stereotalker.body.layout import REGIONS
 from stereotalker.diffusion.windows import windows
-from stereotalker.manifest import CameraMove
+from stereotalker.geometry import camera
+from stereotalker.geometry.camera_path import CameraPath
 from stereotalker.models import Models
-from stereotalker.motion.synthesize import Directions
+from stereotalker.motion.synthesize import MotionControls
 from stereotalker.params import load_params
 from stereotalker.records import SAMPLE_RATE, Speech
 from stereotalker.render.experts import Guidance, PriorGuidedExperts
-from stereotalker.training import autocast
+from stereotalker.runtime.device import autocast
+from stereotalker.smplx_layout import REGIONS
 
 _SENTENCE = "Big problems become small when people talk about them, and the whole world may listen."
 
@@ -39,8 +39,8 @@ def measure(threads: int) -> dict[str, float]:
     speech = from_script(_SENTENCE, Voice(), -20.0)[0]
     found: dict[str, float] = {"render_threads": threads}
     for size in (256, 512):
-        motion = models.synthesizer.motion(speech, Directions(0), 144, 25.0)
-        view = camera.around(avatar, CameraMove(kind="orbit", swing=15, period=4), 144, 25.0, (size, size))
+        motion = models.synthesizer.motion(speech, MotionControls(0), 144, 25.0)
+        view = camera.around(avatar, CameraPath(kind="orbit", swing=15, period=4), 144, 25.0, (size, size))
         first, *rest = windows(144, renderer.params.segment)
         renderer.segment(avatar, motion, view, first, 0)
         started = time.perf_counter()
@@ -59,14 +59,23 @@ def _expert_over_dense(width: int = 128, side: int = 32, frames: int = 4, repeat
     regions = np.where(rng.random((frames, side, side)) < 0.45, rng.integers(1, len(REGIONS), (frames, side, side)), 0)
     guidance, found = Guidance(), {}
     dense, x = FeedForward(width), torch.randn(frames, side * side, width)
-    layers = {"dense": dense, "dense_person": PriorGuidedExperts(dense, "none", 3, guidance), "both": PriorGuidedExperts(dense, "both", 3, guidance)}
+    layers = {
+        "dense": dense,
+        "dense_person": PriorGuidedExperts(dense, "none", 3, guidance),
+        "both": PriorGuidedExperts(dense, "both", 3, guidance),
+    }
     for camera_is, step in (("still", 0.0), ("moving", 0.01)):
         views = torch.stack([0.2 + step * torch.arange(frames), torch.zeros(frames)], 1)
         guidance.set(torch.from_numpy(np.sort(regions, 1)), views, frames)
         with torch.inference_mode(), autocast():
-            taken = np.array([[_seconds(layer, x) for layer in layers.values()] for _ in range(repeats)])  # in turns: what else runs meets all alike
+            taken = np.array(
+                [[_seconds(layer, x) for layer in layers.values()] for _ in range(repeats)]
+            )  # in turns: what else runs meets all alike
         plain, person, both = np.median(taken, 0)
-        found |= {f"expert_over_dense_{camera_is}": both / plain, f"expert_over_dense_without_background_{camera_is}": both / person}
+        found |= {
+            f"expert_over_dense_{camera_is}": both / plain,
+            f"expert_over_dense_without_background_{camera_is}": both / person,
+        }
     return found | {"expert_over_dense": max(found["expert_over_dense_still"], found["expert_over_dense_moving"])}
 
 
@@ -81,9 +90,9 @@ def _memory(models: Models, minutes: int = 10, every: int = 10) -> dict[str, flo
     speech = from_script(_SENTENCE, Voice(), -20.0)[0]
     long = Speech(np.resize(speech.samples, 60 * minutes * SAMPLE_RATE), speech.loudness)
     count, process = 60 * minutes * 25, psutil.Process()
-    motion = models.synthesizer.motion(long, Directions(0), count, 25.0)
+    motion = models.synthesizer.motion(long, MotionControls(0), count, 25.0)
     avatar = read_avatar(Library().find("ava"))
-    view = camera.around(avatar, CameraMove(), count, 25.0, (256, 256))
+    view = camera.around(avatar, CameraPath(), count, 25.0, (256, 256))
     grid, peaks = windows(count, models.renderer.params.segment), []
     for window in [*grid[:5], *grid[5::every]]:
         models.renderer.segment(avatar, motion, view, window, 0)

@@ -9,12 +9,13 @@ from pathlib import Path
 from prefect import flow
 from prefect.schedules import Cron
 
-from flows.produce import produce
 from stereotalker.errors import UserError
-from stereotalker.home import Home
-from stereotalker.outputs import is_url
+from stereotalker.flows.produce import produce
 from stereotalker.params import load_params
-from stereotalker.store import digest, file_digest, write_atomic
+from stereotalker.runtime.home import Home
+from stereotalker.store.digests import digest, file_digest
+from stereotalker.store.files import write_atomic
+from stereotalker.store.urls import is_url
 
 _SUFFIXES = (".yaml", ".yml", ".jsonl", ".csv")
 
@@ -28,8 +29,19 @@ def serve_nightly(folder: Path, out: str, cron: str, params: Path | None) -> Non
     except ValueError as error:
         raise UserError(f"--cron {cron!r}: {error}; expected five fields like '0 20 * * *'") from None
     load_params(params)
-    arguments = {"folder": str(folder.resolve()), "out": out if is_url(out) else str(Path(out).resolve()), "params": str(params.resolve()) if params else None}
-    nightly.serve(name="nightly", schedule=schedule, parameters=arguments, pause_on_shutdown=False, print_starting_message=True, limit=1)
+    arguments = {
+        "folder": str(folder.resolve()),
+        "out": out if is_url(out) else str(Path(out).resolve()),
+        "params": str(params.resolve()) if params else None,
+    }
+    nightly.serve(
+        name="nightly",
+        schedule=schedule,
+        parameters=arguments,
+        pause_on_shutdown=False,
+        print_starting_message=True,
+        limit=1,
+    )
 
 
 @flow(name="nightly", flow_run_name="nightly {folder}", log_prints=True)
@@ -47,7 +59,16 @@ def nightly(folder: str, out: str, params: str | None = None) -> dict[str, str]:
             ended[manifest.name], again = f"broke off: {type(error).__name__}: {error}", True
         print(f"{manifest.name}: {ended[manifest.name]}")
         if not again:
-            write_atomic(mark, json.dumps({"manifest": str(manifest), "ended": time.strftime("%Y-%m-%dT%H:%M:%S"), "how": ended[manifest.name]}).encode())
+            write_atomic(
+                mark,
+                json.dumps(
+                    {
+                        "manifest": str(manifest),
+                        "ended": time.strftime("%Y-%m-%dT%H:%M:%S"),
+                        "how": ended[manifest.name],
+                    }
+                ).encode(),
+            )
         elif not ended[manifest.name].startswith("broke off"):
             break  # stopped by hand, window, budget or disk: that holds for the whole night, and the next one goes on
     return ended
@@ -55,8 +76,14 @@ def nightly(folder: str, out: str, params: str | None = None) -> dict[str, str]:
 
 def new_manifests(folder: Path, home: Home) -> list[Path]:
     """Manifests that no night has finished yet, oldest first; one that was changed since is new."""
-    found = [path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES and path.is_file() and not path.name.startswith(".")]
-    return sorted((path for path in found if not _mark(path, home).is_file()), key=lambda path: (path.stat().st_mtime, path.name))
+    found = [
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in _SUFFIXES and path.is_file() and not path.name.startswith(".")
+    ]
+    return sorted(
+        (path for path in found if not _mark(path, home).is_file()), key=lambda path: (path.stat().st_mtime, path.name)
+    )
 
 
 def _mark(manifest: Path, home: Home) -> Path:

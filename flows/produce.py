@@ -17,28 +17,28 @@ from pathlib import Path
 import torch
 import yaml
 
-from stereotalker.alive import identity
 from stereotalker.avatar.library import Library
-from stereotalker.batch.gate import Gate
-from stereotalker.batch.preflight import Plan, prepare
-from stereotalker.clip import ClipMaker, preview
 from stereotalker.errors import Stopped, UserError
-from stereotalker.home import Home
-from stereotalker.manifest import Manifest, read_manifest
+from stereotalker.media.content_credentials import open_signer
 from stereotalker.models import Models
-from stereotalker.outputs import Outputs
 from stereotalker.params import ROOT, Params
-from stereotalker.progress import Display
-from stereotalker.provenance import open_seal
-from stereotalker.report import BatchEnd, BatchRecord, ClipResult, rows_before
-from stereotalker.shared import AnyStore, open_store
-from stereotalker.store import code_version, digest
+from stereotalker.production.admission import AdmissionControl
+from stereotalker.production.clip import ClipMaker, preview
+from stereotalker.production.manifest import Manifest, read_manifest
+from stereotalker.production.outputs import Outputs
+from stereotalker.production.preflight import Plan, prepare
+from stereotalker.production.progress import Display
+from stereotalker.production.report import BatchEnd, BatchRecord, ClipResult, rows_before
+from stereotalker.runtime.home import Home
+from stereotalker.runtime.process_identity import identity
+from stereotalker.store.digests import code_version, digest
+from stereotalker.store.remote import AnyStore, open_store
+from stereotalker.tasks.clip import RETRY_S, BatchContext, WorkItem, produce_inline
+from stereotalker.tasks.notify import notify
+from stereotalker.tasks.pool import LocalSlot, Pool
+from stereotalker.tasks.report import BatchLog
+from stereotalker.tasks.tracking import Tracker, TrackingError
 from stereotalker.weights import FOLDER
-from tasks.clip import RETRY_S, Bench, Order, produce_inline
-from tasks.notify import notify
-from tasks.pool import LocalSlot, Pool
-from tasks.report import BatchLog
-from tasks.tracking import Tracker, TrackingError
 
 _AHEAD = 2  # clips in flight beyond the workers: their audio and motion are made while others render
 
@@ -59,7 +59,14 @@ class BatchDone:
 
 
 def produce(
-    manifest_path: Path, out: str | Path, params: Params, home: Home, executor: str = "ray", weights: Path = FOLDER, stream=None, only_failed: bool = False
+    manifest_path: Path,
+    out: str | Path,
+    params: Params,
+    home: Home,
+    executor: str = "ray",
+    weights: Path = FOLDER,
+    stream=None,
+    only_failed: bool = False,
 ) -> BatchDone:
     """Make every clip of a manifest, or those that failed the last time. Running it again finds what is finished in the store.
 
@@ -76,15 +83,17 @@ def produce(
     store.sweep()
     torch.set_num_threads(rules.worker.threads)
     tracker = _open_tracker(home)
-    gate = Gate(rules.window, rules.budget_hours, rules.breaker, say=_say)
+    gate = AdmissionControl(rules.window, rules.budget_hours, rules.breaker, say=_say)
     batch = _record(manifest, models, tracker)
     log = BatchLog(tracker, batch, manifest, outputs, home, gate, before)
-    maker = ClipMaker(models, store, open_seal(params.provenance, home.credentials), Library(home.avatars))
+    maker = ClipMaker(models, store, open_signer(params.provenance, home.credentials), Library(home.avatars))
 
     try:
         with ExitStack() as stack:
             pool = stack.enter_context(_open_pool(executor, models, store, home, gate))
-            display = stack.enter_context(Display([clip.id for clip in manifest.clips if clip.id not in before], stream))
+            display = stack.enter_context(
+                Display([clip.id for clip in manifest.clips if clip.id not in before], stream)
+            )
 
             def on_result(result: ClipResult, is_preview: bool = False) -> None:
                 row = log.take(result, rules.worker.threads, is_preview)
@@ -95,7 +104,7 @@ def produce(
                 if faulty.clip.id not in before:
                     on_result(ClipResult(faulty.clip.id, faulty.row, "failed", faulty.fault))
             orders = _orders(plan, set(before), rules.previews)
-            bench = Bench(maker, pool, outputs, display, gate, rules.retries, on_result)
+            bench = BatchContext(maker, pool, outputs, display, gate, rules.retries, on_result)
             if executor == "inline":
                 _inline(orders, bench, log)
             else:
@@ -110,14 +119,14 @@ def produce(
     return BatchDone(end, page, log.run)
 
 
-def _orders(plan: Plan, finished: set[str], side: int | None) -> list[Order]:
+def _orders(plan: Plan, finished: set[str], side: int | None) -> list[WorkItem]:
     """Previews of the whole batch first, if asked for, then the clips."""
     good = [planned for planned in plan.clips if not planned.fault and planned.clip.id not in finished]
-    small = [Order(p.row, place, preview(p.clip, side), True) for place, p in enumerate(good)] if side else []
-    return small + [Order(p.row, len(good) + place, p.clip) for place, p in enumerate(good)]
+    small = [WorkItem(p.row, place, preview(p.clip, side), True) for place, p in enumerate(good)] if side else []
+    return small + [WorkItem(p.row, len(good) + place, p.clip) for place, p in enumerate(good)]
 
 
-def _inline(orders: list[Order], bench: Bench, log: BatchLog) -> None:
+def _inline(orders: list[WorkItem], bench: BatchContext, log: BatchLog) -> None:
     """One clip after the other, in a thread of its own, so that this one hears Ctrl-C."""
     with _interrupts(bench.gate, log.close), ThreadPoolExecutor(1) as thread:
         try:
@@ -128,7 +137,7 @@ def _inline(orders: list[Order], bench: Bench, log: BatchLog) -> None:
             pass  # the rows say so
 
 
-def _prefect(batch: BatchRecord, orders: list[Order], bench: Bench, log: BatchLog) -> None:
+def _prefect(batch: BatchRecord, orders: list[WorkItem], bench: BatchContext, log: BatchLog) -> None:
     from prefect import flow, tags
     from prefect.futures import as_completed
     from prefect.runtime import flow_run
@@ -136,8 +145,8 @@ def _prefect(batch: BatchRecord, orders: list[Order], bench: Bench, log: BatchLo
     from prefect.task_runners import ThreadPoolTaskRunner
     from prefect.tasks import exponential_backoff
 
-    from tasks.clip import clip_task
-    from tasks.flowrun import FLOW, Artifacts, Buttons, close_orphans, mark_silence, owner_tag
+    from stereotalker.tasks.clip import clip_task
+    from stereotalker.tasks.flowrun import FLOW, Artifacts, Buttons, close_orphans, mark_silence, owner_tag
 
     mark_silence()
     close_orphans()
@@ -180,13 +189,13 @@ def _prefect(batch: BatchRecord, orders: list[Order], bench: Bench, log: BatchLo
 
 
 @contextmanager
-def _open_pool(executor: str, models: Models, store: AnyStore, home: Home, gate: Gate) -> Iterator[Pool]:
+def _open_pool(executor: str, models: Models, store: AnyStore, home: Home, gate: AdmissionControl) -> Iterator[Pool]:
     """executor: "ray" or "inline"."""
     cluster = None
     if executor == "inline":
         slots = [LocalSlot(models, store)]
     else:
-        from tasks.cluster import Cluster
+        from stereotalker.tasks.cluster import Cluster
 
         cluster = Cluster(models.params, models.folder, str(store), home.store)
         slots = cluster.slots
@@ -200,7 +209,7 @@ def _open_pool(executor: str, models: Models, store: AnyStore, home: Home, gate:
 
 
 @contextmanager
-def _interrupts(gate: Gate, give_up: Callable[[], object]) -> Iterator[None]:
+def _interrupts(gate: AdmissionControl, give_up: Callable[[], object]) -> Iterator[None]:
     """The first Ctrl-C or SIGTERM finishes what runs and stops; the second ends the process at once. The store is whole either way."""
     heard: list[int] = []
 
@@ -249,7 +258,12 @@ def _data_versions() -> dict[str, str]:
     """Digests of the training data, as dvc.lock has them; empty for an installed package."""
     lock = ROOT / "dvc.lock"
     stages = yaml.safe_load(lock.read_text())["stages"] if lock.is_file() else {}
-    return {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", ()) if out["path"].startswith("data/")}
+    return {
+        out["path"]: out["md5"]
+        for stage in stages.values()
+        for out in stage.get("outs", ())
+        if out["path"].startswith("data/")
+    }
 
 
 def _commit() -> str:

@@ -12,11 +12,11 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from stereotalker.errors import UserError
-from stereotalker.home import Home
 from stereotalker.params import Params
 from stereotalker.pipeline import WEIGHTS
-from tasks.tracking import Tracker
-from tasks.train import register_all
+from stereotalker.runtime.home import Home
+from stereotalker.tasks.tracking import Tracker
+from stereotalker.tasks.train import register_all
 
 METRICS = Path("metrics")
 
@@ -24,7 +24,10 @@ METRICS = Path("metrics")
 @task(name="dvc repro", cache_policy=NO_CACHE, persist_result=False)
 def repro() -> None:
     """The whole pipeline, as one task: DVC knows what is stale, and takes its own lock."""
-    own = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}  # dvc.yaml calls `stereotalker`
+    own = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+    }  # dvc.yaml calls `stereotalker`
     if subprocess.run([sys.executable, "-m", "dvc", "repro"], env=own).returncode != 0:
         raise UserError("dvc repro failed; its words are above")
 
@@ -43,12 +46,21 @@ def promote(home: Home, versions: dict[str, str]) -> None:
 
 def gates(params: Params, metrics: dict[str, float]) -> list[str]:
     """What keeps the new weights from production: a line for every gate of params.yaml that does not hold."""
-    return [f"{name} is {metrics.get(name, float('nan')):.4g}, the gate asks {low:g}" for name, low in params.evaluate.gates.items() if not metrics.get(name, float("-inf")) >= low]
+    return [
+        f"{name} is {metrics.get(name, float('nan')):.4g}, the gate asks {low:g}"
+        for name, low in params.evaluate.gates.items()
+        if not metrics.get(name, float("-inf")) >= low
+    ]
 
 
 def read_metrics(folder: Path = METRICS) -> dict[str, float]:
     """All numbers that `evaluate` wrote, as "file.key"."""
-    return {f"{path.stem}.{key}": value for path in sorted(folder.glob("*.json")) for key, value in json.loads(path.read_text()).items() if isinstance(value, int | float)}
+    return {
+        f"{path.stem}.{key}": value
+        for path in sorted(folder.glob("*.json"))
+        for key, value in json.loads(path.read_text()).items()
+        if isinstance(value, int | float)
+    }
 
 
 def retrain(params: Params, home: Home) -> list[str]:

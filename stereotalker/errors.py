@@ -36,7 +36,9 @@ class WorkerLost(Exception):
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Python's, torch's on a GPU, and torch's on a CPU, which is a plain RuntimeError."""
-    return isinstance(error, MemoryError | OutOfMemory) or (isinstance(error, RuntimeError) and bool(_ALLOCATION.search(str(error))))
+    return isinstance(error, MemoryError | OutOfMemory) or (
+        isinstance(error, RuntimeError) and bool(_ALLOCATION.search(str(error)))
+    )
 
 
 def is_disk_fault(error: BaseException) -> bool:

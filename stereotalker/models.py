@@ -11,12 +11,11 @@ from stereotalker.body.model import Body, load_body
 from stereotalker.control.masks import MaskConfig, MaskPredictor
 from stereotalker.errors import UserError
 from stereotalker.motion.denoiser import MotionConfig, MotionDenoiser
-from stereotalker.motion.measures import GestureAutoencoder, GestureConfig
 from stereotalker.motion.synthesize import Synthesizer
 from stereotalker.params import BodyParams, Params, resolve
 from stereotalker.render.denoiser import DenoiserConfig, RenderDenoiser
 from stereotalker.render.renderer import Renderer
-from stereotalker.store import file_digest
+from stereotalker.store.digests import file_digest
 from stereotalker.weights import FOLDER, load_weights
 
 STAGES = ("audio", "motion", "masks", "render")
@@ -36,11 +35,6 @@ def read_encoder(folder: Path = FOLDER) -> SpeechEncoder:
 
 def read_motion(folder: Path = FOLDER) -> MotionDenoiser:
     return load_weights(MotionDenoiser, MotionConfig, weights_file("motion", folder))
-
-
-def read_gestures(folder: Path = FOLDER) -> GestureAutoencoder:
-    """Of evaluation alone."""
-    return load_weights(GestureAutoencoder, GestureConfig, weights_file("gestures", folder))
 
 
 def read_masks(folder: Path = FOLDER) -> MaskPredictor:

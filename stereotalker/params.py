@@ -54,7 +54,7 @@ class SpeechParams(Section):
         return self
 
 
-class Exam(Section):
+class EvaluationCapture(Section):
     """How held-out people are filmed."""
 
     azimuths: list[float]  # degrees
@@ -74,7 +74,7 @@ class PeopleParams(Section):
     portrait_size: int = Field(ge=16)
     supersample: int = Field(ge=1, le=4)
     swing: float
-    exam: Exam
+    evaluation: EvaluationCapture
     wrong: float
     backgrounds: Path | None
     avatars: dict[str, Annotated[int, Field(ge=0)]]
@@ -114,8 +114,8 @@ class MotionParams(Section):
     body: int = Field(gt=0)
     language_model: str
     lora_rank: int
-    sign_threshold: float = Field(ge=0, le=1)
-    performances: int
+    gesture_threshold: float = Field(ge=0, le=1)
+    examples: int
     word_dropout: float = Field(ge=0, le=1)
     phonemes_known: float = Field(ge=0, le=1)
     steps: int = Field(gt=0, le=8)
@@ -140,16 +140,15 @@ class MaskParams(Section):
     training: Training
 
 
-class Lesson(Section):
-    """A training of the renderer on crops."""
+class DenoiserTraining(Training):
+    """How the renderer's denoiser is trained: on crops of `crop` px, in runs of `run` consecutive frames, `batch` runs a step."""
 
     crop: int = Field(gt=0)
     run: int = Field(gt=0)
-    training: Training
 
 
 class DenseParams(Section):
-    lesson: Lesson
+    training: DenoiserTraining
 
 
 class RenderParams(Section):
@@ -165,7 +164,7 @@ class RenderParams(Section):
     segment: int
     batch: int
     noise_period: int
-    lesson: Lesson
+    training: DenoiserTraining
 
 
 class AblationParams(Section):
@@ -176,7 +175,7 @@ class EvaluateParams(Section):
     people: int
     utterances: int
     words: int = Field(gt=0)
-    performances: int = Field(gt=0)
+    examples: int = Field(gt=0)
     minutes: int = Field(ge=2)
     unspoken: list[Path]
     rendered: int = Field(ge=0)
@@ -312,7 +311,9 @@ def load_params(path: Path | None = None) -> Params:
                 section.update(own.get(scale) or {})
         return Params.model_validate(raw)
     except (FileNotFoundError, IsADirectoryError):
-        raise UserError(f"{path} is not a file; expected params.yaml in the working directory or beside the package") from None
+        raise UserError(
+            f"{path} is not a file; expected params.yaml in the working directory or beside the package"
+        ) from None
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     except ValidationError as error:

@@ -8,29 +8,30 @@ from pathlib import Path
 
 import torch
 
-from stereotalker.audio.corpus import build_corpus, read_corpus
+from stereotalker.acting.reference_acting import STYLES, act
 from stereotalker.audio.encoder import EncoderConfig, SpeechEncoder
-from stereotalker.audio.encoder import training_loss as audio_loss
-from stereotalker.avatar.calibrate import FILE as CALIBRATION
-from stereotalker.avatar.calibrate import build_calibration
-from stereotalker.avatar.fitted import detector_folder
-from stereotalker.avatar.mediapipe import MediaPipe
-from stereotalker.control.learn import training_loss as masks_loss
+from stereotalker.avatar.detector_calibration import FILE as CALIBRATION
+from stereotalker.avatar.mediapipe_detector import MediaPipe
 from stereotalker.control.masks import MaskConfig, MaskPredictor
+from stereotalker.dataset.build import build_people
+from stereotalker.dataset.card import write_card
+from stereotalker.dataset.speech_corpus import build_corpus, read_corpus
+from stereotalker.evaluation.motion_metrics import GestureAutoencoder, GestureConfig, gestures_loss
 from stereotalker.models import read_body, read_denoiser, read_encoder, read_masks, weights_file
 from stereotalker.motion.denoiser import MotionConfig, MotionDenoiser
-from stereotalker.motion.learn import acted, train_prior
-from stereotalker.motion.measures import GestureAutoencoder, GestureConfig, gestures_loss
-from stereotalker.motion.performances import training_loss as motion_loss
 from stereotalker.params import Params, Training
-from stereotalker.people.acting import STYLES, act
-from stereotalker.people.card import write_card
-from stereotalker.people.crops import draw_crops
-from stereotalker.people.dataset import build_people
-from stereotalker.people.samples import Sample, read_people
+from stereotalker.production.avatars import detector_folder
 from stereotalker.render.denoiser import DenoiserConfig, RenderDenoiser, upcycled
-from stereotalker.render.learn import teach
-from stereotalker.training import Log, device, fit, print_log
+from stereotalker.runtime.device import device
+from stereotalker.training.audio_encoder import training_loss as audio_loss
+from stereotalker.training.crops import draw_crops
+from stereotalker.training.detector_calibration import build_calibration
+from stereotalker.training.loop import Log, fit, print_log
+from stereotalker.training.masks import training_loss as masks_loss
+from stereotalker.training.motion import training_loss as motion_loss
+from stereotalker.training.motion_examples import acted, train_prior
+from stereotalker.training.renderer import train_denoiser
+from stereotalker.training.samples import Sample, read_people
 from stereotalker.weights import save_weights
 
 DATA = Path("data")
@@ -44,7 +45,7 @@ BODY = Path("stereotalker/assets/SMPLX_FREE.npz")  # never body.file, which may 
 
 
 def body(params: Params, log: Log) -> None:
-    from stereotalker.body.build import build  # anny is an extra
+    from stereotalker.body.free_body import build
 
     build(BODY, FACES, params.body.adults, params.body.betas, params.body.seed)
 
@@ -60,7 +61,9 @@ def people(params: Params, log: Log) -> None:
 
 def audio(params: Params, log: Log) -> None:
     own = params.audio
-    model = _seeded(own.training, lambda: SpeechEncoder(EncoderConfig(own.pretrained, own.hidden, own.layers, own.convolution)))
+    model = _seeded(
+        own.training, lambda: SpeechEncoder(EncoderConfig(own.pretrained, own.hidden, own.layers, own.convolution))
+    )
     corpus = read_corpus(DATA / "speech" / "train")
     fit(model, audio_loss(model, corpus, own), own.training, DATA / "audio.checkpoint", log)
     save_weights(model, weights_file("audio", WEIGHTS))
@@ -68,11 +71,13 @@ def audio(params: Params, log: Log) -> None:
 
 def motion(params: Params, log: Log) -> None:
     own, encoder = params.motion, read_encoder(WEIGHTS)
-    config = MotionConfig(encoder.features, own.window, own.hidden, own.layers, own.body, own.lora_rank, own.language_model)
+    config = MotionConfig(
+        encoder.features, own.window, own.hidden, own.layers, own.body, own.lora_rank, own.language_model
+    )
     model = _seeded(own.training, lambda: MotionDenoiser(config))
-    performances = acted(DATA / "speech" / "train", WEIGHTS, own)
-    train_prior(model.prior, performances, own, DATA / "prior.checkpoint", log)
-    fit(model, motion_loss(model, performances, own), own.training, DATA / "motion.checkpoint", log, frozen="prior.")
+    examples = acted(DATA / "speech" / "train", WEIGHTS, own)
+    train_prior(model.prior, examples, own, DATA / "prior.checkpoint", log)
+    fit(model, motion_loss(model, examples, own), own.training, DATA / "motion.checkpoint", log, frozen="prior.")
     save_weights(model, weights_file("motion", WEIGHTS))
 
 
@@ -80,7 +85,10 @@ def gestures(params: Params, log: Log) -> None:
     own = params.gestures
     model = _seeded(own.training, lambda: GestureAutoencoder(GestureConfig(own.width, own.features, own.window)))
     corpus = [speech for speech in read_corpus(DATA / "speech" / "train") if speech.words]
-    motions = [act(speech, STYLES[k % len(STYLES)], own.training.seed + k, params.motion.fps) for k, speech in enumerate(corpus[: own.motions])]
+    motions = [
+        act(speech, STYLES[k % len(STYLES)], own.training.seed + k, params.motion.fps)
+        for k, speech in enumerate(corpus[: own.motions])
+    ]
     fit(model, gestures_loss(model, motions, own.training.batch), own.training, DATA / "gestures.checkpoint", log)
     save_weights(model, weights_file("gestures", WEIGHTS))
 
@@ -96,25 +104,38 @@ def masks(params: Params, log: Log) -> None:
 
 
 def dense(params: Params, log: Log) -> None:
-    own, lesson = params.render, params.dense.lesson
-    config = DenoiserConfig(own.pretrained, own.patch, tuple(own.channels), own.heads, own.reference_width, own.view_experts, "none")
-    model = _seeded(lesson.training, lambda: RenderDenoiser(config))
-    save_weights(teach(model, *_classroom(params), own.scheduler, lesson, log, DATA / "dense.checkpoint"), DENSE)
+    own, options = params.render, params.dense.training
+    config = DenoiserConfig(
+        own.pretrained, own.patch, tuple(own.channels), own.heads, own.reference_width, own.view_experts, "none"
+    )
+    model = _seeded(options, lambda: RenderDenoiser(config))
+    save_weights(
+        train_denoiser(model, *_classroom(params), own.scheduler, options, log, DATA / "dense.checkpoint"), DENSE
+    )
 
 
 def render(params: Params, log: Log) -> None:
     own = params.render
     model = upcycled(read_denoiser(DENSE), own.experts)
-    save_weights(teach(model, *_classroom(params), own.scheduler, own.lesson, log, DATA / "render.checkpoint"), weights_file("render", WEIGHTS))
+    save_weights(
+        train_denoiser(model, *_classroom(params), own.scheduler, own.training, log, DATA / "render.checkpoint"),
+        weights_file("render", WEIGHTS),
+    )
 
 
 def ablation(params: Params, log: Log) -> None:
     """The same dense denoiser with other experts or none, trained as `render` does."""
     own, classroom = params.render, _classroom(params)
     for kinds in params.ablation.experts:
-        named = lambda name, value, step, kinds=kinds: log(f"{kinds}.{name}", value, step)  # noqa: E731
+
+        def named(name, value, step, kinds=kinds):
+            return log(f"{kinds}.{name}", value, step)
+
         model = upcycled(read_denoiser(DENSE), kinds)
-        save_weights(teach(model, *classroom, own.scheduler, own.lesson, named, DATA / f"{kinds}.checkpoint"), ABLATED / f"{kinds}.safetensors")
+        save_weights(
+            train_denoiser(model, *classroom, own.scheduler, own.training, named, DATA / f"{kinds}.checkpoint"),
+            ABLATED / f"{kinds}.safetensors",
+        )
 
 
 def _classroom(params: Params) -> tuple[MaskPredictor, list[Sample]]:
@@ -129,7 +150,7 @@ def avatar(params: Params, log: Log) -> None:
 
 def evaluate(params: Params, log: Log, part: str = "all") -> None:
     """part: "motion", "avatar", "render" or "all"."""
-    from stereotalker.evaluation import evaluate_all, evaluate_avatar, evaluate_motion, evaluate_render
+    from stereotalker.evaluation.stage import evaluate_all, evaluate_avatar, evaluate_motion, evaluate_render
 
     if part == "avatar":
         evaluate_avatar(params, log)

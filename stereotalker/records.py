@@ -14,8 +14,8 @@ import numpy as np
 import safetensors
 from safetensors.numpy import save_file
 
-from stereotalker.body.layout import ACTIONS, JOINTS
 from stereotalker.errors import UserError
+from stereotalker.smplx_layout import ACTIONS, JOINTS
 
 SAMPLE_RATE = 16_000  # Hz, of every Speech in the project
 _HEADER = "stereotalker"  # the one key of a file's metadata: safetensors writes several in an order that changes
@@ -40,7 +40,9 @@ class Speech:
     def __post_init__(self):
         _check(self, samples=(np.float32, (None,)))
         if not np.isfinite(self.samples).all():
-            raise UserError("speech holds NaN or infinite samples; expected numbers within -1..1: export the file again")
+            raise UserError(
+                "speech holds NaN or infinite samples; expected numbers within -1..1: export the file again"
+            )
 
     @property
     def seconds(self) -> float:
@@ -57,7 +59,12 @@ class Motion:
 
     def __post_init__(self):
         T = len(self.poses)
-        _check(self, poses=(np.float32, (T, len(JOINTS), 3)), expression=(np.float32, (T, len(ACTIONS))), trans=(np.float32, (T, 3)))
+        _check(
+            self,
+            poses=(np.float32, (T, len(JOINTS), 3)),
+            expression=(np.float32, (T, len(ACTIONS))),
+            trans=(np.float32, (T, 3)),
+        )
 
     @classmethod
     def still(cls, poses: np.ndarray, expression: np.ndarray) -> Motion:
@@ -78,11 +85,19 @@ class Camera:
 
     def __post_init__(self):
         T = len(self.azimuth)
-        _check(self, intrinsics=(np.float32, (T, 3, 3)), extrinsics=(np.float32, (T, 4, 4)), azimuth=(np.float32, (T,)), elevation=(np.float32, (T,)))
+        _check(
+            self,
+            intrinsics=(np.float32, (T, 3, 3)),
+            extrinsics=(np.float32, (T, 4, 4)),
+            azimuth=(np.float32, (T,)),
+            elevation=(np.float32, (T,)),
+        )
 
     def frames(self, start: int, stop: int) -> Camera:
         cut = slice(start, stop)
-        return Camera(self.intrinsics[cut], self.extrinsics[cut], self.azimuth[cut], self.elevation[cut], tuple(self.size))
+        return Camera(
+            self.intrinsics[cut], self.extrinsics[cut], self.azimuth[cut], self.elevation[cut], tuple(self.size)
+        )
 
 
 @dataclass(frozen=True)
@@ -162,13 +177,21 @@ def load(kind: type[Record], path: Path) -> Record:
 
 
 def _plain(value):
-    return [[t.text, t.start, t.end] for t in value] if isinstance(value, tuple) and value and isinstance(value[0], Timed) else value
+    return (
+        [[t.text, t.start, t.end] for t in value]
+        if isinstance(value, tuple) and value and isinstance(value[0], Timed)
+        else value
+    )
 
 
 def _check(record, **expected) -> None:
     for name, (dtype, shape) in expected.items():
         value = getattr(record, name)
-        matches = len(value.shape) == len(shape) and all(n in (None, m) for n, m in zip(shape, value.shape, strict=True))
+        matches = len(value.shape) == len(shape) and all(
+            n in (None, m) for n, m in zip(shape, value.shape, strict=True)
+        )
         if value.dtype != dtype or not matches:
             wanted = f"{np.dtype(dtype).name} {list(shape)}"
-            raise UserError(f"{type(record).__name__}.{name}: expected {wanted}, got {value.dtype.name} {list(value.shape)}")
+            raise UserError(
+                f"{type(record).__name__}.{name}: expected {wanted}, got {value.dtype.name} {list(value.shape)}"
+            )

@@ -14,7 +14,7 @@ from torch import nn
 
 from stereotalker.errors import UserError
 from stereotalker.params import ROOT
-from stereotalker.store import write_atomic
+from stereotalker.store.files import write_atomic
 
 FOLDER = ROOT / "stereotalker" / "weights"
 Model = TypeVar("Model", bound=nn.Module)
@@ -48,7 +48,9 @@ def load_weights(kind: type[Model], config_type: type, path: Path) -> Model:
     wanted = {name for name in own if not _is_frozen(model, name)}
     difference = sorted(wanted ^ set(tensors)) or sorted(n for n in wanted if own[n].shape != tensors[n].shape)
     if difference:
-        raise UserError(f"{path}: tensors do not match {kind.__name__}: {', '.join(difference[:5])}; train the stage again")
+        raise UserError(
+            f"{path}: tensors do not match {kind.__name__}: {', '.join(difference[:5])}; train the stage again"
+        )
     with torch.no_grad():
         for name, tensor in tensors.items():
             own[name].copy_(tensor)

@@ -15,33 +15,42 @@ from prefect.runtime import task_run
 from prefect.states import Cancelled, Completed, Failed, State
 from prefect.tasks import exponential_backoff
 
-from stereotalker.batch.gate import Gate
-from stereotalker.clip import ClipMaker, Finished, Ledger, Progress, Render, SegmentDone, SegmentJob, make_clip
 from stereotalker.errors import Stopped, UserError, is_disk_fault, is_passing
-from stereotalker.manifest import Clip
-from stereotalker.outputs import Outputs
-from stereotalker.report import ClipResult
-from tasks.pool import Pool
+from stereotalker.production.admission import AdmissionControl
+from stereotalker.production.clip import (
+    ClipMaker,
+    Finished,
+    Progress,
+    Render,
+    SegmentDone,
+    SegmentJob,
+    StageTimings,
+    make_clip,
+)
+from stereotalker.production.manifest import Clip
+from stereotalker.production.outputs import Outputs
+from stereotalker.production.report import ClipResult
+from stereotalker.tasks.pool import Pool
 
 RETRY_S = 2  # before the first retry, then doubled
 _FAILED = "ClipFailed"  # final; a state that Prefect makes of a raised Again is called Failed
 
 
 @dataclass(frozen=True)
-class Bench:
+class BatchContext:
     """What every clip of a batch is made with."""
 
     maker: ClipMaker
     pool: Pool
     outputs: Outputs
     progress: Progress
-    gate: Gate
+    gate: AdmissionControl
     retries: int
     on_result: Callable[[ClipResult, bool], None]  # and whether it was a preview
 
 
 @dataclass(frozen=True)
-class Order:
+class WorkItem:
     """One clip to make: its row in the manifest, its place in the order of work, and whether this is the preview."""
 
     row: int
@@ -59,7 +68,7 @@ class Again(Exception):
 
 
 @task(name="render", task_run_name="render-{name}", cache_policy=NO_CACHE, persist_result=False)
-def render_task(name: str, bench: Bench, jobs: list[SegmentJob], progress: Progress) -> list[SegmentDone]:
+def render_task(name: str, bench: BatchContext, jobs: list[SegmentJob], progress: Progress) -> list[SegmentDone]:
     return bench.pool.render(jobs, progress)
 
 
@@ -67,7 +76,7 @@ def render_task(name: str, bench: Bench, jobs: list[SegmentJob], progress: Progr
     name="clip", task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False, retry_delay_seconds=exponential_backoff(RETRY_S),
     retry_condition_fn=lambda task, run, state: state.name != _FAILED,
 )  # fmt: skip
-def clip_task(name: str, order: Order, bench: Bench) -> State:
+def clip_task(name: str, order: WorkItem, bench: BatchContext) -> State:
     """Its state is the clip's: Completed, Failed with the reason, Cancelled when not reached. The row goes to bench.on_result."""
     _shield_children()
     attempt = task_run.run_count or 1
@@ -77,10 +86,12 @@ def clip_task(name: str, order: Order, bench: Bench) -> State:
         return Cancelled(message=result.error)
     if result.state == "failed":
         return Failed(name=_FAILED, message=result.error)
-    return Completed(message=f"{result.frames} frames, {result.verdict}" + "".join(f"; {reason}" for reason in result.reasons))
+    return Completed(
+        message=f"{result.frames} frames, {result.verdict}" + "".join(f"; {reason}" for reason in result.reasons)
+    )
 
 
-def produce_inline(order: Order, bench: Bench) -> None:
+def produce_inline(order: WorkItem, bench: BatchContext) -> None:
     """The same without Prefect."""
     _shield_children()
     for attempt in range(1, bench.retries + 2):
@@ -97,14 +108,21 @@ def _camera(clip: Clip) -> str:
     return " ".join([clip.camera.kind, *(f"{name} {value}" for name, value in keys.items())])
 
 
-def produce_clip(order: Order, bench: Bench, render: Render, attempt: int) -> ClipResult:
+def produce_clip(order: WorkItem, bench: BatchContext, render: Render, attempt: int) -> ClipResult:
     """One clip and its row in the report, whatever happens to it. Raises Again while a passing fault may be tried once more."""
-    clip, ledger = order.clip, Ledger()
+    clip, ledger = order.clip, StageTimings()
     facts = {
         "avatar": clip.avatar, "speech": str(clip.audio) if clip.audio else (clip.script or "")[:80],
         "picture": f"{clip.width} x {clip.height}, {clip.fps:g} fps" + (f", stereo {clip.stereo.layout}" if clip.stereo else ""), "camera": _camera(clip), "seed": str(clip.seed),
     }  # fmt: skip
-    known = {"id": clip.id, "row": order.row, "attempts": attempt, "seconds": ledger.seconds, "made": ledger.made, "facts": facts}
+    known = {
+        "id": clip.id,
+        "row": order.row,
+        "attempts": attempt,
+        "seconds": ledger.seconds,
+        "made": ledger.made,
+        "facts": facts,
+    }
     try:
         finished = make_clip(clip, bench.maker, render, bench.progress, ledger, order.place)
         notes = bench.maker.notes(clip)
@@ -113,7 +131,9 @@ def produce_clip(order: Order, bench: Bench, render: Render, attempt: int) -> Cl
         return ClipResult(state="stopped", error=str(stop), **known)
     except Exception as error:  # a clip is never lost: its own fault in its own words, ours with a traceback beside it
         if is_disk_fault(error):
-            bench.gate.stop(f"{error.strerror}: {error.filename or bench.maker.store}; make room or mend it and run the batch again")
+            bench.gate.stop(
+                f"{error.strerror}: {error.filename or bench.maker.store}; make room or mend it and run the batch again"
+            )
             return ClipResult(state="stopped", error=bench.gate.stopped, **known)
         if is_passing(error) and attempt <= bench.retries:
             bench.progress(clip.id, "retry", 0, 1)
@@ -128,7 +148,7 @@ def produce_clip(order: Order, bench: Bench, render: Render, attempt: int) -> Cl
     return ClipResult(state="done", rendered=ledger.rendered, frames=finished.frames, **told, **files, **known)
 
 
-def _deliver(order: Order, finished: Finished, bench: Bench, ledger: Ledger) -> dict[str, str]:
+def _deliver(order: WorkItem, finished: Finished, bench: BatchContext, ledger: StageTimings) -> dict[str, str]:
     """Sign the video and put it and its poster where results go. Returns their names there."""
     signed = bench.maker.sign(order.clip, finished, ledger)
     folder = "previews" if order.preview else "clips"
@@ -148,4 +168,7 @@ def _our_fault(error: Exception, clip: str, outputs: Outputs) -> tuple[str, str]
     """A line for the row, and the name of the file with the traceback."""
     log = f"logs/{clip}.txt"
     outputs.put(log, "".join(traceback.format_exception(error)).encode())
-    return f"unexpected {type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}; the traceback is in {outputs.name(log)}", log
+    return (
+        f"unexpected {type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}; the traceback is in {outputs.name(log)}",
+        log,
+    )

@@ -10,11 +10,11 @@ import ray
 import torch
 from ray import exceptions
 
-from stereotalker.clip import SegmentDone, SegmentJob, render_segment
 from stereotalker.errors import ClipError, UserError, WorkerLost
 from stereotalker.models import Models
 from stereotalker.params import Params, WorkerParams
-from stereotalker.shared import open_store
+from stereotalker.production.clip import SegmentDone, SegmentJob, render_segment
+from stereotalker.store.remote import open_store
 
 _OBJECT_STORE_BYTES = 200 * 1024**2  # nothing but small jobs travels
 _LOST = (
@@ -31,11 +31,17 @@ class Cluster:
         address = rules.address or os.environ.get("RAY_ADDRESS")
         self._shared = ray.is_initialized()
         if not self._shared:
-            local = {"num_cpus": params.produce.workers * rules.threads, "object_store_memory": _OBJECT_STORE_BYTES, "include_dashboard": False}
+            local = {
+                "num_cpus": params.produce.workers * rules.threads,
+                "object_store_memory": _OBJECT_STORE_BYTES,
+                "include_dashboard": False,
+            }
             try:
                 ray.init(address=address, log_to_driver=False, logging_level="ERROR", **({} if address else local))
             except (ConnectionError, ValueError) as error:
-                raise UserError(f"no Ray cluster answers at {address}: {error}; start one with `ray start --head`, or leave --ray-address out") from None
+                raise UserError(
+                    f"no Ray cluster answers at {address}: {error}; start one with `ray start --head`, or leave --ray-address out"
+                ) from None
         _check_room(rules, address)
         digests = Models(params, weights).digests
         self.slots = [ActorSlot(params, weights, digests, store, local_store) for _ in range(params.produce.workers)]
@@ -64,7 +70,9 @@ class ActorSlot:
         except exceptions.GetTimeoutError:
             self.rest()
             limit = self._rules.segment_timeout
-            raise ClipError(f"frames {job.window.start}-{job.window.stop} took longer than {limit:g} s; raise produce.worker.segment_timeout") from None
+            raise ClipError(
+                f"frames {job.window.start}-{job.window.stop} took longer than {limit:g} s; raise produce.worker.segment_timeout"
+            ) from None
         except exceptions.RayTaskError as error:
             raise error.cause from None
 
@@ -87,7 +95,10 @@ class ActorSlot:
             ray.get(actor.process.remote(), timeout=rules.start_timeout)
         except exceptions.GetTimeoutError:
             ray.kill(actor)
-            raise WorkerLost(f"no worker with {rules.threads} CPUs and {rules.gpus:g} GPUs was ready in {rules.start_timeout:g} s", blameless=True) from None
+            raise WorkerLost(
+                f"no worker with {rules.threads} CPUs and {rules.gpus:g} GPUs was ready in {rules.start_timeout:g} s",
+                blameless=True,
+            ) from None
         except _LOST as error:
             if getattr(error, "actor_init_failed", False):  # it cannot even begin: no other try will do better
                 raise UserError(f"a worker could not start: {str(error).strip().splitlines()[-1]}") from None
@@ -103,7 +114,9 @@ class _Worker:
     def __init__(self, params: str, weights: str, digests: dict[str, str], store: str, local_store: str):
         self._models = Models(Params.model_validate_json(params), Path(weights))
         if other := [stage for stage, digest in self._models.digests.items() if digest != digests[stage]]:
-            raise UserError(f"this machine's models differ from the driver's: {', '.join(other)}; install the same weights everywhere")
+            raise UserError(
+                f"this machine's models differ from the driver's: {', '.join(other)}; install the same weights everywhere"
+            )
         self._store = open_store(store, Path(local_store))
 
     def process(self) -> int:
@@ -128,7 +141,11 @@ def _check_room(rules: WorkerParams, address: str | None) -> None:
 
 
 def _node_went(error: BaseException) -> bool:
-    return isinstance(error, exceptions.NodeDiedError | exceptions.ActorUnavailableError) or "node" in str(error).lower() and "died" in str(error).lower()
+    return (
+        isinstance(error, exceptions.NodeDiedError | exceptions.ActorUnavailableError)
+        or "node" in str(error).lower()
+        and "died" in str(error).lower()
+    )
 
 
 def _first_line(error: BaseException) -> str:

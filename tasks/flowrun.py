@@ -31,11 +31,11 @@ from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import EventTrigger, Posture
 from prefect.states import Cancelling, Crashed, Paused
 
-from stereotalker.alive import is_dead
-from stereotalker.batch.gate import Gate
 from stereotalker.errors import UserError
-from stereotalker.outputs import Outputs
-from stereotalker.report import BatchEnd, ClipResult, contact_sheet
+from stereotalker.production.admission import AdmissionControl
+from stereotalker.production.outputs import Outputs
+from stereotalker.production.report import BatchEnd, ClipResult, contact_sheet
+from stereotalker.runtime.process_identity import is_dead
 
 FLOW = "produce"
 _OWNER = "owner:"
@@ -52,7 +52,7 @@ def owner_tag(owner: str) -> str:
 class Buttons:
     """Polls the flow run: Paused holds the gate, Running opens it, Cancelling stops the batch after what runs. A context manager."""
 
-    def __init__(self, run: UUID, gate: Gate):
+    def __init__(self, run: UUID, gate: AdmissionControl):
         self._run, self._gate, self._done = run, gate, threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -85,7 +85,9 @@ class Artifacts:
     def __init__(self, batch: str, clips: int):
         self._batch, self._clips, self._ended, self._shown, self._progress = batch, clips, 0, 0.0, None
         with _forgiven():
-            self._progress = create_progress_artifact(0.0, key="progress", description=f"{batch}: clips that have ended")
+            self._progress = create_progress_artifact(
+                0.0, key="progress", description=f"{batch}: clips that have ended"
+            )
 
     def clip(self) -> None:
         self._ended += 1
@@ -97,10 +99,16 @@ class Artifacts:
 
     def end(self, end: BatchEnd, outputs: Outputs) -> None:
         with _forgiven():
-            create_table_artifact([_row(result) for result in end.results][:1000], key="clips", description=end.summary())
+            create_table_artifact(
+                [_row(result) for result in end.results][:1000], key="clips", description=end.summary()
+            )
             sheet = contact_sheet(outputs, end.results)
             picture = f"\n\n![contact sheet]({sheet})" if sheet else ""
-            create_markdown_artifact(f"# {self._batch}\n\n{end.summary()}{picture}", key="contact-sheet", description=f"{self._batch}: every clip's middle frame")
+            create_markdown_artifact(
+                f"# {self._batch}\n\n{end.summary()}{picture}",
+                key="contact-sheet",
+                description=f"{self._batch}: every clip's middle frame",
+            )
 
 
 @contextmanager
@@ -121,16 +129,29 @@ def mark_silence() -> None:
             match={"prefect.resource.id": "prefect.flow-run.*"}, for_each={"prefect.resource.id"}, after={_HEARTBEAT}, expect={_HEARTBEAT, *ends},
             posture=Posture.Proactive, threshold=1, within=timedelta(seconds=_SILENT_S),
         )  # fmt: skip
-        Automation(name=_SILENCE, trigger=trigger, actions=[ChangeFlowRunState(state=StateType.CRASHED, message="no heartbeat")]).create()
+        Automation(
+            name=_SILENCE,
+            trigger=trigger,
+            actions=[ChangeFlowRunState(state=StateType.CRASHED, message="no heartbeat")],
+        ).create()
 
 
 def close_orphans() -> int:
     """Batches and their clips that a dead driver of this machine left open become Crashed. Returns how many batches."""
     with get_client(sync_client=True) as client:
-        dead = [run for run in _open_runs(client) if any(tag.startswith(_OWNER) and is_dead(tag.removeprefix(_OWNER)) for tag in run.tags)]
+        dead = [
+            run
+            for run in _open_runs(client)
+            if any(tag.startswith(_OWNER) and is_dead(tag.removeprefix(_OWNER)) for tag in run.tags)
+        ]
         for run in dead:
             crashed = Crashed(message="the driver's process ended without a word")
-            while left := [task for task in client.read_task_runs(flow_run_filter=FlowRunFilter(id={"any_": [run.id]}), task_run_filter=_OPEN_TASKS, limit=_PAGE)]:
+            while left := [
+                task
+                for task in client.read_task_runs(
+                    flow_run_filter=FlowRunFilter(id={"any_": [run.id]}), task_run_filter=_OPEN_TASKS, limit=_PAGE
+                )
+            ]:
                 for task in left:
                     client.set_task_run_state(task.id, crashed, force=True)
             client.set_flow_run_state(run.id, crashed, force=True)
@@ -150,18 +171,30 @@ def steer(batch: str | None, word: str) -> str:
                 raise UserError(f"{run.name} is not paused")
             client.resume_flow_run(run.id)
         else:
-            client.set_flow_run_state(run.id, {"pause": Paused(timeout_seconds=_FOREVER_S), "cancel": Cancelling()}[word], force=True)
+            client.set_flow_run_state(
+                run.id, {"pause": Paused(timeout_seconds=_FOREVER_S), "cancel": Cancelling()}[word], force=True
+            )
         return run.name
 
 
-_OPEN_TASKS = TaskRunFilter(state={"type": {"any_": [StateType.RUNNING, StateType.PENDING, StateType.SCHEDULED, StateType.PAUSED]}})
+_OPEN_TASKS = TaskRunFilter(
+    state={"type": {"any_": [StateType.RUNNING, StateType.PENDING, StateType.SCHEDULED, StateType.PAUSED]}}
+)
 _FOREVER_S = 7 * 24 * 3600
 
 
 def _open_runs(client: SyncPrefectClient) -> list[FlowRun]:
     state = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_OPEN)))
-    return client.read_flow_runs(flow_filter=FlowFilter(name=FlowFilterName(any_=[FLOW])), flow_run_filter=state, limit=_PAGE)
+    return client.read_flow_runs(
+        flow_filter=FlowFilter(name=FlowFilterName(any_=[FLOW])), flow_run_filter=state, limit=_PAGE
+    )
 
 
 def _row(result: ClipResult) -> dict[str, str]:
-    return {"clip": result.id, "state": result.shown, "reason": result.error or "; ".join(result.reasons), "frames": str(result.frames), "seconds": f"{sum(result.seconds.values()):.1f}"}
+    return {
+        "clip": result.id,
+        "state": result.shown,
+        "reason": result.error or "; ".join(result.reasons),
+        "frames": str(result.frames),
+        "seconds": f"{sum(result.seconds.values()):.1f}",
+    }

@@ -20,4 +20,7 @@ def notify(targets: list[str], title: str, text: str) -> None:
                 Block.load(target).notify(text, subject=title)
         except Exception as error:  # whatever a messenger does, the batch is done
             kind = target.split(":")[0]  # the rest may hold a password
-            print(f"the notice through {kind} was lost: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}", file=sys.stderr)
+            print(
+                f"the notice through {kind} was lost: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+                file=sys.stderr,
+            )

@@ -13,12 +13,12 @@ from typing import Protocol
 
 import torch
 
-from stereotalker.batch.gate import Gate
-from stereotalker.clip import Progress, SegmentDone, SegmentJob, render_segment
 from stereotalker.errors import ClipError, OutOfMemory, Stopped, WorkerLost
 from stereotalker.models import Models
 from stereotalker.params import WorkerParams
-from stereotalker.shared import AnyStore
+from stereotalker.production.admission import AdmissionControl
+from stereotalker.production.clip import Progress, SegmentDone, SegmentJob, render_segment
+from stereotalker.store.remote import AnyStore
 
 _LONGEST_BACKOFF_S = 60.0
 
@@ -50,7 +50,7 @@ class LocalSlot:
 class Pool:
     """Threads, one a slot, started when there is work. Jobs wait in the order of their clips, not with Ray."""
 
-    def __init__(self, slots: list[Slot], rules: WorkerParams, gate: Gate, store: AnyStore):
+    def __init__(self, slots: list[Slot], rules: WorkerParams, gate: AdmissionControl, store: AnyStore):
         self._slots, self._rules, self._gate, self._store = list(slots), rules, gate, store
         self.workers = len(slots)
         self._queue: PriorityQueue[tuple[int, int, SegmentJob | None, Future]] = PriorityQueue()
@@ -134,18 +134,28 @@ class Pool:
                 done.append(self._timed(part, slot))
             except OutOfMemory as error:
                 if not halves:
-                    raise ClipError(f"frames {part.window.start}-{part.window.stop} do not fit into memory ({error}); render fewer pixels, or with fewer workers") from None
+                    raise ClipError(
+                        f"frames {part.window.start}-{part.window.stop} do not fit into memory ({error}); render fewer pixels, or with fewer workers"
+                    ) from None
                 todo[:0] = self._cut(part, halves)
             except WorkerLost as error:
                 deaths, losses = deaths + (not error.blameless), losses + error.blameless
                 where = f"frames {part.window.start}-{part.window.stop}"
                 if deaths >= self._rules.deaths:
-                    raise ClipError(f"{where}: {deaths} workers died on them, one after the other ({error}); is there enough memory?") from None
+                    raise ClipError(
+                        f"{where}: {deaths} workers died on them, one after the other ({error}); is there enough memory?"
+                    ) from None
                 if losses > self._rules.lost_nodes:
-                    raise WorkerLost(f"{where}: no worker stayed long enough, {losses} times ({error})", blameless=True) from None
+                    raise WorkerLost(
+                        f"{where}: no worker stayed long enough, {losses} times ({error})", blameless=True
+                    ) from None
                 self._back_off(deaths + losses)
                 todo[:0] = self._cut(part, halves) if halves and deaths >= 2 and not error.blameless else (part,)
-        return SegmentDone(tuple(key for part in done for key in part.keys), sum(part.frames for part in done), sum(part.seconds for part in done))
+        return SegmentDone(
+            tuple(key for part in done for key in part.keys),
+            sum(part.frames for part in done),
+            sum(part.seconds for part in done),
+        )
 
     def _timed(self, job: SegmentJob, slot: Slot) -> SegmentDone:
         """Run it, and book the worker's time as useful or lost."""

@@ -9,14 +9,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 
-from stereotalker.batch.gate import Gate
-from stereotalker.batch.history import History, Pace
 from stereotalker.errors import cause
-from stereotalker.home import Home
-from stereotalker.manifest import Clip, Manifest, due
-from stereotalker.outputs import Outputs
-from stereotalker.report import SHOWN, BatchEnd, BatchRecord, ClipResult, duration, write_report
-from tasks.tracking import Tracker, TrackingError
+from stereotalker.production.admission import AdmissionControl
+from stereotalker.production.manifest import Clip, Manifest, due
+from stereotalker.production.outputs import Outputs
+from stereotalker.production.pace_history import History, Pace
+from stereotalker.production.report import SHOWN, BatchEnd, BatchRecord, ClipResult, duration, write_report
+from stereotalker.runtime.home import Home
+from stereotalker.tasks.tracking import Tracker, TrackingError
 
 
 class BatchLog:
@@ -25,7 +25,16 @@ class BatchLog:
     A tracking server that is away costs records, not clips.
     """
 
-    def __init__(self, tracker: Tracker, batch: BatchRecord, manifest: Manifest, outputs: Outputs, home: Home, gate: Gate, before: dict[str, ClipResult]):
+    def __init__(
+        self,
+        tracker: Tracker,
+        batch: BatchRecord,
+        manifest: Manifest,
+        outputs: Outputs,
+        home: Home,
+        gate: AdmissionControl,
+        before: dict[str, ClipResult],
+    ):
         self._tracker, self._batch, self._manifest, self._outputs, self._gate = tracker, batch, manifest, outputs, gate
         self._history, self._clips = History(home.history), {clip.id: clip for clip in manifest.clips}
         self._rows, self._previews, self._begun = dict(before), {}, time.monotonic()
@@ -36,7 +45,18 @@ class BatchLog:
         pinned = {f"model.{stage}": digest for stage, digest in batch.models.items()}
         versions = {f"version.{stage}": version for stage, version in batch.versions.items()}
         data = {f"data.{name}": digest for name, digest in batch.data.items()}
-        tracker.note(self.run, params={"manifest": batch.manifest, "clips": len(manifest.clips), "code": batch.code, "params": batch.params, **pinned, **versions, **data})
+        tracker.note(
+            self.run,
+            params={
+                "manifest": batch.manifest,
+                "clips": len(manifest.clips),
+                "code": batch.code,
+                "params": batch.params,
+                **pinned,
+                **versions,
+                **data,
+            },
+        )
 
     def take(self, result: ClipResult, threads: int, is_preview: bool = False) -> ClipResult:
         """A clip has ended. Returns its row as it will stand in the report."""
@@ -46,7 +66,10 @@ class BatchLog:
         reasons = (*result.reasons, *self._late(self._clips[result.id]))
         row = self._rows[result.id] = replace(result, preview=self._previews.get(result.id, ""), reasons=reasons)
         if row.state == "done" and row.rendered >= row.frames:  # a clip that was partly found says nothing about speed
-            clip, other = self._clips[row.id], sum(seconds for stage, seconds in row.seconds.items() if stage != "render")
+            clip, other = (
+                self._clips[row.id],
+                sum(seconds for stage, seconds in row.seconds.items() if stage != "render"),
+            )
             self._history.add(Pace(clip.pixels, row.frames, threads, row.seconds["render"], other))
         with self._lock:
             self._record(row.id, lambda: self._note(row))
@@ -60,8 +83,14 @@ class BatchLog:
     def ended(self) -> BatchEnd:
         """The batch as it stands: what has no row yet was not reached."""
         missing = self._gate.stopped or "the batch ended before it"
-        rows = [self._rows.get(clip.id) or ClipResult(clip.id, row, "stopped", missing, preview=self._previews.get(clip.id, "")) for row, clip in enumerate(self._manifest.clips, 1)]
-        return BatchEnd(rows, self._gate.stopped, time.monotonic() - self._begun, self._gate.spent.useful, self._gate.spent.lost)
+        rows = [
+            self._rows.get(clip.id)
+            or ClipResult(clip.id, row, "stopped", missing, preview=self._previews.get(clip.id, ""))
+            for row, clip in enumerate(self._manifest.clips, 1)
+        ]
+        return BatchEnd(
+            rows, self._gate.stopped, time.monotonic() - self._begun, self._gate.spent.useful, self._gate.spent.lost
+        )
 
     def close(self) -> tuple[BatchEnd, str]:
         """Write the page, close the run. Returns the end and the page's path or URL."""
@@ -72,11 +101,19 @@ class BatchLog:
             print(f"note: the report could not be written: {error}", file=sys.stderr)
             page = "not written"
         counts = {shown: end.count(shown) for shown in SHOWN}
-        hours = {"wall_seconds": end.wall_seconds, "worker_hours": end.useful_seconds / 3600, "worker_hours_lost": end.lost_seconds / 3600}
+        hours = {
+            "wall_seconds": end.wall_seconds,
+            "worker_hours": end.useful_seconds / 3600,
+            "worker_hours_lost": end.lost_seconds / 3600,
+        }
         frames = sum(result.frames for result in end.results)
 
         def note() -> None:
-            self._tracker.note(self.run, metrics={"clips": len(end.results), "frames": frames, **counts, **hours}, tags={"stopped": end.stopped})
+            self._tracker.note(
+                self.run,
+                metrics={"clips": len(end.results), "frames": frames, **counts, **hours},
+                tags={"stopped": end.stopped},
+            )
             if report := self._outputs.read("report.html"):
                 self._tracker.attach(self.run, "report.html", report)
             self._tracker.end(self.run, "KILLED" if end.stopped else "FAILED" if end.status == 1 else "FINISHED")
@@ -90,13 +127,26 @@ class BatchLog:
         except TrackingError as error:
             if cause(str(error)) not in self._complaints:
                 self._complaints.add(cause(str(error)))
-                print(f"MLflow did not take the record of {what}, the clips go on: {str(error).splitlines()[0]}", file=sys.stderr)
+                print(
+                    f"MLflow did not take the record of {what}, the clips go on: {str(error).splitlines()[0]}",
+                    file=sys.stderr,
+                )
 
     def _note(self, result: ClipResult) -> None:
-        tags = {"batch": self._batch.name, "clip": result.id, "error": result.error, "verdict": result.shown, "reasons": "; ".join(result.reasons)}
+        tags = {
+            "batch": self._batch.name,
+            "clip": result.id,
+            "error": result.error,
+            "verdict": result.shown,
+            "reasons": "; ".join(result.reasons),
+        }
         run = self._tracker.start(result.id, parent=self.run, tags=tags)
         seconds = {f"seconds.{stage}": value for stage, value in result.seconds.items()}
         measures = {f"quality.{name}": value for name, value in result.measures.items()}
         pinned = {f"version.{stage}": version for stage, version in self._batch.versions.items()}
-        self._tracker.note(run, params={**result.facts, **pinned, "code": self._batch.code}, metrics={"frames": result.frames, **seconds, **measures})
+        self._tracker.note(
+            run,
+            params={**result.facts, **pinned, "code": self._batch.code},
+            metrics={"frames": result.frames, **seconds, **measures},
+        )
         self._tracker.end(run, {"done": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}[result.state])

@@ -14,8 +14,8 @@ import urllib.request
 from filelock import FileLock
 
 from stereotalker.errors import UserError
-from stereotalker.home import Home, free_port
-from stereotalker.store import write_atomic
+from stereotalker.runtime.home import Home, free_port
+from stereotalker.store.files import write_atomic
 
 _START_S = 90
 
@@ -24,7 +24,9 @@ def ensure_server(home: Home) -> str:
     """The API's URL, of a server that answers. Sets PREFECT_API_URL and PREFECT_HOME for this process, before Prefect is imported."""
     if url := os.environ.get("PREFECT_API_URL"):
         if not _healthy(url):
-            raise UserError(f"Prefect's server at PREFECT_API_URL={url} does not answer; start it, or unset the variable")
+            raise UserError(
+                f"Prefect's server at PREFECT_API_URL={url} does not answer; start it, or unset the variable"
+            )
         return url
     folder = home.prefect
     folder.mkdir(parents=True, exist_ok=True)
@@ -60,12 +62,16 @@ def _start(home: Home) -> str:
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     with open(folder / "server.log", "ab") as log:
         own = {**os.environ, "PREFECT_SERVER_UI_API_URL": url}  # else its page asks the default port
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=own, start_new_session=True)
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=own, start_new_session=True
+        )
     deadline = time.monotonic() + _START_S
     while not _healthy(url):
         if process.poll() is not None or time.monotonic() > deadline:
             process.kill()
-            raise UserError(f"Prefect's server did not start within {_START_S} s; its words are in {folder / 'server.log'}")
+            raise UserError(
+                f"Prefect's server did not start within {_START_S} s; its words are in {folder / 'server.log'}"
+            )
         time.sleep(0.3)
     write_atomic(folder / "server.json", json.dumps({"url": url, "pid": process.pid}).encode())
     return url
@@ -77,4 +83,3 @@ def _healthy(url: str) -> bool:
             return answer.status == 200
     except (urllib.error.URLError, OSError):
         return False
-

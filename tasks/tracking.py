@@ -14,12 +14,16 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
-from stereotalker.alive import identity, is_dead
-from stereotalker.home import Home, free_port
 from stereotalker.models import STAGES, weights_file
-from stereotalker.store import file_digest
+from stereotalker.runtime.home import Home, free_port
+from stereotalker.runtime.process_identity import identity, is_dead
+from stereotalker.store.digests import file_digest
 
-EXPERIMENTS = {"batch": "stereotalker-batches", "training": "stereotalker-training", "evaluation": "stereotalker-evaluation"}
+EXPERIMENTS = {
+    "batch": "stereotalker-batches",
+    "training": "stereotalker-training",
+    "evaluation": "stereotalker-evaluation",
+}
 TrackingError = MlflowException
 CHAMPION, CHALLENGER = "champion", "challenger"
 
@@ -29,12 +33,16 @@ class Tracker:
 
     def __init__(self, home: Home, kind: str):
         home.root.mkdir(parents=True, exist_ok=True)
-        logging.getLogger("mlflow").setLevel(logging.WARNING)  # "Creating initial MLflow database tables" says nothing to a user
+        logging.getLogger("mlflow").setLevel(
+            logging.WARNING
+        )  # "Creating initial MLflow database tables" says nothing to a user
         self._home = home
         self._client = MlflowClient(tracking_uri=home.tracking_uri, registry_uri=home.tracking_uri)
         name = EXPERIMENTS[kind]
         found = self._client.get_experiment_by_name(name)
-        self.experiment = found.experiment_id if found else self._client.create_experiment(name, artifact_location=home.artifacts)
+        self.experiment = (
+            found.experiment_id if found else self._client.create_experiment(name, artifact_location=home.artifacts)
+        )
 
     def start(self, name: str, parent: str | None = None, tags: dict[str, str] | None = None) -> str:
         """A new run; returns its id."""
@@ -42,7 +50,14 @@ class Tracker:
         own = {"owner": identity(), **(tags or {}), **extra}
         return self._client.create_run(self.experiment, run_name=name, tags=own).info.run_id
 
-    def note(self, run: str, params: dict | None = None, metrics: dict[str, float] | None = None, tags: dict | None = None, step: int = 0) -> None:
+    def note(
+        self,
+        run: str,
+        params: dict | None = None,
+        metrics: dict[str, float] | None = None,
+        tags: dict | None = None,
+        step: int = 0,
+    ) -> None:
         now = int(time.time() * 1000)
         self._client.log_batch(
             run,
@@ -123,6 +138,24 @@ class OpenUi:
 def open_ui(home: Home) -> OpenUi:
     """Start MLflow's own page on the records of a home."""
     port = free_port()
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", home.tracking_uri, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"})
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--backend-store-uri",
+        home.tracking_uri,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+    )
     return OpenUi(process, f"http://127.0.0.1:{port}")

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from stereotalker import models, pipeline
 from stereotalker.errors import UserError
-from stereotalker.home import Home
 from stereotalker.params import Params
-from stereotalker.training import Log, print_log
-from tasks.tracking import CHALLENGER, Tracker
+from stereotalker.runtime.home import Home
+from stereotalker.tasks.tracking import CHALLENGER, Tracker
+from stereotalker.training.loop import Log, print_log
 
 _SECTIONLESS = {"body", "speech", "people", "avatar"}  # data stages: no curves worth a run
 

@@ -14,28 +14,28 @@ import torch
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
-from flows.produce import produce
+from stereotalker.acting.reference_acting import STYLES, act, resting_pose
 from stereotalker.audio.encoder import EncoderConfig, SpeechEncoder
-from stereotalker.audio.speak import Voice
 from stereotalker.audio.speech import from_script
-from stereotalker.avatar.calibrate import read_calibration
-from stereotalker.avatar.fit import hand_points, pose_point
+from stereotalker.audio.text_to_speech import Voice
+from stereotalker.avatar.body_fit import hand_points, pose_point
+from stereotalker.avatar.detector_calibration import read_calibration
+from stereotalker.avatar.fit_portrait import fit_portrait
 from stereotalker.avatar.landmarks import POSE, Landmarks
-from stereotalker.avatar.portray import portray
-from stereotalker.body import camera
-from stereotalker.body.layout import JOINT, SIDES
 from stereotalker.body.model import Body
-from stereotalker.body.raster import rasterize
 from stereotalker.control.masks import MaskConfig, MaskPredictor
-from stereotalker.home import Home
+from stereotalker.flows.produce import produce
+from stereotalker.geometry import camera
+from stereotalker.geometry.rasterizer import rasterize
 from stereotalker.models import Models, read_body, weights_file
 from stereotalker.motion.denoiser import MotionConfig, MotionDenoiser
-from stereotalker.motion.performances import perform, set_statistics
 from stereotalker.params import ROOT, Params, load_params
-from stereotalker.people.acting import STYLES, act, resting_pose
 from stereotalker.records import Motion, Speech
-from stereotalker.render.denoiser import DenoiserConfig, RenderDenoiser, ThenExperts
-from stereotalker.store import Store
+from stereotalker.render.denoiser import DenoiserConfig, RenderDenoiser, ResnetFeedForward
+from stereotalker.runtime.home import Home
+from stereotalker.smplx_layout import JOINT, SIDES
+from stereotalker.store.local import Store
+from stereotalker.training.motion import make_example, set_statistics
 from stereotalker.weights import save_weights
 
 SIZE = (512, 448)  # of the portrait that the avatars' tests know the truth of: higher than wide
@@ -66,8 +66,8 @@ def motion(speech) -> Motion:
     return act(speech, STYLES[2], 3, 25.0)
 
 
-def experts_after_convolutions(model: RenderDenoiser) -> list[ThenExperts]:
-    return [layer for layer in model.modules() if isinstance(layer, ThenExperts)]
+def experts_after_convolutions(model: RenderDenoiser) -> list[ResnetFeedForward]:
+    return [layer for layer in model.modules() if isinstance(layer, ResnetFeedForward)]
 
 
 @pytest.fixture(scope="session")
@@ -76,10 +76,22 @@ def tiny_models(tiny_params, speech, tmp_path_factory) -> Models:
     torch.manual_seed(0)
     p, folder = tiny_params, tmp_path_factory.mktemp("weights")
     encoder = SpeechEncoder(EncoderConfig(p.audio.pretrained, p.audio.hidden, p.audio.layers, p.audio.convolution))
-    motion = MotionDenoiser(MotionConfig(encoder.features, p.motion.window, p.motion.hidden, p.motion.layers, p.motion.body, p.motion.lora_rank, p.motion.language_model))
-    set_statistics(motion, [perform([speech], encoder.eval(), p.motion.fps, k) for k in range(2)])
+    motion = MotionDenoiser(
+        MotionConfig(
+            encoder.features,
+            p.motion.window,
+            p.motion.hidden,
+            p.motion.layers,
+            p.motion.body,
+            p.motion.lora_rank,
+            p.motion.language_model,
+        )
+    )
+    set_statistics(motion, [make_example([speech], encoder.eval(), p.motion.fps, k) for k in range(2)])
     r = p.render
-    render = RenderDenoiser(DenoiserConfig(r.pretrained, r.patch, tuple(r.channels), r.heads, r.reference_width, r.view_experts, r.experts))
+    render = RenderDenoiser(
+        DenoiserConfig(r.pretrained, r.patch, tuple(r.channels), r.heads, r.reference_width, r.view_experts, r.experts)
+    )
     with torch.no_grad():
         motion.body_out.weight.mul_(0.1)
         for name, weight in motion.named_parameters():
@@ -119,7 +131,10 @@ def marks(truth, body, known) -> Landmarks:
     betas, poses, expression, K, E = truth
     given = [torch.from_numpy(a) for a in (poses[None], expression[None], betas, np.zeros((1, 3), np.float32))]
     skinned = body.skinning(*given)
-    project = lambda points: camera.project(np.asarray(points, np.float32), K, E)  # noqa: E731
+
+    def project(points):
+        return camera.project(np.asarray(points, np.float32), K, E)
+
     face = known.face_points(skinned.vertices[0].numpy(), body.faces)
     pose, world, visible = np.zeros((33, 2), np.float32), np.zeros((33, 3), np.float32), np.zeros(33, np.float32)
     flip = np.diag([1, -1, -1]) @ E[:3, :3]
@@ -143,12 +158,14 @@ def picture(marks) -> np.ndarray:
     rows, columns = np.mgrid[: SIZE[0], : SIZE[1]]
     wall = np.stack([120 + 0.1 * rows, 130 + 0 * rows, 150 - 0.1 * columns], -1)
     suit = np.stack([200 + 20 * np.sin(rows / 9), 90 + 10 * np.sin(columns / 7), 70 + 0 * rows], -1)
-    return np.clip(np.where(marks.person[..., None] > 0.5, suit, wall) + rng.normal(0, 2, (*SIZE, 3)), 0, 255).astype(np.uint8)
+    return np.clip(np.where(marks.person[..., None] > 0.5, suit, wall) + rng.normal(0, 2, (*SIZE, 3)), 0, 255).astype(
+        np.uint8
+    )
 
 
 @pytest.fixture(scope="session")
 def made(marks, picture, body, known):
-    return portray(picture, "somebody", lambda picture: marks, body, known)
+    return fit_portrait(picture, "somebody", lambda picture: marks, body, known)
 
 
 @pytest.fixture(scope="session")
@@ -162,7 +179,13 @@ def files(marks, picture, tmp_path) -> tuple[Path, Path]:
     """A portrait and its key points as files."""
     Image.fromarray(picture).save(tmp_path / "me.png")
     Image.fromarray((marks.person * 255).astype(np.uint8)).save(tmp_path / "mask.png")
-    points = {"face": marks.face.tolist(), "person": "mask.png", "pose": marks.pose.tolist(), "visible": marks.visible.tolist(), "hands": {s: p.tolist() for s, p in marks.hands.items()}}
+    points = {
+        "face": marks.face.tolist(),
+        "person": "mask.png",
+        "pose": marks.pose.tolist(),
+        "visible": marks.visible.tolist(),
+        "hands": {s: p.tolist() for s, p in marks.hands.items()},
+    }
     (tmp_path / "me.json").write_text(json.dumps(points))
     return tmp_path / "me.png", tmp_path / "me.json"
 
@@ -176,7 +199,9 @@ def home(tmp_path) -> Home:
 def run(tmp_path, tiny_models, home):
     def go(path, out="out", executor="inline", home=home, only_failed=False, **changes):
         params = tiny_models.params.with_produce(changes)
-        return produce(path, tmp_path / out, params, home, executor, weights=tiny_models.folder, only_failed=only_failed)
+        return produce(
+            path, tmp_path / out, params, home, executor, weights=tiny_models.folder, only_failed=only_failed
+        )
 
     return go
 

@@ -7,8 +7,8 @@ import sys
 
 import yaml
 
+from stereotalker.media.video_files import read_frames
 from stereotalker.params import ROOT, Params
-from stereotalker.video import read_frames
 
 SMALL = {"width": 64, "height": 64, "fps": 12.5}
 
@@ -28,11 +28,11 @@ def cli(*arguments, home, timeout=300, **more):
 DRIVER = """
 import json, sys, pathlib
 from stereotalker.params import Params
-from stereotalker.home import Home
+from stereotalker.runtime.home import Home
 home, batch, out, weights, executor, changes = sys.argv[1:]
 home = Home(pathlib.Path(home))
 params = Params.model_validate_json((home.root / "params.json").read_text()).with_produce(json.loads(changes))
-from flows.produce import produce
+from stereotalker.flows.produce import produce
 done = produce(pathlib.Path(batch), pathlib.Path(out), params, home, executor, weights=pathlib.Path(weights))
 print([(r.id, r.shown, r.error) for r in done.results])
 sys.exit(done.end.status)
@@ -41,8 +41,15 @@ sys.exit(done.end.status)
 
 def driver(home, batch, out, weights, executor="ray", **changes):
     """A batch as production makes it, in a process that can be killed. changes: of params.produce."""
-    arguments = [sys.executable, "-c", DRIVER, *map(str, (home.root, batch, out, weights, executor, json.dumps(changes)))]
-    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, start_new_session=True)
+    arguments = [
+        sys.executable,
+        "-c",
+        DRIVER,
+        *map(str, (home.root, batch, out, weights, executor, json.dumps(changes))),
+    ]
+    return subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, start_new_session=True
+    )
 
 
 def one_thread(params: Params, **changes) -> Params:

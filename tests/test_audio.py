@@ -6,20 +6,24 @@ import torch
 from scipy.io import wavfile
 from transformers import Wav2Vec2Config, Wav2Vec2Model
 
-from stereotalker.audio import io
-from stereotalker.audio.align import align, transcribe
 from stereotalker.audio.encoder import HOP, EncoderConfig, SpeechEncoder, classes_at, frame_times, loudness_of
+from stereotalker.audio.forced_alignment import align, transcribe
 from stereotalker.audio.phonemes import CLASS, CLASSES, arpabet, phoneme_class
-from stereotalker.audio.speak import Voice, speak
 from stereotalker.audio.speech import from_file, from_script
+from stereotalker.audio.text_to_speech import Voice, speak
 from stereotalker.errors import ClipError, UserError
+from stereotalker.media import audio_files
 from stereotalker.records import SAMPLE_RATE
 from stereotalker.weights import load_weights, save_weights
 
 
 def tone(path, rate=16000, seconds=1.0, channels=1, value=None):
     t = np.arange(int(rate * seconds)) / rate
-    wave = (0.3 * np.sin(2 * np.pi * 220 * t))[:, None].repeat(channels, 1) if value is None else np.full((len(t), channels), value)
+    wave = (
+        (0.3 * np.sin(2 * np.pi * 220 * t))[:, None].repeat(channels, 1)
+        if value is None
+        else np.full((len(t), channels), value)
+    )
     wavfile.write(path, rate, wave.astype(np.float32))
     return path
 
@@ -27,15 +31,15 @@ def tone(path, rate=16000, seconds=1.0, channels=1, value=None):
 @pytest.mark.parametrize(("rate", "channels"), [(8000, 1), (22050, 2), (44100, 2), (48000, 1)])
 def test_any_rate_and_channels(tmp_path, rate, channels):
     speech, sound = from_file(tone(tmp_path / "a.wav", rate, 1.5, channels), -20.0)
-    assert abs(speech.seconds - 1.5) < 0.01 and abs(sound.shape[1] / io.OUTPUT_RATE - 1.5) < 0.01
-    assert abs(speech.loudness + 20) < 0.1 and abs(io.loudness(sound) + 20) < 0.3
+    assert abs(speech.seconds - 1.5) < 0.01 and abs(sound.shape[1] / audio_files.OUTPUT_RATE - 1.5) < 0.01
+    assert abs(speech.loudness + 20) < 0.1 and abs(audio_files.loudness(sound) + 20) < 0.3
 
 
 @pytest.mark.parametrize("extension", ["mp3", "m4a", "ogg", "flac", "mp4"])
 def test_any_container_video_too(tmp_path, extension):
     wav, out = tone(tmp_path / "a.wav", seconds=1.0), tmp_path / f"a.{extension}"
     video = ["-f", "lavfi", "-i", "color=red:s=64x64:d=1"] if extension == "mp4" else []
-    subprocess.run([io.FFMPEG, "-v", "error", "-i", wav, *video, out], check=True)
+    subprocess.run([audio_files.FFMPEG, "-v", "error", "-i", wav, *video, out], check=True)
     assert abs(from_file(out, -20.0)[0].seconds - 1.0) < 0.08
 
 
@@ -80,14 +84,17 @@ def test_clipped_sound_is_taken_as_it_is(tmp_path):
 
 
 def test_more_than_three_hours_are_refused(tmp_path, monkeypatch):
-    assert io.MAX_SECONDS == 3 * 3600
-    monkeypatch.setattr(io, "MAX_SECONDS", 1.0)
+    assert audio_files.MAX_SECONDS == 3 * 3600
+    monkeypatch.setattr(audio_files, "MAX_SECONDS", 1.0)
     with pytest.raises(ClipError, match="lasts 1.50 s; expected"):
         from_file(tone(tmp_path / "a.wav", seconds=1.5), -20.0)
 
 
 def test_video_without_sound(tmp_path):
-    subprocess.run([io.FFMPEG, "-v", "error", "-f", "lavfi", "-i", "color=red:s=64x64:d=1", tmp_path / "a.mp4"], check=True)
+    subprocess.run(
+        [audio_files.FFMPEG, "-v", "error", "-f", "lavfi", "-i", "color=red:s=64x64:d=1", tmp_path / "a.mp4"],
+        check=True,
+    )
     with pytest.raises(ClipError, match="audio stream"):
         from_file(tmp_path / "a.mp4", -20.0)
 
@@ -96,7 +103,9 @@ def test_a_script_has_words_and_phonemes_in_time(speech):
     assert [w.text.lower().strip(".") for w in speech.words] == "maybe my mother bought a big brown umbrella".split()
     assert all(a.end <= b.start + 1e-6 for a, b in zip(speech.phonemes, speech.phonemes[1:], strict=False))
     assert speech.phonemes[-1].end <= speech.seconds + 0.05
-    assert sum(phoneme_class(p.text) in ("p", "m") for p in speech.phonemes) == 9  # maybe, my, mother, bought, big, brown, umbrella
+    assert (
+        sum(phoneme_class(p.text) in ("p", "m") for p in speech.phonemes) == 9
+    )  # maybe, my, mother, bought, big, brown, umbrella
 
 
 def test_a_script_sounds_the_same_whatever_came_before():
@@ -123,7 +132,16 @@ def test_bad_scripts(text, voice, complaint):
 
 
 def test_phoneme_classes_of_both_alphabets():
-    assert [phoneme_class(s) for s in ("ˈɪ", "b", "tʃ", "P", "AA1", "ɔː", "ɹ̩", "")] == ["i", "p", "sh", "p", "aa", "o", "r", "sil"]
+    assert [phoneme_class(s) for s in ("ˈɪ", "b", "tʃ", "P", "AA1", "ɔː", "ɹ̩", "")] == [
+        "i",
+        "p",
+        "sh",
+        "p",
+        "aa",
+        "o",
+        "r",
+        "sil",
+    ]
 
 
 def test_frame_classes_follow_the_times(speech):
@@ -144,7 +162,10 @@ def test_encoding_in_chunks_is_seamless(tiny_models):
 def test_silence_around_speech_changes_nothing(tiny_models, speech):
     encoder = tiny_models.synthesizer.encoder
     around = np.pad(speech.samples, (0, 30 * SAMPLE_RATE))
-    assert loudness_of(around) == pytest.approx(loudness_of(speech.samples), rel=0.05) and loudness_of(np.zeros(100, np.float32)) > 0
+    assert (
+        loudness_of(around) == pytest.approx(loudness_of(speech.samples), rel=0.05)
+        and loudness_of(np.zeros(100, np.float32)) > 0
+    )
     plain, padded = encoder.encode(speech.samples, 0, 60), encoder.encode(around, 0, 60, loudness_of(speech.samples))
     assert np.abs(plain - padded).max() < 1e-4
 
@@ -157,7 +178,9 @@ def test_the_front_end_has_wav2vecs_frames(tiny_models):
 
 def test_a_public_encoder_is_loaded_from_its_folder_and_never_saved_again(tmp_path, speech):
     sizes = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
-    Wav2Vec2Model(Wav2Vec2Config(**sizes, conv_dim=(8,) * 7, num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2)).save_pretrained(tmp_path / "public")
+    Wav2Vec2Model(
+        Wav2Vec2Config(**sizes, conv_dim=(8,) * 7, num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2)
+    ).save_pretrained(tmp_path / "public")
     encoder = SpeechEncoder(EncoderConfig(str(tmp_path / "public"), 0, 0, 0)).eval()
     assert encoder.encode(speech.samples).shape[1] == encoder.features == 32 + 1 + len(CLASSES)
     assert [name for name, p in encoder.named_parameters() if p.requires_grad] == ["classify.weight", "classify.bias"]
@@ -165,8 +188,20 @@ def test_a_public_encoder_is_loaded_from_its_folder_and_never_saved_again(tmp_pa
     again = load_weights(SpeechEncoder, EncoderConfig, tmp_path / "audio.safetensors")
     assert (tmp_path / "audio.safetensors").stat().st_size < 10_000
     assert np.abs(again.encode(speech.samples)[:, :32] - encoder.encode(speech.samples)[:, :32]).max() < 1e-5
-    Wav2Vec2Model(Wav2Vec2Config(**sizes, conv_dim=(8,), conv_stride=(160,), conv_kernel=(400,), num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2)).save_pretrained(tmp_path / "fast")
-    for source, complaint in ((tmp_path / "fast", "hears 400 samples every 160"), (tmp_path / "nothing", "expected null, a Wav2Vec2 model's id or its folder")):
+    Wav2Vec2Model(
+        Wav2Vec2Config(
+            **sizes,
+            conv_dim=(8,),
+            conv_stride=(160,),
+            conv_kernel=(400,),
+            num_conv_pos_embeddings=16,
+            num_conv_pos_embedding_groups=2,
+        )
+    ).save_pretrained(tmp_path / "fast")
+    for source, complaint in (
+        (tmp_path / "fast", "hears 400 samples every 160"),
+        (tmp_path / "nothing", "expected null, a Wav2Vec2 model's id or its folder"),
+    ):
         with pytest.raises(UserError, match=complaint):
             SpeechEncoder(EncoderConfig(str(source), 0, 0, 0))
 
@@ -192,7 +227,14 @@ def test_other_languages_align_and_other_texts_do_not(real_speech, speaker, lang
     row = next(r for r in rows if r["speaker"] == speaker)
     speech, _ = from_file(real_speech.parent / row["path"], -20.0)
     words, phonemes = align(speech.samples, row["text"], language)
-    assert align(speech.samples, rows[-2]["text"] if len(rows) > 2 else "Domani non ci sarà nessuno che possa aprire quella porta.", language) is None
+    assert (
+        align(
+            speech.samples,
+            rows[-2]["text"] if len(rows) > 2 else "Domani non ci sarà nessuno che possa aprire quella porta.",
+            language,
+        )
+        is None
+    )
     assert len(words) >= len(row["text"].split()) - 2 and words[-1].end <= speech.seconds and len(phonemes) > 20
 
 
@@ -213,11 +255,16 @@ def test_a_transcript_of_an_hour_is_refused(tmp_path, monkeypatch):
 
 
 def test_words_no_dictionary_knows_are_spoken_by_espeak():
-    from stereotalker.audio.align import _decoder, _english
+    from stereotalker.audio.forced_alignment import _decoder, _english
 
     decoder = _decoder()
     assert decoder.lookup_word("glorbish") is None
-    assert [word for _, word in _english(decoder, "The glorbish quilter sang.")] == ["the", "glorbish", "quilter", "sang"]
+    assert [word for _, word in _english(decoder, "The glorbish quilter sang.")] == [
+        "the",
+        "glorbish",
+        "quilter",
+        "sang",
+    ]
     assert decoder.lookup_word("glorbish").startswith("G L")
     with pytest.raises(ClipError, match="language 'xx'"):
         align(np.zeros(16000, np.float32), "eins zwei", "xx")

@@ -6,21 +6,21 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from stereotalker.avatar.backdrop import fill_background, without_fringe
-from stereotalker.avatar.calibrate import HAND_JOINTS
-from stereotalker.avatar.card import draw_card
-from stereotalker.avatar.completion import complete
-from stereotalker.avatar.evaluate import warp_psnr
-from stereotalker.avatar.fit import fit, limb_shapes
-from stereotalker.avatar.portray import portray
-from stereotalker.avatar.scalp import HairRule
-from stereotalker.avatar.segment import outline
-from stereotalker.body import camera
-from stereotalker.body.build import PARTS
-from stereotalker.body.layout import JOINT, REGION, SIDES
+from stereotalker.avatar.background import fill_background, without_fringe
+from stereotalker.avatar.body_fit import fit, limb_shapes
+from stereotalker.avatar.card_image import draw_card
+from stereotalker.avatar.detector_calibration import HAND_JOINTS
+from stereotalker.avatar.fit_portrait import fit_portrait
+from stereotalker.avatar.hair_depth import HairRule
+from stereotalker.avatar.inpainting import complete
+from stereotalker.avatar.segmentation import outline
+from stereotalker.body.free_body import PARTS
 from stereotalker.errors import ClipError
-from stereotalker.manifest import CameraMove
+from stereotalker.evaluation.avatars import warp_psnr
+from stereotalker.geometry import camera
+from stereotalker.geometry.camera_path import CameraPath
 from stereotalker.records import Motion
+from stereotalker.smplx_layout import JOINT, REGION, SIDES
 from tests.conftest import SIZE
 
 # ---- the fit ---------------------------------------------------------------------------------------------------------------
@@ -32,7 +32,9 @@ def test_the_fit_finds_what_the_detector_saw(marks, truth, body, known):
     assert np.array_equal(found.intrinsics, truth[3])
 
     def seen(poses, betas, E, surface=None):
-        places, turns = body.posed_joints(Motion(poses[None], truth[2][None], np.zeros((1, 3), np.float32), 25.0), betas, surface)
+        places, turns = body.posed_joints(
+            Motion(poses[None], truth[2][None], np.zeros((1, 3), np.float32), 25.0), betas, surface
+        )
         at = places[0] @ E[:3, :3].T + E[:3, 3]
         return at[:, :2] / at[:, 2:] * truth[3][0, 0], E[:3, :3] @ turns[0, JOINT["head"]]
 
@@ -46,15 +48,28 @@ def test_the_fit_finds_what_the_detector_saw(marks, truth, body, known):
 def test_the_fit_does_without_hands_and_without_a_body(marks, body, known):
     alone = replace(marks, pose=None, visible=None, pose_world=None, hands={}, hands_world={}, people=0)
     found = fit(alone, body, known)
-    assert found.face_error < 0.005 and found.wrist_error is None and found.arm_error is None and found.seen == {"left": False, "right": False}
-    wrists, _ = body.posed_joints(Motion(found.poses[None], found.expression[None], np.zeros((1, 3), np.float32), 25.0), found.betas)
+    assert (
+        found.face_error < 0.005
+        and found.wrist_error is None
+        and found.arm_error is None
+        and found.seen == {"left": False, "right": False}
+    )
+    wrists, _ = body.posed_joints(
+        Motion(found.poses[None], found.expression[None], np.zeros((1, 3), np.float32), 25.0), found.betas
+    )
     assert (wrists[0, [JOINT["left_wrist"], JOINT["right_wrist"]], 1] < 0.45).all()  # arms that nobody saw hang
 
 
 def test_limbs_grow_at_their_own_joints_only(body):
     joints = body.joints(np.zeros(body.betas, np.float32))
-    for grown, (start, end) in zip(limb_shapes(body), (("shoulder", "elbow"), ("elbow", "wrist"), ("wrist", "middle1")), strict=True):
-        moved = body.posed_joints(Motion(np.zeros((1, 55, 3), np.float32), np.zeros((1, 52), np.float32), np.zeros((1, 3), np.float32), 25.0), np.zeros(body.betas, np.float32), grown)[0][0]
+    for grown, (start, end) in zip(
+        limb_shapes(body), (("shoulder", "elbow"), ("elbow", "wrist"), ("wrist", "middle1")), strict=True
+    ):
+        moved = body.posed_joints(
+            Motion(np.zeros((1, 55, 3), np.float32), np.zeros((1, 52), np.float32), np.zeros((1, 3), np.float32), 25.0),
+            np.zeros(body.betas, np.float32),
+            grown,
+        )[0][0]
         length = lambda where, side: np.linalg.norm(where[JOINT[f"{side}_{end}"]] - where[JOINT[f"{side}_{start}"]])  # noqa: B023, E731
         for side in SIDES:
             assert length(moved, side) == pytest.approx(2 * length(joints, side), rel=0.03)
@@ -64,7 +79,9 @@ def test_limbs_grow_at_their_own_joints_only(body):
 def test_the_calibration_is_of_this_body(body, known):
     on_face = known.face_points(body.template, body.faces)
     assert np.allclose(on_face, known.face_template, atol=1e-5)
-    assert np.abs(known.face_template[[33, 61]] * [-1, 1, 1] - known.face_template[[263, 291]]).max() < 0.003  # corners of eyes and mouth
+    assert (
+        np.abs(known.face_template[[33, 61]] * [-1, 1, 1] - known.face_template[[263, 291]]).max() < 0.003
+    )  # corners of eyes and mouth
     assert (np.abs(known.face_template[468:, 2] - 0.15) < 0.03).all()  # the irises
     assert len(HAND_JOINTS) == 21 and known.face_spread[:468].mean() < 0.05
 
@@ -76,17 +93,19 @@ def test_the_avatar_covers_the_person_and_warps_to_its_own_portrait(made, marks,
     assert made.residuals.silhouette_iou > 0.97
     assert made.residuals.face < 0.003 and made.avatar.arms
     assert warp_psnr(made.avatar, picture, body) > 30
-    view = camera.around(made.avatar, CameraMove(), 2, 25.0, SIZE)
-    assert np.allclose(view.extrinsics[0], made.avatar.extrinsics, atol=1e-4) and np.allclose(view.intrinsics[0], made.avatar.intrinsics, atol=1e-2)
+    view = camera.around(made.avatar, CameraPath(), 2, 25.0, SIZE)
+    assert np.allclose(view.extrinsics[0], made.avatar.extrinsics, atol=1e-4) and np.allclose(
+        view.intrinsics[0], made.avatar.intrinsics, atol=1e-2
+    )
 
 
 def test_hair_of_a_fitted_head_stands_off_it_and_the_face_does_not(marks, picture, body, known, monkeypatch):
     top = np.quantile(marks.face[:, 1], 0.1)
     dark = picture.copy()
     dark[(marks.person > 0.5) & (np.arange(SIZE[0])[:, None] < top)] = (25, 18, 12)
-    hairy = portray(dark, "somebody", lambda picture: marks, body, known).avatar
-    monkeypatch.setattr("stereotalker.avatar.portray.FITTED_HEAD", HairRule(0.0, 0.0))
-    bare = portray(dark, "nobody", lambda picture: marks, body, known).avatar
+    hairy = fit_portrait(dark, "somebody", lambda picture: marks, body, known).avatar
+    monkeypatch.setattr("stereotalker.avatar.fit_portrait.FITTED_HEAD", HairRule(0.0, 0.0))
+    bare = fit_portrait(dark, "nobody", lambda picture: marks, body, known).avatar
     still = Motion.still(bare.poses, bare.expression)
     depth = [(body.pose(still, a.betas, a.surface)[0] @ a.extrinsics[:3, :3].T)[:, 2] for a in (bare, hairy)]
     nearer, eyes = depth[0] - depth[1], body.part == PARTS["eye"][0]
@@ -106,7 +125,7 @@ def test_regions_are_where_the_body_is(made, marks):
 
 def test_cameras_turn_around_the_chest_at_any_shape_of_frame(made):
     for size in ((360, 640), (512, 512), (640, 360)):
-        view = camera.around(made.avatar, CameraMove(azimuth=20, elevation=5), 1, 25.0, size)
+        view = camera.around(made.avatar, CameraPath(azimuth=20, elevation=5), 1, 25.0, size)
         at = camera.project(made.avatar.target[None], view.intrinsics[0], view.extrinsics[0])[0]
         assert np.allclose(at[:2], [size[1] / 2, size[0] / 2], atol=0.5)
 
@@ -124,14 +143,18 @@ def test_rooms_go_on_behind_the_person():
     """A shaded wall with a board and its pattern, hidden in the middle: the board's edge, the pattern and the shade go on."""
     rows, columns = np.mgrid[:240, :200]
     wall = (90 + 0.3 * columns)[..., None] + np.array([0, 10, -20])
-    board = np.where((rows < 120)[..., None], np.array([40, 90, 70]) + 25 * ((columns % 16 < 8) ^ (rows % 16 < 8))[..., None], wall)
+    board = np.where(
+        (rows < 120)[..., None], np.array([40, 90, 70]) + 25 * ((columns % 16 < 8) ^ (rows % 16 < 8))[..., None], wall
+    )
     room = board.astype(np.uint8)
     person = (np.abs(columns - 100) < 40) & (rows > 30)
     filled = fill_background(np.where(person[..., None], np.uint8([200, 30, 30]), room), person).astype(int)
     inner = person & (np.abs(rows - 120) > 6)
     assert np.abs(filled - room)[inner & (rows > 120)].mean() < 2  # smooth inpainting (Telea 2004): 5.7
     assert np.abs(filled.mean(-1)[person & (rows < 114)].mean() - room.mean(-1)[person & (rows < 114)].mean()) < 2
-    assert filled[40:110, 70:130].std(1).mean() > 0.25 * room[40:110, 70:130].std(1).mean()  # the pattern, out of focus; of rows that go on: 0
+    assert (
+        filled[40:110, 70:130].std(1).mean() > 0.25 * room[40:110, 70:130].std(1).mean()
+    )  # the pattern, out of focus; of rows that go on: 0
     assert (filled[..., 0] < filled[..., 1] + 5)[person].all()  # nothing of the person
 
 
@@ -180,11 +203,13 @@ def test_a_card_shows_everything(made, body):
 )
 def test_what_cannot_be_done_well_is_refused_with_the_reason(marks, picture, body, known, change, complaint):
     with pytest.raises(ClipError, match=complaint):
-        portray(picture, "x", lambda picture: replace(marks, **change), body, known)
+        fit_portrait(picture, "x", lambda picture: replace(marks, **change), body, known)
 
 
 def test_small_faces_cut_faces_and_impossible_faces(marks, picture, body, known):
-    go = lambda marks, picture=picture: portray(picture, "x", lambda picture: marks, body, known)  # noqa: E731
+    def go(marks, picture=picture):
+        return fit_portrait(picture, "x", lambda picture: marks, body, known)
+
     with pytest.raises(ClipError, match="50 x 50 px; expected at least 256"):
         go(marks, picture[:50, :50])
     middle = marks.face.mean(0)

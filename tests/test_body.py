@@ -3,15 +3,15 @@ import pytest
 import torch
 
 from stereotalker.avatar.library import Library, read_avatar
-from stereotalker.body import camera
-from stereotalker.body.layout import ACTION, JOINT, JOINTS
 from stereotalker.body.model import _skinning, load_body
-from stereotalker.body.raster import rasterize, vertex_normals
-from stereotalker.body.rotations import axis_angle_to_matrix, resample_axis_angle, rotation_between
 from stereotalker.errors import UserError
-from stereotalker.manifest import CameraKey, CameraMove
+from stereotalker.geometry import camera
+from stereotalker.geometry.camera_path import CameraKeyFrame, CameraPath
+from stereotalker.geometry.rasterizer import rasterize, vertex_normals
+from stereotalker.geometry.rotations import axis_angle_to_matrix, resample_axis_angle, rotation_between
 from stereotalker.params import resolve
 from stereotalker.records import Motion
+from stereotalker.smplx_layout import ACTION, JOINT, JOINTS
 
 
 def motion(frames=2, seed=None) -> Motion:
@@ -45,7 +45,9 @@ def test_the_file_is_what_smplx_expects(body):
     output = model(expression=torch.zeros(1, 52), betas=torch.zeros(1, 20))
     assert output.joints.shape == (1, 127, 3)
     nose = body.template[vertex_ids["smplx"]["nose"]]
-    assert abs(nose[0]) < 1e-3 and nose[2] == pytest.approx(body.template[(body.part == 0) & (body.template[:, 1] > 0.7), 2].max())
+    assert abs(nose[0]) < 1e-3 and nose[2] == pytest.approx(
+        body.template[(body.part == 0) & (body.template[:, 1] > 0.7), 2].max()
+    )
     tip, wrist = body.template[vertex_ids["smplx"]["lindex"]], body.template[body.part == 5][JOINT["left_wrist"]]
     assert tip[0] > wrist[0] + 0.1
 
@@ -55,7 +57,10 @@ def test_jaw_joint_opens_what_the_action_opens(body):
     open_jaw.poses[0, JOINT["jaw"], 0] = 0.32
     action.expression[0, ACTION["jawOpen"]] = 1.0
     assert body.lip_aperture(motion(1))[0] == pytest.approx(0, abs=1e-3)
-    assert body.lip_aperture(open_jaw)[0] == pytest.approx(body.lip_aperture(action)[0], rel=0.01) and body.lip_aperture(open_jaw)[0] > 20
+    assert (
+        body.lip_aperture(open_jaw)[0] == pytest.approx(body.lip_aperture(action)[0], rel=0.01)
+        and body.lip_aperture(open_jaw)[0] > 20
+    )
 
 
 def test_a_missing_body_is_named(tmp_path):
@@ -71,7 +76,9 @@ def test_rotations():
     assert np.allclose(rotation_between(a, b) @ a / np.linalg.norm(a), b / np.linalg.norm(b))
     poses = np.zeros((2, 1, 3), np.float32)
     poses[1, 0, 0] = 1.0
-    assert np.allclose(resample_axis_angle(poses, np.array([0.0, 1.0]), np.array([-1, 0.25, 2]))[:, 0, 0], [0, 0.25, 1], atol=1e-5)
+    assert np.allclose(
+        resample_axis_angle(poses, np.array([0.0, 1.0]), np.array([-1, 0.25, 2]))[:, 0, 0], [0, 0.25, 1], atol=1e-5
+    )
 
 
 def test_skinning_gives_gradients_whoever_asked_for_it_first(body):
@@ -91,8 +98,11 @@ def avatar_at_rest():
 
 def test_camera_sees_its_target_in_the_middle_of_a_wide_picture():
     target = np.array([0.1, 0.5, 0.0], np.float32)
-    move = CameraMove(kind="keyframes", points=(CameraKey(time=0, azimuth=-20), CameraKey(time=1, azimuth=20, elevation=10, distance=0.8)))
-    way = camera.path(move, 26, 25.0)
+    move = CameraPath(
+        kind="keyframes",
+        points=(CameraKeyFrame(time=0, azimuth=-20), CameraKeyFrame(time=1, azimuth=20, elevation=10, distance=0.8)),
+    )
+    way = camera.angles_along(move, 26, 25.0)
     view = camera.look_at(way.azimuth, way.elevation, way.distance, target, (90, 160))
     for t in (0, 12, 25):
         pixel = camera.project(target[None], view.intrinsics[t], view.extrinsics[t])[0]
@@ -100,22 +110,27 @@ def test_camera_sees_its_target_in_the_middle_of_a_wide_picture():
     assert view.azimuth[0] == -20 and view.azimuth[-1] == pytest.approx(20) and (np.diff(view.azimuth) >= 0).all()
     left_hand = camera.project(target[None] + [0.3, 0, 0], view.intrinsics[0], view.extrinsics[0])[0]
     assert left_hand[0] > 80  # the person's left is the picture's right
-    orbit = camera.path(CameraMove(kind="orbit", swing=10, period=1), 25, 25.0)
+    orbit = camera.angles_along(CameraPath(kind="orbit", swing=10, period=1), 25, 25.0)
     assert np.abs(orbit.azimuth).max() <= 10 and orbit.azimuth.max() > 9
 
 
 @pytest.mark.parametrize("azimuths", [(-12, 10), (0, 30, 10), (-40, -40, 45, 0)])
 def test_key_frames_begin_and_end_gently_and_never_overshoot(azimuths):
-    points = tuple(CameraKey(time=1 + k, azimuth=a) for k, a in enumerate(azimuths))
-    way = camera.path(CameraMove(kind="keyframes", points=points), 50 * (len(azimuths) + 1), 50.0).azimuth
+    points = tuple(CameraKeyFrame(time=1 + k, azimuth=a) for k, a in enumerate(azimuths))
+    way = camera.angles_along(CameraPath(kind="keyframes", points=points), 50 * (len(azimuths) + 1), 50.0).azimuth
     assert way[:50].tolist() == [azimuths[0]] * 50 and way[-1] == pytest.approx(azimuths[-1])
     assert way.min() >= min(azimuths) - 1e-9 and way.max() <= max(azimuths) + 1e-9
     speed = np.diff(way) * 50
-    assert np.abs(np.diff(speed)).max() < 0.15 * np.abs(speed).max()  # degrees a second, from frame to frame: a straight line jumps by all of it
+    assert (
+        np.abs(np.diff(speed)).max() < 0.15 * np.abs(speed).max()
+    )  # degrees a second, from frame to frame: a straight line jumps by all of it
 
 
 def test_zoom_enlarges_and_rise_lifts_the_frame(avatar_at_rest):
-    plain, near, high = (camera.around(avatar_at_rest, CameraMove(**move), 1, 25.0, (90, 160)) for move in ({}, {"zoom": 2}, {"rise": 0.25}))
+    plain, near, high = (
+        camera.around(avatar_at_rest, CameraPath(**move), 1, 25.0, (90, 160))
+        for move in ({}, {"zoom": 2}, {"rise": 0.25})
+    )
     point = avatar_at_rest.target + np.array([0.1, 0.05, 0], np.float32)
     a, b, c = (camera.project(point[None], v.intrinsics[0], v.extrinsics[0])[0] for v in (plain, near, high))
     assert np.allclose(b[:2] - (80, 45), 2 * (a[:2] - (80, 45)), atol=1e-3)
@@ -123,15 +138,20 @@ def test_zoom_enlarges_and_rise_lifts_the_frame(avatar_at_rest):
 
 
 def test_two_eyes_agree_on_the_screen_and_part_before_and_behind_it(avatar_at_rest):
-    view, target = camera.around(avatar_at_rest, CameraMove(azimuth=15), 2, 25.0, (90, 160)), avatar_at_rest.target
-    left, right = camera.eyes(view, 63.0, target)
+    view, target = camera.around(avatar_at_rest, CameraPath(azimuth=15), 2, 25.0, (90, 160)), avatar_at_rest.target
+    left, right = camera.stereo_pair(view, 63.0, target)
     toward = view.extrinsics[0, 2, :3]  # the viewing direction
     shifts = []
     for ahead in (-0.3, 0.0, 0.5):
-        seen = [camera.project((target + ahead * toward)[None], eye.intrinsics[1], eye.extrinsics[1])[0] for eye in (left, right)]
+        seen = [
+            camera.project((target + ahead * toward)[None], eye.intrinsics[1], eye.extrinsics[1])[0]
+            for eye in (left, right)
+        ]
         assert seen[0][1] == pytest.approx(seen[1][1], abs=1e-3)
         shifts.append(seen[0][0] - seen[1][0])
-    assert shifts[0] > 0.5 and abs(shifts[1]) < 1e-2 and shifts[2] < -0.5  # nearer things lie farther right for the left eye
+    assert (
+        shifts[0] > 0.5 and abs(shifts[1]) < 1e-2 and shifts[2] < -0.5
+    )  # nearer things lie farther right for the left eye
     centres = [-eye.extrinsics[0, :3, :3].T @ eye.extrinsics[0, :3, 3] for eye in (left, right)]
     assert np.linalg.norm(centres[1] - centres[0]) == pytest.approx(0.063, rel=1e-3)
 

@@ -6,49 +6,56 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from stereotalker.avatar import fitted
-from stereotalker.avatar import mediapipe as detectors
-from stereotalker.avatar.evaluate import warp_psnr
-from stereotalker.avatar.fitted import fit_portrait
+from stereotalker.avatar import mediapipe_detector
+from stereotalker.avatar.fit_portrait import fit_portrait
 from stereotalker.avatar.library import RECORD
-from stereotalker.avatar.portray import portray
-from stereotalker.body.layout import REGION
-from stereotalker.clip import ClipMaker
 from stereotalker.errors import ClipError, UserError
-from stereotalker.manifest import Clip
-from stereotalker.store import Store
+from stereotalker.evaluation.avatars import warp_psnr
+from stereotalker.production import avatars
+from stereotalker.production.avatars import fit_portrait_once
+from stereotalker.production.clip import ClipMaker
+from stereotalker.production.manifest import Clip
+from stereotalker.smplx_layout import REGION
+from stereotalker.store.local import Store
 from tests.conftest import REAL_DATA
 
 
 def test_without_model_files_one_clear_error(tmp_path):
     pytest.importorskip("mediapipe", reason="the extra [photo] is not installed")
     with pytest.raises(UserError, match="face_landmarker.task.*`stereotalker avatar detector` fetches them"):
-        detectors.MediaPipe(tmp_path)
-    for name in ("face_landmarker.task", "selfie_segmenter.tflite", "pose_landmarker_lite.task", "hand_landmarker.task"):
+        mediapipe_detector.MediaPipe(tmp_path)
+    for name in (
+        "face_landmarker.task",
+        "selfie_segmenter.tflite",
+        "pose_landmarker_lite.task",
+        "hand_landmarker.task",
+    ):
         (tmp_path / name).write_bytes(b"something else")
     with pytest.raises(UserError, match="SHA-256 .* is none that is known"):
-        detectors.MediaPipe(tmp_path)
+        mediapipe_detector.MediaPipe(tmp_path)
     with pytest.raises(UserError, match="does not hold"):
-        detectors.copy_from(tmp_path, tmp_path / "home")
+        mediapipe_detector.copy_from(tmp_path, tmp_path / "home")
 
 
 def test_without_the_extra_one_clear_error(monkeypatch):
-    monkeypatch.setattr(detectors, "version", lambda name: (_ for _ in ()).throw(detectors.PackageNotFoundError(name)))
+    monkeypatch.setattr(
+        mediapipe_detector, "version", lambda name: (_ for _ in ()).throw(mediapipe_detector.PackageNotFoundError(name))
+    )
     with pytest.raises(UserError, match=r"extra \[photo\].*libEGL.*usage metrics"):
-        detectors.detector_version()
+        mediapipe_detector.detector_version()
 
 
 def test_a_download_that_is_not_what_was_promised_is_not_kept(tmp_path, monkeypatch):
     (tmp_path / "wrong").mkdir()
-    monkeypatch.setattr(detectors, "_SOURCE", (tmp_path / "wrong").as_uri())
+    monkeypatch.setattr(mediapipe_detector, "_SOURCE", (tmp_path / "wrong").as_uri())
     with pytest.raises(UserError, match="cannot be fetched"):
-        detectors.fetch(tmp_path / "home")
-    for name, (path, _) in detectors.FILES.items():
+        mediapipe_detector.fetch(tmp_path / "home")
+    for name, (path, _) in mediapipe_detector.FILES.items():
         target = tmp_path / "wrong" / path / name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(b"virus")
     with pytest.raises(UserError, match="is not the expected"):
-        detectors.fetch(tmp_path / "home")
+        mediapipe_detector.fetch(tmp_path / "home")
     assert not list((tmp_path / "home").iterdir())
 
 
@@ -56,9 +63,11 @@ def test_a_download_that_is_not_what_was_promised_is_not_kept(tmp_path, monkeypa
 def detector():
     folder = REAL_DATA / "detectors"
     if not (folder / "face_landmarker.task").is_file():
-        pytest.skip(f"MediaPipe's model files not found at {folder}; set STEREOTALKER_DATA to the folder that holds detectors/")
+        pytest.skip(
+            f"MediaPipe's model files not found at {folder}; set STEREOTALKER_DATA to the folder that holds detectors/"
+        )
     try:
-        made = detectors.MediaPipe(folder)
+        made = mediapipe_detector.MediaPipe(folder)
     except UserError as error:
         pytest.skip(str(error))
     with made:
@@ -74,7 +83,7 @@ def portrait() -> np.ndarray:
 
 
 def test_a_real_portrait(detector, portrait, body, known):
-    found = portray(portrait, "real", detector, body, known)
+    found = fit_portrait(portrait, "real", detector, body, known)
     r = found.residuals
     assert r.face < 0.003 and r.face_fit < 0.01 and r.silhouette_iou > 0.97 and r.wrist < 0.04
     assert warp_psnr(found.avatar, portrait, body) > 32
@@ -87,7 +96,7 @@ def test_fingers_that_the_detector_sees_are_hands(detector, body, known, name, s
     if not path.is_file():
         pytest.skip(f"{path} not found")
     picture = np.asarray(Image.open(path).convert("RGB"))
-    avatar = portray(picture, name, detector, body, known).avatar
+    avatar = fit_portrait(picture, name, detector, body, known).avatar
     columns, rows = np.concatenate([points[2:] for points in detector(picture).hands.values()]).astype(int).T
     assert (avatar.regions[rows, columns] == REGION["hands"]).mean() > share
     assert warp_psnr(avatar, picture, body) > 34
@@ -95,10 +104,15 @@ def test_fingers_that_the_detector_sees_are_hands(detector, body, known, name, s
 
 def test_head_and_shoulders_in_every_shape_of_frame(detector, portrait, body, known):
     shoulders = portrait[:520, 250:760]
-    found = portray(shoulders, "crop", detector, body, known)
-    assert not found.avatar.arms and "no hand" in found.notes[0] and found.residuals.face < 0.003 and found.residuals.silhouette_iou > 0.93
+    found = fit_portrait(shoulders, "crop", detector, body, known)
+    assert (
+        not found.avatar.arms
+        and "no hand" in found.notes[0]
+        and found.residuals.face < 0.003
+        and found.residuals.silhouette_iou > 0.93
+    )
     landscape = np.pad(portrait, ((0, 0), (300, 300), (0, 0)), mode="edge")[::2, ::2]
-    assert portray(landscape, "wide", detector, body, known).residuals.face < 0.003
+    assert fit_portrait(landscape, "wide", detector, body, known).residuals.face < 0.003
 
 
 @pytest.mark.parametrize("kind", ["empty", "two", "back", "cartoon", "tiny"])
@@ -124,7 +138,7 @@ def test_pictures_that_show_no_speaker(detector, portrait, body, known, kind):
     else:
         picture, complaint = wall, "no person was found"
     with pytest.raises(ClipError, match=complaint):
-        portray(np.ascontiguousarray(picture), "x", detector, body, known)
+        fit_portrait(np.ascontiguousarray(picture), "x", detector, body, known)
 
 
 def test_the_astronaut_is_fitted_or_refused_for_what_she_wears(detector, body, known):
@@ -132,7 +146,7 @@ def test_the_astronaut_is_fitted_or_refused_for_what_she_wears(detector, body, k
     if not path.is_file():
         pytest.skip(f"{path} not found")
     with pytest.raises(ClipError, match="bulky"):
-        portray(np.asarray(Image.open(path).convert("RGB")), "astronaut", detector, body, known)
+        fit_portrait(np.asarray(Image.open(path).convert("RGB")), "astronaut", detector, body, known)
 
 
 def test_one_fit_for_a_portrait_named_in_a_batch(detector, portrait, tiny_models, home, tmp_path, monkeypatch):
@@ -140,9 +154,12 @@ def test_one_fit_for_a_portrait_named_in_a_batch(detector, portrait, tiny_models
     shutil.copytree(REAL_DATA / "detectors", home.detectors)
     monkeypatch.setenv("STEREOTALKER_HOME", str(home.root))
     store = Store(home.store)
-    key, folder = fit_portrait(tmp_path / "me.png", tiny_models, store)
+    key, folder = fit_portrait_once(tmp_path / "me.png", tiny_models, store)
     assert {path.name for path in folder.iterdir()} >= {RECORD, "card.png", "fit.json"}
-    monkeypatch.setattr(fitted, "portray", lambda *_: pytest.fail("fitted twice"))
-    assert fit_portrait(tmp_path / "me.png", tiny_models, store) == (key, folder)
-    notes = {name: ClipMaker(tiny_models, store).notes(Clip(id="a", avatar=name, script="x")) for name in (str(tmp_path / "me.png"), "ava")}
+    monkeypatch.setattr(avatars, "fit_portrait", lambda *_: pytest.fail("fitted twice"))
+    assert fit_portrait_once(tmp_path / "me.png", tiny_models, store) == (key, folder)
+    notes = {
+        name: ClipMaker(tiny_models, store).notes(Clip(id="a", avatar=name, script="x"))
+        for name in (str(tmp_path / "me.png"), "ava")
+    }
     assert "no hand is in the picture" in notes[str(tmp_path / "me.png")][0] and notes["ava"] == ()

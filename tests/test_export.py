@@ -8,26 +8,34 @@ import pytest
 from scipy.spatial.transform import Rotation
 from typer.testing import CliRunner
 
-from stereotalker.body.layout import ACTION, ACTIONS, JOINT, JOINTS, PARENTS
-from stereotalker.cli import app
+from stereotalker.acting.reference_acting import STYLE_INDEX
+from stereotalker.cli.main import app
 from stereotalker.errors import UserError
-from stereotalker.manifest import Clip, single_clip
-from stereotalker.motion.controls import Emotion, with_blinks, with_emotion, with_gaze, with_still_body
-from stereotalker.motion.direct import clip_directions, make_motion
+from stereotalker.evaluation.motion_metrics import lips_closed
+from stereotalker.media.video_files import probe
 from stereotalker.motion.export import LIVE_LINK_COLUMNS, bvh_bytes, export, live_link_csv, npz_bytes, read_npz
-from stereotalker.motion.measures import lips_closed
+from stereotalker.motion.post_processing import Emotion, with_blinks, with_emotion, with_gaze, with_still_body
 from stereotalker.motion.preview import draw, mannequin
-from stereotalker.people.acting import STYLE_INDEX
+from stereotalker.production.manifest import Clip, single_clip
+from stereotalker.production.motion_controls import clip_motion_controls, make_motion
 from stereotalker.records import Motion
-from stereotalker.video import probe
+from stereotalker.smplx_layout import ACTION, ACTIONS, JOINT, JOINTS, PARENTS
 
 
 def test_npz_goes_and_comes_back(motion, body, tmp_path):
     (tmp_path / "a.npz").write_bytes(npz_bytes(motion, body))
     again = read_npz(tmp_path / "a.npz")
-    assert np.array_equal(again.poses, motion.poses) and np.array_equal(again.expression, motion.expression) and again.fps == 25.0
+    assert (
+        np.array_equal(again.poses, motion.poses)
+        and np.array_equal(again.expression, motion.expression)
+        and again.fps == 25.0
+    )
     with np.load(tmp_path / "a.npz", allow_pickle=False) as file:
-        assert file["poses"].shape == (len(motion.poses), 165) and str(file["gender"]) == "neutral" and str(file["surface_model_type"]) == "smplx"
+        assert (
+            file["poses"].shape == (len(motion.poses), 165)
+            and str(file["gender"]) == "neutral"
+            and str(file["surface_model_type"]) == "smplx"
+        )
 
 
 @pytest.mark.parametrize("make", [
@@ -42,13 +50,19 @@ def test_bad_pose_files(tmp_path, make):
 
 def test_live_link_columns_and_values(motion):
     rows = list(csv.DictReader(io.StringIO(live_link_csv(motion).decode())))
-    assert len(rows) == len(motion.poses) and list(rows[0])[:2] == ["Timecode", "BlendShapeCount"] and list(rows[0])[2:] == list(LIVE_LINK_COLUMNS)
+    assert (
+        len(rows) == len(motion.poses)
+        and list(rows[0])[:2] == ["Timecode", "BlendShapeCount"]
+        and list(rows[0])[2:] == list(LIVE_LINK_COLUMNS)
+    )
     assert len(LIVE_LINK_COLUMNS) == 61 and LIVE_LINK_COLUMNS[14:18] == ("JawForward", "JawRight", "JawLeft", "JawOpen")
     assert {c[0].lower() + c[1:] for c in LIVE_LINK_COLUMNS[:52]} == set(ACTIONS)
     values = np.array([[float(row[c]) for c in LIVE_LINK_COLUMNS] for row in rows])
     assert values[:, :52].min() >= 0 and values[:, :52].max() <= 1
     assert np.corrcoef(values[:, LIVE_LINK_COLUMNS.index("JawOpen")], motion.poses[:, JOINT["jaw"], 0])[0, 1] > 0.99
-    assert np.allclose(values[:, LIVE_LINK_COLUMNS.index("MouthSmileLeft")], motion.expression[:, ACTION["mouthSmileLeft"]], atol=1e-5)
+    assert np.allclose(
+        values[:, LIVE_LINK_COLUMNS.index("MouthSmileLeft")], motion.expression[:, ACTION["mouthSmileLeft"]], atol=1e-5
+    )
     assert rows[26]["Timecode"] == "00:00:01:01.000"
 
 
@@ -85,7 +99,11 @@ def test_emotions_come_and_go_and_leave_lips_closed(motion, speech, body):
     smile = ACTION["mouthSmileLeft"]
     happy = with_emotion(motion, (Emotion(0.0, "happy"), Emotion(1.5, "serious")))
     added = happy.expression - motion.expression
-    assert added[:30, smile].min() > 0.3 and added[-5:, smile].max() < 0.05 and happy.expression[-5:, ACTION["browDownLeft"]].min() > 0.3
+    assert (
+        added[:30, smile].min() > 0.3
+        and added[-5:, smile].max() < 0.05
+        and happy.expression[-5:, ACTION["browDownLeft"]].min() > 0.3
+    )
     assert np.abs(np.diff(added[:, smile])).max() < 0.12 and with_emotion(motion, ()) is motion
     for name in ("happy", "serious"):
         assert lips_closed(with_emotion(motion, (Emotion(0.0, name),)), speech, body) >= 0.88
@@ -99,15 +117,29 @@ def test_eyes_stay_on_a_camera_that_moves(motion):
     for name in ("pelvis", "spine1", "spine2", "spine3", "neck", "head", "left_eye"):
         turn = turn * Rotation.from_rotvec(looking.poses[:, JOINT[name]])
     seen = turn.apply([0.0, 0.0, 1.0])
-    wanted = np.stack([np.sin(np.radians(azimuth)) * np.cos(np.radians(5)), np.full(T, np.sin(np.radians(5))), np.cos(np.radians(azimuth)) * np.cos(np.radians(5))], 1)
+    wanted = np.stack(
+        [
+            np.sin(np.radians(azimuth)) * np.cos(np.radians(5)),
+            np.full(T, np.sin(np.radians(5))),
+            np.cos(np.radians(azimuth)) * np.cos(np.radians(5)),
+        ],
+        1,
+    )
     off = np.degrees(np.arccos(np.clip((seen * wanted).sum(1), -1, 1)))
     assert off.max() < 4.0 and off.mean() < 2.0
 
 
 def test_everybody_blinks():
-    still = Motion(np.zeros((1500, 55, 3), np.float32), np.zeros((1500, 52), np.float32), np.zeros((1500, 3), np.float32), 25.0)
+    still = Motion(
+        np.zeros((1500, 55, 3), np.float32), np.zeros((1500, 52), np.float32), np.zeros((1500, 3), np.float32), 25.0
+    )
     lids = with_blinks(still, 3).expression[:, ACTION["eyeBlinkLeft"]] > 0.5
-    assert 12 <= (lids[1:] & ~lids[:-1]).sum() <= 30 and with_blinks(still, 3).expression.tobytes() == with_blinks(still, 3).expression.tobytes() != with_blinks(still, 4).expression.tobytes()
+    assert (
+        12 <= (lids[1:] & ~lids[:-1]).sum() <= 30
+        and with_blinks(still, 3).expression.tobytes()
+        == with_blinks(still, 3).expression.tobytes()
+        != with_blinks(still, 4).expression.tobytes()
+    )
 
 
 def test_a_still_body_moves_its_head_alone(motion):
@@ -118,14 +150,27 @@ def test_a_still_body_moves_its_head_alone(motion):
 
 def test_directions_of_a_manifest_row(tmp_path, motion, body):
     (tmp_path / "a.npz").write_bytes(npz_bytes(motion, body))
-    row = {"id": "a", "avatar": "ava", "script": "hi", "style": "teacher", "gaze": "camera", "body": "still", "emotion": "happy", "start_pose": tmp_path / "a.npz"}
-    directions = clip_directions(Clip.model_validate(row), 3, 40)
-    assert directions.style == STYLE_INDEX["teacher"] and directions.gaze.shape == (2, 40) and directions.still
-    assert np.array_equal(directions.start.poses[0], motion.poses[-1]) and directions.end is None
-    resting = clip_directions(Clip(id="a", avatar="ava", script="hi", end_pose="rest"), 3, 40)
+    row = {
+        "id": "a",
+        "avatar": "ava",
+        "script": "hi",
+        "style": "teacher",
+        "gaze": "camera",
+        "body": "still",
+        "emotion": "happy",
+        "start_pose": tmp_path / "a.npz",
+    }
+    controls = clip_motion_controls(Clip.model_validate(row), 3, 40)
+    assert controls.style == STYLE_INDEX["teacher"] and controls.gaze.shape == (2, 40) and controls.still
+    assert np.array_equal(controls.start.poses[0], motion.poses[-1]) and controls.end is None
+    resting = clip_motion_controls(Clip(id="a", avatar="ava", script="hi", end_pose="rest"), 3, 40)
     assert resting.end.poses.shape == (1, 55, 3)
-    plain = clip_directions(Clip(id="a", avatar="ava", script="hi"), 3, 40)
-    assert plain.style == 3 and plain.gaze is None and plain.digest() != directions.digest() == clip_directions(Clip.model_validate(row), 3, 40).digest()
+    plain = clip_motion_controls(Clip(id="a", avatar="ava", script="hi"), 3, 40)
+    assert (
+        plain.style == 3
+        and plain.gaze is None
+        and plain.digest() != controls.digest() == clip_motion_controls(Clip.model_validate(row), 3, 40).digest()
+    )
 
 
 @pytest.mark.parametrize(("values", "complaint"), [
@@ -157,8 +202,29 @@ def test_the_preview_shows_a_person(motion, body):
 
 def test_the_mannequin_is_clothed(body):
     worn = mannequin(body)
-    trunk = body.weights[:, [JOINT[name] for name in ("pelvis", "spine1", "spine2", "spine3", "left_hip", "right_hip", "left_shoulder", "right_shoulder")]].sum(1) > 0.6
-    assert np.ptp(worn.colours[trunk], 0).max() == 0 and np.abs(worn.colours[trunk][0] - worn.colours[body.masks["lips"] > 0.5].mean(0)).max() > 50
+    trunk = (
+        body.weights[
+            :,
+            [
+                JOINT[name]
+                for name in (
+                    "pelvis",
+                    "spine1",
+                    "spine2",
+                    "spine3",
+                    "left_hip",
+                    "right_hip",
+                    "left_shoulder",
+                    "right_shoulder",
+                )
+            ],
+        ].sum(1)
+        > 0.6
+    )
+    assert (
+        np.ptp(worn.colours[trunk], 0).max() == 0
+        and np.abs(worn.colours[trunk][0] - worn.colours[body.masks["lips"] > 0.5].mean(0)).max() > 50
+    )
     assert worn.surface is not None and np.linalg.norm(worn.surface[trunk].astype(np.float32), axis=1).mean() > 0.003
 
 
@@ -166,6 +232,13 @@ def test_the_command(tmp_path, tiny_params):
     answer = CliRunner().invoke(app, ["motion", str(tmp_path / "none.wav"), "--out", str(tmp_path)])
     assert answer.exit_code != 0 and "not found" in str(answer.exception)
     spoken = ["motion", "--script", "one", "--out", str(tmp_path)]
-    for options, complaint in ((["--emotion", "3:sad"], "emotion.0.name"), (["--emotion", "-1:happy"], "emotion"), (["--emotion", "1:happy:1:more"], "expected NAME or TIME:NAME:AMOUNT"), (["--emotion", "3"], "expected NAME"), (["--fps", "0"], "fps"), (["--format", "npz, gif"], "format gif;")):
+    for options, complaint in (
+        (["--emotion", "3:sad"], "emotion.0.name"),
+        (["--emotion", "-1:happy"], "emotion"),
+        (["--emotion", "1:happy:1:more"], "expected NAME or TIME:NAME:AMOUNT"),
+        (["--emotion", "3"], "expected NAME"),
+        (["--fps", "0"], "fps"),
+        (["--format", "npz, gif"], "format gif;"),
+    ):
         answer = CliRunner().invoke(app, [*spoken, *options])
         assert answer.exit_code != 0 and complaint in str(answer.exception)

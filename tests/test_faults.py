@@ -14,11 +14,11 @@ from nights import all_frames, write_batch
 
 from stereotalker.audio.speech import from_file
 from stereotalker.avatar.library import SHIPPED
-from stereotalker.home import Home
-from stereotalker.outputs import Outputs
-from stereotalker.store import MARKER
-from stereotalker.video import read_frames
-from tasks.tracking import Tracker, TrackingError
+from stereotalker.media.video_files import read_frames
+from stereotalker.production.outputs import Outputs
+from stereotalker.runtime.home import Home
+from stereotalker.store.local import MARKER
+from stereotalker.tasks.tracking import Tracker, TrackingError
 
 TWO = [{"id": "a", "script": "one two"}, {"id": "b", "script": "three four"}]
 
@@ -29,7 +29,12 @@ def small_disk(tmp_path):
     folder = tmp_path / "disk"
     folder.mkdir()
     size = (SHIPPED / "ava.safetensors").stat().st_size + 300_000
-    if shutil.which("mount") is None or subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True).returncode:
+    if (
+        shutil.which("mount") is None
+        or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True
+        ).returncode
+    ):
         pytest.skip("a small disk can be mounted by root only")
     yield folder, lambda: subprocess.run(["mount", "-o", "remount,size=64m", folder], check=True)
     subprocess.run(["umount", "-l", folder], check=True)
@@ -39,7 +44,11 @@ def test_a_full_disk_stops_the_batch_and_loses_nothing(run, tmp_path, small_disk
     folder, enlarge = small_disk
     batch = write_batch(tmp_path, [{"id": f"c{k}", "script": "one two three", "seed": k} for k in range(3)])
     first = run(batch, store=str(folder / "store"))
-    assert "No space left on device" in first.end.stopped and "run the batch again" in first.end.stopped and first.end.status == 3
+    assert (
+        "No space left on device" in first.end.stopped
+        and "run the batch again" in first.end.stopped
+        and first.end.status == 3
+    )
     assert {row.state for row in first.results} <= {"done", "stopped"} and first.results[-1].state == "stopped"
     assert not list(folder.rglob("*.tmp*"))  # half an entry was taken back
     enlarge()
@@ -65,7 +74,9 @@ def test_an_output_that_turns_read_only_stops_the_batch(run, tmp_path, monkeypat
 def sound(path: Path, seconds: float = 0.8) -> Path:
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1), file.setsampwidth(2), file.setframerate(16000)
-        file.writeframes((np.random.default_rng(0).standard_normal(int(16000 * seconds)) * 3000).astype(np.int16).tobytes())
+        file.writeframes(
+            (np.random.default_rng(0).standard_normal(int(16000 * seconds)) * 3000).astype(np.int16).tobytes()
+        )
     return path
 
 
@@ -79,7 +90,7 @@ def test_a_network_file_that_vanishes_while_read_is_tried_again(run, tmp_path, m
             threading.Timer(0.5, os.rename, (away, recording)).start()
         return from_file(*asked)
 
-    monkeypatch.setattr("stereotalker.clip.from_file", reading)
+    monkeypatch.setattr("stereotalker.production.clip.from_file", reading)
     [row] = run(write_batch(tmp_path, [{"id": "a", "audio": "take.wav"}])).results
     assert row.shown == "pass" and row.attempts == 2
 
@@ -93,7 +104,7 @@ def test_a_file_that_changes_while_read_never_enters_the_store(run, tmp_path, mo
             file.write(b"x")
         return made
 
-    monkeypatch.setattr("stereotalker.clip.from_file", reading)
+    monkeypatch.setattr("stereotalker.production.clip.from_file", reading)
     batch = write_batch(tmp_path, [{"id": "a", "audio": "take.wav"}])
     [row] = run(batch, retries=0).results
     assert row.state == "failed" and "changed while it was read" in row.error and not list(home.store.glob("audio/*"))
@@ -117,10 +128,14 @@ def test_a_rotten_entry_of_any_stage_is_made_again(run, tmp_path, home, stage):
 
 
 def test_one_cause_on_many_clips_stops_with_one_message(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("stereotalker.clip.ClipMaker.motion", lambda *_: 1 / 0)
+    monkeypatch.setattr("stereotalker.production.clip.ClipMaker.motion", lambda *_: 1 / 0)
     done = run(write_batch(tmp_path, [{"id": f"c{k}", "script": "hi"} for k in range(9)]), breaker=3)
     assert [row.state for row in done.results] == ["failed"] * 3 + ["stopped"] * 6
-    assert done.end.stopped.startswith("3 clips in a row failed for the same cause") and "ZeroDivisionError" in done.end.stopped and done.end.status == 1
+    assert (
+        done.end.stopped.startswith("3 clips in a row failed for the same cause")
+        and "ZeroDivisionError" in done.end.stopped
+        and done.end.status == 1
+    )
 
 
 def test_only_failures_are_made_again(run, tmp_path):
@@ -149,8 +164,8 @@ def test_a_passing_fault_is_tried_again_and_then_a_row(run, tmp_path, monkeypatc
     def stale(*_):
         raise OSError(errno.ESTALE, "Stale file handle", "/mnt/takes")
 
-    monkeypatch.setattr("tasks.clip.RETRY_S", 0.01)
-    monkeypatch.setattr("stereotalker.clip.ClipMaker.speech", stale)
+    monkeypatch.setattr("stereotalker.tasks.clip.RETRY_S", 0.01)
+    monkeypatch.setattr("stereotalker.production.clip.ClipMaker.speech", stale)
     [row] = run(write_batch(tmp_path, TWO[:1]), retries=2).results
     assert row.state == "failed" and row.attempts == 3 and "Stale file handle" in row.error
 
@@ -158,7 +173,14 @@ def test_a_passing_fault_is_tried_again_and_then_a_row(run, tmp_path, monkeypatc
 def test_two_homes_share_one_store_at_once(run, tmp_path):
     """Two batches of the same clips, side by side."""
     batch, ends = write_batch(tmp_path, TWO), []
-    threads = [threading.Thread(target=lambda k=k: ends.append(run(batch, out=f"out{k}", home=Home(tmp_path / f"h{k}"), store=str(tmp_path / "store")).end.status)) for k in range(2)]
+    threads = [
+        threading.Thread(
+            target=lambda k=k: ends.append(
+                run(batch, out=f"out{k}", home=Home(tmp_path / f"h{k}"), store=str(tmp_path / "store")).end.status
+            )
+        )
+        for k in range(2)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -3,9 +3,9 @@ from datetime import datetime, time, timedelta
 
 import pytest
 
-from stereotalker.batch.gate import Gate, next_window
 from stereotalker.errors import Stopped, cause
 from stereotalker.params import TimeWindow
+from stereotalker.production.admission import AdmissionControl, next_window
 
 NIGHT = TimeWindow(start=time(20), stop=time(6, 30))
 DAY = datetime(2026, 11, 23)
@@ -36,7 +36,7 @@ class Clock:
 
 def test_the_window_closes_and_a_clock_that_jumps_moves_nothing_else():
     clock = Clock(DAY + timedelta(hours=21))
-    gate = Gate(NIGHT, now=clock)
+    gate = AdmissionControl(NIGHT, now=clock)
     gate.wait()
     clock.now -= timedelta(days=400)  # set back by a year: shut for now, nothing is lost
     assert "when the time window opens" in gate.waiting_for
@@ -52,14 +52,14 @@ def test_the_window_closes_and_a_clock_that_jumps_moves_nothing_else():
 
 def test_it_waits_for_the_window():
     clock = Clock(DAY + timedelta(hours=19, minutes=59, seconds=59))
-    gate = Gate(NIGHT, now=clock)
+    gate = AdmissionControl(NIGHT, now=clock)
     assert gate.waiting_for.startswith("20:00")
     clock.now += timedelta(seconds=1)
     gate.wait()
 
 
 def test_the_budget_counts_lost_hours_too():
-    gate = Gate(budget_hours=1)
+    gate = AdmissionControl(budget_hours=1)
     gate.spend(1800)
     gate.check()
     gate.spend(1800, lost=True)
@@ -68,7 +68,7 @@ def test_the_budget_counts_lost_hours_too():
 
 
 def test_the_breaker_wants_the_same_cause_in_a_row():
-    gate = Gate(breaker=3)
+    gate = AdmissionControl(breaker=3)
     for error in ("x 1 died", "x 2 died", "", "x 3 died", "y", "x 4 died", "x 5 died"):
         gate.outcome(error)
     gate.check()
@@ -84,7 +84,7 @@ def test_causes_leave_names_out():
 
 def test_waiting_is_said_once_and_ends_with_the_word():
     said = []
-    gate = Gate(say=said.append)
+    gate = AdmissionControl(say=said.append)
     gate.hold("a button")
     threading.Timer(1.2, gate.release).start()
     gate.wait()
@@ -96,7 +96,7 @@ def test_waiting_is_said_once_and_ends_with_the_word():
 
 
 def test_hold_and_release_and_the_first_reason_stays():
-    gate = Gate()
+    gate = AdmissionControl()
     gate.hold("a button")
     assert gate.waiting_for == "a button"
     gate.release()

@@ -6,17 +6,17 @@ import cv2
 import numpy as np
 import pytest
 
-from stereotalker.avatar import colours
-from stereotalker.avatar.hands import FittedHand, fingers, tell_hand
-from stereotalker.avatar.segment import outline
-from stereotalker.body import camera
-from stereotalker.body.camera import project
-from stereotalker.body.layout import JOINT, REGION
-from stereotalker.body.raster import rasterize
-from stereotalker.control.parts import hands_of
-from stereotalker.control.warp import control, reference
-from stereotalker.manifest import CameraMove
+from stereotalker.avatar import color_segmentation
+from stereotalker.avatar.hand_segmentation import FittedHand, fingers, segment_hand
+from stereotalker.avatar.segmentation import outline
+from stereotalker.control.reference_warp import control, reference
+from stereotalker.control.region_sources import hands_of
+from stereotalker.geometry import camera
+from stereotalker.geometry.camera import project
+from stereotalker.geometry.camera_path import CameraPath
+from stereotalker.geometry.rasterizer import rasterize
 from stereotalker.records import Motion
+from stereotalker.smplx_layout import JOINT, REGION
 
 SKIN, CLOTH, WALL, NAIL = (205, 150, 125), (40, 60, 150), (90, 120, 90), (170, 20, 50)
 HAND, ARMS, TORSO = (REGION[name] for name in ("hands", "arms", "torso"))
@@ -52,10 +52,10 @@ def told(behind=CLOTH, beside=CLOTH, nails=False, glove=False, face=SKIN, around
     picture = np.clip(picture + np.random.default_rng(0).normal(0, 3, picture.shape), 0, 255).astype(np.uint8)
     regions = np.where(fitted, HAND, np.where(person, ARMS, 0)).astype(np.uint8)
     regions[30:60, 100:140] = REGION["face"]
-    lab = colours.cielab(picture)
-    skin = colours.distance(lab, lab[regions == REGION["face"]])
+    lab = color_segmentation.cielab(picture)
+    skin = color_segmentation.distance(lab, lab[regions == REGION["face"]])
     shown = FittedHand(fitted, of_fingers, np.where(person, TORSO, 0).astype(np.uint8))
-    return regions, tell_hand(regions, shown, picture, lab, skin), hand
+    return regions, segment_hand(regions, shown, picture, lab, skin), hand
 
 
 def test_a_hand_is_where_its_colour_is():
@@ -73,7 +73,9 @@ def test_nails_are_hand():
 
 def test_bare_arms_beside_the_palm_stay_arms():
     _, after, hand = told(beside=SKIN)
-    assert (after[95:160, 20:70] == ARMS).all() and ((after == HAND) & hand).sum() > 0.95 * hand[:, 70:].sum() - (OFF + 1) * 40
+    assert (after[95:160, 20:70] == ARMS).all() and ((after == HAND) & hand).sum() > 0.95 * hand[:, 70:].sum() - (
+        OFF + 1
+    ) * 40
 
 
 def test_gloves_of_the_sleeves_colour_stay_where_the_fit_has_them():
@@ -103,8 +105,14 @@ def test_a_wall_of_the_skins_colour_takes_no_fingers():
     picture = np.where(person[..., None] & ~hand[..., None], np.array(CLOTH), np.array(SKIN))
     picture = np.clip(picture + np.random.default_rng(0).normal(0, 3, picture.shape), 0, 255).astype(np.uint8)
     regions = np.where(fitted & person, HAND, np.where(person, ARMS, 0)).astype(np.uint8)
-    lab = colours.cielab(picture)
-    after = tell_hand(regions, FittedHand(fitted, of_fingers, np.where(person, ARMS, 0).astype(np.uint8)), picture, lab, colours.distance(lab, lab[hand]))
+    lab = color_segmentation.cielab(picture)
+    after = segment_hand(
+        regions,
+        FittedHand(fitted, of_fingers, np.where(person, ARMS, 0).astype(np.uint8)),
+        picture,
+        lab,
+        color_segmentation.distance(lab, lab[hand]),
+    )
     assert (regions[hand] == HAND).mean() < 0.8 and (after[hand] == HAND).mean() > 0.93
 
 
@@ -126,23 +134,41 @@ def test_an_outline_that_lacks_a_thumb_gets_it_back(picture, marks):
 def moved(made, body):
     """An avatar whose portrait shows the hands OFF px beside the body's, in one colour of skin and one of cloth; where they are, and where the body has them."""
     avatar = made.avatar
-    places = project(body.pose(Motion.still(avatar.poses, avatar.expression), avatar.betas, avatar.surface)[0], avatar.intrinsics, avatar.extrinsics)
+    places = project(
+        body.pose(Motion.still(avatar.poses, avatar.expression), avatar.betas, avatar.surface)[0],
+        avatar.intrinsics,
+        avatar.extrinsics,
+    )
     picture = rasterize(places, body.faces, avatar.regions.shape)
     drawn = (picture.face >= 0) & hands_of(body)[body.faces[picture.face]].all(-1)
     hand = np.roll(drawn, OFF, 1) & (avatar.regions > 0)
     regions = np.where(hand, HAND, np.where(avatar.regions == HAND, TORSO, avatar.regions)).astype(np.uint8)
-    return replace(avatar, regions=regions, portrait=np.where(hand[..., None], SKIN, CLOTH).astype(np.uint8)), hand, drawn
+    return (
+        replace(avatar, regions=regions, portrait=np.where(hand[..., None], SKIN, CLOTH).astype(np.uint8)),
+        hand,
+        drawn,
+    )
 
 
 def frames(avatar, body, poses):
-    motion = Motion(poses.astype(np.float32), np.zeros((len(poses), 52), np.float32), np.zeros((len(poses), 3), np.float32), 25.0)
-    return control(reference(avatar, body), body, motion, camera.around(avatar, CameraMove(), len(poses), 25.0, avatar.regions.shape))
+    motion = Motion(
+        poses.astype(np.float32), np.zeros((len(poses), 52), np.float32), np.zeros((len(poses), 3), np.float32), 25.0
+    )
+    return control(
+        reference(avatar, body),
+        body,
+        motion,
+        camera.around(avatar, CameraPath(), len(poses), 25.0, avatar.regions.shape),
+    )
 
 
 def test_the_portraits_hand_is_shown_whole_and_the_bodys_not(moved, body):
     avatar, hand, drawn = moved
     maps = frames(avatar, body, avatar.poses[None])
-    near = lambda colour: np.abs(maps.warp[0].astype(int) - colour).max(-1) < 30  # noqa: E731
+
+    def near(colour):
+        return np.abs(maps.warp[0].astype(int) - colour).max(-1) < 30
+
     assert near(SKIN)[hand].mean() > 0.93 and (maps.labels[0][hand] == HAND).mean() > 0.93
     beside = drawn & (avatar.regions > 0) & (cv2.dilate(hand.astype(np.uint8), np.ones((7, 7), np.uint8)) == 0)
     assert beside.sum() > 50 and near(CLOTH)[beside].mean() > 0.8 and (maps.labels[0][beside] != HAND).mean() > 0.8
@@ -154,13 +180,18 @@ def test_what_hangs_beside_a_hand_goes_with_it(moved, body):
     poses = avatar.poses.copy()
     poses[JOINT["left_elbow"], 1] -= 0.3
     poses[JOINT["right_elbow"], 1] += 0.3
-    V, (before, after) = len(body.template), (mesh.pose(avatar, body, m)[0] for m in (still, Motion.still(poses, avatar.expression)))
+    V, (before, after) = (
+        len(body.template),
+        (mesh.pose(avatar, body, m)[0] for m in (still, Motion.still(poses, avatar.expression))),
+    )
     assert len(before) - V == len(mesh.hung.joint) > 500
     gone = np.linalg.norm(after - before, axis=1)
     assert np.median(gone[V:]) > 0.05  # m
     apart = [np.linalg.norm(v[V:] - v[mesh.like[V:]], axis=1) for v in (before, after)]
     assert np.abs(apart[1] - apart[0]).max() < 0.01 and np.median(np.abs(apart[1] - apart[0])) < 0.002
-    assert np.abs(project(before[V:], avatar.intrinsics, avatar.extrinsics) - mesh.places[V:])[:, :2].max() < 0.01  # px: in the portrait it is where it was
+    assert (
+        np.abs(project(before[V:], avatar.intrinsics, avatar.extrinsics) - mesh.places[V:])[:, :2].max() < 0.01
+    )  # px: in the portrait it is where it was
 
 
 def test_fingers_part(moved, body):
@@ -177,7 +208,11 @@ def test_a_left_out_finger_shows_the_other_hand_behind_it(moved, body):
     pixels[right, :2] += np.median(pixels[left, :2], 0) - np.median(pixels[right, :2], 0)
     pixels[right, 2] += 0.1  # m behind
     picture = mesh.draw(pixels, avatar.regions.shape)
-    alone = rasterize(pixels, np.where((mesh.hand[mesh.faces] == 1).any(1)[:, None], mesh.faces[:, :1], mesh.faces), avatar.regions.shape)
+    alone = rasterize(
+        pixels,
+        np.where((mesh.hand[mesh.faces] == 1).any(1)[:, None], mesh.faces[:, :1], mesh.faces),
+        avatar.regions.shape,
+    )
     whole = rasterize(pixels, mesh.faces, avatar.regions.shape)
     gone = (picture.face != whole.face) & (mesh.hand[mesh.faces[whole.face]] == 1).all(-1)
     there = gone & (alone.face >= 0) & (mesh.hand[mesh.faces[alone.face]] == 2).all(-1)
@@ -208,6 +243,16 @@ def test_what_the_portrait_shows_of_one_hand_says_nothing_of_what_lies_behind_it
 
 
 def test_hands_that_fit_and_hands_that_nothing_shows_stay_as_they_are(made, body):
-    fits, unseen = (reference(a, body).mesh for a in (made.avatar, replace(made.avatar, regions=np.where(made.avatar.regions == HAND, ARMS, made.avatar.regions))))
+    fits, unseen = (
+        reference(a, body).mesh
+        for a in (
+            made.avatar,
+            replace(made.avatar, regions=np.where(made.avatar.regions == HAND, ARMS, made.avatar.regions)),
+        )
+    )
     assert fits.left_out.mean() < 2e-3
-    assert not unseen.left_out.any() and len(unseen.faces) == len(body.faces) and np.array_equal(unseen.like, np.arange(len(body.template)))
+    assert (
+        not unseen.left_out.any()
+        and len(unseen.faces) == len(body.faces)
+        and np.array_equal(unseen.like, np.arange(len(body.template)))
+    )

@@ -9,30 +9,44 @@ import pytest
 import yaml
 from PIL import Image
 
-from stereotalker.avatar import fitted
-from stereotalker.avatar.fitted import Wish, add_avatar, fit_key, with_background
+from stereotalker.acting.reference_acting import STYLES
+from stereotalker.avatar.consent import Consent, check_consent
 from stereotalker.avatar.landmarks import KeyPointFile
-from stereotalker.avatar.library import RECORD, Library, check_consent, read_avatar
-from stereotalker.body.layout import JOINT
+from stereotalker.avatar.library import RECORD, Library, read_avatar
 from stereotalker.errors import ClipError, UserError
-from stereotalker.manifest import Consent, single_clip
-from stereotalker.people.acting import STYLES
+from stereotalker.production import avatars
+from stereotalker.production.avatars import AvatarRequest, add_avatar, fit_key, with_background
+from stereotalker.production.manifest import single_clip
 from stereotalker.records import Avatar, Motion, load
-from stereotalker.store import Store
+from stereotalker.smplx_layout import JOINT
+from stereotalker.store.local import Store
 from tests.conftest import SIZE
 
 
 def test_an_avatar_is_added_once_shown_and_removed(files, tiny_models, home):
     library, store = Library(home.avatars), Store(home.store)
     consent = Consent(holder="Ada", scope="training films", expires=date(2030, 1, 1))
-    card, new = add_avatar(library, "ada", files[0], tiny_models, store, Wish(consent, "calm", files[1]))
-    assert new and card.consent == consent and card.residuals["face"] < 0.003 and library.own_names() == ["ada"] and "ava" in library.names()
+    card, new = add_avatar(library, "ada", files[0], tiny_models, store, AvatarRequest(consent, "calm", files[1]))
+    assert (
+        new
+        and card.consent == consent
+        and card.residuals["face"] < 0.003
+        and library.own_names() == ["ada"]
+        and "ava" in library.names()
+    )
     assert (home.avatars / "ada" / "card.png").is_file() and library.card("ada") == card
     avatar = read_avatar(library.find("ada"))
     assert avatar.name == "ada" and STYLES[avatar.style].name == "calm" and avatar.origin == "portrait"
-    again, new = add_avatar(library, "ada", files[0], tiny_models, store, Wish(None, "calm", files[1]))
+    again, new = add_avatar(library, "ada", files[0], tiny_models, store, AvatarRequest(None, "calm", files[1]))
     assert not new and again == card and len(list((home.store / "portrait").iterdir())) == 1
-    moved, new = add_avatar(library, "ada", files[0], tiny_models, store, Wish(Consent(holder="Ada", scope="all"), "calm", files[1]))
+    moved, new = add_avatar(
+        library,
+        "ada",
+        files[0],
+        tiny_models,
+        store,
+        AvatarRequest(Consent(holder="Ada", scope="all"), "calm", files[1]),
+    )
     assert new and moved.consent.scope == "all" and moved.key == card.key
     library.remove("ada")
     assert library.own_names() == []
@@ -45,25 +59,43 @@ def test_names_are_checked_and_kept(files, tiny_models, home, fits, picture, tmp
     library, store = Library(home.avatars), fits
     for name in ("", "a/b", ".x", "me.png", "-x", "two words"):
         with pytest.raises(UserError, match="expected letters, digits"):
-            add_avatar(library, name, files[0], tiny_models, store, Wish(None, "calm", files[1]))
+            add_avatar(library, name, files[0], tiny_models, store, AvatarRequest(None, "calm", files[1]))
     with pytest.raises(UserError, match="expected one of presenter"):
-        add_avatar(library, "ada", files[0], tiny_models, store, Wish(None, "wild", files[1]))
+        add_avatar(library, "ada", files[0], tiny_models, store, AvatarRequest(None, "wild", files[1]))
     with pytest.raises(UserError, match="shipped one"):
-        add_avatar(library, "ava", files[0], tiny_models, store, Wish(None, "calm", files[1]))
-    add_avatar(library, "ada", files[0], tiny_models, store, Wish(None, "calm", files[1]))
+        add_avatar(library, "ava", files[0], tiny_models, store, AvatarRequest(None, "calm", files[1]))
+    add_avatar(library, "ada", files[0], tiny_models, store, AvatarRequest(None, "calm", files[1]))
     Image.fromarray(np.flip(picture, 2)).save(tmp_path / "other.png")
     with pytest.raises(UserError, match="there already, from me.png; give --replace"):
-        add_avatar(library, "ada", tmp_path / "other.png", tiny_models, store, Wish(None, "calm", files[1]))
-    add_avatar(library, "ada", files[0], tiny_models, store, Wish(Consent(holder="Ada", scope="all"), "calm", files[1]))
-    card, new = add_avatar(library, "ada", tmp_path / "other.png", tiny_models, store, Wish(None, "calm", files[1], replace=True))
+        add_avatar(library, "ada", tmp_path / "other.png", tiny_models, store, AvatarRequest(None, "calm", files[1]))
+    add_avatar(
+        library,
+        "ada",
+        files[0],
+        tiny_models,
+        store,
+        AvatarRequest(Consent(holder="Ada", scope="all"), "calm", files[1]),
+    )
+    card, new = add_avatar(
+        library, "ada", tmp_path / "other.png", tiny_models, store, AvatarRequest(None, "calm", files[1], replace=True)
+    )
     assert new and card.picture == "other.png" and card.consent is None  # consent to one face is none to another
-    assert np.abs(load(Avatar, library.find("ada")).portrait[:9, :9].astype(int) - np.flip(picture, 2)[:9, :9]).max() == 0
+    assert (
+        np.abs(load(Avatar, library.find("ada")).portrait[:9, :9].astype(int) - np.flip(picture, 2)[:9, :9]).max() == 0
+    )
     assert [path.name for path in home.avatars.iterdir()] == ["ada"]
     with pytest.raises(ClipError, match="ended on 2020-01-01"):
-        add_avatar(library, "eva", files[0], tiny_models, store, Wish(Consent(holder="E", scope="x", expires=date(2020, 1, 1)), "calm", files[1]))
+        add_avatar(
+            library,
+            "eva",
+            files[0],
+            tiny_models,
+            store,
+            AvatarRequest(Consent(holder="E", scope="x", expires=date(2020, 1, 1)), "calm", files[1]),
+        )
     for path, complaint in ((tmp_path, "Is a directory"), (tmp_path / "none.png", "No such file")):
         with pytest.raises(UserError, match=complaint):
-            add_avatar(library, "eva", path, tiny_models, store, Wish(None, "calm", files[1]))
+            add_avatar(library, "eva", path, tiny_models, store, AvatarRequest(None, "calm", files[1]))
 
 
 def test_a_key_point_file_with_another_mask_is_another_fit(files, tiny_models):
@@ -75,7 +107,7 @@ def test_a_key_point_file_with_another_mask_is_another_fit(files, tiny_models):
 
 def test_half_an_avatar_is_none(files, tiny_models, home, fits):
     library = Library(home.avatars)
-    add_avatar(library, "ada", files[0], tiny_models, fits, Wish(None, "calm", files[1]))
+    add_avatar(library, "ada", files[0], tiny_models, fits, AvatarRequest(None, "calm", files[1]))
     (home.avatars / "ada" / "card.json").unlink()
     with pytest.raises(ClipError, match="unknown"):
         library.card("ada")
@@ -84,11 +116,27 @@ def test_half_an_avatar_is_none(files, tiny_models, home, fits):
 def test_the_command_line(files, home, monkeypatch):
     from typer.testing import CliRunner
 
-    from stereotalker.cli import app
+    from stereotalker.cli.main import app
 
     monkeypatch.setenv("STEREOTALKER_HOME", str(home.root))
-    say = lambda *words: CliRunner().invoke(app, ["avatar", *map(str, words)])  # noqa: E731
-    added = say("add", files[0], "--name", "ada", "--landmarks", files[1], "--consent-holder", "Ada", "--consent-scope", "tests", "--consent-expires", "2040-01-01")
+
+    def say(*words):
+        return CliRunner().invoke(app, ["avatar", *map(str, words)])
+
+    added = say(
+        "add",
+        files[0],
+        "--name",
+        "ada",
+        "--landmarks",
+        files[1],
+        "--consent-holder",
+        "Ada",
+        "--consent-scope",
+        "tests",
+        "--consent-expires",
+        "2040-01-01",
+    )
     assert added.exit_code == 0 and "ada added" in added.output and "Ada, for tests, until 2040-01-01" in added.output
     assert say("list").output.splitlines()[0].startswith("ada ") and "shipped, synthetic" in say("list").output
     assert "of the face's height" in say("show", "ada").output and "synthetic" in say("show", "ava").output
@@ -108,9 +156,18 @@ def test_the_command_line(files, home, monkeypatch):
         ({"face": [[0.0] * 2] * 478, "person": "none.png"}, "none.png: picture not found"),
         ({"face": [[0.0] * 2] * 478, "person": "mask.png", "eyes": 2}, "of the rest some of"),
         ({"face": [[0.0] * 2] * 478, "person": "mask.png", "pose": [[0.0] * 2] * 33}, "pose and visible go together"),
-        ({"face": [[0.0] * 2] * 478, "person": "mask.png", "hands": {"left": [[0.0] * 2] * 21}}, "hands and pose_world need them"),
-        ({"face": [[0.0] * 2] * 478, "person": "mask.png", "hands": {"up": [[0.0] * 2] * 21}}, "expected a mapping of left, right or both"),
-        ({"face": [[0.0] * 2] * 478, "person": "mask.png", "hands": {"left": None}}, "expected a mapping of left, right or both"),
+        (
+            {"face": [[0.0] * 2] * 478, "person": "mask.png", "hands": {"left": [[0.0] * 2] * 21}},
+            "hands and pose_world need them",
+        ),
+        (
+            {"face": [[0.0] * 2] * 478, "person": "mask.png", "hands": {"up": [[0.0] * 2] * 21}},
+            "expected a mapping of left, right or both",
+        ),
+        (
+            {"face": [[0.0] * 2] * 478, "person": "mask.png", "hands": {"left": None}},
+            "expected a mapping of left, right or both",
+        ),
         ({"face": [[0.0] * 2] * 478, "person": "mask.png", "hands": [1]}, "expected a mapping of left, right or both"),
     ],
 )
@@ -133,7 +190,9 @@ def test_key_points_follow_a_portrait_that_is_scaled_down(files, marks, picture)
     ],
 )  # fmt: skip
 def test_consent(consent, required, complaint):
-    check = lambda: check_consent("ada", consent, required, date(2026, 1, 1))  # noqa: E731
+    def check():
+        return check_consent("ada", consent, required, date(2026, 1, 1))
+
     if complaint is None:
         check()
     else:
@@ -142,9 +201,9 @@ def test_consent(consent, required, complaint):
 
 
 def test_no_face_without_leave_is_fitted(files, tiny_models, fits, monkeypatch):
-    from stereotalker.clip import ClipMaker
+    from stereotalker.production.clip import ClipMaker
 
-    monkeypatch.setattr(fitted, "portray", lambda *_: pytest.fail("fitted before consent was asked for"))
+    monkeypatch.setattr(avatars, "fit_portrait", lambda *_: pytest.fail("fitted before consent was asked for"))
     maker = ClipMaker(replace(tiny_models, params=tiny_models.params.with_produce({"require_consent": True})), fits)
     with pytest.raises(ClipError, match="no consent"):
         maker.avatar(single_clip("x", {"script": "hi", "avatar": str(files[0])}))
@@ -165,9 +224,13 @@ def test_backgrounds(made, tmp_path):
     assert (with_background(made_file, "#102030").background == (16, 32, 48)).all()
     assert np.array_equal(with_background(made_file, "portrait").background, made.avatar.background)
     blurred = with_background(made_file, "blur").background.astype(float)
-    assert np.abs(np.diff(blurred, axis=1)).mean() < np.abs(np.diff(made.avatar.background.astype(float), axis=1)).mean()
+    assert (
+        np.abs(np.diff(blurred, axis=1)).mean() < np.abs(np.diff(made.avatar.background.astype(float), axis=1)).mean()
+    )
     filled = with_background(made_file, str(tmp_path / "wall.png")).background
-    assert filled.shape == (*SIZE, 3) and (filled[250, SIZE[1] // 2] == (0, 200, 0)).all() and (filled[250, 5] == 0).all()
+    assert (
+        filled.shape == (*SIZE, 3) and (filled[250, SIZE[1] // 2] == (0, 200, 0)).all() and (filled[250, 5] == 0).all()
+    )
     (tmp_path / "bad.png").write_text("no")
     with pytest.raises(ClipError, match="not a picture"):
         with_background(made_file, str(tmp_path / "bad.png"))
@@ -176,19 +239,28 @@ def test_backgrounds(made, tmp_path):
 @pytest.fixture
 def batch(files, tiny_models, home, fits, run, tmp_path):
     """An own avatar, and a batch of clips that use it."""
-    add_avatar(Library(home.avatars), "ada", files[0], tiny_models, fits, Wish(Consent(holder="Ada", scope="tests"), "calm", files[1]))
+    add_avatar(
+        Library(home.avatars),
+        "ada",
+        files[0],
+        tiny_models,
+        fits,
+        AvatarRequest(Consent(holder="Ada", scope="tests"), "calm", files[1]),
+    )
 
     def go(*clips, **changes):
         defaults = {"width": 64, "height": 96, "script": "Good morning.", "avatar": "ada"}
-        (tmp_path / "night.yaml").write_text(yaml.safe_dump({"defaults": defaults, "clips": [{"id": f"c{k}", **clip} for k, clip in enumerate(clips)]}))
+        (tmp_path / "night.yaml").write_text(
+            yaml.safe_dump({"defaults": defaults, "clips": [{"id": f"c{k}", **clip} for k, clip in enumerate(clips)]})
+        )
         return run(tmp_path / "night.yaml", **changes)
 
     return go
 
 
 def test_an_own_avatar_speaks_before_any_background(batch, tmp_path):
-    from stereotalker.provenance import verify
-    from stereotalker.video import read_frames
+    from stereotalker.media.content_credentials import verify
+    from stereotalker.media.video_files import read_frames
 
     done = batch({"background": "#00ff00"}, {"background": "transparent"}, require_consent=True)
     assert [result.state for result in done.results] == ["done", "done"], [result.error for result in done.results]
@@ -205,20 +277,35 @@ def test_an_own_avatar_speaks_before_any_background(batch, tmp_path):
 
 
 def test_a_batch_refuses_faces_without_leave(batch, files, monkeypatch):
-    monkeypatch.setattr("stereotalker.batch.preflight.check_usable", lambda folder: None)  # no model files are needed to see it refused
-    done = batch({"avatar": str(files[0])}, {}, {"avatar": str(files[0]), "consent": {"holder": "A", "scope": "b", "expires": "2020-01-01"}}, require_consent=True)
+    monkeypatch.setattr(
+        "stereotalker.production.preflight.check_usable", lambda folder: None
+    )  # no model files are needed to see it refused
+    done = batch(
+        {"avatar": str(files[0])},
+        {},
+        {"avatar": str(files[0]), "consent": {"holder": "A", "scope": "b", "expires": "2020-01-01"}},
+        require_consent=True,
+    )
     errors = [result.error for result in done.results]
-    assert "no consent" in errors[0] and "give the clip `consent" in errors[0] and not errors[1] and "ended on 2020-01-01" in errors[2]
+    assert (
+        "no consent" in errors[0]
+        and "give the clip `consent" in errors[0]
+        and not errors[1]
+        and "ended on 2020-01-01" in errors[2]
+    )
 
 
 def test_arms_that_a_portrait_does_not_show_stay_where_they_are(tiny_models, home, speech, made, tmp_path):
-    from stereotalker.clip import ClipMaker, Ledger
+    from stereotalker.production.clip import ClipMaker, StageTimings
 
     maker, hidden = ClipMaker(tiny_models, Store(home.store)), replace(made.avatar, arms=False)
     for arms, still in (("auto", True), ("invent", False)):
         clip = single_clip("x", {"script": "Good morning.", "arms": arms})
-        key, spoken = maker.speech(clip, Ledger())
-        folder = home.store / "motion" / maker.motion(clip, hidden, key, spoken, Ledger())[0]
+        key, spoken = maker.speech(clip, StageTimings())
+        folder = home.store / "motion" / maker.motion(clip, hidden, key, spoken, StageTimings())[0]
         poses = load(Motion, folder / "motion.safetensors").poses
-        held = np.allclose(poses[:, [JOINT["left_elbow"], JOINT["right_index2"]]], hidden.poses[[JOINT["left_elbow"], JOINT["right_index2"]]])
+        held = np.allclose(
+            poses[:, [JOINT["left_elbow"], JOINT["right_index2"]]],
+            hidden.poses[[JOINT["left_elbow"], JOINT["right_index2"]]],
+        )
         assert held == still

@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from stereotalker.render import evaluate as rendering
-from stereotalker.render import likeness
-from stereotalker.render.portraits import Spoken, _best_lag, summary
+from stereotalker.evaluation import image_metrics, rendering
+from stereotalker.evaluation.talking_portraits import Spoken, _best_lag, summary
 
 
 @pytest.fixture(scope="module")
@@ -19,40 +18,58 @@ def everywhere(picture):
 
 
 def test_psnr_of_a_known_error():
-    assert likeness.psnr(255**2) == 0 and likeness.psnr(65.025) == pytest.approx(30)
-    assert likeness.squares(np.full((2, 3, 3), 12, np.uint8), np.full((2, 3, 3), 10, np.uint8)).tolist() == [[4, 4, 4]] * 2
+    assert image_metrics.psnr(255**2) == 0 and image_metrics.psnr(65.025) == pytest.approx(30)
+    assert (
+        image_metrics.squares(np.full((2, 3, 3), 12, np.uint8), np.full((2, 3, 3), 10, np.uint8)).tolist()
+        == [[4, 4, 4]] * 2
+    )
 
 
 def test_a_picture_is_like_itself_and_less_like_a_worse_copy(picture):
-    shifted, noisy = np.roll(picture, 2, 1), np.clip(picture + np.random.default_rng(1).normal(0, 12, picture.shape), 0, 255).astype(np.uint8)
-    assert likeness.ssim(picture, picture).min() == pytest.approx(1, abs=1e-4)
-    assert likeness.haar(picture, picture, everywhere(picture)) == pytest.approx(1, abs=1e-4)
+    shifted, noisy = (
+        np.roll(picture, 2, 1),
+        np.clip(picture + np.random.default_rng(1).normal(0, 12, picture.shape), 0, 255).astype(np.uint8),
+    )
+    assert image_metrics.ssim(picture, picture).min() == pytest.approx(1, abs=1e-4)
+    assert image_metrics.haar(picture, picture, everywhere(picture)) == pytest.approx(1, abs=1e-4)
     for worse in (shifted, noisy):
-        assert likeness.ssim(worse, picture).mean() < 0.97 and likeness.haar(worse, picture, everywhere(picture)) < 0.95
+        assert (
+            image_metrics.ssim(worse, picture).mean() < 0.97
+            and image_metrics.haar(worse, picture, everywhere(picture)) < 0.95
+        )
 
 
 def test_a_flat_region_has_no_wavelets(picture):
     flat = np.full_like(picture, 90)
-    assert np.isnan(likeness.haar(flat, flat, np.zeros(flat.shape[:2], bool)))
+    assert np.isnan(image_metrics.haar(flat, flat, np.zeros(flat.shape[:2], bool)))
 
 
 def test_blur_takes_sharpness(picture):
     soft = (picture.astype(int) + np.roll(picture, 1, 1) + np.roll(picture, 1, 0)) // 3
-    assert likeness.sharpness(soft.astype(np.uint8), everywhere(picture)) < 0.7 * likeness.sharpness(picture, everywhere(picture))
+    assert image_metrics.sharpness(soft.astype(np.uint8), everywhere(picture)) < 0.7 * image_metrics.sharpness(
+        picture, everywhere(picture)
+    )
 
 
 def test_outlines_within_a_pixel_count():
     truth = np.zeros((40, 40), bool)
     truth[10:30, 10:30] = True
-    assert likeness.boundary_f(truth, truth, 1) == 1 and likeness.boundary_f(np.roll(truth, 1, 1), truth, 1) == 1
-    assert likeness.boundary_f(np.roll(truth, 4, 1), truth, 1) < 0.7 and np.isnan(likeness.boundary_f(np.zeros_like(truth), truth, 1))
+    assert (
+        image_metrics.boundary_f(truth, truth, 1) == 1 and image_metrics.boundary_f(np.roll(truth, 1, 1), truth, 1) == 1
+    )
+    assert image_metrics.boundary_f(np.roll(truth, 4, 1), truth, 1) < 0.7 and np.isnan(
+        image_metrics.boundary_f(np.zeros_like(truth), truth, 1)
+    )
 
 
 def test_scores_mean_over_what_is_left_open():
     scores = rendering.Scores()
     for view, value in (("front", 20.0), ("front", 22.0), ("20deg", 30.0), ("20deg", np.nan)):
         scores.add(value, "ours", "psnr", "exact", view, "person")
-    assert scores.mean("ours", "psnr", "exact", "front", "person") == 21 and scores.mean("ours", "psnr", None, None, "person") == 24
+    assert (
+        scores.mean("ours", "psnr", "exact", "front", "person") == 21
+        and scores.mean("ours", "psnr", None, None, "person") == 24
+    )
     assert np.isnan(scores.mean("warp", "psnr", None, None, "person"))
 
 
@@ -86,5 +103,9 @@ def test_the_lag_of_a_jaw_is_found_through_gaps():
 def test_portraits_in_figures():
     row = np.zeros((2, 2, 3), np.uint8)
     found = summary([Spoken("a", 1.0, 0.9, 0, row), Spoken("b", 0.5, np.nan, 0, row), Spoken("c", 0.9, 0.7, -2, row)])
-    assert found["face_found"] == pytest.approx(0.8) and found["jaw_correlation"] == pytest.approx(0.8) and found["jaw_lag_worst"] == 2
+    assert (
+        found["face_found"] == pytest.approx(0.8)
+        and found["jaw_correlation"] == pytest.approx(0.8)
+        and found["jaw_lag_worst"] == 2
+    )
     assert summary([]) == {}

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from stereotalker.errors import UserError
-from stereotalker.manifest import read_manifest
+from stereotalker.production.manifest import read_manifest
 
 YAML = """
 defaults: {avatar: ava, fps: 30, script: hello}
@@ -26,7 +26,10 @@ def test_defaults_give_way_to_the_clip(tmp_path):
 
 
 def test_three_formats_say_the_same(tmp_path):
-    rows = [{"id": "a", "avatar": "ava", "script": "hi, you", "seed": 3}, {"id": "b", "avatar": "ben", "script": "yes", "seed": 4}]
+    rows = [
+        {"id": "a", "avatar": "ava", "script": "hi, you", "seed": 3},
+        {"id": "b", "avatar": "ben", "script": "yes", "seed": 4},
+    ]
     by_yaml = read_manifest(write(tmp_path, "b.yaml", json.dumps({"clips": rows})))
     by_jsonl = read_manifest(write(tmp_path, "b.jsonl", "\n".join(map(json.dumps, rows)) + "\n\n"))
     by_csv = read_manifest(write(tmp_path, "b.csv", 'id,avatar,script,seed\na,ava,"hi, you",3\nb,ben,yes,4\n'))
@@ -34,7 +37,9 @@ def test_three_formats_say_the_same(tmp_path):
 
 
 def test_csv_reaches_into_the_camera_and_skips_empty_cells(tmp_path):
-    clip, other = read_manifest(write(tmp_path, "b.csv", "id,avatar,audio,script,camera.azimuth,fps\na,ava,x.wav,,12.5,\nb,ava,,hi,,12\n")).clips
+    clip, other = read_manifest(
+        write(tmp_path, "b.csv", "id,avatar,audio,script,camera.azimuth,fps\na,ava,x.wav,,12.5,\nb,ava,,hi,,12\n")
+    ).clips
     assert clip.camera.azimuth == 12.5 and clip.fps == 25 and clip.script is None
     assert other.fps == 12 and other.audio is None
 
@@ -77,18 +82,54 @@ clips:
         ("b.csv", "id,avatar,script\na,ava,hi,extra\n", "number of cells"),
         ("b.txt", "", "ends in .yaml"),
         ("b.yaml", "clips: [{id: a, avatar: ava, script: x, camera: {kind: keyframes}}]", "camera points"),
-        ("b.yaml", "clips: [{id: a, avatar: ava, script: x, camera: {kind: keyframes, points: [{time: 0, elevation: 21}]}}]", "less than or equal to 20"),
+        (
+            "b.yaml",
+            "clips: [{id: a, avatar: ava, script: x, camera: {kind: keyframes, points: [{time: 0, elevation: 21}]}}]",
+            "less than or equal to 20",
+        ),
         ("b.yaml", "clips: [{id: a, avatar: ava, script: x, camera: {zoom: 3}}]", "less than or equal to 2"),
         ("b.yaml", "clips: [{id: a, avatar: ava, script: x, stereo: {layout: crossed}}]", "side-by-side"),
-        ("b.yaml", "clips: [{id: a, avatar: ava, script: x, stereo: {}, background: transparent}]", "leave out stereo or transparent"),
-        ("b.yaml", "clips: [{id: a, avatar: ava, script: x, camera: {kind: keyframes, points: [{time: 1}, {time: 1}]}}]", "rising times"),
-        ("b.yaml", "clips: [{id: a, avatar: ava, script: x, camera: {swing: 30, period: 3}}]", "of kind fixed does not read period, swing; kind: orbit does"),
-        ("b.yaml", "clips: [{id: a, avatar: ava, script: x, camera: {swing: 15, period: 8}}]", "does not read period, swing"),  # the defaults of an orbit
-        ("b.yaml", "clips: [{id: a, avatar: ava, script: x, camera: orbit}]", "camera: expected keys and their values .got 'orbit'"),
-        ("b.yaml", "clips: [{id: a, avatar: ava, script: x, camera: {kind: keyframes, points: [{time: 0}, {time: .inf}]}}]", "finite number"),
+        (
+            "b.yaml",
+            "clips: [{id: a, avatar: ava, script: x, stereo: {}, background: transparent}]",
+            "leave out stereo or transparent",
+        ),
+        (
+            "b.yaml",
+            "clips: [{id: a, avatar: ava, script: x, camera: {kind: keyframes, points: [{time: 1}, {time: 1}]}}]",
+            "rising times",
+        ),
+        (
+            "b.yaml",
+            "clips: [{id: a, avatar: ava, script: x, camera: {swing: 30, period: 3}}]",
+            "of kind fixed does not read period, swing; kind: orbit does",
+        ),
+        (
+            "b.yaml",
+            "clips: [{id: a, avatar: ava, script: x, camera: {swing: 15, period: 8}}]",
+            "does not read period, swing",
+        ),  # the defaults of an orbit
+        (
+            "b.yaml",
+            "clips: [{id: a, avatar: ava, script: x, camera: orbit}]",
+            "camera: expected keys and their values .got 'orbit'",
+        ),
+        (
+            "b.yaml",
+            "clips: [{id: a, avatar: ava, script: x, camera: {kind: keyframes, points: [{time: 0}, {time: .inf}]}}]",
+            "finite number",
+        ),
         ("b.yaml", "clips: [{id: a, avatar: ava, script: x, camera: {kind: orbit, period: .inf}}]", "finite number"),
-        ("b.yaml", "clips: [{id: a, avatar: ava, script: x, camera: {kind: keyframes, zoom: 2, points: [{time: 0}]}}]", "of kind keyframes does not read zoom"),
-        ("b.yaml", "clips: [{id: a, avatar: ava, script: x, camera: {kind: orbit, azimuth: 40, swing: 20}}]", "60 degrees"),
+        (
+            "b.yaml",
+            "clips: [{id: a, avatar: ava, script: x, camera: {kind: keyframes, zoom: 2, points: [{time: 0}]}}]",
+            "of kind keyframes does not read zoom",
+        ),
+        (
+            "b.yaml",
+            "clips: [{id: a, avatar: ava, script: x, camera: {kind: orbit, azimuth: 40, swing: 20}}]",
+            "60 degrees",
+        ),
     ],
 )
 def test_bad_files_are_explained(tmp_path, name, text, complaint):

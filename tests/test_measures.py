@@ -4,13 +4,19 @@ import numpy as np
 import pytest
 import torch
 
-from stereotalker.body.layout import JOINT
-from stereotalker.motion import measures
-from stereotalker.motion.measures import GestureAutoencoder, GestureConfig, Signs, frechet, gestures_loss
-from stereotalker.people.acting import STYLES, act
-from stereotalker.people.gestures import LEXICON
+from stereotalker.acting.gestures import LEXICON
+from stereotalker.acting.reference_acting import STYLES, act
+from stereotalker.evaluation import motion_metrics
+from stereotalker.evaluation.motion_metrics import (
+    GestureAutoencoder,
+    GestureConfig,
+    NearestGesture,
+    frechet,
+    gestures_loss,
+)
 from stereotalker.records import SAMPLE_RATE, Motion, Speech, Timed
-from stereotalker.training import fit
+from stereotalker.smplx_layout import JOINT
+from stereotalker.training.loop import fit
 
 
 def shifted(motion: Motion, frames: int) -> Motion:
@@ -18,51 +24,81 @@ def shifted(motion: Motion, frames: int) -> Motion:
 
 
 def test_lips(motion, speech, body):
-    assert measures.lips_closed(motion, speech, body) == 1.0
-    assert measures.lip_agreement(motion, motion, body) == (pytest.approx(1.0), 0.0)
-    assert measures.lip_agreement(shifted(motion, 3), motion, body)[1] == 3.0
-    assert measures.lip_vertex_error(motion, motion, body) == 0 < measures.lip_vertex_error(shifted(motion, 3), motion, body)
+    assert motion_metrics.lips_closed(motion, speech, body) == 1.0
+    assert motion_metrics.lip_agreement(motion, motion, body) == (pytest.approx(1.0), 0.0)
+    assert motion_metrics.lip_agreement(shifted(motion, 3), motion, body)[1] == 3.0
+    assert (
+        motion_metrics.lip_vertex_error(motion, motion, body)
+        == 0
+        < motion_metrics.lip_vertex_error(shifted(motion, 3), motion, body)
+    )
     gaping = motion.poses.copy()
     gaping[:, JOINT["jaw"], 0] = 0.3
     still = np.zeros_like(motion.expression)
-    assert measures.lips_closed(Motion(gaping, still, motion.trans, 25.0), speech, body) == 0.0
-    assert np.isnan(measures.lips_closed(motion, Speech(speech.samples, -20.0), body))
+    assert motion_metrics.lips_closed(Motion(gaping, still, motion.trans, 25.0), speech, body) == 0.0
+    assert np.isnan(motion_metrics.lips_closed(motion, Speech(speech.samples, -20.0), body))
     silent = Speech(speech.samples, -20.0, (), (Timed("m", 0.0, 0.1), Timed("a", 1.0, 1.2)))
-    assert 0 < len(measures.pause_aperture(motion, silent, body)) < len(motion.poses)
+    assert 0 < len(motion_metrics.pause_aperture(motion, silent, body)) < len(motion.poses)
 
 
 def test_aperture_is_the_whole_bodys(motion, body):
     head_only = np.zeros_like(motion.poses)
     head_only[:, JOINT["jaw"]] = motion.poses[:, JOINT["jaw"]]
-    whole = body.pose(Motion(head_only, motion.expression, motion.trans * 0, 25.0), np.zeros(body.betas, np.float32))[:, body.lip_pair]
+    whole = body.pose(Motion(head_only, motion.expression, motion.trans * 0, 25.0), np.zeros(body.betas, np.float32))[
+        :, body.lip_pair
+    ]
     at_rest = np.linalg.norm(np.subtract(*body.template[body.lip_pair]))
-    assert np.allclose(body.lip_aperture(motion), 1000 * (np.linalg.norm(whole[:, 0] - whole[:, 1], axis=-1) - at_rest), atol=1e-3)
+    assert np.allclose(
+        body.lip_aperture(motion), 1000 * (np.linalg.norm(whole[:, 0] - whole[:, 1], axis=-1) - at_rest), atol=1e-3
+    )
 
 
 def test_noise_is_jerky_and_stillness_is_not(motion):
-    noisy = Motion(motion.poses + np.random.default_rng(0).normal(0, 0.02, motion.poses.shape).astype(np.float32), motion.expression, motion.trans, 25.0)
-    assert measures.jerk(noisy) > 2 * measures.jerk(motion) > 0 and measures.jerk(motion.frames(0, 3)) == 0.0
-    still = Motion(np.repeat(motion.poses[:1], 80, 0), np.repeat(motion.expression[:1], 80, 0), np.repeat(motion.trans[:1], 80, 0), 25.0)
-    assert measures.diversity(still) < 1e-6 < measures.diversity(motion)
-    assert np.isnan(measures.beat_consistency(still, Speech(np.zeros(SAMPLE_RATE, np.float32), -np.inf)))
+    noisy = Motion(
+        motion.poses + np.random.default_rng(0).normal(0, 0.02, motion.poses.shape).astype(np.float32),
+        motion.expression,
+        motion.trans,
+        25.0,
+    )
+    assert (
+        motion_metrics.jerk(noisy) > 2 * motion_metrics.jerk(motion) > 0
+        and motion_metrics.jerk(motion.frames(0, 3)) == 0.0
+    )
+    still = Motion(
+        np.repeat(motion.poses[:1], 80, 0),
+        np.repeat(motion.expression[:1], 80, 0),
+        np.repeat(motion.trans[:1], 80, 0),
+        25.0,
+    )
+    assert motion_metrics.diversity(still) < 1e-6 < motion_metrics.diversity(motion)
+    assert np.isnan(motion_metrics.beat_consistency(still, Speech(np.zeros(SAMPLE_RATE, np.float32), -np.inf)))
 
 
 def test_beats_that_fall_on_onsets_agree_more():
     samples = np.zeros(6 * SAMPLE_RATE, np.float32)
     rng, beats = np.random.default_rng(0), np.arange(0.5, 5.6, 0.7)
     for at in beats:
-        samples[int(at * SAMPLE_RATE) : int((at + 0.2) * SAMPLE_RATE)] = rng.normal(0, 0.1, int(0.2 * SAMPLE_RATE) + 1)[: int((at + 0.2) * SAMPLE_RATE) - int(at * SAMPLE_RATE)]
-    found = measures.onsets(samples)
+        samples[int(at * SAMPLE_RATE) : int((at + 0.2) * SAMPLE_RATE)] = rng.normal(0, 0.1, int(0.2 * SAMPLE_RATE) + 1)[
+            : int((at + 0.2) * SAMPLE_RATE) - int(at * SAMPLE_RATE)
+        ]
+    found = motion_metrics.onsets(samples)
     assert len(found) == len(beats) and np.abs(found - beats).max() < 0.05
 
     def swinging(late: float) -> Motion:
         poses = np.zeros((150, 55, 3), np.float32)
         time = (np.arange(150) + 0.5) / 25
-        poses[:, JOINT["left_elbow"], 1] = np.cos(np.pi * (time - 0.5 - late) / 0.7)  # stands still at every onset, if not late
+        poses[:, JOINT["left_elbow"], 1] = np.cos(
+            np.pi * (time - 0.5 - late) / 0.7
+        )  # stands still at every onset, if not late
         return Motion(poses, np.zeros((150, 52), np.float32), np.zeros((150, 3), np.float32), 25.0)
 
     speech = Speech(samples, -20.0)
-    assert measures.beat_consistency(swinging(0.0), speech) > 0.8 > 0.3 > measures.beat_consistency(swinging(0.35), speech)
+    assert (
+        motion_metrics.beat_consistency(swinging(0.0), speech)
+        > 0.8
+        > 0.3
+        > motion_metrics.beat_consistency(swinging(0.35), speech)
+    )
 
 
 def test_drift_and_seams():
@@ -70,20 +106,20 @@ def test_drift_and_seams():
     poses = np.zeros((len(time), 55, 3), np.float32)
     poses[:, JOINT["right_elbow"], 1] = np.sin(2 * np.pi * time / 4)
     steady = Motion(poses, np.zeros((len(time), 52), np.float32), np.zeros((len(time), 3), np.float32), 25.0)
-    assert max(measures.drift(steady)) < 1e-3
+    assert max(motion_metrics.drift(steady)) < 1e-3
     poses = poses.copy()
-    poses[:, JOINT["right_elbow"], 1] *= (1 + time / 180)
+    poses[:, JOINT["right_elbow"], 1] *= 1 + time / 180
     growing = Motion(poses, steady.expression, steady.trans, 25.0)
-    assert measures.drift(growing)[0] > 0.3
+    assert motion_metrics.drift(growing)[0] > 0.3
     borders = np.arange(100, 4400, 80)
-    assert 0.8 < measures.seams(steady, borders) < 1.2
+    assert 0.8 < motion_metrics.seams(steady, borders) < 1.2
     jumping = steady.poses.copy()
     jumping[:, JOINT["head"], 0] = 0.5 * (np.searchsorted(borders, np.arange(len(time)), side="right") % 2)
-    assert measures.seams(Motion(jumping, steady.expression, steady.trans, 25.0), borders) > 2
+    assert motion_metrics.seams(Motion(jumping, steady.expression, steady.trans, 25.0), borders) > 2
 
 
 def test_signs_are_told_apart():
-    signs, hits = Signs(4, 25.0), []
+    signs, hits = NearestGesture(4, 25.0), []
     for word in ("huge", "stop", "five", "together", "think", "money"):
         speech = Speech(np.zeros(3 * SAMPLE_RATE, np.float32), -np.inf, (Timed(word, 1.3, 1.7),))
         hits.append(signs.nearest(act(speech, STYLES[4], 77, 25.0), 1.42) == LEXICON[word])
@@ -107,6 +143,12 @@ def test_the_autoencoder_learns(speech, tiny_params, tmp_path):
         seen.append(float((value := loss(rng)).detach()))
         return value
 
-    fit(model, counted, tiny_params.gestures.training.model_copy(update={"steps": 20, "learning_rate": 3e-3}), tmp_path / "a", lambda *_: None)
+    fit(
+        model,
+        counted,
+        tiny_params.gestures.training.model_copy(update={"steps": 20, "learning_rate": 3e-3}),
+        tmp_path / "a",
+        lambda *_: None,
+    )
     assert np.mean(seen[-4:]) < np.mean(seen[:4]) and model.features(motions).shape[1] == 4
     assert model.features([motions[0].frames(0, 3)] + motions).shape[0] == model.features(motions).shape[0]

@@ -2,12 +2,13 @@ import numpy as np
 import pytest
 import torch
 
+from stereotalker.acting.reference_acting import STYLES, act, resting_pose
 from stereotalker.audio.phonemes import CLASS, CLASSES
-from stereotalker.body.layout import JOINT
-from stereotalker.diffusion.sample import frame_noise, sample
-from stereotalker.diffusion.schedule import make_scheduler
+from stereotalker.diffusion.sampling import frame_noise, sample
+from stereotalker.diffusion.schedulers import make_scheduler
 from stereotalker.diffusion.windows import windows
 from stereotalker.models import read_motion, weights_file
+from stereotalker.motion.audio_features import Hearing, clearness
 from stereotalker.motion.denoiser import MotionConditions, Streams
 from stereotalker.motion.features import (
     FACE_COLUMNS,
@@ -20,18 +21,17 @@ from stereotalker.motion.features import (
     to_motion,
     to_slots,
 )
-from stereotalker.motion.hearing import Hearing, clearness
-from stereotalker.motion.performances import perform, training_loss
-from stereotalker.motion.prior import SLOT
-from stereotalker.motion.synthesize import Directions, Synthesizer, _joined
-from stereotalker.people.acting import STYLES, act, resting_pose
+from stereotalker.motion.language_prior import SLOT
+from stereotalker.motion.synthesize import MotionControls, Synthesizer, _joined
 from stereotalker.records import SAMPLE_RATE, Speech
-from stereotalker.training import fit
+from stereotalker.smplx_layout import JOINT
+from stereotalker.training.loop import fit
+from stereotalker.training.motion import make_example, training_loss
 from stereotalker.weights import load_weights, save_weights
 
 
-def move(models, speech, frames=60, fps=25.0, **directions):
-    return models.synthesizer.motion(speech, Directions(**({"style": 0, "seed": 1} | directions)), frames, fps)
+def move(models, speech, frames=60, fps=25.0, **controls):
+    return models.synthesizer.motion(speech, MotionControls(**({"style": 0, "seed": 1} | controls)), frames, fps)
 
 
 @pytest.mark.parametrize(("frames", "fps"), [(1, 25.0), (60, 25.0), (37, 12.0), (70, 23.976), (150, 60.0)])
@@ -49,16 +49,29 @@ def test_motion_is_a_function_of_its_seed(tiny_models, speech):
 def test_phonemes_style_and_strength_are_heard(tiny_models, speech):
     base = move(tiny_models, speech, 40).poses
     unread = Speech(speech.samples, -20.0, speech.words)
-    for other in (move(tiny_models, unread, 40), move(tiny_models, speech, 40, style=1), move(tiny_models, speech, 40, strength=2.0)):
+    for other in (
+        move(tiny_models, unread, 40),
+        move(tiny_models, speech, 40, style=1),
+        move(tiny_models, speech, 40, strength=2.0),
+    ):
         assert not np.allclose(base, other.poses, atol=1e-6)
 
 
 def test_guidance_moves_the_body_and_leaves_the_face(tiny_models, speech):
     """The denoiser is seen once more without words; the face is not touched by how far the body is taken from that."""
-    plain, guided = (Synthesizer(tiny_models.synthesizer.encoder, tiny_models.synthesizer.denoiser, tiny_models.params.motion.model_copy(update={"guidance": w, "steps": 1})) for w in (1.0, 3.0))
-    one, other = (model.motion(speech, Directions(0, seed=1), 40, 25.0) for model in (plain, guided))
+    plain, guided = (
+        Synthesizer(
+            tiny_models.synthesizer.encoder,
+            tiny_models.synthesizer.denoiser,
+            tiny_models.params.motion.model_copy(update={"guidance": w, "steps": 1}),
+        )
+        for w in (1.0, 3.0)
+    )
+    one, other = (model.motion(speech, MotionControls(0, seed=1), 40, 25.0) for model in (plain, guided))
     face = [JOINT["jaw"], JOINT["left_eye"]]
-    assert np.allclose(one.expression, other.expression, atol=0.01) and np.allclose(one.poses[:, face], other.poses[:, face], atol=0.01)
+    assert np.allclose(one.expression, other.expression, atol=0.01) and np.allclose(
+        one.poses[:, face], other.poses[:, face], atol=0.01
+    )
     assert np.abs(one.poses - other.poses).max() > 0.02
 
 
@@ -70,7 +83,16 @@ def test_signs_reach_the_body(tiny_models, speech):
     def body(sign: int) -> torch.Tensor:
         signs = torch.zeros(1, S, dtype=torch.long)
         signs[0, 3] = sign
-        given = MotionConditions(audio, signs, torch.ones(1), torch.zeros(1, dtype=torch.long), torch.ones(1), streams, held.repeat_interleave(SLOT, 1), held)
+        given = MotionConditions(
+            audio,
+            signs,
+            torch.ones(1),
+            torch.zeros(1, dtype=torch.long),
+            torch.ones(1),
+            streams,
+            held.repeat_interleave(SLOT, 1),
+            held,
+        )
         with torch.inference_mode():
             return tiny_models.synthesizer.denoiser(streams, torch.tensor([500]), given).body
 
@@ -79,7 +101,11 @@ def test_signs_reach_the_body(tiny_models, speech):
 
 def test_silence_noise_and_clipped_sound_move_without_words(tiny_models):
     rng = np.random.default_rng(0)
-    for samples in (np.zeros(32000, np.float32), rng.normal(0, 0.2, 32000).astype(np.float32), np.sign(np.sin(np.arange(32000))).astype(np.float32)):
+    for samples in (
+        np.zeros(32000, np.float32),
+        rng.normal(0, 0.2, 32000).astype(np.float32),
+        np.sign(np.sin(np.arange(32000))).astype(np.float32),
+    ):
         motion = move(tiny_models, Speech(samples, -np.inf), 50)
         assert np.isfinite(motion.poses).all()
 
@@ -123,7 +149,11 @@ def test_what_is_joined_leaves_no_step():
 def test_columns_go_and_come_back(speech):
     motion = act(speech, STYLES[0], 0, 25.0)
     again = to_motion(face_columns(motion), body_columns(motion), 25.0)
-    assert np.allclose(again.poses, motion.poses) and np.allclose(again.trans, motion.trans) and np.allclose(again.expression, motion.expression)
+    assert (
+        np.allclose(again.poses, motion.poses)
+        and np.allclose(again.trans, motion.trans)
+        and np.allclose(again.expression, motion.expression)
+    )
 
 
 def test_half_the_frames_and_forty_axes_hold_the_acting(speech):
@@ -143,7 +173,9 @@ def test_what_is_no_clear_speech_is_taken_as_silence():
 
 
 def test_hearing_is_the_same_in_any_order_and_knows_phonemes(tiny_models, speech, monkeypatch):
-    monkeypatch.setattr("stereotalker.motion.hearing.CLEAR", 0.0)  # an encoder that was never trained is sure of nothing
+    monkeypatch.setattr(
+        "stereotalker.motion.audio_features.CLEAR", 0.0
+    )  # an encoder that was never trained is sure of nothing
     encoder = tiny_models.synthesizer.encoder
     long = Speech(np.tile(speech.samples, 12), -20.0)
     one, other = Hearing(encoder, long, 25.0), Hearing(encoder, long, 25.0)
@@ -156,7 +188,9 @@ def test_hearing_is_the_same_in_any_order_and_knows_phonemes(tiny_models, speech
     assert np.allclose(known.sum(1), 1, atol=1e-5) and known[:, CLASS["m"]].max() == 1
 
 
-def test_training_learns_one_performance_and_resumes_to_the_same_end(tiny_models, tiny_params, speech, tmp_path, monkeypatch):
+def test_training_learns_one_performance_and_resumes_to_the_same_end(
+    tiny_models, tiny_params, speech, tmp_path, monkeypatch
+):
     encoder = tiny_models.synthesizer.encoder
     options = tiny_params.motion.training.model_copy(update={"steps": 12})
     params = tiny_params.motion.model_copy(update={"training": options})
@@ -164,8 +198,8 @@ def test_training_learns_one_performance_and_resumes_to_the_same_end(tiny_models
     def run(checkpoint, stop_at=None):
         model = read_motion(tiny_models.folder)
         prior = model.prior.read.weight.detach().clone()
-        performances = [perform([speech], encoder, params.fps, 3)]
-        loss, seen = training_loss(model, performances, params), []
+        examples = [make_example([speech], encoder, params.fps, 3)]
+        loss, seen = training_loss(model, examples, params), []
 
         def counted(rng):
             if stop_at == len(seen):
@@ -182,7 +216,7 @@ def test_training_learns_one_performance_and_resumes_to_the_same_end(tiny_models
 
     straight, losses = run(tmp_path / "a")
     assert losses[-1] < losses[0]
-    monkeypatch.setattr("stereotalker.training.CHECKPOINT_EVERY_S", 0)
+    monkeypatch.setattr("stereotalker.training.loop.CHECKPOINT_EVERY_S", 0)
     run(tmp_path / "b", stop_at=6)
     resumed, rest = run(tmp_path / "b")
     assert len(rest) == 6 and torch.allclose(straight, resumed, atol=1e-6)
@@ -218,11 +252,15 @@ def test_sampling_ends_at_what_is_predicted(name):
 
 def test_frame_noise_does_not_know_of_segments():
     whole = frame_noise((2, 3), 5, 0, 12, 4)
-    assert torch.equal(whole[5:9], frame_noise((2, 3), 5, 5, 9, 4)) and not torch.equal(whole, frame_noise((2, 3), 6, 0, 12, 4))
+    assert torch.equal(whole[5:9], frame_noise((2, 3), 5, 5, 9, 4)) and not torch.equal(
+        whole, frame_noise((2, 3), 6, 0, 12, 4)
+    )
     assert abs(float(frame_noise((64, 64), 5, 2, 3, 4).std()) - 1) < 0.05
 
 
-@pytest.mark.parametrize(("frames", "length", "overlap"), [(1, 10, 3), (10, 10, 3), (11, 10, 3), (95, 20, 0), (95, 20, 6)])
+@pytest.mark.parametrize(
+    ("frames", "length", "overlap"), [(1, 10, 3), (10, 10, 3), (11, 10, 3), (95, 20, 0), (95, 20, 6)]
+)
 def test_windows_cover_everything_once(frames, length, overlap):
     covered = [f for w in windows(frames, length, overlap) for f in range(w.start + w.overlap, w.stop)]
     assert covered == list(range(frames))

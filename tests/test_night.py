@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from nights import all_frames, cli, driver, one_thread, write_batch
 
-from flows.produce import produce
-from stereotalker.home import Home
-from stereotalker.video import probe
+from stereotalker.flows.produce import produce
+from stereotalker.media.video_files import probe
+from stereotalker.runtime.home import Home
 
 TWO = {"workers": 2, "worker": {"threads": 1, "backoff": 0.05}}
 
@@ -22,7 +22,7 @@ TWO = {"workers": 2, "worker": {"threads": 1, "backoff": 0.05}}
 @pytest.fixture(scope="module")
 def production(tmp_path_factory, tiny_models):
     """A home with a running Prefect server, and params and weights on disk for processes of their own."""
-    from tasks.server import ensure_server, stop_server
+    from stereotalker.tasks.server import ensure_server, stop_server
 
     home = Home(tmp_path_factory.mktemp("production"))
     (home.root / "params.json").write_text(tiny_models.params.model_dump_json())
@@ -38,8 +38,12 @@ def clips(count, words="one two three four five"):
 
 def runs_of(url, name):
     """Task runs of the newest flow run of a batch: name -> state type; and the flow run."""
-    flow = httpx.post(f"{url}/flow_runs/filter", json={"flow_runs": {"tags": {"all_": [name]}}, "sort": "START_TIME_DESC", "limit": 1}).json()[0]
-    tasks = httpx.post(f"{url}/task_runs/filter", json={"flow_runs": {"id": {"any_": [flow["id"]]}}, "limit": 200}).json()
+    flow = httpx.post(
+        f"{url}/flow_runs/filter", json={"flow_runs": {"tags": {"all_": [name]}}, "sort": "START_TIME_DESC", "limit": 1}
+    ).json()[0]
+    tasks = httpx.post(
+        f"{url}/task_runs/filter", json={"flow_runs": {"id": {"any_": [flow["id"]]}}, "limit": 200}
+    ).json()
     return flow, {task["name"]: task["state"]["type"] for task in tasks}
 
 
@@ -56,7 +60,14 @@ def test_workers_interruptions_and_executors_give_the_same_frames(production, tm
     """One batch three ways: inline; two Ray workers; two Ray workers with the driver killed -9 and started again."""
     home, url = production
     batch = write_batch(tmp_path, clips(4), "killed")
-    produce(batch, tmp_path / "inline", one_thread(tiny_models.params), Home(tmp_path / "inline-home"), "inline", weights=tiny_models.folder)
+    produce(
+        batch,
+        tmp_path / "inline",
+        one_thread(tiny_models.params),
+        Home(tmp_path / "inline-home"),
+        "inline",
+        weights=tiny_models.folder,
+    )
 
     first = driver(home, batch, tmp_path / "killed", tiny_models.folder, **TWO)
     wait_for(lambda: list(home.store.glob("video/*/done.json")), first)
@@ -80,7 +91,9 @@ def test_workers_interruptions_and_executors_give_the_same_frames(production, tm
     assert all(np.array_equal(expected[name], found[name]) for name in expected)
     flow, tasks = runs_of(url, "killed")
     assert flow["state"]["type"] == "COMPLETED" and flow["name"].startswith("killed 20")
-    assert {name: tasks[name] for name in tasks if name.startswith("clip-")} == {f"clip-c{k}": "COMPLETED" for k in range(4)}
+    assert {name: tasks[name] for name in tasks if name.startswith("clip-")} == {
+        f"clip-c{k}": "COMPLETED" for k in range(4)
+    }
     closed = httpx.get(f"{url}/flow_runs/{killed['id']}").json()
     assert closed["state"]["type"] == "CRASHED"
     left = httpx.post(f"{url}/task_runs/filter", json={"flow_runs": {"id": {"any_": [killed["id"]]}}}).json()
@@ -95,11 +108,17 @@ def test_states_and_artifacts_in_prefect_are_the_clips_own(production, tmp_path,
     assert process.returncode == 1 and "broke off" not in words, words
     flow, tasks = runs_of(url, "states")
     assert flow["state"]["type"] == "FAILED" and tasks["clip-c0"] == "COMPLETED" and tasks["clip-mute"] == "FAILED"
-    nobody = [{"id": "nobody", "avatar": "nobody", "script": "hi"}]  # found before the flow runs: not one clip is left for it
+    nobody = [
+        {"id": "nobody", "avatar": "nobody", "script": "hi"}
+    ]  # found before the flow runs: not one clip is left for it
     process = driver(home, write_batch(tmp_path, nobody, "faults"), tmp_path / "faults", tiny_models.folder, **TWO)
     words, _ = process.communicate(timeout=300)
-    assert process.returncode == 1 and json.loads((tmp_path / "faults" / "results.json").read_text())["stopped"] == "", words
-    artifacts = httpx.post(f"{url}/artifacts/filter", json={"artifacts": {"flow_run_id": {"any_": [flow["id"]]}}}).json()
+    assert (
+        process.returncode == 1 and json.loads((tmp_path / "faults" / "results.json").read_text())["stopped"] == ""
+    ), words
+    artifacts = httpx.post(
+        f"{url}/artifacts/filter", json={"artifacts": {"flow_run_id": {"any_": [flow["id"]]}}}
+    ).json()
     found = {artifact["key"]: artifact for artifact in artifacts}
     assert found["progress"]["data"] == 100 and "data:image/jpeg" in found["contact-sheet"]["data"]
     assert {row["clip"]: row["state"] for row in json.loads(found["clips"]["data"])}["mute"] == "failed"
@@ -158,7 +177,17 @@ def test_the_nightly_deployment_takes_every_manifest_once(production, tmp_path):
     (inbox / "wrong.yaml").write_text("clips: [{id: a}]")
     write_batch(inbox, [{"id": "a", "script": "one"}], "right")
     environment = {**os.environ, "STEREOTALKER_HOME": str(home.root)}
-    command = [sys.executable, "-m", "stereotalker.cli", "serve", str(inbox), "--out", str(tmp_path / "out"), "--cron", "0 3 * * *"]
+    command = [
+        sys.executable,
+        "-m",
+        "stereotalker.cli",
+        "serve",
+        str(inbox),
+        "--out",
+        str(tmp_path / "out"),
+        "--cron",
+        "0 3 * * *",
+    ]
     with open(tmp_path / "serve.log", "wb") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=tmp_path)
     try:
@@ -167,7 +196,15 @@ def test_the_nightly_deployment_takes_every_manifest_once(production, tmp_path):
         for _ in range(2):
             run = httpx.post(f"{url}/deployments/{deployment}/create_flow_run", json={}).json()["id"]
             final = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
-            ended.append(wait_for(lambda run=run, final=final: (state := httpx.get(f"{url}/flow_runs/{run}").json()["state"]["type"]) in final and state, server, 240))
+            ended.append(
+                wait_for(
+                    lambda run=run, final=final: (
+                        (state := httpx.get(f"{url}/flow_runs/{run}").json()["state"]["type"]) in final and state
+                    ),
+                    server,
+                    240,
+                )
+            )
         assert ended == ["COMPLETED"] * 2, (tmp_path / "serve.log").read_text()
         schedules = httpx.get(f"{url}/deployments/{deployment}").json()["schedules"]
         assert schedules[0]["schedule"]["cron"] == "0 3 * * *" and schedules[0]["active"]
@@ -175,18 +212,23 @@ def test_the_nightly_deployment_takes_every_manifest_once(production, tmp_path):
         server.terminate()
         server.wait(60)
     assert (tmp_path / "out" / "right" / "clips" / "a.mp4").is_file()
-    marks = {json.loads(path.read_text())["manifest"]: json.loads(path.read_text())["how"] for path in (home.root / "taken").glob("*.json")}
+    marks = {
+        json.loads(path.read_text())["manifest"]: json.loads(path.read_text())["how"]
+        for path in (home.root / "taken").glob("*.json")
+    }
     assert "refused" in marks[str(inbox / "wrong.yaml")] and "1 clips" in marks[str(inbox / "right.yaml")]
     batches = httpx.post(f"{url}/flow_runs/filter", json={"flow_runs": {"tags": {"all_": ["right"]}}}).json()
     assert len(batches) == 1
-    from flows.deployments import new_manifests
+    from stereotalker.flows.deployments import new_manifests
 
     assert new_manifests(inbox, home) == []
     (inbox / "wrong.yaml").write_text("clips: [{id: b}]")
     assert [path.name for path in new_manifests(inbox, home)] == ["wrong.yaml"]  # changed, so new
 
 
-@pytest.mark.parametrize(("arguments", "complaint"), [(["nowhere"], "is not a folder"), ([".", "--cron", "tonight"], "expected five fields")])
+@pytest.mark.parametrize(
+    ("arguments", "complaint"), [(["nowhere"], "is not a folder"), ([".", "--cron", "tonight"], "expected five fields")]
+)
 def test_serve_refuses_nonsense(production, tmp_path, arguments, complaint):
     answer = cli("serve", *arguments, home=production[0])
     assert answer.returncode == 2 and complaint in answer.stderr and len(answer.stderr.strip().splitlines()) == 1
@@ -194,27 +236,35 @@ def test_serve_refuses_nonsense(production, tmp_path, arguments, complaint):
 
 def test_a_killed_worker_is_replaced_and_its_segment_made(production, tmp_path, tiny_models):
     """A real Ray actor, killed -9 before and while it has work."""
-    from stereotalker.batch.gate import Gate
-    from stereotalker.clip import ClipMaker, Ledger, make_clip
     from stereotalker.errors import UserError
-    from stereotalker.manifest import read_manifest
     from stereotalker.models import Models
-    from stereotalker.store import Store
-    from tasks.cluster import Cluster
-    from tasks.pool import Pool
+    from stereotalker.production.admission import AdmissionControl
+    from stereotalker.production.clip import ClipMaker, StageTimings, make_clip
+    from stereotalker.production.manifest import read_manifest
+    from stereotalker.store.local import Store
+    from stereotalker.tasks.cluster import Cluster
+    from stereotalker.tasks.pool import Pool
 
     params = one_thread(tiny_models.params)
     with pytest.raises(UserError, match="a worker needs 1 CPUs and 4 GPUs"):
-        Cluster(params.with_produce({"worker": {"gpus": 4}}), tiny_models.folder, str(tmp_path / "store"), tmp_path / "store")
-    cluster, store = Cluster(params, tiny_models.folder, str(tmp_path / "store"), tmp_path / "store"), Store(tmp_path / "store")
-    [slot], gate = cluster.slots, Gate()
+        Cluster(
+            params.with_produce({"worker": {"gpus": 4}}),
+            tiny_models.folder,
+            str(tmp_path / "store"),
+            tmp_path / "store",
+        )
+    cluster, store = (
+        Cluster(params, tiny_models.folder, str(tmp_path / "store"), tmp_path / "store"),
+        Store(tmp_path / "store"),
+    )
+    [slot], gate = cluster.slots, AdmissionControl()
     pool = Pool(cluster.slots, params.produce.worker, gate, store)
     try:
         maker = ClipMaker(Models(params, tiny_models.folder), store)
         first, second = read_manifest(write_batch(tmp_path, clips(2))).clips
-        make_clip(first, maker, pool.render, lambda *_: None, Ledger())
+        make_clip(first, maker, pool.render, lambda *_: None, StageTimings())
         os.kill(slot.process, signal.SIGKILL)
-        assert make_clip(second, maker, pool.render, lambda *_: None, Ledger()).frames and gate.spent.lost > 0
+        assert make_clip(second, maker, pool.render, lambda *_: None, StageTimings()).frames and gate.spent.lost > 0
     finally:
         pool.close()
         cluster.close()
@@ -223,11 +273,13 @@ def test_a_killed_worker_is_replaced_and_its_segment_made(production, tmp_path, 
 def test_a_prefect_block_carries_the_notice(production, listener):
     from prefect.blocks.notifications import CustomWebhookNotificationBlock
 
-    from tasks.notify import notify
+    from stereotalker.tasks.notify import notify
 
     port, came = listener
     body = {"title": "{{subject}}", "text": "{{body}}"}
-    CustomWebhookNotificationBlock(name="night", url=f"http://127.0.0.1:{port}/", json_data=body).save("night", overwrite=True)
+    CustomWebhookNotificationBlock(name="night", url=f"http://127.0.0.1:{port}/", json_data=body).save(
+        "night", overwrite=True
+    )
     notify(["custom-webhook/night"], "night: done", "report.html")
     assert came == [{"title": "night: done", "text": "report.html"}]
 

@@ -2,12 +2,15 @@
 
 from nights import write_batch
 
-from tasks.notify import notify
+from stereotalker.tasks.notify import notify
 
 
 def test_a_batch_tells_how_it_ended(run, tmp_path, listener):
     port, came = listener
-    run(write_batch(tmp_path, [{"id": "a", "avatar": "zoe", "script": "hi"}], "night"), notify=[f"json://127.0.0.1:{port}/"])
+    run(
+        write_batch(tmp_path, [{"id": "a", "avatar": "zoe", "script": "hi"}], "night"),
+        notify=[f"json://127.0.0.1:{port}/"],
+    )
     assert came[0]["title"] == "night: 1 clips: 1 failed" and came[0]["message"].endswith("report.html")
 
 

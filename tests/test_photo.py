@@ -5,7 +5,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from stereotalker.errors import UserError
-from stereotalker.photo import check_photo, read_mask, read_photo
+from stereotalker.media.photos import check_photo, read_mask, read_photo
 
 ORANGE, BLUE = (230, 120, 40), (30, 60, 200)
 
@@ -64,7 +64,9 @@ def test_alpha_is_laid_on_grey(picture, tmp_path):
 def test_palette_with_transparency(picture, tmp_path):
     picture.quantize(4).save(tmp_path / "a.png", transparency=0)
     assert close(read_photo(tmp_path / "a.png")[5, 40], ORANGE) or close(read_photo(tmp_path / "a.png")[55, 40], BLUE)
-    assert (np.abs(read_photo(tmp_path / "a.png").astype(int) - 128).max(-1) < 2).any()  # the colour that was made transparent
+    assert (
+        np.abs(read_photo(tmp_path / "a.png").astype(int) - 128).max(-1) < 2
+    ).any()  # the colour that was made transparent
 
 
 def test_an_embedded_profile_is_followed_and_a_broken_one_ignored(picture, tmp_path):
@@ -72,8 +74,16 @@ def test_an_embedded_profile_is_followed_and_a_broken_one_ignored(picture, tmp_p
     picture.save(tmp_path / "b.png", icc_profile=b"no profile at all")
     for name in ("a.png", "b.png"):
         assert close(read_photo(tmp_path / name)[5, 40], ORANGE, 2)
-    swapped = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes().replace(b"rXYZ", b"temp").replace(b"bXYZ", b"rXYZ").replace(b"temp", b"bXYZ")
-    Image.fromarray(np.flip(np.asarray(picture), 2)).save(tmp_path / "c.png", icc_profile=swapped)  # its red is called blue
+    swapped = (
+        ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+        .tobytes()
+        .replace(b"rXYZ", b"temp")
+        .replace(b"bXYZ", b"rXYZ")
+        .replace(b"temp", b"bXYZ")
+    )
+    Image.fromarray(np.flip(np.asarray(picture), 2)).save(
+        tmp_path / "c.png", icc_profile=swapped
+    )  # its red is called blue
     assert close(read_photo(tmp_path / "c.png")[5, 40], ORANGE, 4)
 
 
@@ -87,7 +97,9 @@ def test_a_decompression_bomb_is_refused_from_its_header(tmp_path):
     for size in ((15_000, 8_000), (20_000, 10_000)):  # the second is beyond Pillow's own limit as well
         Image.new("1", size).save(tmp_path / "bomb.png")
         for read in (read_photo, check_photo):
-            with pytest.raises(UserError, match=r"^[^ ]*bomb.png: [^(]*more than 100 megapixels; scale the picture down$"):
+            with pytest.raises(
+                UserError, match=r"^[^ ]*bomb.png: [^(]*more than 100 megapixels; scale the picture down$"
+            ):
                 read(tmp_path / "bomb.png")
 
 
@@ -98,7 +110,13 @@ def test_truncated_text_and_absent_files(picture, tmp_path):
     (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "text.png").write_text("I am a portrait, believe me.")
     (tmp_path / "empty.png").touch()
-    for name, complaint in (("cut.png", "damaged or incomplete"), ("text.png", "not a picture; expected PNG"), ("empty.png", "not a picture"), ("none.png", "No such file"), (".", "Is a directory")):
+    for name, complaint in (
+        ("cut.png", "damaged or incomplete"),
+        ("text.png", "not a picture; expected PNG"),
+        ("empty.png", "not a picture"),
+        ("none.png", "No such file"),
+        (".", "Is a directory"),
+    ):
         with pytest.raises(UserError, match=complaint):
             read_photo(tmp_path / name)
 

@@ -9,14 +9,15 @@ import pytest
 import torch
 from nights import SMALL, one_thread
 
-from stereotalker.batch.gate import Gate
-from stereotalker.clip import ClipMaker, Ledger, assemble, make_clip, read_segment, render_segment
 from stereotalker.diffusion.windows import Window
 from stereotalker.errors import ClipError, Stopped, WorkerLost, is_out_of_memory
-from stereotalker.manifest import CameraMove, Clip, Retake
+from stereotalker.geometry.camera_path import CameraPath
 from stereotalker.models import Models
-from stereotalker.store import Store
-from tasks.pool import LocalSlot, Pool
+from stereotalker.production.admission import AdmissionControl
+from stereotalker.production.clip import ClipMaker, StageTimings, assemble, make_clip, read_segment, render_segment
+from stereotalker.production.manifest import Clip, Retake
+from stereotalker.store.local import Store
+from stereotalker.tasks.pool import LocalSlot, Pool
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def models(tiny_models) -> Models:
 def bench(models, tmp_path):
     """(maker, jobs of one clip, a store for its segments)."""
     store = Store(tmp_path / "store")
-    maker, ledger = ClipMaker(models, store), Ledger()
+    maker, ledger = ClipMaker(models, store), StageTimings()
     clip = Clip(id="a", avatar="ava", script="one two three", **SMALL)
     key, avatar = maker.avatar(clip)
     speech_key, speech = maker.speech(clip, ledger)
@@ -40,7 +41,7 @@ def bench(models, tmp_path):
 
 def pool_of(slots, models, store, gate=None, **rules):
     worker = models.params.produce.worker.model_copy(update=rules)
-    return Pool(slots, worker, gate or Gate(), store)
+    return Pool(slots, worker, gate or AdmissionControl(), store)
 
 
 def frames_of(done, store):
@@ -105,14 +106,22 @@ def test_a_run_that_does_not_fit_is_the_clips_fault(bench, models):
         pool_of([Full(models, bench[2])], models, bench[2]).render(bench[1], nothing)
 
 
-@pytest.mark.parametrize(("error", "is_memory"), [(MemoryError(), True), (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), True), (RuntimeError("shape"), False), (ValueError("out of memory"), False)])
+@pytest.mark.parametrize(
+    ("error", "is_memory"),
+    [
+        (MemoryError(), True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("shape"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
 def test_memory_faults_are_told_apart(error, is_memory):
     assert is_out_of_memory(error) is is_memory
 
 
 def test_a_segment_survives_its_workers(bench, models):
     _, jobs, store = bench
-    slot, gate = Dying(models, store, 3), Gate()
+    slot, gate = Dying(models, store, 3), AdmissionControl()
     done = pool_of([slot], models, store, gate).render(jobs[:1], nothing)
     assert done[0].frames == 8 and slot.asked[:4] == [8, 8, 4, 2]  # whole, whole, then ever smaller
     assert gate.spent.lost > 0 and gate.spent.useful > 0
@@ -128,7 +137,9 @@ def test_a_segment_that_kills_every_worker_is_given_up(bench, models):
 def test_lost_nodes_are_nobodys_fault_but_end_some_time(bench, models):
     _, jobs, store = bench
     slot = Dying(models, store, 6, blameless=True)
-    assert pool_of([slot], models, store, backoff=0.01).render(jobs[:1], nothing)[0].frames == 8 and slot.asked == [8] * 7
+    assert (
+        pool_of([slot], models, store, backoff=0.01).render(jobs[:1], nothing)[0].frames == 8 and slot.asked == [8] * 7
+    )
     with pytest.raises(WorkerLost, match="no worker stayed"):
         pool_of([Dying(models, store, 99, True)], models, store, backoff=0.001, lost_nodes=3).render(jobs[1:], nothing)
 
@@ -172,7 +183,7 @@ def test_clips_that_come_first_are_finished_first(bench, models):
 
 def test_a_closed_gate_gives_the_waiting_segments_back(bench, models):
     _, jobs, store = bench
-    gate = Gate()
+    gate = AdmissionControl()
 
     class Closing(LocalSlot):
         def run(self, job):
@@ -188,22 +199,30 @@ def test_a_retake_changes_its_stretch_only(bench, models, tmp_path):
     maker, jobs, store = bench
     pool = pool_of([LocalSlot(models, store)], models, store)
     clip = jobs[0].clip
-    before = make_clip(clip, maker, pool.render, nothing, Ledger())
-    ledger = Ledger()
-    retake = clip.model_copy(update={"retakes": (Retake(start=0.4, end=0.8, seed=9, camera=CameraMove(azimuth=20)),)})
+    before = make_clip(clip, maker, pool.render, nothing, StageTimings())
+    ledger = StageTimings()
+    retake = clip.model_copy(update={"retakes": (Retake(start=0.4, end=0.8, seed=9, camera=CameraPath(azimuth=20)),)})
     after = make_clip(retake, maker, pool.render, nothing, ledger)
     assert ledger.made == ["render", "video", "quality"]  # one short segment; speech, motion and the rest were found
 
     def frames(clip):
         found = maker.segments(clip, jobs[0].avatar, jobs[0].motion, before.frames)
         done = pool.render(found, nothing)
-        return np.concatenate(list(assemble([(j.window, d.keys) for j, d in zip(found, done, strict=True)], before.frames, lambda k: read_segment(store.find("render", k)))))
+        return np.concatenate(
+            list(
+                assemble(
+                    [(j.window, d.keys) for j, d in zip(found, done, strict=True)],
+                    before.frames,
+                    lambda k: read_segment(store.find("render", k)),
+                )
+            )
+        )
 
     differs = (frames(clip) != frames(retake)).any((1, 2, 3))
     assert differs[5:10].all() and not differs[:5].any() and not differs[10:].any() and before.frames == after.frames
     late = clip.model_copy(update={"retakes": (Retake(start=50, end=60, seed=1),)})
     with pytest.raises(ClipError, match="retake starts at 50 s"):
-        make_clip(late, maker, pool.render, nothing, Ledger())
+        make_clip(late, maker, pool.render, nothing, StageTimings())
 
 
 def test_later_parts_replace_earlier_ones():
@@ -218,7 +237,11 @@ def test_later_parts_replace_earlier_ones():
 def test_halves_meet_at_whole_network_batches(bench):
     job = bench[1][0]
     first, second = job.halves()
-    assert (first.window.start, first.window.stop, second.window.stop) == (0, 4, 8) and first.key != second.key != job.key
+    assert (first.window.start, first.window.stop, second.window.stop) == (
+        0,
+        4,
+        8,
+    ) and first.key != second.key != job.key
     assert [h.window.stop - h.window.start for h in first.halves()] == [2, 2] and first.halves()[0].halves() is None
     off_grid = replace(job, window=Window(0, 3, 8, 0)).halves()
     assert [(h.window.start, h.window.stop) for h in off_grid] == [(3, 6), (6, 8)]

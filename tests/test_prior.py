@@ -5,26 +5,26 @@ import pytest
 import torch
 from transformers import AutoTokenizer, BertConfig, BertModel, GPT2Config, GPT2Model
 
+from stereotalker.acting.gestures import HELD_OUT, LEXICON
 from stereotalker.errors import UserError
-from stereotalker.motion.prior import (
+from stereotalker.motion.language_prior import (
+    GESTURE_INDEX,
+    GESTURE_NAMES,
     MINILM,
     MINILM_SHA256,
     NO_MODEL,
     POOLED,
-    SIGN_INDEX,
-    SIGN_NAMES,
+    GestureClassifier,
     LanguagePrior,
-    Reader,
     Vocabulary,
     at_slots,
     chosen,
     minilm_folder,
 )
-from stereotalker.motion.semantics import Utterance, sign_of, training_loss
-from stereotalker.people.gestures import HELD_OUT, LEXICON
 from stereotalker.records import Timed
-from stereotalker.store import file_digest
-from stereotalker.training import fit
+from stereotalker.store.digests import file_digest
+from stereotalker.training.language_prior import Utterance, gesture_label, training_loss
+from stereotalker.training.loop import fit
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,11 @@ def test_only_the_adapter_learns(prior):
 
 def test_held_out_words_are_never_shown():
     assert not set(HELD_OUT) & set(LEXICON) and set(HELD_OUT.values()) <= set(LEXICON.values())
-    assert sign_of("Gigantic,") == -100 and sign_of("huge") == SIGN_INDEX["big"] and sign_of("umbrella") == 0
+    assert (
+        gesture_label("Gigantic,") == -100
+        and gesture_label("huge") == GESTURE_INDEX["big"]
+        and gesture_label("umbrella") == 0
+    )
 
 
 def test_words_keep_their_tokens():
@@ -55,20 +59,22 @@ def test_words_keep_their_tokens():
     up, upward = (set(Vocabulary(NO_MODEL).tokens([word]).ids) for word in ("increase", "increasing"))
     assert up & upward and up != upward
     assert len(Vocabulary(MINILM).tokens(["word"] * 2000).ids) <= 256
-    assert set(Vocabulary(MINILM).tokens(["", "go"]).word) == {-1, 1} and set(Vocabulary(MINILM).tokens([]).word) == {-1}
+    assert set(Vocabulary(MINILM).tokens(["", "go"]).word) == {-1, 1} and set(Vocabulary(MINILM).tokens([]).word) == {
+        -1
+    }
 
 
 def test_reading_words_and_sound(prior):
-    reader = Reader(prior)
+    reader = GestureClassifier(prior)
     told = reader.words(["what", "a", "huge", "house"] * 20)
-    assert told.shape == (80, len(SIGN_NAMES)) and np.allclose(told.sum(1), 1, atol=1e-3)
-    assert reader.words([]).shape == (0, len(SIGN_NAMES)) and reader.words(["", "huge"])[0, 0] == 1
+    assert told.shape == (80, len(GESTURE_NAMES)) and np.allclose(told.sum(1), 1, atol=1e-3)
+    assert reader.words([]).shape == (0, len(GESTURE_NAMES)) and reader.words(["", "huge"])[0, 0] == 1
     heard = reader.sound(np.random.default_rng(0).normal(size=(POOLED * 40 + 1, 8)).astype(np.float32))
-    assert heard.shape == (41, len(SIGN_NAMES)) and np.isfinite(heard).all()
+    assert heard.shape == (41, len(GESTURE_NAMES)) and np.isfinite(heard).all()
 
 
 def test_signs_are_chosen_and_placed():
-    probabilities = np.zeros((3, len(SIGN_NAMES)), np.float32)
+    probabilities = np.zeros((3, len(GESTURE_NAMES)), np.float32)
     probabilities[0, 0], probabilities[1, 5], probabilities[2, 7] = 1, 0.9, 0.4
     probabilities[2, 0] = 0.6
     assert chosen(probabilities, 0.5).tolist() == [0, 5, 0] and chosen(probabilities, 0.3).tolist() == [0, 5, 7]
@@ -79,7 +85,9 @@ def test_signs_are_chosen_and_placed():
 def test_the_prior_learns_words_and_their_sound(tiny_params, tmp_path):
     """With a language model and without: both learn what they are shown."""
     rng = np.random.default_rng(0)
-    words = tuple(Timed(text, 0.4 * k, 0.4 * k + 0.36) for k, text in enumerate("we see a huge house and nobody waits".split()))
+    words = tuple(
+        Timed(text, 0.4 * k, 0.4 * k + 0.36) for k, text in enumerate("we see a huge house and nobody waits".split())
+    )
     said = [Utterance(words, rng.normal(size=(40, 8)).astype(np.float16))]
     for name in (MINILM, NO_MODEL):
         torch.manual_seed(0)
@@ -101,13 +109,15 @@ def test_any_model_in_the_public_format(tmp_path, kind):
     AutoTokenizer.from_pretrained(minilm_folder()).save_pretrained(tmp_path)
     vocabulary = dict(vocab_size=30522)
     if kind == "encoder":
-        half = BertModel(BertConfig(**vocabulary, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)).bfloat16()
+        half = BertModel(
+            BertConfig(**vocabulary, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
+        ).bfloat16()
         half.save_pretrained(tmp_path)  # as many public models are stored
     else:
         GPT2Model(GPT2Config(**vocabulary, n_embd=32, n_layer=1, n_head=2)).save_pretrained(tmp_path)
-    reader = Reader(LanguagePrior(8, str(tmp_path), 2))
-    assert reader.words(["a", "huge", "house"]).shape == (3, len(SIGN_NAMES))
-    assert reader.sound(np.zeros((8, 8), np.float32)).shape == (2, len(SIGN_NAMES))
+    reader = GestureClassifier(LanguagePrior(8, str(tmp_path), 2))
+    assert reader.words(["a", "huge", "house"]).shape == (3, len(GESTURE_NAMES))
+    assert reader.sound(np.zeros((8, 8), np.float32)).shape == (2, len(GESTURE_NAMES))
 
 
 def test_a_model_that_is_not_there(tmp_path):

@@ -8,19 +8,27 @@ import pytest
 from nights import cli, write_batch
 from scipy.io import wavfile
 
-from flows.produce import produce
-from stereotalker.alive import identity
 from stereotalker.errors import UserError
-from stereotalker.home import Home
-from stereotalker.manifest import read_manifest
-from stereotalker.video import probe, read_frames
-from tasks.tracking import EXPERIMENTS, Tracker
+from stereotalker.flows.produce import produce
+from stereotalker.media.video_files import probe, read_frames
+from stereotalker.production.manifest import read_manifest
+from stereotalker.runtime.home import Home
+from stereotalker.runtime.process_identity import identity
+from stereotalker.tasks.tracking import EXPERIMENTS, Tracker
 
 
 def eight(folder, mended=False):
     (folder / "noise.wav").write_text("this is no sound")
-    bad = [{"id": "unreadable", "audio": "noise.wav"}, {"id": "unknown", "avatar": "zoe", "script": "hi"}, {"id": "empty", "script": ""}]
-    mend = [{"id": "unreadable", "script": "now it speaks"}, {"id": "unknown", "script": "hi there"}, {"id": "empty", "script": "words"}]
+    bad = [
+        {"id": "unreadable", "audio": "noise.wav"},
+        {"id": "unknown", "avatar": "zoe", "script": "hi"},
+        {"id": "empty", "script": ""},
+    ]
+    mend = [
+        {"id": "unreadable", "script": "now it speaks"},
+        {"id": "unknown", "script": "hi there"},
+        {"id": "empty", "script": "words"},
+    ]
     good = [{"id": f"good-{k}", "script": "one two", "seed": k} for k in range(5)]
     rows = mend if mended else bad
     return write_batch(folder, [good[0], rows[0], good[1], rows[1], good[2], rows[2], good[3], good[4]])
@@ -31,28 +39,47 @@ def test_bad_clips_are_named_and_the_others_made(run, tmp_path):
     assert [r.id for r in done.results] == [c.id for c in read_manifest(tmp_path / "batch.yaml").clips]
     assert [r.id for r in done.results if not r.ok] == ["unreadable", "unknown", "empty"] and done.failed == 3
     reasons = {r.id: r.error for r in done.results}
-    assert "cannot be read as audio" in reasons["unreadable"] and "a picture file or one of ava" in reasons["unknown"] and "no letters" in reasons["empty"]
+    assert (
+        "cannot be read as audio" in reasons["unreadable"]
+        and "a picture file or one of ava" in reasons["unknown"]
+        and "no letters" in reasons["empty"]
+    )
     assert len(list((tmp_path / "out" / "clips").glob("*.mp4"))) == 5
     page = Path(done.report).read_text()
-    assert page.count("<article") == 8 and "cannot be read as audio" in page and "http" not in page.replace("http-equiv", "")
+    assert (
+        page.count("<article") == 8
+        and "cannot be read as audio" in page
+        and "http" not in page.replace("http-equiv", "")
+    )
     again = run(eight(tmp_path, mended=True))
     assert again.failed == 0
     assert sorted(r.id for r in again.results if r.made) == ["empty", "unknown", "unreadable"]
 
 
 def test_videos_have_the_length_of_their_speech(run, tmp_path):
-    done = run(write_batch(tmp_path, [{"id": "a", "script": "one two three", "fps": 23.976, "width": 96, "camera": {"kind": "orbit"}}]))
+    done = run(
+        write_batch(
+            tmp_path, [{"id": "a", "script": "one two three", "fps": 23.976, "width": 96, "camera": {"kind": "orbit"}}]
+        )
+    )
     found = probe(tmp_path / "out" / done.results[0].video)
     assert found.size == (64, 96) and abs(found.audio_seconds - found.video_seconds) <= 1 / 23.976 + 1024 / 48000
     assert found.frames == done.results[0].frames
 
 
 def test_a_stereoscopic_clip_holds_both_eyes(run, tmp_path):
-    rows = [{"id": "one", "script": "one", "seed": 5}, {"id": "beside", "script": "one", "seed": 5, "stereo": {"pupils": 90}}, {"id": "below", "script": "one", "seed": 5, "stereo": {"layout": "over-under", "pupils": 90}}]
+    rows = [
+        {"id": "one", "script": "one", "seed": 5},
+        {"id": "beside", "script": "one", "seed": 5, "stereo": {"pupils": 90}},
+        {"id": "below", "script": "one", "seed": 5, "stereo": {"layout": "over-under", "pupils": 90}},
+    ]
     one, beside, below = (tmp_path / "out" / row.video for row in run(write_batch(tmp_path, rows)).results)
     assert [probe(path).size for path in (one, beside, below)] == [(64, 64), (64, 128), (128, 64)]
     wide, high = read_frames(beside)[0].astype(int), read_frames(below)[0].astype(int)
-    off = lambda a, b: np.abs(a - b).mean()  # noqa: E731
+
+    def off(a, b):
+        return np.abs(a - b).mean()
+
     left, right, above, below = wide[:, :64], wide[:, 64:], high[:64], high[64:]
     # The left eye is left, and above; H.264 lies between.
     assert off(left, above) < 0.8 * off(left, below) and off(right, below) < 0.8 * off(right, above)
@@ -60,17 +87,33 @@ def test_a_stereoscopic_clip_holds_both_eyes(run, tmp_path):
 
 def test_directions_of_a_row_change_the_clip_and_a_wrong_transcript_asks_for_a_look(run, tmp_path, speech):
     wavfile.write(tmp_path / "a.wav", 16000, speech.samples)
-    directed = {"style": "coach", "gaze": "camera", "emotion": [{"time": 0, "name": "happy", "amount": 0.5}], "start_pose": "rest", "end_pose": "rest"}
-    rows = [{"id": "plain", "audio": "a.wav"}, {"id": "directed", "audio": "a.wav", **directed}, {"id": "misread", "audio": "a.wav", "transcript": "Nobody ever said these words in front of anyone."}, {"id": "posed", "audio": "a.wav", "start_pose": "a.wav"}, {"id": "still", "script": "one", "body": "still"}]
+    directed = {
+        "style": "coach",
+        "gaze": "camera",
+        "emotion": [{"time": 0, "name": "happy", "amount": 0.5}],
+        "start_pose": "rest",
+        "end_pose": "rest",
+    }
+    rows = [
+        {"id": "plain", "audio": "a.wav"},
+        {"id": "directed", "audio": "a.wav", **directed},
+        {"id": "misread", "audio": "a.wav", "transcript": "Nobody ever said these words in front of anyone."},
+        {"id": "posed", "audio": "a.wav", "start_pose": "a.wav"},
+        {"id": "still", "script": "one", "body": "still"},
+    ]
     plain, directed, misread, posed, still = run(write_batch(tmp_path, rows)).results
     assert plain.ok and directed.ok and still.ok and not posed.ok and "is not a motion" in posed.error
     assert "the transcript is not what is said" in "; ".join(misread.reasons)
 
 
 def test_a_missed_deadline_and_a_preview_are_in_the_row(run, tmp_path):
-    [row] = run(write_batch(tmp_path, [{"id": "a", "script": "one", "deadline": "2020-01-01T06:30:00"}]), previews=32).results
+    [row] = run(
+        write_batch(tmp_path, [{"id": "a", "script": "one", "deadline": "2020-01-01T06:30:00"}]), previews=32
+    ).results
     assert row.verdict == "pass" and row.reasons[0].endswith("h after its deadline") and row.preview == "previews/a.mp4"
-    assert probe(tmp_path / "out" / "previews" / "a.mp4").size == (32, 32) and probe(tmp_path / "out" / row.video).size == (64, 64)
+    assert probe(tmp_path / "out" / "previews" / "a.mp4").size == (32, 32) and probe(
+        tmp_path / "out" / row.video
+    ).size == (64, 64)
 
 
 def test_only_clips_made_whole_tell_the_speed(run, tmp_path, home):
@@ -87,7 +130,11 @@ def test_tracking_has_a_run_for_every_clip(run, tmp_path, home):
     client = Tracker(home, "batch")._client
     runs = client.search_runs([client.get_experiment_by_name(EXPERIMENTS["batch"]).experiment_id])
     children = {r.info.run_name: r for r in runs if r.data.tags.get("mlflow.parentRunId") == done.run}
-    assert len(children) == 8 and children["good-0"].info.status == "FINISHED" and children["empty"].info.status == "FAILED"
+    assert (
+        len(children) == 8
+        and children["good-0"].info.status == "FINISHED"
+        and children["empty"].info.status == "FAILED"
+    )
     assert "no letters" in children["empty"].data.tags["error"] and children["good-0"].data.metrics["frames"] > 0
     parent = client.get_run(done.run)
     assert parent.info.status == "FAILED" and parent.data.params["model.render"] and parent.data.metrics["failed"] == 3
@@ -95,20 +142,33 @@ def test_tracking_has_a_run_for_every_clip(run, tmp_path, home):
 
 def test_orphans_of_a_killed_driver_are_closed(home):
     tracker, gone = Tracker(home, "batch"), identity().split("/")[0] + "/999999999/1"
-    runs = [tracker.start(name, tags={"owner": owner}) for name, owner in (("dead", gone), ("ours", identity()), ("elsewhere", "another-host/1/1"))]
+    runs = [
+        tracker.start(name, tags={"owner": owner})
+        for name, owner in (("dead", gone), ("ours", identity()), ("elsewhere", "another-host/1/1"))
+    ]
     assert tracker.close_orphans() == 1
     assert [tracker._client.get_run(run).info.status for run in runs] == ["KILLED", "RUNNING", "RUNNING"]
 
 
 def test_our_own_fault_is_a_row_too(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("stereotalker.clip.ClipMaker.motion", lambda *_: 1 / 0)
+    monkeypatch.setattr("stereotalker.production.clip.ClipMaker.motion", lambda *_: 1 / 0)
     done = run(write_batch(tmp_path, [{"id": "a", "script": "hi"}]))
-    assert "unexpected ZeroDivisionError" in done.results[0].error and "Traceback" in (tmp_path / "out" / "logs" / "a.txt").read_text()
+    assert (
+        "unexpected ZeroDivisionError" in done.results[0].error
+        and "Traceback" in (tmp_path / "out" / "logs" / "a.txt").read_text()
+    )
 
 
 def test_missing_weights_stop_before_any_clip(run, tmp_path, tiny_models):
     with pytest.raises(UserError, match="dvc repro"):
-        produce(write_batch(tmp_path, [{"id": "a", "script": "hi"}]), tmp_path / "out", tiny_models.params, Home(tmp_path / "h"), "inline", tmp_path)
+        produce(
+            write_batch(tmp_path, [{"id": "a", "script": "hi"}]),
+            tmp_path / "out",
+            tiny_models.params,
+            Home(tmp_path / "h"),
+            "inline",
+            tmp_path,
+        )
 
 
 def test_a_damaged_segment_is_rendered_again(run, tmp_path, home):
@@ -130,7 +190,10 @@ def test_a_damaged_segment_is_rendered_again(run, tmp_path, home):
         (["produce", "nowhere.yaml"], "manifest not found"),
         (["produce", "--avatar", "ava"], "--audio FILE or --script TEXT"),
         (["produce"], "expected a manifest"),
-        (["produce", "--avatar", "ava", "--script", "x", "--workers", "0", "--executor", "inline"], "workers: Input should be greater than 0"),
+        (
+            ["produce", "--avatar", "ava", "--script", "x", "--workers", "0", "--executor", "inline"],
+            "workers: Input should be greater than 0",
+        ),
         (["stage", "nonsense"], "expected one of body"),
     ],
 )
@@ -142,12 +205,18 @@ def test_bad_commands_get_one_line_and_status_2(home, tmp_path, arguments, compl
 
 
 def test_a_failed_clip_is_status_1_and_a_row(home, tmp_path):
-    answer = cli("produce", "--avatar", "zoe", "--script", "hi", "--executor", "inline", "--out", tmp_path / "o", home=home)
-    assert answer.returncode == 1 and "a picture file or one of ava" in answer.stdout and "Traceback" not in answer.stderr
+    answer = cli(
+        "produce", "--avatar", "zoe", "--script", "hi", "--executor", "inline", "--out", tmp_path / "o", home=home
+    )
+    assert (
+        answer.returncode == 1 and "a picture file or one of ava" in answer.stdout and "Traceback" not in answer.stderr
+    )
     assert (tmp_path / "o" / "report.html").read_text().count("<article") == 1
 
 
 def test_doctor_says_all_is_well(home):
     answer = cli("doctor", home=home)
     assert answer.returncode == 0, answer.stdout
-    assert "MISSING" not in answer.stdout and "espeak-ng speaks" in answer.stdout and "hash as expected" in answer.stdout
+    assert (
+        "MISSING" not in answer.stdout and "espeak-ng speaks" in answer.stdout and "hash as expected" in answer.stdout
+    )

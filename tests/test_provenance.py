@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from nights import cli
 
-from stereotalker.audio import io
 from stereotalker.errors import UserError
+from stereotalker.media import audio_files
+from stereotalker.media.content_credentials import SOURCE_TYPE, open_signer, verify
+from stereotalker.media.video_files import probe, read_frames, write_video
 from stereotalker.params import ROOT, ProvenanceParams, load_params
-from stereotalker.provenance import SOURCE_TYPE, open_seal, verify
-from stereotalker.video import probe, read_frames, write_video
 
 ON = ProvenanceParams(sign=True, certificate=None, key=None)
 CLAIMS = {"avatar": "ava", "consent": "synthetic", "models": {"render": "abc"}}
@@ -18,26 +18,44 @@ CLAIMS = {"avatar": "ava", "consent": "synthetic", "models": {"render": "abc"}}
 
 @pytest.fixture
 def video(tmp_path):
-    (tmp_path / "s.wav").write_bytes(io.wav_bytes(np.zeros((2, 24000), np.float32)))
+    (tmp_path / "s.wav").write_bytes(audio_files.wav_bytes(np.zeros((2, 24000), np.float32)))
     frames = np.random.default_rng(0).integers(0, 255, (12, 64, 64, 3)).astype(np.uint8)
-    write_video(tmp_path / "v.mp4", [frames], (64, 64), 25.0, tmp_path / "s.wav", 0.48, load_params(ROOT / "params.yaml").video, "t")
+    write_video(
+        tmp_path / "v.mp4",
+        [frames],
+        (64, 64),
+        25.0,
+        tmp_path / "s.wav",
+        0.48,
+        load_params(ROOT / "params.yaml").video,
+        "t",
+    )
     return tmp_path / "v.mp4"
 
 
 def test_signed_and_verified(video, tmp_path):
-    seal = open_seal(ON, tmp_path / "keys")
+    seal = open_signer(ON, tmp_path / "keys")
     seal.sign(video, tmp_path / "signed.mp4", "t", CLAIMS)
     found = verify(tmp_path / "signed.mp4")
-    assert found.good and found.state == "Valid" and found.source_type == SOURCE_TYPE and found.claims == CLAIMS and not found.faults
-    assert np.array_equal(read_frames(video), read_frames(tmp_path / "signed.mp4")) and probe(tmp_path / "signed.mp4").frames == 12
+    assert (
+        found.good
+        and found.state == "Valid"
+        and found.source_type == SOURCE_TYPE
+        and found.claims == CLAIMS
+        and not found.faults
+    )
+    assert (
+        np.array_equal(read_frames(video), read_frames(tmp_path / "signed.mp4"))
+        and probe(tmp_path / "signed.mp4").frames == 12
+    )
     key = tmp_path / "keys" / "local-key.pem"
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
-    assert open_seal(ON, tmp_path / "keys") == seal and open_seal(ON, tmp_path / "others") != seal
+    assert open_signer(ON, tmp_path / "keys") == seal and open_signer(ON, tmp_path / "others") != seal
 
 
 def test_a_changed_byte_is_found(video, tmp_path, home):
     signed = tmp_path / "signed.mp4"
-    open_seal(ON, tmp_path / "keys").sign(video, signed, "t", CLAIMS)
+    open_signer(ON, tmp_path / "keys").sign(video, signed, "t", CLAIMS)
     data = bytearray(signed.read_bytes())
     data[-200] ^= 1
     signed.write_bytes(data)
@@ -48,22 +66,24 @@ def test_a_changed_byte_is_found(video, tmp_path, home):
 
 
 def test_a_studios_own_certificate_is_used(video, tmp_path):
-    open_seal(ON, tmp_path / "studio")
-    own = ProvenanceParams(sign=True, certificate=tmp_path / "studio" / "local-chain.pem", key=tmp_path / "studio" / "local-key.pem")
-    open_seal(own, tmp_path / "unused").sign(video, tmp_path / "signed.mp4", "t", CLAIMS)
+    open_signer(ON, tmp_path / "studio")
+    own = ProvenanceParams(
+        sign=True, certificate=tmp_path / "studio" / "local-chain.pem", key=tmp_path / "studio" / "local-key.pem"
+    )
+    open_signer(own, tmp_path / "unused").sign(video, tmp_path / "signed.mp4", "t", CLAIMS)
     assert verify(tmp_path / "signed.mp4").good and not (tmp_path / "unused").exists()
-    open_seal(ON, tmp_path / "another")
+    open_signer(ON, tmp_path / "another")
     with pytest.raises(UserError, match="is not the key of"):
-        open_seal(own.model_copy(update={"key": tmp_path / "another" / "local-key.pem"}), tmp_path)
+        open_signer(own.model_copy(update={"key": tmp_path / "another" / "local-key.pem"}), tmp_path)
     with pytest.raises(UserError, match="cannot be used"):
-        open_seal(own.model_copy(update={"key": tmp_path / "none.pem"}), tmp_path)
+        open_signer(own.model_copy(update={"key": tmp_path / "none.pem"}), tmp_path)
     with pytest.raises(UserError, match="give certificate and key"):
-        open_seal(own.model_copy(update={"key": None}), tmp_path)
+        open_signer(own.model_copy(update={"key": None}), tmp_path)
 
 
 def test_off_by_explicit_choice_only(tmp_path):
     assert load_params(ROOT / "params.yaml").provenance.sign
-    assert open_seal(ON.model_copy(update={"sign": False}), tmp_path) is None
+    assert open_signer(ON.model_copy(update={"sign": False}), tmp_path) is None
 
 
 def test_files_without_credentials_are_named(video, tmp_path):

@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 from scipy.ndimage import uniform_filter1d
 
-from stereotalker import quality
-from stereotalker.audio import io
-from stereotalker.audio.io import FFMPEG
 from stereotalker.avatar.library import SHIPPED, read_avatar
-from stereotalker.faces import fitted
-from stereotalker.manifest import CameraKey, CameraMove, Clip, Retake
+from stereotalker.geometry.camera_path import CameraKeyFrame, CameraPath
+from stereotalker.media import audio_files
+from stereotalker.media.audio_files import FFMPEG
+from stereotalker.media.faces import fitted
+from stereotalker.media.video_files import write_video
 from stereotalker.params import ROOT, load_params
-from stereotalker.quality import Verdict, examine, judge, lip_lag
-from stereotalker.video import write_video
+from stereotalker.production import quality
+from stereotalker.production.manifest import Clip, Retake
+from stereotalker.production.quality import Verdict, examine, judge, lip_lag
 
 LIMITS = load_params(ROOT / "params.yaml").quality
 FPS, T = 25.0, 120
@@ -34,16 +35,29 @@ def scene(tmp_path_factory):
         low, high = int(y + 0.78 * side), int(y + 0.78 * side + 0.12 * side * aperture[t] / aperture.max())
         frames[t, low:high, int(x + 0.4 * side) : int(x + 0.6 * side)] = 20
     frames = np.clip(frames.astype(int) + rng.integers(-3, 4, frames.shape), 0, 255).astype(np.uint8)
-    noise = uniform_filter1d(rng.standard_normal((1, round(T / FPS * io.OUTPUT_RATE))), 48).repeat(2, 0).astype(np.float32)  # dull, as AAC keeps it
-    sound, _ = io.normalise(noise, -20.0)
+    noise = (
+        uniform_filter1d(rng.standard_normal((1, round(T / FPS * audio_files.OUTPUT_RATE))), 48)
+        .repeat(2, 0)
+        .astype(np.float32)
+    )  # dull, as AAC keeps it
+    sound, _ = audio_files.normalise(noise, -20.0)
     path = tmp_path_factory.mktemp("sound") / "sound.wav"
-    path.write_bytes(io.wav_bytes(sound))
+    path.write_bytes(audio_files.wav_bytes(sound))
     return frames, aperture, path
 
 
 def look(tmp_path, frames, aperture, sound, seconds=None):
     path = tmp_path / "clip.mp4"
-    write_video(path, [frames], frames.shape[1:3], FPS, sound, seconds or len(frames) / FPS, load_params(ROOT / "params.yaml").video, "t")
+    write_video(
+        path,
+        [frames],
+        frames.shape[1:3],
+        FPS,
+        sound,
+        seconds or len(frames) / FPS,
+        load_params(ROOT / "params.yaml").video,
+        "t",
+    )
     return examine(path, sound, aperture, CLIP, -20.0, LIMITS).verdict
 
 
@@ -52,7 +66,9 @@ def test_a_good_clip_passes(scene, tmp_path):
     verdict = look(tmp_path, frames, aperture, sound)
     assert verdict.verdict == "pass", verdict
     m = verdict.measures
-    assert m["faces"] == 1 and m["lip_lag_frames"] == 0 and m["lip_correlation"] > 0.8 and abs(m["audio_lag_frames"]) < 0.1
+    assert (
+        m["faces"] == 1 and m["lip_lag_frames"] == 0 and m["lip_correlation"] > 0.8 and abs(m["audio_lag_frames"]) < 0.1
+    )
     assert Verdict.from_json(verdict.to_json()) == verdict
 
 
@@ -81,24 +97,35 @@ def test_faces_are_asked_of_cameras_in_front_alone(scene, tmp_path):
     faceless[60:] = frames[60:, ::-1]  # upside down, as a detector of faces in front sees a head from the side
     file = tmp_path / "clip.mp4"
     write_video(file, [faceless], frames.shape[1:3], FPS, sound, T / FPS, load_params(ROOT / "params.yaml").video, "t")
-    turned = CameraMove(kind="keyframes", points=(CameraKey(time=60 / FPS - 0.1), CameraKey(time=60 / FPS, azimuth=45)))
+    turned = CameraPath(
+        kind="keyframes", points=(CameraKeyFrame(time=60 / FPS - 0.1), CameraKeyFrame(time=60 / FPS, azimuth=45))
+    )
     for name, camera, retakes, found in (
-        ("still", CameraMove(), (), "a face in 50% of the frames"), ("turned", turned, (), None),
-        ("retaken", CameraMove(), (Retake(start=60 / FPS, end=T / FPS, camera=CameraMove(azimuth=-45)),), None),
-        ("aside", CameraMove(azimuth=30), (), "the camera shows no face from the front"), ("near", CameraMove(distance=0.5), (), "the camera shows no face from the front"),
+        ("still", CameraPath(), (), "a face in 50% of the frames"), ("turned", turned, (), None),
+        ("retaken", CameraPath(), (Retake(start=60 / FPS, end=T / FPS, camera=CameraPath(azimuth=-45)),), None),
+        ("aside", CameraPath(azimuth=30), (), "the camera shows no face from the front"), ("near", CameraPath(distance=0.5), (), "the camera shows no face from the front"),
     ):  # fmt: skip
         clip = CLIP.model_copy(update={"camera": camera, "retakes": retakes})
-        reasons = [line for line in examine(file, sound, aperture, clip, -20.0, LIMITS).verdict.reasons if "face " in line]
+        reasons = [
+            line for line in examine(file, sound, aperture, clip, -20.0, LIMITS).verdict.reasons if "face " in line
+        ]
         assert len(reasons) == (found is not None) and all(found in line for line in reasons), (name, reasons)
 
 
 def test_sharpness_is_compared_between_like_views_alone(scene, tmp_path):
     frames, aperture, sound = scene
     file = tmp_path / "clip.mp4"
-    write_video(file, [blurred(frames)], frames.shape[1:3], FPS, sound, T / FPS, load_params(ROOT / "params.yaml").video, "t")
-    aside = CameraMove(kind="keyframes", points=(CameraKey(time=0), CameraKey(time=T / FPS, azimuth=15)))
-    nearer = CameraMove(kind="keyframes", points=(CameraKey(time=0), CameraKey(time=T / FPS, distance=0.8)))
-    for camera, compared in ((CameraMove(), True), (CameraMove(kind="orbit", swing=5), True), (aside, False), (nearer, False)):
+    write_video(
+        file, [blurred(frames)], frames.shape[1:3], FPS, sound, T / FPS, load_params(ROOT / "params.yaml").video, "t"
+    )
+    aside = CameraPath(kind="keyframes", points=(CameraKeyFrame(time=0), CameraKeyFrame(time=T / FPS, azimuth=15)))
+    nearer = CameraPath(kind="keyframes", points=(CameraKeyFrame(time=0), CameraKeyFrame(time=T / FPS, distance=0.8)))
+    for camera, compared in (
+        (CameraPath(), True),
+        (CameraPath(kind="orbit", swing=5), True),
+        (aside, False),
+        (nearer, False),
+    ):
         found = examine(file, sound, aperture, CLIP.model_copy(update={"camera": camera}), -20.0, LIMITS).verdict
         assert np.isfinite(found.measures["sharpness_kept"]) == compared, camera
         assert any("sharpness falls" in line for line in found.reasons) == compared, camera
@@ -114,9 +141,27 @@ def blurred(frames):
 def test_sound_that_comes_late_or_too_soft_is_named(scene, tmp_path):
     frames, aperture, sound = scene
     look(tmp_path, frames, aperture, sound)
-    for name, audio_filter, verdict, reason in (("late", "adelay=200:all=1", "fail", "the sound lag by +5.0 frames"), ("soft", "volume=-9dB", "review", "-9."), ("mute", "volume=0", "review", "silent")):
+    for name, audio_filter, verdict, reason in (
+        ("late", "adelay=200:all=1", "fail", "the sound lag by +5.0 frames"),
+        ("soft", "volume=-9dB", "review", "-9."),
+        ("mute", "volume=0", "review", "silent"),
+    ):
         spoiled = tmp_path / f"{name}.mp4"
-        subprocess.run([FFMPEG, "-v", "error", "-i", tmp_path / "clip.mp4", "-c:v", "copy", "-af", f"{audio_filter},atrim=end={T / FPS}", spoiled], check=True)
+        subprocess.run(
+            [
+                FFMPEG,
+                "-v",
+                "error",
+                "-i",
+                tmp_path / "clip.mp4",
+                "-c:v",
+                "copy",
+                "-af",
+                f"{audio_filter},atrim=end={T / FPS}",
+                spoiled,
+            ],
+            check=True,
+        )
         found = examine(spoiled, sound, aperture, CLIP, -20.0, LIMITS).verdict
         assert found.verdict == verdict and any(reason in line for line in found.reasons), (name, found)
 

@@ -10,40 +10,48 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.models.attention import FeedForward
 from scipy.ndimage import distance_transform_edt
 
+from stereotalker.acting.reference_acting import STYLES, act
 from stereotalker.avatar.library import Library, read_avatar
-from stereotalker.body import camera
-from stereotalker.body.layout import REGION, REGIONS
 from stereotalker.control.masks import region_iou
-from stereotalker.control.parts import hands_of
+from stereotalker.control.reference_warp import SEEN, control, reference
+from stereotalker.control.region_sources import hands_of
 from stereotalker.control.texture import texel_corners
-from stereotalker.control.warp import SEEN, control, reference
 from stereotalker.diffusion.windows import Window, windows
 from stereotalker.errors import ClipError, UserError
-from stereotalker.manifest import CameraMove
+from stereotalker.evaluation import rendering
+from stereotalker.geometry import camera
+from stereotalker.geometry.camera_path import CameraPath
 from stereotalker.models import read_denoiser
-from stereotalker.params import Lesson, Training
-from stereotalker.people import crops
-from stereotalker.people.acting import STYLES, act
-from stereotalker.people.crops import draw_crops
-from stereotalker.people.samples import to_sample
-from stereotalker.people.takes import Shot, cast, perform
+from stereotalker.params import DenoiserTraining
 from stereotalker.records import Motion
-from stereotalker.render import evaluate as rendering
-from stereotalker.render.denoiser import DenoiserConfig, RenderDenoiser, ThenExperts, ThenTime, upcycled
-from stereotalker.render.experts import EXPERTS, REGION_EXPERTS, Guidance, PriorGuidedExperts, ViewGate, gated
-from stereotalker.render.learn import teach, training_loss
-from stereotalker.render.renderer import painted
+from stereotalker.render.denoiser import DenoiserConfig, RenderDenoiser, ResnetFeedForward, TemporalAttention, upcycled
+from stereotalker.render.experts import EXPERTS, REGION_EXPERTS, Guidance, PriorGuidedExperts, ViewGate, geglu
+from stereotalker.render.renderer import composite_seen_pixels
+from stereotalker.smplx_layout import REGION, REGIONS
+from stereotalker.synthetic.actor import build_actor
+from stereotalker.synthetic.takes import CaptureSetup, capture_take
+from stereotalker.training import crops
+from stereotalker.training.crops import draw_crops
+from stereotalker.training.renderer import train_denoiser, training_loss
+from stereotalker.training.samples import to_sample
 from stereotalker.weights import save_weights
 from tests.conftest import experts_after_convolutions
 
 
 @pytest.fixture(scope="module")
 def avatar(tiny_models):
-    return cast(2, tiny_models.body, 96, 1).avatar
+    return build_actor(2, tiny_models.body, 96, 1).avatar
 
 
 def sample_of(tiny_models, speech, wrong):
-    take = perform(cast(1, tiny_models.body, 64, 1), tiny_models.body, speech, 0, 0, Shot(size=64, cameras=3, frames=1, fps=10.0, swing=20.0, supersample=1))
+    take = capture_take(
+        build_actor(1, tiny_models.body, 64, 1),
+        tiny_models.body,
+        speech,
+        0,
+        0,
+        CaptureSetup(size=64, cameras=3, frames=1, fps=10.0, swing=20.0, supersample=1),
+    )
     return to_sample(take, tiny_models.body, 0, wrong)
 
 
@@ -53,7 +61,7 @@ def crops_of(sample, seed):
 
 def clip(tiny_models, avatar, speech, size, frames=10, fps=25.0):
     motion = act(speech, STYLES[0], 0, fps).frames(0, frames)
-    view = camera.around(avatar, CameraMove(kind="orbit", swing=20, period=1), frames, fps, size)
+    view = camera.around(avatar, CameraPath(kind="orbit", swing=20, period=1), frames, fps, size)
     return motion, view
 
 
@@ -85,19 +93,25 @@ def test_any_frame_rate(tiny_models, avatar, speech, fps):
     motion, view = clip(tiny_models, avatar, speech, (64, 64), 5, fps)
     frames = tiny_models.renderer.segment(avatar, motion, view, windows(5, 8)[0], seed=1)
     assert len(frames) == 5 and np.abs(np.diff(frames.astype(int), axis=0)).max() > 0
-    assert np.allclose(view.azimuth, 20 * np.sin(2 * np.pi * np.arange(5) / fps), atol=1e-4)  # once around in a second, whatever the rate
+    assert np.allclose(
+        view.azimuth, 20 * np.sin(2 * np.pi * np.arange(5) / fps), atol=1e-4
+    )  # once around in a second, whatever the rate
 
 
 def test_a_window_that_begins_anywhere_gives_the_same_frames(tiny_models, avatar, speech):
     motion, view = clip(tiny_models, avatar, speech, (64, 64))
     whole = tiny_models.renderer.segment(avatar, motion, view, Window(0, 0, 10, 0), 3)
     for start, stop in ((3, 6), (5, 10), (9, 10)):
-        assert np.array_equal(tiny_models.renderer.segment(avatar, motion, view, Window(0, start, stop, 0), 3), whole[start:stop])
+        assert np.array_equal(
+            tiny_models.renderer.segment(avatar, motion, view, Window(0, start, stop, 0), 3), whole[start:stop]
+        )
 
 
 def test_avatars_that_take_turns_are_prepared_once(tiny_models, avatar, speech, monkeypatch):
     prepared = []
-    monkeypatch.setattr("stereotalker.render.renderer.reference", lambda *given: prepared.append(given[0].name) or reference(*given))
+    monkeypatch.setattr(
+        "stereotalker.render.renderer.reference", lambda *given: prepared.append(given[0].name) or reference(*given)
+    )
     motion, view = clip(tiny_models, avatar, speech, (64, 64), 2)
     faces = [replace(avatar, name=name) for name in "abcd"]
     made = [tiny_models.renderer.segment(faces[k], motion, view, windows(2, 8)[0], 1) for k in (0, 1, 0, 1, 2, 3, 0)]
@@ -110,7 +124,9 @@ def test_a_camera_that_sees_nobody_gives_the_background(tiny_models, avatar, spe
     motion = replace(motion, trans=motion.trans + np.array([50, 0, 0], np.float32))
     maps = control(reference(avatar, tiny_models.body), tiny_models.body, motion, view)
     assert maps.labels.max() == 0 and maps.visibility.max() == 0 and np.array_equal(maps.warp, maps.plate)
-    frames = rendering.with_body_masks(tiny_models.renderer).segment(avatar, motion, view, windows(2, 8)[0], seed=1)  # masks of zero area
+    frames = rendering.with_body_masks(tiny_models.renderer).segment(
+        avatar, motion, view, windows(2, 8)[0], seed=1
+    )  # masks of zero area
     assert np.abs(frames.astype(int) - maps.plate).max() <= 1
 
 
@@ -134,7 +150,7 @@ def test_a_large_portrait_is_warped_without_aliasing(tiny_models, avatar):
     noise = np.random.default_rng(0).integers(0, 2, avatar.regions.shape, np.uint8) * 255
     checked = replace(avatar, portrait=np.repeat(noise[..., None], 3, 2))
     still, small = Motion.still(avatar.poses, avatar.expression), (24, 24)
-    view = camera.around(checked, CameraMove(), 1, 25.0, small)
+    view = camera.around(checked, CameraPath(), 1, 25.0, small)
     maps = control(reference(checked, tiny_models.body), tiny_models.body, still, view)
     assert maps.warp[0][maps.visibility[0] == SEEN].std() < 60  # point samples of black and white deviate by 127
 
@@ -143,9 +159,14 @@ def test_a_large_background_is_drawn_without_aliasing(tiny_models, avatar):
     noise = np.random.default_rng(0).integers(0, 2, avatar.regions.shape, np.uint8) * 255
     behind = replace(avatar, background=np.repeat(noise[..., None], 3, 2))
     small = (len(noise) // 4, noise.shape[1] // 4)
-    view = camera.around(behind, CameraMove(), 1, 25.0, small)
-    plate = control(reference(behind, tiny_models.body), tiny_models.body, Motion.still(avatar.poses, avatar.expression), view).plate[0]
-    assert np.abs(plate.astype(float) - cv2.resize(behind.background, small[::-1], interpolation=cv2.INTER_AREA)).mean() < 5
+    view = camera.around(behind, CameraPath(), 1, 25.0, small)
+    plate = control(
+        reference(behind, tiny_models.body), tiny_models.body, Motion.still(avatar.poses, avatar.expression), view
+    ).plate[0]
+    assert (
+        np.abs(plate.astype(float) - cv2.resize(behind.background, small[::-1], interpolation=cv2.INTER_AREA)).mean()
+        < 5
+    )
 
 
 # ---- experts -------------------------------------------------------------------------------------------------------------
@@ -188,14 +209,18 @@ def test_dispatch_equals_asking_every_expert(view):
     regions = torch.randint(0, len(REGIONS), (4, 4, 4), generator=torch.Generator().manual_seed(1))
     regions[1], regions[3, :2] = 0, 0  # a frame without anybody between others
     layer, x = layer_of("both", regions=regions, view=view), tokens(4)
-    expected = gated(x, layer.shared.into[0], layer.shared.bias[0], layer.shared.out[0]) + layer.bias
+    expected = geglu(x, layer.shared.into[0], layer.shared.bias[0], layer.shared.out[0]) + layer.bias
     mix = layer.gate(torch.tensor(view))
-    into, bias, out = (torch.einsum("bk,k...->b...", mix, p) for p in (layer.view.into, layer.view.bias, layer.view.out))
-    expected = expected + torch.stack([gated(x[b], into[b], bias[b], out[b]) for b in range(4)])
+    into, bias, out = (
+        torch.einsum("bk,k...->b...", mix, p) for p in (layer.view.into, layer.view.bias, layer.view.out)
+    )
+    expected = expected + torch.stack([geglu(x[b], into[b], bias[b], out[b]) for b in range(4)])
     regions = layer.guidance.at(16)
     for k in range(1, len(REGIONS)):
         own = REGION_EXPERTS.index("torso" if REGIONS[k] == "legs" else REGIONS[k])
-        expected = expected + (regions == k)[..., None] * gated(x, layer.region.into[own], layer.region.bias[own], layer.region.out[own])
+        expected = expected + (regions == k)[..., None] * geglu(
+            x, layer.region.into[own], layer.region.bias[own], layer.region.out[own]
+        )
     assert torch.allclose(layer(x), expected * (regions > 0)[..., None], atol=1e-4)
 
 
@@ -207,7 +232,9 @@ def test_frames_of_background_alone_pass_by():
 def test_a_region_trains_its_own_expert_only():
     layer = layer_of("both", regions=torch.full((2, 4, 4), REGION["hands"]))
     layer(tokens()).sum().backward()
-    touched = [name for name, gradient in zip(REGION_EXPERTS, layer.region.into.grad, strict=True) if gradient.abs().sum() > 0]
+    touched = [
+        name for name, gradient in zip(REGION_EXPERTS, layer.region.into.grad, strict=True) if gradient.abs().sum() > 0
+    ]
     assert touched == ["hands"] and layer.view.into.grad.abs().sum() > 0
 
 
@@ -224,7 +251,9 @@ def test_a_coarse_cell_with_any_of_the_person_is_the_persons():
     regions = torch.zeros(1, 4, 4, dtype=torch.long)
     regions[0, 0, 0], regions[0, 2:, 2:] = REGION["hands"], REGION["face"]
     guidance.set(regions, torch.zeros(1, 2), 1)
-    assert guidance.at(16).view(4, 4)[0, 0] == REGION["hands"] and guidance.at(4).tolist() == [[REGION["hands"], 0, 0, REGION["face"]]]
+    assert guidance.at(16).view(4, 4)[0, 0] == REGION["hands"] and guidance.at(4).tolist() == [
+        [REGION["hands"], 0, 0, REGION["face"]]
+    ]
 
 
 # ---- the denoiser --------------------------------------------------------------------------------------------------------
@@ -233,12 +262,17 @@ def test_a_coarse_cell_with_any_of_the_person_is_the_persons():
 def test_a_grown_denoiser_computes_what_the_dense_one_did(tiny_models, speech):
     r = tiny_models.params.render
     torch.manual_seed(0)
-    plain = RenderDenoiser(DenoiserConfig(r.pretrained, r.patch, tuple(r.channels), r.heads, r.reference_width, r.view_experts, "none"))
+    plain = RenderDenoiser(
+        DenoiserConfig(r.pretrained, r.patch, tuple(r.channels), r.heads, r.reference_width, r.view_experts, "none")
+    )
     torch.nn.init.normal_(plain.net.conv_out.weight, std=0.02)
     for layer in experts_after_convolutions(plain):
         torch.nn.init.normal_(layer.ff.shared.out, std=0.1)
     sample = sample_of(tiny_models, speech, 0.0)
-    made = [rendering.pictures(rendering.with_denoiser(tiny_models.renderer, m.eval()), sample) for m in (plain, upcycled(plain, "both"))]
+    made = [
+        rendering.pictures(rendering.with_denoiser(tiny_models.renderer, m.eval()), sample)
+        for m in (plain, upcycled(plain, "both"))
+    ]
     person = sample.regions > 0
     assert np.abs(made[0].astype(int) - made[1])[person].mean() < 1  # bfloat16
     assert np.abs(made[0].astype(int) - sample.warp)[person].mean() > 2
@@ -254,7 +288,7 @@ def test_every_block_has_experts(tiny_models):
 
 def test_experts_behind_a_convolution_see_every_cell_in_its_place():
     torch.manual_seed(0)
-    layer = ThenExperts(torch.nn.Conv2d(16, 16, 1))
+    layer = ResnetFeedForward(torch.nn.Conv2d(16, 16, 1))
     torch.nn.init.normal_(layer.ff.net[2].weight)
     x = torch.randn(2, 16, 4, 6, generator=torch.Generator().manual_seed(0))
     cells = layer.convolution(x).permute(0, 2, 3, 1)
@@ -266,7 +300,7 @@ def test_experts_behind_a_convolution_see_every_cell_in_its_place():
 def test_what_the_portrait_shows_stays_as_it_is():
     image, warp, seen = torch.zeros(1, 3, 20, 20), torch.ones(1, 3, 20, 20), torch.ones(1, 1, 20, 20)
     seen[..., :8] = 0.5
-    made = painted(image, warp, seen)[0, 0]
+    made = composite_seen_pixels(image, warp, seen)[0, 0]
     assert made[:, :8].max() == 0 and made[:, 14:].min() == 1 and (made.diff(dim=1) >= 0).all()
 
 
@@ -275,7 +309,10 @@ def test_full_precision_gives_the_same_picture(tiny_models, avatar, speech, monk
     made = []
     for rounded in (True, False):
         for module in ("render.renderer", "control.masks"):
-            monkeypatch.setattr(f"stereotalker.{module}.autocast", lambda *_, rounded=rounded: torch.autocast("cpu", torch.bfloat16, enabled=rounded))
+            monkeypatch.setattr(
+                f"stereotalker.{module}.autocast",
+                lambda *_, rounded=rounded: torch.autocast("cpu", torch.bfloat16, enabled=rounded),
+            )
         made.append(tiny_models.renderer.segment(avatar, motion, view, windows(2, 8)[0], 1).astype(int))
     off = np.abs(made[0] - made[1])
     assert 0 < off.max() and off.mean() < 1
@@ -285,7 +322,7 @@ def test_frames_attend_to_each_other_within_their_run_alone():
     guidance = Guidance()
     spatial = torch.nn.Identity()
     spatial.forward = lambda x: (x,)
-    layer = ThenTime(spatial, 8, 2, guidance)
+    layer = TemporalAttention(spatial, 8, 2, guidance)
     torch.nn.init.normal_(layer.time.to_out[0].weight)
     guidance.set(torch.zeros(4, 2, 2, dtype=torch.long), torch.zeros(4, 2), 2)
     x = torch.randn(4, 8, 2, 2, generator=torch.Generator().manual_seed(0))
@@ -322,16 +359,26 @@ def public(tmp_path_factory):
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
     )  # fmt: skip
     unet.save_pretrained(folder / "unet")
-    AutoencoderKL(block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=4).save_pretrained(folder / "vae")
+    AutoencoderKL(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        norm_num_groups=4,
+    ).save_pretrained(folder / "vae")
     return str(folder)
 
 
 def test_a_public_model_is_upcycled_trained_saved_and_read_again(tiny_models, speech, public, tmp_path):
     params = tiny_models.params.render.model_copy(update={"pretrained": public})
-    config = DenoiserConfig(public, params.patch, tuple(params.channels), 2, params.reference_width, params.view_experts, "none")
+    config = DenoiserConfig(
+        public, params.patch, tuple(params.channels), 2, params.reference_width, params.view_experts, "none"
+    )
     model, sample = RenderDenoiser(config), sample_of(tiny_models, speech, 1.0)
     old = UNet2DConditionModel.from_pretrained(public, subfolder="unet")
-    assert torch.equal(model.net.conv_in.weight[:, :4], old.conv_in.weight) and model.net.conv_in.weight[:, 4:].abs().max() == 0
+    assert (
+        torch.equal(model.net.conv_in.weight[:, :4], old.conv_in.weight)
+        and model.net.conv_in.weight[:, 4:].abs().max() == 0
+    )
     assert model.codec.factor == 2 and model.multiple == 4
     grown = upcycled(model, "both")
     training_loss(grown, tiny_models.renderer.masks, "ddim")(crops_of(sample, 0)).backward()
@@ -339,14 +386,24 @@ def test_a_public_model_is_upcycled_trained_saved_and_read_again(tiny_models, sp
     save_weights(grown, tmp_path / "render.safetensors")
     with safetensors.safe_open(tmp_path / "render.safetensors", "pt") as file:
         assert not any(name.startswith("codec.") for name in file.keys())
-    frames = rendering.pictures(rendering.with_denoiser(tiny_models.renderer, read_denoiser(tmp_path / "render.safetensors")), sample)
+    frames = rendering.pictures(
+        rendering.with_denoiser(tiny_models.renderer, read_denoiser(tmp_path / "render.safetensors")), sample
+    )
     assert frames.shape == sample.image.shape and frames.std() > 0
 
 
 def test_crops_that_are_no_whole_cells_are_refused(tiny_models, tmp_path):
-    lesson = Lesson(crop=50, run=2, training=Training(steps=1, batch=2, learning_rate=1e-3, seed=0))
+    options = DenoiserTraining(crop=50, run=2, steps=1, batch=2, learning_rate=1e-3, seed=0)
     with pytest.raises(UserError, match="multiple of 16"):
-        teach(tiny_models.renderer.denoiser, tiny_models.renderer.masks, [], "ddim", lesson, print, tmp_path / "checkpoint")
+        train_denoiser(
+            tiny_models.renderer.denoiser,
+            tiny_models.renderer.masks,
+            [],
+            "ddim",
+            options,
+            print,
+            tmp_path / "checkpoint",
+        )
 
 
 def test_only_a_dense_denoiser_gets_experts(tiny_models):
@@ -367,9 +424,14 @@ def test_crops_show_the_person_and_are_a_function_of_the_seed(tiny_models, speec
 
 def test_mirrored_crops_are_mirrored_whole(tiny_models, speech):
     sample = sample_of(tiny_models, speech, 0.0)
-    cut = {n: getattr(sample, n) for n in ("image", "regions", "warp", "visibility", "normals", "labels", "plate", "angles")}
+    cut = {
+        n: getattr(sample, n)
+        for n in ("image", "regions", "warp", "visibility", "normals", "labels", "plate", "angles")
+    }
     other = crops._mirrored(cut)
-    assert np.array_equal(other["image"][:, :, ::-1], sample.image) and np.array_equal(other["angles"], sample.angles * (-1, 1))
+    assert np.array_equal(other["image"][:, :, ::-1], sample.image) and np.array_equal(
+        other["angles"], sample.angles * (-1, 1)
+    )
     inside = sample.visibility > 0
     assert np.array_equal(255 - other["normals"][:, :, ::-1][inside][:, 0], sample.normals[inside][:, 0])
     assert (other["normals"][:, :, ::-1][~inside] == sample.normals[~inside]).all()
@@ -384,9 +446,13 @@ def test_well_inside_the_body_there_is_no_background(tiny_models, avatar, speech
     masks = deepcopy(tiny_models.renderer.masks)
     torch.nn.init.zeros_(masks.net.conv_out.weight)
     with torch.no_grad():
-        masks.net.conv_out.bias.view(len(REGIONS), -1).copy_(20.0 * (torch.arange(len(REGIONS)) == REGION["background"])[:, None])
+        masks.net.conv_out.bias.view(len(REGIONS), -1).copy_(
+            20.0 * (torch.arange(len(REGIONS)) == REGION["background"])[:, None]
+        )
     share = masks.predict(maps)[0, REGION["background"]].numpy()
-    depth = distance_transform_edt(np.pad(maps.labels[0] > 0, 9, mode="edge"))[9:-9, 9:-9]  # beyond the picture the body goes on
+    depth = distance_transform_edt(np.pad(maps.labels[0] > 0, 9, mode="edge"))[
+        9:-9, 9:-9
+    ]  # beyond the picture the body goes on
     assert (share[depth > 3] == 0).all() and (depth > 3).any()
     assert (share[depth < 2] > 0.99).all()
 
@@ -405,7 +471,10 @@ def test_shipped_avatars_load():
         assert avatar.origin == "synthetic" and avatar.portrait.shape[0] >= 256
 
 
-@pytest.mark.parametrize(("name", "complaint"), [("zoe", "a picture file or one of ava"), ("../ava", "unknown"), ("", "unknown"), (".", "unknown")])
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [("zoe", "a picture file or one of ava"), ("../ava", "unknown"), ("", "unknown"), (".", "unknown")],
+)
 def test_unknown_avatars_are_explained(name, complaint):
     with pytest.raises(ClipError, match=complaint):
         Library().find(name)

@@ -5,13 +5,31 @@ import shutil
 import numpy as np
 import pytest
 
-from stereotalker.audio import io
-from stereotalker.outputs import Outputs
+from stereotalker.media import audio_files
+from stereotalker.media.video_files import write_video
 from stereotalker.params import ROOT, load_params
-from stereotalker.report import BatchEnd, BatchRecord, ClipResult, contact_sheet, duration, rows_before, write_report
-from stereotalker.video import write_video
+from stereotalker.production.outputs import Outputs
+from stereotalker.production.report import (
+    BatchEnd,
+    BatchRecord,
+    ClipResult,
+    contact_sheet,
+    duration,
+    rows_before,
+    write_report,
+)
 
-BATCH = BatchRecord("night", "night.yaml", "2026-11-23T20:00:00", {"render": "ab12"}, {"render": "3"}, {"data/people": "cd34"}, "c0de", "f00", "9a")
+BATCH = BatchRecord(
+    "night",
+    "night.yaml",
+    "2026-11-23T20:00:00",
+    {"render": "ab12"},
+    {"render": "3"},
+    {"data/people": "cd34"},
+    "c0de",
+    "f00",
+    "9a",
+)
 
 
 @pytest.fixture
@@ -20,16 +38,38 @@ def page(tmp_path):
     outputs = Outputs(tmp_path)
     (tmp_path / "clips").mkdir(), (tmp_path / "posters").mkdir(), (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "broken.txt").write_text("Traceback")
-    (tmp_path / "s.wav").write_bytes(io.wav_bytes(np.zeros((2, 48000), np.float32)))
+    (tmp_path / "s.wav").write_bytes(audio_files.wav_bytes(np.zeros((2, 48000), np.float32)))
     frames = np.tile(np.linspace(0, 255, 64).astype(np.uint8)[None, None, :, None], (25, 64, 1, 3))
     for name in ("good", "strange #1%"):
-        write_video(tmp_path / "clips" / f"{name}.mp4", [frames], (64, 64), 25.0, tmp_path / "s.wav", 1.0, load_params(ROOT / "params.yaml").video, "t")
+        write_video(
+            tmp_path / "clips" / f"{name}.mp4",
+            [frames],
+            (64, 64),
+            25.0,
+            tmp_path / "s.wav",
+            1.0,
+            load_params(ROOT / "params.yaml").video,
+            "t",
+        )
         from PIL import Image
 
         Image.fromarray(frames[0]).save(tmp_path / "posters" / f"{name}.jpg")
 
     def made(row, name, verdict, reasons=()):
-        return ClipResult(name, row, "done", "", verdict, reasons, {"faces": 1.0, "lip_lag_frames": float("nan")}, f"clips/{name}.mp4", f"posters/{name}.jpg", frames=25, seconds={"audio": 0.5, "render": 90.0}, made=["render"])
+        return ClipResult(
+            name,
+            row,
+            "done",
+            "",
+            verdict,
+            reasons,
+            {"faces": 1.0, "lip_lag_frames": float("nan")},
+            f"clips/{name}.mp4",
+            f"posters/{name}.jpg",
+            frames=25,
+            seconds={"audio": 0.5, "render": 90.0},
+            made=["render"],
+        )
 
     rows = [
         made(1, "good", "pass"), made(2, "strange #1%", "review", ("loudness is <odd>",)), ClipResult("broken", 3, "failed", "unexpected <b>Error</b>", log="logs/broken.txt"),
@@ -43,23 +83,54 @@ def page(tmp_path):
 def test_every_clip_and_every_reason_is_there(page):
     folder, outputs, end = page
     text = (folder / "report.html").read_text()
-    assert text.count("<article") == 4 and "&lt;odd&gt;" in text and "<b>Error</b>" not in text and "2.00 worker-hours that succeeded, 0.10 lost" in text
-    for needed in ("data/people", "cd34", "ab12", "all clips, render", "logs/broken.txt", "Stopped before the end: the budget is spent"):
+    assert (
+        text.count("<article") == 4
+        and "&lt;odd&gt;" in text
+        and "<b>Error</b>" not in text
+        and "2.00 worker-hours that succeeded, 0.10 lost" in text
+    )
+    for needed in (
+        "data/people",
+        "cd34",
+        "ab12",
+        "all clips, render",
+        "logs/broken.txt",
+        "Stopped before the end: the budget is spent",
+    ):
         assert needed in text
     assert "http://" not in text and "https://" not in text
     assert [row.shown for row in rows_before(outputs).values()] == ["pass", "review", "failed", "stopped"]
-    assert end.status == 1 and end.summary() == "4 clips: 1 pass, 1 review, 1 failed, 1 stopped; stopped: the budget is spent"
+    assert (
+        end.status == 1
+        and end.summary() == "4 clips: 1 pass, 1 review, 1 failed, 1 stopped; stopped: the budget is spent"
+    )
 
 
-@pytest.mark.parametrize(("rows", "status"), [((), 0), (("pass",), 0), (("pass", "review"), 4), (("review", "stopped"), 3), (("fail", "stopped"), 1), (("failed",), 1)])
+@pytest.mark.parametrize(
+    ("rows", "status"),
+    [
+        ((), 0),
+        (("pass",), 0),
+        (("pass", "review"), 4),
+        (("review", "stopped"), 3),
+        (("fail", "stopped"), 1),
+        (("failed",), 1),
+    ],
+)
 def test_exit_status(rows, status):
-    made = [ClipResult("x", 1, "done", verdict=shown) if shown in ("pass", "review", "fail") else ClipResult("x", 1, shown) for shown in rows]
+    made = [
+        ClipResult("x", 1, "done", verdict=shown) if shown in ("pass", "review", "fail") else ClipResult("x", 1, shown)
+        for shown in rows
+    ]
     assert BatchEnd(made, "", 1, 1, 0).status == status
 
 
 def test_contact_sheet_and_durations(page):
     _, outputs, end = page
-    assert contact_sheet(outputs, end.results).startswith("data:image/jpeg;base64,") and contact_sheet(outputs, end.results[2:]) == ""
+    assert (
+        contact_sheet(outputs, end.results).startswith("data:image/jpeg;base64,")
+        and contact_sheet(outputs, end.results[2:]) == ""
+    )
     assert [duration(s) for s in (3.21, 600, 90000)] == ["3.2 s", "10 min", "25.0 h"]
 
 
@@ -71,7 +142,15 @@ def browser():
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as play:
-        flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
+        flags = [
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--no-first-run",
+        ]
         chromium = play.chromium.launch(executable_path=found, args=flags)
         yield chromium
         chromium.close()
@@ -94,8 +173,12 @@ def test_the_page_works_from_disk_in_chromium(page, browser):
     tab.goto((folder / "report.html").as_uri() + "#show=review")
     tab.reload()
     assert shown() == ["clip-strange #1%"]
-    lengths = tab.evaluate("Promise.all([...document.querySelectorAll('video')].map(v => new Promise((yes, no) => { v.onloadedmetadata = () => yes(v.duration); v.onerror = () => no(v.src); v.preload = 'auto'; v.load(); })))")
+    lengths = tab.evaluate(
+        "Promise.all([...document.querySelectorAll('video')].map(v => new Promise((yes, no) => { v.onloadedmetadata = () => yes(v.duration); v.onerror = () => no(v.src); v.preload = 'auto'; v.load(); })))"
+    )
     assert lengths == [pytest.approx(1.0, abs=0.05)] * 2  # both play, the strange name too
-    posters = tab.evaluate("Promise.all([...document.querySelectorAll('video')].map(v => new Promise((yes, no) => { const i = new Image(); i.onload = () => yes(i.width); i.onerror = () => no(i.src); i.src = v.poster; })))")
+    posters = tab.evaluate(
+        "Promise.all([...document.querySelectorAll('video')].map(v => new Promise((yes, no) => { const i = new Image(); i.onload = () => yes(i.width); i.onerror = () => no(i.src); i.src = v.poster; })))"
+    )
     assert posters == [64, 64]
     assert not errors and all(url.startswith(("file://", "data:")) for url in asked)

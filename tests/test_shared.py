@@ -8,12 +8,12 @@ import pytest
 from moto.server import ThreadedMotoServer
 from nights import write_batch
 
-from flows.produce import produce
 from stereotalker.errors import UserError
-from stereotalker.home import Home
-from stereotalker.outputs import Outputs
-from stereotalker.shared import SharedStore, open_store
-from stereotalker.store import MARKER, Store
+from stereotalker.flows.produce import produce
+from stereotalker.production.outputs import Outputs
+from stereotalker.runtime.home import Home
+from stereotalker.store.local import MARKER, Store
+from stereotalker.store.remote import SharedStore, open_store
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,12 @@ def s3():
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
-    settings = {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
+    settings = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)
     client = boto3.client("s3")
@@ -43,7 +48,11 @@ def test_what_one_machine_makes_another_finds(s3, tmp_path):
     assert (there.find("stage", "key") / "a.txt").read_text() == "x"
     calls = []
     there.make("stage", "key", lambda folder: calls.append(1))
-    assert not calls and there.find("stage", "other") is None and open_store("s3://studio/shared", tmp_path).url == here.url
+    assert (
+        not calls
+        and there.find("stage", "other") is None
+        and open_store("s3://studio/shared", tmp_path).url == here.url
+    )
 
 
 def test_an_entry_without_its_marker_is_none(s3, tmp_path):
@@ -75,10 +84,14 @@ def test_a_batch_lives_on_s3(s3, tmp_path, tiny_models):
     done = produce(batch, "s3://studio/night", params, Home(tmp_path / "home"), "inline", weights=tiny_models.folder)
     assert done.report == "s3://studio/night/report.html" and [row.shown for row in done.results] == ["pass", "failed"]
     names = {entry["Key"] for entry in s3.list_objects_v2(Bucket="studio", Prefix="night/")["Contents"]}
-    assert names == {f"night/{name}" for name in ("clips/a.mp4", "previews/a.mp4", "posters/a.jpg", "report.html", "results.json")}
+    assert names == {
+        f"night/{name}" for name in ("clips/a.mp4", "previews/a.mp4", "posters/a.jpg", "report.html", "results.json")
+    }
     rows = json.loads(s3.get_object(Bucket="studio", Key="night/results.json")["Body"].read())["clips"]
     assert rows[0]["preview"] == "previews/a.mp4"
-    again = produce(batch, "s3://studio/night", params, Home(tmp_path / "another-machine"), "inline", weights=tiny_models.folder)
+    again = produce(
+        batch, "s3://studio/night", params, Home(tmp_path / "another-machine"), "inline", weights=tiny_models.folder
+    )
     assert again.results[0].made == ["provenance"]  # signed by the other machine's own certificate; all else was found
 
 

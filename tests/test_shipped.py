@@ -5,15 +5,15 @@ import csv
 import numpy as np
 import pytest
 
-from stereotalker.audio.align import align
+from stereotalker.audio.forced_alignment import align
 from stereotalker.audio.speech import from_file
-from stereotalker.body.layout import JOINT
+from stereotalker.evaluation.motion_metrics import diversity, lips_closed
 from stereotalker.models import STAGES, Models, weights_file
-from stereotalker.motion.measures import diversity, lips_closed
-from stereotalker.motion.prior import SIGN_NAMES, chosen
-from stereotalker.motion.synthesize import Directions
+from stereotalker.motion.language_prior import GESTURE_NAMES, chosen
+from stereotalker.motion.synthesize import MotionControls
 from stereotalker.params import ROOT, load_params
 from stereotalker.records import Speech
+from stereotalker.smplx_layout import JOINT
 from tests.conftest import REAL_DATA
 
 
@@ -30,31 +30,51 @@ def test_real_speech_moves_lips_and_body(shipped, real_speech):
     row = next(r for r in csv.DictReader(open(real_speech / "transcripts.csv")) if "p226_003" in r["path"])
     speech, _ = from_file(real_speech.parent / row["path"], -20.0)
     aligned = Speech(speech.samples, speech.loudness, *align(speech.samples, row["text"]))
-    motion = shipped.synthesizer.motion(speech, Directions(2, seed=1), round(speech.seconds * 25), 25.0)
-    assert lips_closed(motion, aligned, shipped.body) >= 0.75  # no training heard this voice; all such recordings together: 0.91
-    told = shipped.synthesizer.motion(aligned, Directions(2, seed=1), round(speech.seconds * 25), 25.0)
+    motion = shipped.synthesizer.motion(speech, MotionControls(2, seed=1), round(speech.seconds * 25), 25.0)
+    assert (
+        lips_closed(motion, aligned, shipped.body) >= 0.75
+    )  # no training heard this voice; all such recordings together: 0.91
+    told = shipped.synthesizer.motion(aligned, MotionControls(2, seed=1), round(speech.seconds * 25), 25.0)
     assert lips_closed(told, aligned, shipped.body) >= 0.9
     aperture = shipped.body.lip_aperture(motion)
     assert (aperture < 2.0).mean() < 0.6 and np.percentile(aperture, 95) > 5.0
-    assert motion.poses[:, JOINT["right_elbow"]].std(0).sum() > 0.02 and motion.poses[:, JOINT["head"]].std(0).sum() > 0.004
+    assert (
+        motion.poses[:, JOINT["right_elbow"]].std(0).sum() > 0.02
+        and motion.poses[:, JOINT["head"]].std(0).sum() > 0.004
+    )
 
 
 def test_silence_keeps_the_mouth_nearly_shut(shipped):
-    motion = shipped.synthesizer.motion(Speech(np.zeros(48_000, np.float32), -np.inf), Directions(0, seed=1), 75, 25.0)
+    motion = shipped.synthesizer.motion(
+        Speech(np.zeros(48_000, np.float32), -np.inf), MotionControls(0, seed=1), 75, 25.0
+    )
     assert np.percentile(shipped.body.lip_aperture(motion), 95) < 0.5
 
 
-@pytest.mark.parametrize("name", ["sorohanro_-_solo-trumpet-06.ogg", "Kevin_MacLeod_-_Vibe_Ace.ogg", "glacier-bay-humpback.ogg"])
+@pytest.mark.parametrize(
+    "name", ["sorohanro_-_solo-trumpet-06.ogg", "Kevin_MacLeod_-_Vibe_Ace.ogg", "glacier-bay-humpback.ogg"]
+)
 def test_music_and_whales_are_not_spoken(shipped, name):
     path = REAL_DATA / "bad_input" / "librosa" / name
     if not path.is_file():
         pytest.skip(f"{path} is absent; set STEREOTALKER_DATA to the folder that holds bad_input/")
     samples = from_file(path, -20.0)[0].samples[: 12 * 16_000]
-    motion = shipped.synthesizer.motion(Speech(samples, -20.0), Directions(0, seed=1), 300, 25.0)
+    motion = shipped.synthesizer.motion(Speech(samples, -20.0), MotionControls(0, seed=1), 300, 25.0)
     assert np.percentile(shipped.body.lip_aperture(motion), 95) < 2.0 and diversity(motion) < 0.03
 
 
 def test_words_no_lexicon_knows_get_their_sign(shipped):
     reader = shipped.synthesizer.reader
-    found = [SIGN_NAMES[chosen(reader.words([word, "he", "said"])[:1], 0.7)[0]] for word in ("gigantic", "pause", "ponder", "unite", "cash", "launch", "shrink", "observe")]
-    assert sum(a == b for a, b in zip(found, ("big", "stop", "think", "together", "money", "begin", "decline", "see"), strict=True)) >= 5
+    found = [
+        GESTURE_NAMES[chosen(reader.words([word, "he", "said"])[:1], 0.7)[0]]
+        for word in ("gigantic", "pause", "ponder", "unite", "cash", "launch", "shrink", "observe")
+    ]
+    assert (
+        sum(
+            a == b
+            for a, b in zip(
+                found, ("big", "stop", "think", "together", "money", "begin", "decline", "see"), strict=True
+            )
+        )
+        >= 5
+    )

@@ -9,7 +9,9 @@ import pytest
 
 from stereotalker.errors import UserError
 from stereotalker.records import Motion, Speech, Timed, load, save
-from stereotalker.store import MARKER, Store, digest, write_atomic
+from stereotalker.store.digests import digest
+from stereotalker.store.files import write_atomic
+from stereotalker.store.local import MARKER, Store
 
 
 def put(text):
@@ -47,7 +49,7 @@ def test_a_failed_write_leaves_nothing(tmp_path):
 
 def test_a_killed_writer_leaves_no_final_name_and_is_swept(tmp_path):
     code = (
-        "import os, signal, pathlib, sys\nfrom stereotalker.store import Store\n"
+        "import os, signal, pathlib, sys\nfrom stereotalker.store.local import Store\n"
         "def write(f):\n (f / 'a.txt').write_text('half'); os.kill(os.getpid(), signal.SIGKILL)\n"
         "Store(pathlib.Path(sys.argv[1])).make('stage', 'key', write)"
     )
@@ -77,7 +79,22 @@ def test_many_threads_make_one_entry(tmp_path):
 
 
 def test_digests_tell_values_apart():
-    values = [1, 1.0, "1", True, None, [1], [[1]], {"a": 1}, {"b": 1}, b"1", np.ones(1), np.ones(1, np.float32), ["ab", "c"], ["a", "bc"]]
+    values = [
+        1,
+        1.0,
+        "1",
+        True,
+        None,
+        [1],
+        [[1]],
+        {"a": 1},
+        {"b": 1},
+        b"1",
+        np.ones(1),
+        np.ones(1, np.float32),
+        ["ab", "c"],
+        ["a", "bc"],
+    ]
     assert len({digest(v) for v in values}) == len(values)
     assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
     with pytest.raises(TypeError):

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from stereotalker import training
 from stereotalker.params import Training
-from stereotalker.training import fit
+from stereotalker.training import loop
+from stereotalker.training.loop import fit
 
 OPTIONS = Training(steps=7, batch=2, learning_rate=0.1, seed=3)
 
@@ -20,7 +20,7 @@ def draw(size, rng):
 
 @pytest.mark.parametrize("first", [0, 4])
 def test_what_is_drawn_ahead_is_what_would_be_drawn_here(first):
-    here, ahead = (list(training._batches(partial(draw, 5), OPTIONS, first, device)) for device in ("cpu", "cuda"))
+    here, ahead = (list(loop._batches(partial(draw, 5), OPTIONS, first, device)) for device in ("cpu", "cuda"))
     assert len(here) == len(ahead) == OPTIONS.steps - first
     assert all(torch.equal(a, b) for a, b in zip(here, ahead, strict=True))
     assert not torch.equal(here[0], here[1])
@@ -54,7 +54,7 @@ class _Stopped(Exception):
 
 
 def test_a_stopped_run_goes_on_to_the_same_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "CHECKPOINT_EVERY_S", -1.0)  # after every step
+    monkeypatch.setattr(loop, "CHECKPOINT_EVERY_S", -1.0)  # after every step
 
     def run(checkpoint, stop):
         torch.manual_seed(0)

@@ -2,10 +2,10 @@ import av
 import numpy as np
 import pytest
 
-from stereotalker.audio.io import wav_bytes
 from stereotalker.errors import UserError
-from stereotalker.manifest import Stereo
-from stereotalker.video import frame_count, frame_rate, probe, read_frames, write_video
+from stereotalker.media.audio_files import wav_bytes
+from stereotalker.media.stereo import Stereo
+from stereotalker.media.video_files import frame_count, frame_rate, probe, read_frames, write_video
 
 
 @pytest.fixture
@@ -17,23 +17,46 @@ def sound(tmp_path):
 
 def gradient(frames, height, width):
     y, x = np.mgrid[0:height, 0:width]
-    return np.stack([np.stack([x * 200 // width, y * 200 // height, np.full_like(x, 20 + 5 * t)], -1) for t in range(frames)]).astype(np.uint8)
+    return np.stack(
+        [np.stack([x * 200 // width, y * 200 // height, np.full_like(x, 20 + 5 * t)], -1) for t in range(frames)]
+    ).astype(np.uint8)
 
 
-@pytest.mark.parametrize(("seconds", "fps", "size"), [(1.0, 25.0, (64, 64)), (1.37, 12.0, (96, 160)), (0.51, 23.976, (160, 90)), (2.2, 60.0, (64, 66))])
+@pytest.mark.parametrize(
+    ("seconds", "fps", "size"),
+    [(1.0, 25.0, (64, 64)), (1.37, 12.0, (96, 160)), (0.51, 23.976, (160, 90)), (2.2, 60.0, (64, 66))],
+)
 def test_exact_length_and_form(tmp_path, tiny_params, sound, seconds, fps, size):
     count = frame_count(seconds, fps)
     assert count == round(seconds * fps)
     out = tmp_path / "o" / "c.mp4"
     write_video(out, [gradient(count, *size)], size, fps, sound, count / fps, tiny_params.video, "c")
     found = probe(out)
-    assert found.frames == count and found.size == size and found.codecs == ("h264", "aac") and found.pixel_format == "yuv420p"
+    assert (
+        found.frames == count
+        and found.size == size
+        and found.codecs == ("h264", "aac")
+        and found.pixel_format == "yuv420p"
+    )
     assert abs(found.audio_seconds - found.video_seconds) <= 1 / fps + 1024 / 48000
     assert "trainedAlgorithmicMedia" in found.comment
     assert [p.name for p in out.parent.iterdir()] == ["c.mp4"]
 
 
-@pytest.mark.parametrize(("fps", "stated"), [(23.976, "24000/1001"), (29.97, "30000/1001"), (59.94, "60000/1001"), (12.0, "12"), (24.0, "24"), (25.0, "25"), (60.0, "60"), (12.5, "25/2"), (23.9, "239/10")])
+@pytest.mark.parametrize(
+    ("fps", "stated"),
+    [
+        (23.976, "24000/1001"),
+        (29.97, "30000/1001"),
+        (59.94, "60000/1001"),
+        (12.0, "12"),
+        (24.0, "24"),
+        (25.0, "25"),
+        (60.0, "60"),
+        (12.5, "25/2"),
+        (23.9, "239/10"),
+    ],
+)
 def test_a_container_states_the_rate_that_is_meant(tmp_path, tiny_params, sound, fps, stated):
     assert str(frame_rate(fps)) == stated
     write_video(tmp_path / "c.mp4", [gradient(12, 64, 64)], (64, 64), fps, sound, 12 / fps, tiny_params.video, "c")
@@ -49,7 +72,9 @@ def test_players_are_told_of_two_eyes(tmp_path, tiny_params, sound, layout, kind
     with av.open(str(tmp_path / "stereo.mp4")) as container:
         found = [bytes(side)[0] for side in next(container.decode(video=0)).side_data if side.type.name == "STEREO3D"]
     assert found == [kind, kind]  # AV_STEREO3D_SIDEBYSIDE, AV_STEREO3D_TOPBOTTOM: by the stream, and by the file
-    assert probe(tmp_path / "stereo.mp4") == probe(tmp_path / "plain.mp4")  # every frame and sample is found behind the longer head
+    assert probe(tmp_path / "stereo.mp4") == probe(
+        tmp_path / "plain.mp4"
+    )  # every frame and sample is found behind the longer head
     assert np.array_equal(read_frames(tmp_path / "stereo.mp4"), read_frames(tmp_path / "plain.mp4"))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["plain.mp4", "s.wav", "stereo.mp4"]
 
@@ -62,7 +87,9 @@ def test_colours_survive(tmp_path, tiny_params, sound):
 
 def test_the_same_frames_give_the_same_bytes(tmp_path, tiny_params, sound):
     for name in ("a", "b"):
-        write_video(tmp_path / f"{name}.mp4", [gradient(5, 64, 64)], (64, 64), 25.0, sound, 0.2, tiny_params.video, "same")
+        write_video(
+            tmp_path / f"{name}.mp4", [gradient(5, 64, 64)], (64, 64), 25.0, sound, 0.2, tiny_params.video, "same"
+        )
     assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
 
 

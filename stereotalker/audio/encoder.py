@@ -15,12 +15,9 @@ from torch.nn import functional
 from transformers import Wav2Vec2Config, Wav2Vec2Model
 from transformers.audio_utils import mel_filter_bank
 
-from stereotalker.audio.degrade import augment, unspoken
-from stereotalker.audio.phonemes import BILABIAL, CLASS, CLASSES, phoneme_class
+from stereotalker.audio.phonemes import CLASS, CLASSES, phoneme_class
 from stereotalker.errors import UserError
-from stereotalker.params import AudioParams
 from stereotalker.records import SAMPLE_RATE, Speech
-from stereotalker.training import autocast
 
 HOP = 320  # samples between feature frames
 FIELD = 400  # samples a feature frame sees before the transformer
@@ -55,11 +52,15 @@ class SpeechEncoder(nn.Module):
 
     def forward(self, samples_BS: torch.Tensor, level_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """level_B: of the whole speech (see `loudness_of`). Returns hidden f32 [B, N, hidden] and phoneme logits f32 [B, N, C]."""
-        hidden_BNH = self.wav2vec(samples_BS / level_B[:, None]).last_hidden_state  # unit variance, as the public models were trained
+        hidden_BNH = self.wav2vec(
+            samples_BS / level_B[:, None]
+        ).last_hidden_state  # unit variance, as the public models were trained
         return hidden_BNH, self.classify(hidden_BNH)
 
     @torch.inference_mode()
-    def encode(self, samples: np.ndarray, first: int = 0, count: int | None = None, level: float | None = None) -> np.ndarray:
+    def encode(
+        self, samples: np.ndarray, first: int = 0, count: int | None = None, level: float | None = None
+    ) -> np.ndarray:
         """Feature frames first..first+count-1 (None: to the end) of speech f32 [S], centred at frame_times. f32 [N, F].
 
         level: its `loudness_of`, where it is known.
@@ -95,11 +96,15 @@ def _public(source: str) -> Wav2Vec2Model:
     try:
         model = Wav2Vec2Model.from_pretrained(source)
     except OSError as error:
-        raise UserError(f"audio.pretrained {source!r}: {str(error).splitlines()[0]}; expected null, a Wav2Vec2 model's id or its folder") from None
+        raise UserError(
+            f"audio.pretrained {source!r}: {str(error).splitlines()[0]}; expected null, a Wav2Vec2 model's id or its folder"
+        ) from None
     model.config.apply_spec_augment = False
     stride, field = int(np.prod(model.config.conv_stride)), _field(model.config.conv_kernel, model.config.conv_stride)
     if (stride, field) != (HOP, FIELD):
-        raise UserError(f"audio.pretrained {source!r} hears {field} samples every {stride}; expected {FIELD} every {HOP}, as facebook/wav2vec2-base-960h does")
+        raise UserError(
+            f"audio.pretrained {source!r} hears {field} samples every {stride}; expected {FIELD} every {HOP}, as facebook/wav2vec2-base-960h does"
+        )
     return model.requires_grad_(False)
 
 
@@ -127,7 +132,11 @@ class MelFeatures(nn.Module):
 
     def forward(self, samples_BS: torch.Tensor) -> torch.Tensor:
         """f32 [B, S] -> [B, width, N]."""
-        power_BFM = torch.stft(samples_BS, FIELD, HOP // 2, window=self.window, center=False, return_complex=True).abs().square()
+        power_BFM = (
+            torch.stft(samples_BS, FIELD, HOP // 2, window=self.window, center=False, return_complex=True)
+            .abs()
+            .square()
+        )
         mel_BCM = torch.log(0.01 * torch.einsum("bfm,fc->bcm", power_BFM, self.bands) + 1e-6) / 4 + 1
         if self.training:
             mel_BCM = _masked(mel_BCM)
@@ -168,46 +177,10 @@ def frame_times(count: int, first: int = 0) -> np.ndarray:
 def classes_at(speech: Speech, times: np.ndarray) -> np.ndarray:
     """Phoneme class at every moment (s, rising), i64; silence where no phoneme is."""
     classes = np.full(len(times), CLASS["sil"], np.int64)
-    near = slice(bisect_left(speech.phonemes, times[0], key=lambda p: p.end), bisect_right(speech.phonemes, times[-1], key=lambda p: p.start))
+    near = slice(
+        bisect_left(speech.phonemes, times[0], key=lambda p: p.end),
+        bisect_right(speech.phonemes, times[-1], key=lambda p: p.start),
+    )
     for p in speech.phonemes[near]:
         classes[np.searchsorted(times, p.start) : np.searchsorted(times, p.end)] = CLASS[phoneme_class(p.text)]
     return classes
-
-
-def training_loss(model: SpeechEncoder, corpus: list[Speech], params: AudioParams):
-    """Cross entropy of frame phonemes on augmented crops; real speech and lips that must close count more. Some crops hold no speech."""
-    real = np.array([is_real(s) for s in corpus])
-    chance = np.where(real, 2.0, 1.0) * np.minimum([s.seconds for s in corpus], 12.0)
-    chance /= chance.sum()
-    length = int(params.seconds * SAMPLE_RATE)
-    importance = torch.tensor([1.6 if name in BILABIAL else 1.0 for name in CLASSES])
-
-    def loss(rng: np.random.Generator) -> torch.Tensor:
-        crops, targets = zip(*(_crop(corpus[k], length, rng) for k in rng.choice(len(corpus), params.training.batch, p=chance)), strict=True)
-        levels = torch.tensor([loudness_of(crop) for crop in crops], dtype=torch.float32)
-        with autocast():
-            _, logits = model(torch.from_numpy(np.stack(crops)), levels)
-        target = torch.from_numpy(np.concatenate(targets))
-        return functional.cross_entropy(logits.float().flatten(0, 1), target, weight=importance, label_smoothing=0.05)
-
-    return loss
-
-
-def is_real(speech: Speech) -> bool:
-    """Recorded, not synthesised: its phonemes are the aligner's, in ARPAbet."""
-    return bool(speech.phonemes) and speech.phonemes[0].text.isupper()
-
-
-def _crop(speech: Speech, length: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Sound f32 [length] and its frames' classes: a stretch at another speed and pitch, or, one time in twelve, no speech at all."""
-    count = (length - FIELD) // HOP + 1
-    if rng.random() < 1 / 12:
-        return augment(unspoken(length, rng), rng), np.full(count, CLASS["sil"], np.int64)
-    speed = float(rng.uniform(0.85, 1.18))
-    need, pad = int(length * speed) + 1, SAMPLE_RATE // 5
-    start = int(rng.integers(max(len(speech.samples) + 2 * pad - need, 0) + 1)) - pad
-    piece = np.pad(speech.samples[max(start, 0) : max(start + need, 0)], (max(-start, 0), 0))
-    piece = np.pad(piece, (0, max(need - len(piece), 0)))[:need]
-    crop = np.interp(np.arange(length) * speed, np.arange(need), piece)
-    times = frame_times(count) * speed + start / SAMPLE_RATE
-    return augment(crop, rng), classes_at(speech, times)

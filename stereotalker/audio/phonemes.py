@@ -51,6 +51,7 @@ def phoneme_class(symbol: str) -> str:
             return _FROM_IPA[bare[:length]]
     return "sil" if not bare else "ah"
 
+
 # The nearest ARPAbet of IPA symbols whose class holds several; every other symbol takes its class's first.
 _NEAREST = {
     "b": "B", "v": "V", "β": "V", "ʋ": "V", "ð": "DH", "d": "D", "ɖ": "D", "ɗ": "D", "ŋ": "NG", "z": "Z", "ts": "T S", "dz": "D Z", "pf": "P F",

@@ -13,16 +13,18 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-from stereotalker.body.layout import SIDES
 from stereotalker.errors import UserError
-from stereotalker.photo import read_mask, read_photo
+from stereotalker.media.photos import read_mask, read_photo
+from stereotalker.smplx_layout import SIDES
 
 FACE_POINTS, POSE_POINTS, HAND_POINTS = 478, 33, 21  # as MediaPipe numbers them
 FACE_OVAL = (
     10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377,
     152, 148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109,
 )  # fmt: skip
-FACE_INNER = np.setdiff1d(np.arange(468), FACE_OVAL)  # without the oval, which slides with the head's turn, and without the irises
+FACE_INNER = np.setdiff1d(
+    np.arange(468), FACE_OVAL
+)  # without the oval, which slides with the head's turn, and without the irises
 IRIS = {"right": slice(468, 473), "left": slice(473, 478)}
 CHIN, FOREHEAD = 152, 10
 VISIBLE = 0.5  # of a pose point, below which it is not used
@@ -61,7 +63,11 @@ class Landmarks:
     @property
     def shoulder_width(self) -> float:
         """px; three face heights where no pose was found."""
-        return 3 * self.face_height if self.pose is None else float(np.linalg.norm(np.subtract(*self.pose[[POSE["left_shoulder"], POSE["right_shoulder"]]])))
+        return (
+            3 * self.face_height
+            if self.pose is None
+            else float(np.linalg.norm(np.subtract(*self.pose[[POSE["left_shoulder"], POSE["right_shoulder"]]])))
+        )
 
 
 class Detector(Protocol):
@@ -111,15 +117,25 @@ class KeyPointFile:
             raise UserError(f"{self.path}: expected a JSON file of key points: {error}") from None
         known = {field.name for field in fields(Landmarks)} - {"size", "faces", "people"}
         if not isinstance(found, dict) or set(found) - known or not {"face", "person"} <= set(found):
-            raise UserError(f"{self.path}: expected a mapping with face and person, and of the rest some of {', '.join(sorted(known))}")
+            raise UserError(
+                f"{self.path}: expected a mapping with face and person, and of the rest some of {', '.join(sorted(known))}"
+            )
         arrays = {name: self._array(name, found.get(name), shape) for name, shape in _SHAPES.items()}
-        hands, hands_world = (self._sides(name, found.get(name) or {}, n) for name, n in (("hands", 2), ("hands_world", 3)))
-        if (arrays["pose"] is None) != (arrays["visible"] is None) or arrays["pose"] is None and (hands or arrays["pose_world"] is not None):
+        hands, hands_world = (
+            self._sides(name, found.get(name) or {}, n) for name, n in (("hands", 2), ("hands_world", 3))
+        )
+        if (
+            (arrays["pose"] is None) != (arrays["visible"] is None)
+            or arrays["pose"] is None
+            and (hands or arrays["pose_world"] is not None)
+        ):
             raise UserError(f"{self.path}: pose and visible go together, and hands and pose_world need them")
         if not set(hands_world) <= set(hands):
             raise UserError(f"{self.path}: hands_world names a side that hands does not")
         size, full = picture.shape[:2], read_photo(self.portrait).shape[:2]
-        person = cv2.resize(read_mask(self.path.parent / str(found["person"]), full), size[::-1], interpolation=cv2.INTER_AREA)
+        person = cv2.resize(
+            read_mask(self.path.parent / str(found["person"]), full), size[::-1], interpolation=cv2.INTER_AREA
+        )
         scale = np.float32(size[0] / full[0])  # the portrait may have been scaled down
         arrays |= {name: arrays[name] * scale for name in ("face", "pose") if arrays[name] is not None}
         hands = {side: points * scale for side, points in hands.items()}
@@ -127,8 +143,12 @@ class KeyPointFile:
 
     def _sides(self, name: str, value, coordinates: int) -> dict[str, np.ndarray]:
         if not isinstance(value, dict) or not set(value) <= set(SIDES) or None in value.values():
-            raise UserError(f"{self.path}: {name}: expected a mapping of left, right or both to points; leave out what was not found")
-        return {side: self._array(f"{name}.{side}", points, (HAND_POINTS, coordinates)) for side, points in value.items()}
+            raise UserError(
+                f"{self.path}: {name}: expected a mapping of left, right or both to points; leave out what was not found"
+            )
+        return {
+            side: self._array(f"{name}.{side}", points, (HAND_POINTS, coordinates)) for side, points in value.items()
+        }
 
     def _array(self, name: str, value, shape: tuple[int, ...]) -> np.ndarray | None:
         if value is None:

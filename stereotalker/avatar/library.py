@@ -15,11 +15,14 @@ from datetime import date
 from functools import lru_cache
 from pathlib import Path
 
+from stereotalker.avatar.consent import Consent, check_consent
+from stereotalker.avatar.names import safe_id
 from stereotalker.errors import ClipError, UserError
-from stereotalker.manifest import Clip, Consent, is_picture, safe_id
+from stereotalker.media.photos import is_picture
 from stereotalker.params import ROOT
+from stereotalker.production.manifest import Clip
 from stereotalker.records import Avatar, load, save
-from stereotalker.store import sync
+from stereotalker.store.files import sync
 
 SHIPPED = ROOT / "stereotalker" / "assets" / "avatars"
 RECORD, CARD, PICTURE, TEXTURE = "avatar.safetensors", "card.json", "card.png", "texture.png"
@@ -42,13 +45,23 @@ class Card:
     consent: Consent | None
 
     def to_json(self) -> str:
-        return json.dumps(self.__dict__ | {"consent": self.consent and self.consent.model_dump(mode="json")}, indent=2, ensure_ascii=False) + "\n"
+        return (
+            json.dumps(
+                self.__dict__ | {"consent": self.consent and self.consent.model_dump(mode="json")},
+                indent=2,
+                ensure_ascii=False,
+            )
+            + "\n"
+        )
 
     @classmethod
     def from_json(cls, text: str) -> Card:
         values = json.loads(text)
         consent = values.pop("consent")
-        return cls(**values | {"size": tuple(values["size"]), "notes": tuple(values["notes"])}, consent=consent and Consent.model_validate(consent))
+        return cls(
+            **values | {"size": tuple(values["size"]), "notes": tuple(values["notes"])},
+            consent=consent and Consent.model_validate(consent),
+        )
 
 
 class Library:
@@ -71,7 +84,9 @@ class Library:
         for path in (*places, self.shipped / f"{name}.safetensors"):
             if safe and path.is_file():
                 return path
-        raise ClipError(f"avatar {name!r} is unknown; expected a picture file or one of {', '.join(self.names()) or 'none, as none are there'}")
+        raise ClipError(
+            f"avatar {name!r} is unknown; expected a picture file or one of {', '.join(self.names()) or 'none, as none are there'}"
+        )
 
     def card(self, name: str) -> Card | None:
         """None for a shipped avatar. Raises ClipError where there is no such avatar."""
@@ -91,7 +106,9 @@ class Library:
     def check_name(self, name: str) -> None:
         """Raises UserError for a name that an avatar of one's own cannot have."""
         if safe_id(name) != name or is_picture(name):
-            raise UserError(f"avatar name {name!r}: expected letters, digits, dashes and underscores, beginning with a letter or a digit")
+            raise UserError(
+                f"avatar name {name!r}: expected letters, digits, dashes and underscores, beginning with a letter or a digit"
+            )
         if (self.shipped / f"{name}.safetensors").is_file():
             raise UserError(f"avatar {name!r} is a shipped one; choose another name")
 
@@ -116,19 +133,14 @@ class Library:
     def remove(self, name: str) -> None:
         """Of one's own only; the fit and what clips were made from stay in the store. Raises UserError."""
         if name not in self.own_names():
-            shipped = "is shipped and stays" if name in self.names() else f"is unknown; your own are {', '.join(self.own_names()) or 'none'}"
+            shipped = (
+                "is shipped and stays"
+                if name in self.names()
+                else f"is unknown; your own are {', '.join(self.own_names()) or 'none'}"
+            )
             raise UserError(f"avatar {name!r} {shipped}")
         with tempfile.TemporaryDirectory(dir=self.own, prefix=".removing-") as bin_:
             os.replace(self.own / name, Path(bin_) / name)
-
-
-def check_consent(avatar: str, consent: Consent | None, required: bool, today: date) -> None:
-    """Raises ClipError where a person's face would be used without leave. Consent that has run out is refused even where none is required."""
-    how = "give the clip `consent: {holder, scope, expires}`" if is_picture(avatar) else "add it again with --consent-holder and --consent-scope"
-    if consent is not None and consent.expires is not None and consent.expires < today:
-        raise ClipError(f"avatar {avatar!r}: the consent of {consent.holder} ended on {consent.expires}; renew it, and {how}")
-    if required and consent is None:
-        raise ClipError(f"avatar {avatar!r} has no consent, and produce.require_consent is on; {how}")
 
 
 @lru_cache(maxsize=8)

@@ -14,13 +14,13 @@ from typing import Literal
 import numpy as np
 import torch
 
-from stereotalker.body import layout
-from stereotalker.body.rotations import axis_angle_to_matrix
+from stereotalker import smplx_layout as layout
 from stereotalker.body.skinning import Skinned, Skinning
 from stereotalker.errors import UserError
+from stereotalker.geometry.rotations import axis_angle_to_matrix
 from stereotalker.records import Motion
 
-Reader = Literal["smplx", "native"]
+GestureClassifier = Literal["smplx", "native"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Body:
     """A body file in memory. V vertices, F triangles, B shape and E expression coefficients."""
 
     path: Path
-    reader: Reader
+    reader: GestureClassifier
     betas: int
     template: np.ndarray  # f32 [V, 3] m, rest pose
     faces: np.ndarray  # i32 [F, 3]
@@ -62,7 +62,11 @@ class Body:
 
     def hand_weight(self, side: str = "") -> np.ndarray:
         """How much of every vertex is hand, of one side or both. f32 [V]."""
-        hands = [k for k, name in enumerate(layout.JOINTS) if name.startswith(side or layout.SIDES) and (name.endswith("wrist") or name[-1] in "123")]
+        hands = [
+            k
+            for k, name in enumerate(layout.JOINTS)
+            if name.startswith(side or layout.SIDES) and (name.endswith("wrist") or name[-1] in "123")
+        ]
         return self.weights[:, hands].sum(1)
 
     def pose(self, motion: Motion, betas: np.ndarray, surface: np.ndarray | None = None) -> np.ndarray:
@@ -79,7 +83,9 @@ class Body:
             found = _skinned(skinning, motion, betas[: self.betas].astype(np.float32))
             return Posed(found.vertices.numpy(), found.turn.numpy())
 
-    def posed_joints(self, motion: Motion, betas: np.ndarray, surface: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def posed_joints(
+        self, motion: Motion, betas: np.ndarray, surface: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Where the joints of every frame are, f32 [T, 55, 3] m, and how far they have turned, f32 [T, 55, 3, 3]."""
         with torch.inference_mode():
             skinning = self.skinning if surface is None else self.skinning.clothed(surface)
@@ -97,19 +103,25 @@ class Body:
         head_only = Motion(motion.poses * _only("jaw"), motion.expression, motion.trans * 0, motion.fps)
         lips, mean = _lip_skinning(self.path), np.zeros(0, np.float32)
         with torch.inference_mode():
-            parts = [_skinned(lips, head_only.frames(t, t + 1000), mean).vertices for t in range(0, len(motion.poses), 1000)]
+            parts = [
+                _skinned(lips, head_only.frames(t, t + 1000), mean).vertices for t in range(0, len(motion.poses), 1000)
+            ]
         return torch.cat(parts).numpy() * 1000
 
 
 @lru_cache(maxsize=2)
-def load_body(path: Path, reader: Reader = "smplx", betas: int = 20) -> Body:
+def load_body(path: Path, reader: GestureClassifier = "smplx", betas: int = 20) -> Body:
     """Read a body file (ours or a licensed SMPLX_NEUTRAL.npz)."""
     if not Path(path).is_file():
-        raise UserError(f"body file {path} not found; expected an SMPL-X .npz: set body.file in params.yaml, or run `dvc repro body`")
+        raise UserError(
+            f"body file {path} not found; expected an SMPL-X .npz: set body.file in params.yaml, or run `dvc repro body`"
+        )
     data = _file(path)
     V = len(data["v_template"])
     zeros = np.zeros(V, np.float32)
-    masks = {n: data[n].astype(np.float32) / 255 if n in data else zeros for n in ("lips", "nails", "inner_mouth", "lids")}
+    masks = {
+        n: data[n].astype(np.float32) / 255 if n in data else zeros for n in ("lips", "nails", "inner_mouth", "lids")
+    }
     return Body(
         path=Path(path), reader=reader, betas=betas,
         template=data["v_template"].astype(np.float32), faces=data["f"].astype(np.int32),
@@ -145,7 +157,11 @@ def _smplx_model(path: Path, betas: int):
 
 def _smplx_vertices(body: Body, motion: Motion, betas: np.ndarray, surface: np.ndarray | None) -> torch.Tensor:
     model = _smplx_model(body.path, body.betas)
-    template = torch.from_numpy(body.template) if surface is None else torch.from_numpy(body.template + surface.astype(np.float32))
+    template = (
+        torch.from_numpy(body.template)
+        if surface is None
+        else torch.from_numpy(body.template + surface.astype(np.float32))
+    )
     model.v_template.copy_(template)
     R = axis_angle_to_matrix(torch.from_numpy(motion.poses))
     output = model(

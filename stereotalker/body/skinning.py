@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from stereotalker.body.build import EXPRESSION_COLUMNS, SHAPE_COLUMNS
-from stereotalker.body.layout import JOINTS
-from stereotalker.body.rotations import axis_angle_to_matrix
+from stereotalker.body.free_body import EXPRESSION_COLUMNS, SHAPE_COLUMNS
+from stereotalker.geometry.rotations import axis_angle_to_matrix
+from stereotalker.smplx_layout import JOINTS
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,9 @@ class Skinning:
     def clothed(self, surface: np.ndarray) -> Skinning:
         """With an offset [V, 3] m added in the rest pose, to the whole body."""
         offset = torch.from_numpy(surface.astype(np.float32))
-        return replace(self, template=self.template + offset, joint_template=self.joint_template + self.regressor @ offset)
+        return replace(
+            self, template=self.template + offset, joint_template=self.joint_template + self.regressor @ offset
+        )
 
     def shaped_also(self, betas: int, more: np.ndarray) -> Skinning:
         """With further shapes f32 [K, V of the whole body, 3] m, whose coefficients follow the first `betas`. Before `of`."""
@@ -74,11 +76,17 @@ class Skinning:
         joint_shape = torch.cat([self.joint_shape[:, :, :betas], torch.einsum("jv,kvc->jck", self.regressor, extra)], 2)
         return replace(self, shape=shape, joint_shape=joint_shape)
 
-    def __call__(self, poses: torch.Tensor, expression: torch.Tensor, betas: torch.Tensor, trans: torch.Tensor) -> Skinned:
+    def __call__(
+        self, poses: torch.Tensor, expression: torch.Tensor, betas: torch.Tensor, trans: torch.Tensor
+    ) -> Skinned:
         """poses [T, J, 3] rad, expression [T, E], betas [B], trans [T, 3] m."""
         B, E = len(betas), min(expression.shape[1], EXPRESSION_COLUMNS)
         shaped = self.template + self.shape[:, :, :B] @ betas + torch.tensordot(expression[:, :E], self.face[:E], 1)
-        joints = self.joint_template + self.joint_shape[:, :, :B] @ betas + torch.tensordot(expression[:, :E], self.joint_face[:E], 1)
+        joints = (
+            self.joint_template
+            + self.joint_shape[:, :, :B] @ betas
+            + torch.tensordot(expression[:, :E], self.joint_face[:E], 1)
+        )
         R = axis_angle_to_matrix(poses)
         bend = (R[:, 1:] - torch.eye(3)).flatten(1)
         shaped = shaped + torch.tensordot(bend[:, self.bends], self.posedirs, 1)

@@ -13,13 +13,16 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
-from stereotalker.body.camera import flatten, orthographic
-from stereotalker.body.raster import Fragments, rasterize, vertex_normals
+from stereotalker.geometry.camera import flatten, orthographic
+from stereotalker.geometry.rasterizer import Fragments, rasterize, vertex_normals
 
 _MOST = 8000  # pixels that are asked
 _ROUNDS = 4  # of weights by residuals
 _HUBER = 0.1  # of log luma: what differs more is a pattern or an eye
-_RIDGE, _SHADOW_RIDGE = (0.01, 0.01, 0.01), 0.004  # of all pixels' weight: a portrait whose normals hardly differ tells no light
+_RIDGE, _SHADOW_RIDGE = (
+    (0.01, 0.01, 0.01),
+    0.004,
+)  # of all pixels' weight: a portrait whose normals hardly differ tells no light
 _FLAT = 0.02  # a slope that tells no key light
 _DARKEST = 4.0  # of 255: darker pixels count as this
 _DIMMEST = 0.5  # the least shading, and its inverse the most
@@ -64,7 +67,14 @@ class PortraitLight:
         return float(_bounded((after - before) @ self.slope))
 
 
-def read_light(portrait: np.ndarray, groups: np.ndarray, valid: np.ndarray, surface: Surface, picture: Fragments, target: np.ndarray) -> PortraitLight:
+def read_light(
+    portrait: np.ndarray,
+    groups: np.ndarray,
+    valid: np.ndarray,
+    surface: Surface,
+    picture: Fragments,
+    target: np.ndarray,
+) -> PortraitLight:
     """The light of a portrait u8 [H, W, 3]; from everywhere, where no pixel tells. Takes 0.2 s.
 
     groups u8 [H, W]: what has colours of its own; valid bool [H, W]: pixels that may tell, of those where the surface is; picture: the
@@ -102,7 +112,9 @@ def _bounded(log_shading: np.ndarray) -> np.ndarray:
     return np.exp(np.clip(log_shading, np.log(_DIMMEST), -np.log(_DIMMEST)))
 
 
-def _fit(basis: np.ndarray, log_luma: np.ndarray, group: np.ndarray, ridge: tuple[float, ...]) -> tuple[np.ndarray, float]:
+def _fit(
+    basis: np.ndarray, log_luma: np.ndarray, group: np.ndarray, ridge: tuple[float, ...]
+) -> tuple[np.ndarray, float]:
     """Coefficients f32 [K] of columns [N, K] that tell log luma [N] beside its group's own, and the summed Huber loss."""
     weight, residual = np.ones(len(log_luma)), np.zeros(1)
     for _ in range(_ROUNDS):
@@ -113,7 +125,9 @@ def _fit(basis: np.ndarray, log_luma: np.ndarray, group: np.ndarray, ridge: tupl
         found = np.linalg.solve(products[:-1, :-1] + np.diag(ridge) * max(weight.sum(), 1.0), products[:-1, -1])
         residual = np.abs(columns[:, -1] - columns[:, :-1] @ found)
         weight = np.minimum(1, _HUBER / np.maximum(residual, 1e-6))
-    return found.astype(np.float32), float(np.where(residual < _HUBER, residual**2 / 2, _HUBER * (residual - _HUBER / 2)).sum())
+    return found.astype(np.float32), float(
+        np.where(residual < _HUBER, residual**2 / 2, _HUBER * (residual - _HUBER / 2)).sum()
+    )
 
 
 def _ring(middle: np.ndarray, degrees: float) -> list[np.ndarray]:
@@ -121,7 +135,10 @@ def _ring(middle: np.ndarray, degrees: float) -> list[np.ndarray]:
     side = np.cross(middle, np.eye(3)[np.abs(middle).argmin()])
     side /= np.linalg.norm(side)
     angle, turns = np.radians(degrees), 2 * np.pi * np.arange(_AROUND) / _AROUND
-    return [np.cos(angle) * middle + np.sin(angle) * (np.cos(turn) * side + np.sin(turn) * np.cross(middle, side)) for turn in turns]
+    return [
+        np.cos(angle) * middle + np.sin(angle) * (np.cos(turn) * side + np.sin(turn) * np.cross(middle, side))
+        for turn in turns
+    ]
 
 
 def _shadowed(surface: Surface, key: np.ndarray, target: np.ndarray) -> np.ndarray:

@@ -13,9 +13,9 @@ from diffusers import UNet2DModel
 from torch import nn
 from torch.nn import functional
 
-from stereotalker.body.layout import REGION, REGIONS
 from stereotalker.records import Control
-from stereotalker.training import autocast
+from stereotalker.runtime.device import autocast
+from stereotalker.smplx_layout import REGION, REGIONS
 
 Picture, Device = np.ndarray | torch.Tensor, str | torch.device | None
 _CONTROL_CHANNELS = len(REGIONS) + 3 + 1 + 3 + 3  # labels, warp, visibility, normals, warp less background
@@ -45,7 +45,9 @@ class MaskPredictor(nn.Module):
     def forward(self, maps_BCHW: torch.Tensor) -> torch.Tensor:
         """Control channels in 0..1 -> logits f32 [B, R, H, W]."""
         H, W = maps_BCHW.shape[-2:]
-        cells = functional.pixel_unshuffle(_pad(maps_BCHW, self.config.patch * 2 ** len(self.config.channels)), self.config.patch)
+        cells = functional.pixel_unshuffle(
+            _pad(maps_BCHW, self.config.patch * 2 ** len(self.config.channels)), self.config.patch
+        )
         logits = functional.pixel_shuffle(self.net(cells, 0).sample.float(), self.config.patch)[..., :H, :W]
         return logits + 4.0 * maps_BCHW[:, : len(REGIONS)]  # the body's own label is the first guess
 
@@ -54,7 +56,11 @@ class MaskPredictor(nn.Module):
         """Region probabilities of every frame, f32 [T, R, H, W], sums to one. Well inside the body's outline there is no background."""
         device = self.net.device.type
         with autocast(device):
-            logits = self(control_channels(control.labels, control.warp, control.visibility, control.normals, control.plate, device))
+            logits = self(
+                control_channels(
+                    control.labels, control.warp, control.visibility, control.normals, control.plate, device
+                )
+            )
         logits = logits.float()
         logits[:, REGION["background"]].masked_fill_(_well_inside(control.labels, device), -torch.inf)
         return logits.softmax(1)
@@ -69,9 +75,13 @@ def _well_inside(labels: Picture, device: Device) -> torch.Tensor:
     return near == 0
 
 
-def control_channels(labels: Picture, warp: Picture, visibility: Picture, normals: Picture, plate: Picture, device: Device = None) -> torch.Tensor:
+def control_channels(
+    labels: Picture, warp: Picture, visibility: Picture, normals: Picture, plate: Picture, device: Device = None
+) -> torch.Tensor:
     """u8 maps [B, H, W(, 3)] -> f32 [B, C, H, W], on a device; None: where the maps are."""
-    one_hot = functional.one_hot(torch.as_tensor(labels, device=device).long(), len(REGIONS)).permute(0, 3, 1, 2).float()
+    one_hot = (
+        functional.one_hot(torch.as_tensor(labels, device=device).long(), len(REGIONS)).permute(0, 3, 1, 2).float()
+    )
     warp_B3HW, plate_B3HW = to_float(warp, device), to_float(plate, device)
     maps = [one_hot, warp_B3HW, one_channel(visibility, device), to_float(normals, device), warp_B3HW - plate_B3HW]
     return torch.cat(maps, 1).to(memory_format=torch.channels_last)

@@ -13,11 +13,11 @@ import numba
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
-from stereotalker.body.layout import JOINTS, REGION, SIDES
 from stereotalker.body.model import Body
-from stereotalker.body.raster import Fragments, rasterize
 from stereotalker.control.texture import SEEN_M
+from stereotalker.geometry.rasterizer import Fragments, rasterize
 from stereotalker.records import Avatar, Motion
+from stereotalker.smplx_layout import JOINTS, REGION, SIDES
 
 # Of the picture's longer side:
 _REACH = 1 / 40  # how far a fit's hand may be off
@@ -27,7 +27,7 @@ _BEHIND_M = 0.003  # what hangs beside a hand lies behind it
 
 
 @dataclass(frozen=True)
-class Hung:
+class HandFringe:
     """What hangs on the body: joint i64 [N] on which; arm f64 [N, 3] m from there at rest; places f32 [N, 3] x px, y px, depth m in the portrait;
     beside i64 [N] the nearest vertex of the body; faces i32 [G - F, 3]; owner i64 [G - F] the triangle of the body beside them."""
 
@@ -39,14 +39,21 @@ class Hung:
     owner: np.ndarray
 
 
-_NOTHING = Hung(np.zeros(0, np.int64), np.zeros((0, 3)), np.zeros((0, 3), np.float32), np.zeros(0, np.int64), np.zeros((0, 3), np.int32), np.zeros(0, np.int64))
+_NOTHING = HandFringe(
+    np.zeros(0, np.int64),
+    np.zeros((0, 3)),
+    np.zeros((0, 3), np.float32),
+    np.zeros(0, np.int64),
+    np.zeros((0, 3), np.int32),
+    np.zeros(0, np.int64),
+)
 
 
 @dataclass(frozen=True)
 class Mesh:
     """An avatar's mesh, to be posed and drawn."""
 
-    hung: Hung
+    hung: HandFringe
     like: np.ndarray  # i64 [M] the vertex of the body that it is, or hangs beside
     hand: np.ndarray  # u8 [M]: 1 and 2 of the two SIDES, 0 else
     faces: np.ndarray  # i32 [G, 3]
@@ -69,8 +76,12 @@ class Mesh:
         for side in np.unique(gone[gone > 0]):
             rows, columns = np.nonzero(gone == side)
             top, left = rows.min(), columns.min()
-            without = np.where((self.hand[self.faces] == side).any(1)[:, None], self.faces[:, :1], self.faces)  # triangles of no extent are not drawn
-            behind = rasterize(pixels - np.array([left, top, 0], np.float32), without, (rows.max() + 1 - top, columns.max() + 1 - left))
+            without = np.where(
+                (self.hand[self.faces] == side).any(1)[:, None], self.faces[:, :1], self.faces
+            )  # triangles of no extent are not drawn
+            behind = rasterize(
+                pixels - np.array([left, top, 0], np.float32), without, (rows.max() + 1 - top, columns.max() + 1 - left)
+            )
             for own, other in ((picture.face, behind.face), (picture.bary, behind.bary), (picture.depth, behind.depth)):
                 own[rows, columns] = other[rows - top, columns - left]
         return picture
@@ -92,28 +103,46 @@ def make_mesh(avatar: Avatar, body: Body, places: np.ndarray, picture: Fragments
     )  # fmt: skip
 
 
-def _hang(avatar: Avatar, body: Body, picture: Fragments, corner: np.ndarray, drawn: np.ndarray, shown: np.ndarray) -> Hung:
+def _hang(
+    avatar: Avatar, body: Body, picture: Fragments, corner: np.ndarray, drawn: np.ndarray, shown: np.ndarray
+) -> HandFringe:
     """Two triangles for every pixel of the portrait that shows a hand beside those that are drawn. corner i64 [H, W]: the body's vertex at a pixel."""
     H, W = shown.shape
     extent = max(H, W)
     away = distance_transform_edt(~drawn)
     within = distance_transform_edt(drawn)
-    core = within > min(_CORE * extent, 0.5 * within.max())  # at its rim a hand faces elsewhere than what lies beside it
+    core = within > min(
+        _CORE * extent, 0.5 * within.max()
+    )  # at its rim a hand faces elsewhere than what lies beside it
     nearest = distance_transform_edt(~core, return_distances=False, return_indices=True)
     rows, columns = np.nonzero(shown & (away > 0) & (away < _REACH * extent))
     at = tuple(nearest[:, rows, columns])
     joint = body.weights[corner[at]].argmax(1)
-    pixels = np.concatenate([np.stack([rows + i, columns + j, joint, *at], 1) for i in (0, 1) for j in (0, 1)])  # their corners
-    _, first, place = np.unique(pixels[:, :3] @ [(W + 1) * len(JOINTS), len(JOINTS), 1], return_index=True, return_inverse=True)
+    pixels = np.concatenate(
+        [np.stack([rows + i, columns + j, joint, *at], 1) for i in (0, 1) for j in (0, 1)]
+    )  # their corners
+    _, first, place = np.unique(
+        pixels[:, :3] @ [(W + 1) * len(JOINTS), len(JOINTS), 1], return_index=True, return_inverse=True
+    )
     y, x, joint, *at = pixels[first].T  # corners of pixels that hang on other joints are others: fingers part
     beside, depth = corner[tuple(at)], picture.depth[tuple(at)] + _BEHIND_M
     R, shift = avatar.extrinsics[:3, :3].astype(np.float64), avatar.extrinsics[:3, 3]
-    points = (np.stack([x, y, np.ones(len(x))], 1) @ np.linalg.inv(avatar.intrinsics.astype(np.float64)).T * depth[:, None] - shift) @ R
+    points = (
+        np.stack([x, y, np.ones(len(x))], 1) @ np.linalg.inv(avatar.intrinsics.astype(np.float64)).T * depth[:, None]
+        - shift
+    ) @ R
     joints, turns = body.posed_joints(Motion.still(avatar.poses, avatar.expression), avatar.betas, avatar.surface)
     arm = np.einsum("nji,nj->ni", turns[0][joint], points - joints[0][joint])
     a, b, c, d = len(body.template) + place.reshape(4, -1)
     faces = np.concatenate([np.stack([a, b, c], 1), np.stack([d, c, b], 1)]).astype(np.int32)
-    return Hung(joint, arm, np.stack([x, y, depth], 1).astype(np.float32), beside, faces, np.tile(picture.face[nearest[0][rows, columns], nearest[1][rows, columns]], 2))
+    return HandFringe(
+        joint,
+        arm,
+        np.stack([x, y, depth], 1).astype(np.float32),
+        beside,
+        faces,
+        np.tile(picture.face[nearest[0][rows, columns], nearest[1][rows, columns]], 2),
+    )
 
 
 @numba.njit(cache=True)

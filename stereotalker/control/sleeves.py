@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from stereotalker.body.layout import JOINT, REGION, SIDES
 from stereotalker.body.model import Body
-from stereotalker.body.raster import Fragments
-from stereotalker.control.parts import BARE, FRINGE, hands_of
+from stereotalker.control.region_sources import BARE, FRINGE, hands_of
+from stereotalker.geometry.rasterizer import Fragments
 from stereotalker.records import Avatar
+from stereotalker.smplx_layout import JOINT, REGION, SIDES
 
 _LIMBS = [JOINT[f"{side}_{name}"] for side in SIDES for name in ("shoulder", "elbow", "wrist")]
 _WHOLLY = 0.9  # of a vertex' weights: hand, and not wrist
@@ -30,30 +30,40 @@ _SLACK_M = 0.03  # to either side of where sleeves or hands end, where either ma
 
 
 @dataclass(frozen=True)
-class Claims:
+class SourceLabels:
     """What a portrait's pixels are of, and where on the body that may show. R regions, BARE and FRINGE."""
 
     pixels: np.ndarray  # u8 [H, W] in 0..R + 1
     regions: np.ndarray  # u8 [H, W] of the portrait, without cuffs among the hands
-    may_show: np.ndarray  # bool [V, R + 2]
-    beyond: np.ndarray  # f32 [V] m of an arm beyond the end of the sleeves; -1 before it, off the arms and where nothing is known
+    allowed_sources: np.ndarray  # bool [V, R + 2]
+    beyond: (
+        np.ndarray
+    )  # f32 [V] m of an arm beyond the end of the sleeves; -1 before it, off the arms and where nothing is known
 
 
-def tell_sleeves(avatar: Avatar, body: Body, picture: Fragments, claimed: np.ndarray, allowed: np.ndarray) -> Claims:
+def detect_sleeve_end(
+    avatar: Avatar, body: Body, picture: Fragments, claimed: np.ndarray, allowed: np.ndarray
+) -> SourceLabels:
     """Claims of a portrait's pixels u8 [H, W], without BARE yet, and of what regions a vertex is allowed to show, bool [V, R]. picture: the body as the portrait shows it."""
     pixels, regions, reach = claimed.copy(), avatar.regions.copy(), _along_arm(body)
     hands_from = reach[hands_of(body) & (reach > 0)].min(initial=np.inf)
-    beside_hands = allowed[:, REGION["hands"]] & (reach < hands_from + _SLACK_M)  # or what a hand lies on is carried along on its fingers
+    beside_hands = allowed[:, REGION["hands"]] & (
+        reach < hands_from + _SLACK_M
+    )  # or what a hand lies on is carried along on its fingers
     may = np.concatenate([allowed, allowed[:, REGION["arms"], None], beside_hands[:, None]], 1)
     at = picture.interpolate(body.faces, reach[:, None])[..., 0]
     arms, hands = (claimed == REGION["arms"]) & (at > 0), regions == REGION["hands"]
     for side in SIDES:
         hand = body.hand_weight(side)
-        if (hands & (picture.interpolate(body.faces, hand[:, None])[..., 0] > 0.5)).any():  # a hand that was not found is called an arm
+        if (
+            hands & (picture.interpolate(body.faces, hand[:, None])[..., 0] > 0.5)
+        ).any():  # a hand that was not found is called an arm
             may[hand > _WHOLLY, REGION["arms"]] = False
-    told = _colours(avatar, arms, hands, at) if avatar.arms else None  # arms that keep still show what the portrait shows
+    told = (
+        _colours(avatar, arms, hands, at) if avatar.arms else None
+    )  # arms that keep still show what the portrait shows
     if told is None or (end := _end_of_sleeves(at[arms], (told[0] < told[1])[arms])) is None:
-        return Claims(pixels, regions, may, np.full(len(reach), -1, np.float32))
+        return SourceLabels(pixels, regions, may, np.full(len(reach), -1, np.float32))
     to_skin, to_sleeve = told
     skin = arms & (to_skin < to_sleeve)
     cuffs = hands & (to_sleeve < np.minimum(to_skin, _CUFF))
@@ -66,7 +76,7 @@ def tell_sleeves(avatar: Avatar, body: Body, picture: Fragments, claimed: np.nda
         may[cloth, BARE] = False
     else:  # a hand's rim: shown where it is, but no other place of the sleeve is guessed from it
         pixels[skin] = BARE
-    return Claims(pixels, regions, may, np.where(reach > end, reach - end, -1).astype(np.float32))
+    return SourceLabels(pixels, regions, may, np.where(reach > end, reach - end, -1).astype(np.float32))
 
 
 def _along_arm(body: Body) -> np.ndarray:
@@ -75,7 +85,9 @@ def _along_arm(body: Body) -> np.ndarray:
     return np.where(limb > 0.5, np.abs(body.template[:, 0]), 0).astype(np.float32)
 
 
-def _colours(avatar: Avatar, arms: np.ndarray, hands: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+def _colours(
+    avatar: Avatar, arms: np.ndarray, hands: np.ndarray, at: np.ndarray
+) -> tuple[np.ndarray, np.ndarray] | None:
     """How far pixels' colours are from the face's or the hands', and from the upper arms', f32 [H, W] each; None where these are alike or not seen."""
     colour = cv2.cvtColor(avatar.portrait, cv2.COLOR_RGB2LAB) * np.array([_LIGHTNESS, 1, 1], np.float32)
     skins = [np.median(colour[where], 0) for where in (avatar.regions == REGION["face"], hands) if where.any()]
@@ -84,8 +96,14 @@ def _colours(avatar: Avatar, arms: np.ndarray, hands: np.ndarray, at: np.ndarray
     sleeve = np.median(colour[arms & (at <= np.quantile(at[arms], _UPPER))], 0)
     if min(np.linalg.norm(skin - sleeve) for skin in skins) < _APART:
         return None
-    to_skin, to_sleeve = np.min([np.linalg.norm(colour - skin, axis=-1) for skin in skins], 0), np.linalg.norm(colour - sleeve, axis=-1)
-    return tuple(cv2.GaussianBlur(away.astype(np.float32), (0, 0), max(arms.shape[0] * _GRAIN, 0.5)) for away in (to_skin, to_sleeve))
+    to_skin, to_sleeve = (
+        np.min([np.linalg.norm(colour - skin, axis=-1) for skin in skins], 0),
+        np.linalg.norm(colour - sleeve, axis=-1),
+    )
+    return tuple(
+        cv2.GaussianBlur(away.astype(np.float32), (0, 0), max(arms.shape[0] * _GRAIN, 0.5))
+        for away in (to_skin, to_sleeve)
+    )
 
 
 def _end_of_sleeves(at: np.ndarray, skin: np.ndarray) -> float | None:

@@ -12,13 +12,13 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt, map_coordinates
 from scipy.spatial import cKDTree
 
-from stereotalker.body.build import PARTS
-from stereotalker.body.layout import REGION
+from stereotalker.body.free_body import PARTS
 from stereotalker.body.model import Body, load_body
-from stereotalker.body.raster import Fragments, rasterize
-from stereotalker.control.parts import BARE, inner
-from stereotalker.control.sleeves import Claims
+from stereotalker.control.region_sources import BARE, inner
+from stereotalker.control.sleeves import SourceLabels
+from stereotalker.geometry.rasterizer import Fragments, rasterize
 from stereotalker.records import Avatar
+from stereotalker.smplx_layout import REGION
 
 SIZE = 512  # texels of a side
 SEEN_M = 0.006  # a surface this close behind the portrait's depth map counts as seen; fingers are 15 mm thick
@@ -52,7 +52,7 @@ class _Atlas:
 
 
 def make_texture(
-    avatar: Avatar, body: Body, portrait: np.ndarray, pixels: np.ndarray, picture: Fragments, region: np.ndarray, claims: Claims, shading: np.ndarray
+    avatar: Avatar, body: Body, portrait: np.ndarray, pixels: np.ndarray, picture: Fragments, region: np.ndarray, claims: SourceLabels, shading: np.ndarray
 ) -> Texture:  # fmt: skip
     """portrait u8 [H, W, 3], whose colours go on beyond the person; pixels f32 [V, 3]: the avatar's body in it; picture: the same, drawn;
     region u8 [V]; shading f32 [V] of the surface in the portrait.
@@ -68,14 +68,28 @@ def make_texture(
     main = atlas.corners[np.arange(len(at)), atlas.shares.argmax(1)]
     part = body.part[main]
     hidden = (body.masks["inner_mouth"][main] > 0.5) & (part == PARTS["body"][0])
-    seen = inside & (np.abs(picture.depth[rows, columns] - at[:, 2]) < SEEN_M) & (avatar.regions[rows, columns] != REGION["background"])
-    seen &= claims.may_show[main, claims.pixels[rows, columns]] & ~hidden & ~np.isin(part, list(_INNER))
-    colour = np.stack([map_coordinates(portrait[..., k], [at[:, 1] - 0.5, at[:, 0] - 0.5], np.float32, order=1, mode="nearest") for k in range(3)], 1)
+    seen = (
+        inside
+        & (np.abs(picture.depth[rows, columns] - at[:, 2]) < SEEN_M)
+        & (avatar.regions[rows, columns] != REGION["background"])
+    )
+    seen &= claims.allowed_sources[main, claims.pixels[rows, columns]] & ~hidden & ~np.isin(part, list(_INNER))
+    colour = np.stack(
+        [
+            map_coordinates(portrait[..., k], [at[:, 1] - 0.5, at[:, 0] - 0.5], np.float32, order=1, mode="nearest")
+            for k in range(3)
+        ],
+        1,
+    )
     colour /= (shading[atlas.corners] * atlas.shares).sum(1)[:, None]
     kind = np.where(seen, KNOWN, 0).astype(np.uint8)
     beyond = (claims.beyond[atlas.corners] * atlas.shares).sum(1) > 0
     groups = np.where(beyond & (region[main] == REGION["arms"]), BARE, region[main])
-    trusted = seen & inner(avatar.regions)[rows, columns] & (~np.isin(groups, [REGION["arms"], BARE]) | (claims.pixels[rows, columns] == groups))
+    trusted = (
+        seen
+        & inner(avatar.regions)[rows, columns]
+        & (~np.isin(groups, [REGION["arms"], BARE]) | (claims.pixels[rows, columns] == groups))
+    )
     for group in np.unique(groups):
         own = groups == group
         known, asked = np.flatnonzero(own & trusted), np.flatnonzero(own & ~seen)
@@ -95,10 +109,14 @@ def make_texture(
     return Texture(_bleed(out, atlas), how)
 
 
-def _guess(place: np.ndarray, colour: np.ndarray, known: np.ndarray, asked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _guess(
+    place: np.ndarray, colour: np.ndarray, known: np.ndarray, asked: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Colours [asked, 3] by the nearest seen places of this side or the other, and which of them came from the other side."""
     across = place[known] * np.array([-1, 1, 1], np.float32)
-    here = np.concatenate([np.pad(place[known], ((0, 0), (0, 1))), np.pad(across, ((0, 0), (0, 1)), constant_values=_ACROSS_M)])
+    here = np.concatenate(
+        [np.pad(place[known], ((0, 0), (0, 1))), np.pad(across, ((0, 0), (0, 1)), constant_values=_ACROSS_M)]
+    )
     distance, nearest = cKDTree(here).query(np.pad(place[asked], ((0, 0), (0, 1))), k=min(_ASKED, len(here)))
     share = 1 / (distance + 2e-3)
     share /= share.sum(1, keepdims=True)

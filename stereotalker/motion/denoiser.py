@@ -14,9 +14,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from stereotalker.acting.reference_acting import STYLES
 from stereotalker.motion.features import BODY_COLUMNS, FACE_COLUMNS, from_coefficients, to_coefficients
-from stereotalker.motion.prior import NO_MODEL, SIGN_NAMES, SLOT, LanguagePrior
-from stereotalker.people.acting import STYLES
+from stereotalker.motion.language_prior import GESTURE_NAMES, NO_MODEL, SLOT, LanguagePrior
 
 _HEAD = 64  # width of an attention head
 
@@ -72,11 +72,13 @@ class MotionDenoiser(nn.Module):
         self.listen = nn.Conv1d(D, D, 7, padding=3)  # a syllable's neighbourhood: co-articulation
         self.face_in, self.body_in = nn.Linear(2 * FACE_COLUMNS + 1, D), nn.Linear(2 * K + 1, D)
         self.pool = nn.Linear(SLOT * D, D)
-        self.sign = nn.Embedding(len(SIGN_NAMES), D)
+        self.sign = nn.Embedding(len(GESTURE_NAMES), D)
         self.style = nn.Embedding(len(STYLES), D)
         self.control = nn.Sequential(nn.Linear(66, D), nn.SiLU(), nn.Linear(D, D))
         self.blocks = nn.ModuleList(Block(D) for _ in range(config.layers))
-        self.mouth = nn.Sequential(nn.Conv1d(2 * D, D, 3, padding=1), nn.GELU(), nn.Conv1d(D, D, 3, padding=1), nn.GELU())
+        self.mouth = nn.Sequential(
+            nn.Conv1d(2 * D, D, 3, padding=1), nn.GELU(), nn.Conv1d(D, D, 3, padding=1), nn.GELU()
+        )
         self.face_norm, self.body_norm = nn.LayerNorm(D), nn.LayerNorm(D)
         self.face_out, self.body_out = nn.Linear(2 * D, FACE_COLUMNS), nn.Linear(D, K)
 
@@ -85,7 +87,9 @@ class MotionDenoiser(nn.Module):
         heard_BTD = self.hear(given.audio)
         heard_BTD = heard_BTD + self.listen(heard_BTD.transpose(1, 2)).transpose(1, 2)
         face_BTD = self.face_in(_with_held(noisy.face, given.before.face, given.held_face)) + heard_BTD
-        body_BSD = self.body_in(_with_held(noisy.body, given.before.body, given.held_body)) + self.pool(heard_BTD.unflatten(1, (-1, SLOT)).flatten(2))
+        body_BSD = self.body_in(_with_held(noisy.body, given.before.body, given.held_body)) + self.pool(
+            heard_BTD.unflatten(1, (-1, SLOT)).flatten(2)
+        )
         body_BSD = body_BSD + self.sign(given.signs)
         knobs = torch.cat([_waves(timestep_B), given.strength[:, None], given.told[:, None]], -1)
         knobs_BD = self.control(knobs) + self.style(given.style)
@@ -99,11 +103,16 @@ class MotionDenoiser(nn.Module):
 
     def normalised(self, face: torch.Tensor, slots: torch.Tensor) -> Streams:
         """Face columns [..., T, P] and body columns of slots [..., S, Q], as the denoiser knows them."""
-        return Streams((face - self.face_mean) / self.face_deviation, to_coefficients(slots, self.body_mean, self.body_axes, self.body_deviation))
+        return Streams(
+            (face - self.face_mean) / self.face_deviation,
+            to_coefficients(slots, self.body_mean, self.body_axes, self.body_deviation),
+        )
 
     def columns(self, made: Streams) -> tuple[torch.Tensor, torch.Tensor]:
         """The way back of `normalised`."""
-        return made.face * self.face_deviation + self.face_mean, from_coefficients(made.body, self.body_mean, self.body_axes, self.body_deviation)
+        return made.face * self.face_deviation + self.face_mean, from_coefficients(
+            made.body, self.body_mean, self.body_axes, self.body_deviation
+        )
 
 
 class Block(nn.Module):
@@ -111,10 +120,15 @@ class Block(nn.Module):
         super().__init__()
         self.face, self.body = Half(width), Half(width)
 
-    def forward(self, face_BTD: torch.Tensor, body_BSD: torch.Tensor, knobs_BD: torch.Tensor, turns: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(
+        self, face_BTD: torch.Tensor, body_BSD: torch.Tensor, knobs_BD: torch.Tensor, turns: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         T = face_BTD.shape[1]
         face_knobs, body_knobs = self.face.knobs(knobs_BD), self.body.knobs(knobs_BD)
-        asked = [torch.cat(pair, 2) for pair in zip(self.face.ask(face_BTD, face_knobs), self.body.ask(body_BSD, body_knobs), strict=True)]
+        asked = [
+            torch.cat(pair, 2)
+            for pair in zip(self.face.ask(face_BTD, face_knobs), self.body.ask(body_BSD, body_knobs), strict=True)
+        ]
         query, key, value = _rotated(asked[0], turns), _rotated(asked[1], turns), asked[2]
         seen = functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
         return self.face.take(face_BTD, seen[:, :T], face_knobs), self.body.take(body_BSD, seen[:, T:], body_knobs)

@@ -11,12 +11,12 @@ from zipfile import BadZipFile
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from stereotalker.body.build import JAW_OPEN_ANGLE
-from stereotalker.body.layout import ACTION, ACTIONS, JOINT, JOINTS, PARENTS
+from stereotalker.body.free_body import JAW_OPEN_ANGLE
 from stereotalker.body.model import Body
 from stereotalker.errors import ClipError, UserError
 from stereotalker.records import Motion
-from stereotalker.store import write_atomic
+from stereotalker.smplx_layout import ACTION, ACTIONS, JOINT, JOINTS, PARENTS
+from stereotalker.store.files import write_atomic
 
 _SWAPPED = {"jawLeft": "jawRight", "jawRight": "jawLeft", "mouthLeft": "mouthRight", "mouthRight": "mouthLeft"}
 # Live Link Face's columns: ARKit's, of which four stand in another order, and nine angles (rad).
@@ -43,13 +43,23 @@ def read_npz(path: Path) -> Motion:
     """A Motion out of such a file. Raises ClipError where it is none."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            poses, trans, fps = file["poses"].astype(np.float32), file["trans"].astype(np.float32), float(file["mocap_frame_rate"])
-            expression = file["expression"].astype(np.float32) if "expression" in file.files else np.zeros((len(poses), len(ACTIONS)), np.float32)
+            poses, trans, fps = (
+                file["poses"].astype(np.float32),
+                file["trans"].astype(np.float32),
+                float(file["mocap_frame_rate"]),
+            )
+            expression = (
+                file["expression"].astype(np.float32)
+                if "expression" in file.files
+                else np.zeros((len(poses), len(ACTIONS)), np.float32)
+            )
         if not len(poses) or not all(np.isfinite(a).all() for a in (poses, trans, expression)):
             raise ValueError("it has no frame, or numbers that are not finite")
         return Motion(poses.reshape(len(poses), len(JOINTS), 3), expression, trans, fps)
     except (OSError, KeyError, ValueError, TypeError, AttributeError, BadZipFile) as error:
-        raise ClipError(f"{path} is not a motion ({error}); expected an .npz with poses [T, 165], trans and mocap_frame_rate, as `stereotalker motion` writes") from None
+        raise ClipError(
+            f"{path} is not a motion ({error}); expected an .npz with poses [T, 165], trans and mocap_frame_rate, as `stereotalker motion` writes"
+        ) from None
 
 
 def jaw_open(motion: Motion) -> np.ndarray:
@@ -61,7 +71,9 @@ def live_link_csv(motion: Motion) -> bytes:
     """A row a frame: time code, 61, the 52 actions 0..1 and the angles. The jaw joint and the eyes become actions too, as ARKit has them."""
     actions = motion.expression.copy()
     actions[:, ACTION["jawOpen"]] = jaw_open(motion)
-    angles = [Rotation.from_rotvec(motion.poses[:, JOINT["neck"]]) * Rotation.from_rotvec(motion.poses[:, JOINT["head"]])]
+    angles = [
+        Rotation.from_rotvec(motion.poses[:, JOINT["neck"]]) * Rotation.from_rotvec(motion.poses[:, JOINT["head"]])
+    ]
     for eye, side, outwards in (("left_eye", "Left", 1), ("right_eye", "Right", -1)):
         down, left = motion.poses[:, JOINT[eye], 0] / _LOOK, motion.poses[:, JOINT[eye], 1] / _LOOK
         for name, value in (("Down", down), ("Up", -down), ("Out", outwards * left), ("In", -outwards * left)):
@@ -88,7 +100,13 @@ def _timecode(index: int, fps: float) -> str:
 def bvh_bytes(motion: Motion, body: Body) -> bytes:
     """Biovision hierarchy of all 55 joints, offsets of the mean body in cm, rotations Z X Y in degrees."""
     places = body.joints(np.zeros(body.betas, np.float32)) * _CM
-    lines = ["HIERARCHY", *_hierarchy(0, places, 0), "MOTION", f"Frames: {len(motion.poses)}", f"Frame Time: {1 / motion.fps:.8f}"]
+    lines = [
+        "HIERARCHY",
+        *_hierarchy(0, places, 0),
+        "MOTION",
+        f"Frames: {len(motion.poses)}",
+        f"Frame Time: {1 / motion.fps:.8f}",
+    ]
     order = _depth_first(0)
     turns = np.stack([Rotation.from_rotvec(motion.poses[:, joint]).as_euler("ZXY", degrees=True) for joint in order], 1)
     rows = np.concatenate([places[0] + motion.trans * _CM, turns.reshape(len(turns), -1)], 1)
@@ -117,11 +135,20 @@ def _hierarchy(joint: int, places: np.ndarray, depth: int) -> list[str]:
         lines += _hierarchy(child, places, depth + 1)
     if not _children(joint):
         stub = 2.0 * offset / max(np.linalg.norm(offset), 1e-6)
-        lines += [f"{inner}End Site", f"{inner}{{", f"{inner}\tOFFSET {' '.join(f'{v:.5f}' for v in stub)}", f"{inner}}}"]
+        lines += [
+            f"{inner}End Site",
+            f"{inner}{{",
+            f"{inner}\tOFFSET {' '.join(f'{v:.5f}' for v in stub)}",
+            f"{inner}}}",
+        ]
     return [*lines, f"{pad}}}"]
 
 
-WRITERS: dict[str, Callable[[Motion, Body], bytes]] = {"npz": npz_bytes, "csv": lambda motion, body: live_link_csv(motion), "bvh": bvh_bytes}
+WRITERS: dict[str, Callable[[Motion, Body], bytes]] = {
+    "npz": npz_bytes,
+    "csv": lambda motion, body: live_link_csv(motion),
+    "bvh": bvh_bytes,
+}
 
 
 def export(motion: Motion, body: Body, base: Path, formats: list[str]) -> list[Path]:

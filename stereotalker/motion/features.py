@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from scipy.interpolate import CubicSpline
 
-from stereotalker.body.layout import ACTION, ACTIONS, JOINT, JOINTS
-from stereotalker.motion.prior import SLOT
+from stereotalker.motion.language_prior import SLOT
 from stereotalker.records import Motion
+from stereotalker.smplx_layout import ACTION, ACTIONS, JOINT, JOINTS
 
 FACE_JOINTS: tuple[str, ...] = ("jaw", "left_eye", "right_eye")
 BODY_JOINTS: tuple[str, ...] = tuple(name for name in JOINTS if name not in FACE_JOINTS)
@@ -19,7 +19,10 @@ FACE_COLUMNS = 3 * len(FACE_JOINTS) + len(ACTIONS)
 BODY_COLUMNS = 3 * len(BODY_JOINTS) + 3
 JAW = 3 * FACE_JOINTS.index("jaw")  # face column: the jaw's opening, rad
 MOUTH = [3 * len(FACE_JOINTS) + i for name, i in ACTION.items() if name.startswith(("mouth", "jaw", "tongue"))]
-_BLOCK, _MARGIN = 2000, 24  # slots of a curve made at once, and beyond it on both sides: a spline forgets three quarters a knot
+_BLOCK, _MARGIN = (
+    2000,
+    24,
+)  # slots of a curve made at once, and beyond it on both sides: a spline forgets three quarters a knot
 _FACE, _BODY = ([JOINT[name] for name in names] for names in (FACE_JOINTS, BODY_JOINTS))
 
 
@@ -57,13 +60,23 @@ def from_slots(slots: np.ndarray) -> np.ndarray:
         stop = min(start + _BLOCK, len(slots))
         low, high = max(start - _MARGIN, 0), min(stop + _MARGIN, len(slots))
         frames = (np.arange(start * SLOT, stop * SLOT) + 0.5) / SLOT - 0.5
-        out[start * SLOT : stop * SLOT] = CubicSpline(np.arange(low, high), slots[low:high], axis=0, bc_type="natural")(frames)
+        out[start * SLOT : stop * SLOT] = CubicSpline(np.arange(low, high), slots[low:high], axis=0, bc_type="natural")(
+            frames
+        )
     return out
 
 
 def importance() -> np.ndarray:
     """How much a radian (or metre) of each body column is seen: a head's nod is small and matters, a finger's curl is neither. f32 [Q]."""
-    seen = {"head": 4.0, "neck": 4.0, "spine1": 5.0, "spine2": 5.0, "spine3": 5.0, "left_collar": 3.0, "right_collar": 3.0}
+    seen = {
+        "head": 4.0,
+        "neck": 4.0,
+        "spine1": 5.0,
+        "spine2": 5.0,
+        "spine3": 5.0,
+        "left_collar": 3.0,
+        "right_collar": 3.0,
+    }
     weights = [seen.get(name, 0.35 if name[-1] in "123" and "spine" not in name else 1.0) for name in BODY_JOINTS]
     return np.concatenate([np.repeat(weights, 3), np.full(3, 20.0)]).astype(np.float32)
 
@@ -77,11 +90,15 @@ def principal_axes(bodies: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarr
     return mean, np.ascontiguousarray(vectors[:, order].T), np.sqrt(np.maximum(values[order], 1e-10))
 
 
-def to_coefficients(slots: torch.Tensor, mean: torch.Tensor, axes: torch.Tensor, deviation: torch.Tensor) -> torch.Tensor:
+def to_coefficients(
+    slots: torch.Tensor, mean: torch.Tensor, axes: torch.Tensor, deviation: torch.Tensor
+) -> torch.Tensor:
     """Body columns [..., Q] -> coefficients of unit size [..., K]."""
     return ((slots - mean) * torch.from_numpy(importance())) @ axes.T / deviation
 
 
-def from_coefficients(coefficients: torch.Tensor, mean: torch.Tensor, axes: torch.Tensor, deviation: torch.Tensor) -> torch.Tensor:
+def from_coefficients(
+    coefficients: torch.Tensor, mean: torch.Tensor, axes: torch.Tensor, deviation: torch.Tensor
+) -> torch.Tensor:
     """The way back: [..., K] -> [..., Q]."""
     return (coefficients * deviation) @ axes / torch.from_numpy(importance()) + mean

@@ -10,22 +10,31 @@ from pathlib import Path
 import numpy as np
 
 from stereotalker.avatar.library import SHIPPED, read_avatar
-from stereotalker.body.camera import look_at, project
-from stereotalker.body.layout import JOINT, JOINTS
 from stereotalker.body.model import Body
-from stereotalker.body.raster import rasterize, vertex_normals
+from stereotalker.geometry.camera import look_at, project
+from stereotalker.geometry.rasterizer import rasterize, vertex_normals
+from stereotalker.media.video_files import write_video
 from stereotalker.params import VideoParams
 from stereotalker.records import Motion
-from stereotalker.video import write_video
+from stereotalker.smplx_layout import JOINT, JOINTS
 
 SIZE = (288, 288)  # px
 _DISTANCE = 1.8  # m: the head and the hands' reach
 _CHUNK = 50  # frames posed at once
-_SKIN, _LIPS, _HAIR, _CLOTH = (np.array(c) for c in ((214.0, 178.0, 156.0), (176.0, 92.0, 90.0), (70.0, 54.0, 46.0), (86.0, 108.0, 128.0)))
+_SKIN, _LIPS, _HAIR, _CLOTH = (
+    np.array(c) for c in ((214.0, 178.0, 156.0), (176.0, 92.0, 90.0), (70.0, 54.0, 46.0), (86.0, 108.0, 128.0))
+)
 _PAPER = np.array([238.0, 238.0, 234.0])
 _LIGHT = np.array([0.35, 0.55, 0.76])
 _MODEL = "ben"  # the shipped avatar whose clothes the body wears
-_BARE = [k for k, name in enumerate(JOINTS) if name in ("head", "jaw", "left_eye", "right_eye", "neck") or name.endswith("wrist") or name[-1] in "123" and "spine" not in name]
+_BARE = [
+    k
+    for k, name in enumerate(JOINTS)
+    if name in ("head", "jaw", "left_eye", "right_eye", "neck")
+    or name.endswith("wrist")
+    or name[-1] in "123"
+    and "spine" not in name
+]
 
 
 @dataclass(frozen=True)
@@ -70,10 +79,14 @@ def draw(motion: Motion, body: Body, worn: Mannequin, size: tuple[int, int] = SI
     """u8 [T, H, W, 3]."""
     view = look_at(np.zeros(1), np.zeros(1), np.array([_DISTANCE]), worn.target, size)
     vertices = body.posed(motion, worn.betas, worn.surface).vertices
-    return np.stack([_picture(points, body, worn.colours, view.intrinsics[0], view.extrinsics[0], size) for points in vertices])
+    return np.stack(
+        [_picture(points, body, worn.colours, view.intrinsics[0], view.extrinsics[0], size) for points in vertices]
+    )
 
 
-def _picture(vertices: np.ndarray, body: Body, colours: np.ndarray, K: np.ndarray, E: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def _picture(
+    vertices: np.ndarray, body: Body, colours: np.ndarray, K: np.ndarray, E: np.ndarray, size: tuple[int, int]
+) -> np.ndarray:
     seen = rasterize(project(vertices, K, E), body.faces, size)
     facing = np.clip(vertex_normals(vertices, body.faces) @ _LIGHT, 0, 1)
     cloth = (colours == _CLOTH).all(1)  # shaded softly: thick stuff shows less of what is under it

@@ -9,25 +9,25 @@ import numpy as np
 import torch
 
 from stereotalker.audio.encoder import SpeechEncoder
-from stereotalker.body.rotations import resample_axis_angle
-from stereotalker.diffusion.sample import noise, sample
+from stereotalker.diffusion.sampling import noise, sample
 from stereotalker.diffusion.windows import Window, windows
-from stereotalker.motion.controls import Emotion, with_blinks, with_emotion, with_gaze, with_still_body
+from stereotalker.geometry.rotations import resample_axis_angle
+from stereotalker.motion.audio_features import Hearing
 from stereotalker.motion.denoiser import MotionConditions, MotionDenoiser, Streams
 from stereotalker.motion.features import FACE_COLUMNS, body_columns, face_columns, from_slots, to_motion
-from stereotalker.motion.hearing import Hearing
-from stereotalker.motion.prior import POOLED, SLOT, Reader, at_slots, chosen
+from stereotalker.motion.language_prior import POOLED, SLOT, GestureClassifier, at_slots, chosen
+from stereotalker.motion.post_processing import Emotion, with_blinks, with_emotion, with_gaze, with_still_body
 from stereotalker.params import MotionParams
 from stereotalker.records import Motion, Speech
-from stereotalker.store import digest
-from stereotalker.training import autocast
+from stereotalker.runtime.device import autocast
+from stereotalker.store.digests import digest
 
 _JOIN_S = 0.4  # over which a window's first new frames leave the held ones
 _PINNED = 2  # slots that a pinned pose holds
 
 
 @dataclass(frozen=True)
-class Directions:
+class MotionControls:
     """How a speaker is to move."""
 
     style: int  # index of people.acting.STYLES
@@ -37,93 +37,125 @@ class Directions:
     end: Motion | None = None
     still: bool = False  # only head and face move
     emotions: tuple[Emotion, ...] = ()
-    gaze: np.ndarray | None = None  # f32 [2, frames]: azimuth and elevation, degrees, of the camera that the eyes are on
+    gaze: np.ndarray | None = (
+        None  # f32 [2, frames]: azimuth and elevation, degrees, of the camera that the eyes are on
+    )
 
     def digest(self) -> str:
         """Equal for equal directions."""
         poses = [None if pose is None else [pose.poses, pose.trans] for pose in (self.start, self.end)]
-        return digest(self.style, self.strength, self.seed, poses, self.still, [asdict(emotion) for emotion in self.emotions], self.gaze)
+        return digest(
+            self.style,
+            self.strength,
+            self.seed,
+            poses,
+            self.still,
+            [asdict(emotion) for emotion in self.emotions],
+            self.gaze,
+        )
 
 
 class Synthesizer:
     """Models in memory, ready for speech."""
 
-    def __init__(self, encoder: SpeechEncoder, denoiser: MotionDenoiser, params: MotionParams, reader: Reader | None = None):
+    def __init__(
+        self,
+        encoder: SpeechEncoder,
+        denoiser: MotionDenoiser,
+        params: MotionParams,
+        reader: GestureClassifier | None = None,
+    ):
         """reader: another than the denoiser's own prior, for comparison."""
         self.encoder, self.denoiser, self.params = encoder.eval(), denoiser.eval(), params
-        self.reader = reader or Reader(denoiser.prior)
+        self.reader = reader or GestureClassifier(denoiser.prior)
 
-    def motion(self, speech: Speech, directions: Directions, frames: int, fps: float) -> Motion:
+    def motion(self, speech: Speech, controls: MotionControls, frames: int, fps: float) -> Motion:
         """`frames` frames of motion at `fps`. Work grows with the length, memory only by what comes out."""
         own = self.params.fps
         count = int(np.ceil(frames / fps * own)) + 1
         count += -count % SLOT
-        faces, bodies = zip(*self._windows(speech, directions, count), strict=True)
-        face, slots = self.denoiser.columns(Streams(torch.from_numpy(np.concatenate(faces)), torch.from_numpy(np.concatenate(bodies))))
+        faces, bodies = zip(*self._windows(speech, controls, count), strict=True)
+        face, slots = self.denoiser.columns(
+            Streams(torch.from_numpy(np.concatenate(faces)), torch.from_numpy(np.concatenate(bodies)))
+        )
         motion = resample(to_motion(face.numpy(), from_slots(slots.numpy()), own), frames, fps)
-        motion = with_blinks(motion, directions.seed)
-        motion = with_still_body(motion) if directions.still else motion
-        if directions.gaze is not None:
-            motion = with_gaze(motion, *directions.gaze, from_start=directions.start is not None, to_end=directions.end is not None)
-        return with_emotion(motion, directions.emotions)
+        motion = with_blinks(motion, controls.seed)
+        motion = with_still_body(motion) if controls.still else motion
+        if controls.gaze is not None:
+            motion = with_gaze(
+                motion, *controls.gaze, from_start=controls.start is not None, to_end=controls.end is not None
+            )
+        return with_emotion(motion, controls.emotions)
 
     def signs(self, speech: Speech, count: int) -> np.ndarray:
         """The sign in each of `count` slots that the language prior reads off the words, or off the sound where none are known. i64 [S]."""
         if speech.words:
-            found = chosen(self.reader.words([w.text for w in speech.words]), self.params.sign_threshold)
+            found = chosen(self.reader.words([w.text for w in speech.words]), self.params.gesture_threshold)
             return at_slots(speech.words, found, count, self.params.fps)
         hearing, signs = self._hearing(speech), np.zeros(count + POOLED, np.int64)
         span = 32 * POOLED
         for start in range(0, count, span):
             heard = hearing.frames(start * SLOT, (start + min(span, count - start)) * SLOT)
-            found = chosen(self.reader.sound(heard.reshape(-1, SLOT, heard.shape[1]).mean(1)), self.params.sign_threshold)
+            found = chosen(
+                self.reader.sound(heard.reshape(-1, SLOT, heard.shape[1]).mean(1)), self.params.gesture_threshold
+            )
             signs[start : start + POOLED * len(found) : POOLED] = found
         return signs[:count]
 
     def _hearing(self, speech: Speech) -> Hearing:
         return Hearing(self.encoder, speech, self.params.fps, self.params.closure_odds)
 
-    def _windows(self, speech: Speech, directions: Directions, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _windows(self, speech: Speech, controls: MotionControls, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """New frames [t, P] and slots [t / SLOT, K] of every window, normalised."""
         hearing = self._hearing(speech)
         T, config = self.params.window, self.denoiser.config
         grid = windows(count, T, self.params.overlap)
-        if directions.end is not None and len(grid) > 1:
+        if controls.end is not None and len(grid) > 1:
             grid = _with_room_to_end(grid, T)
         signs = self.signs(speech, grid[-1].start // SLOT + T // SLOT)
         last = Streams(torch.zeros(1, T, FACE_COLUMNS), torch.zeros(1, T // SLOT, config.body))
         for window in grid:
-            held, given = self._given(window, count, last, hearing, signs, directions)
-            made, new, stop = self._sample(window, given, directions.seed), window.overlap, window.stop - window.start
+            held, given = self._given(window, count, last, hearing, signs, controls)
+            made, new, stop = self._sample(window, given, controls.seed), window.overlap, window.stop - window.start
             reach = _JOIN_S * self.params.fps
-            face, body = _joined(made.face, held.face, given.held_face, reach), _joined(made.body, held.body, given.held_body, reach / SLOT)
+            face, body = (
+                _joined(made.face, held.face, given.held_face, reach),
+                _joined(made.body, held.body, given.held_body, reach / SLOT),
+            )
             yield face[0, new:stop].numpy(), body[0, new // SLOT : stop // SLOT].numpy()
             last = Streams(face[:, :stop], body[:, : stop // SLOT])
 
-    def _given(self, window: Window, count: int, last: Streams, hearing: Hearing, signs: np.ndarray, directions: Directions) -> tuple[Streams, MotionConditions]:
+    def _given(
+        self, window: Window, count: int, last: Streams, hearing: Hearing, signs: np.ndarray, controls: MotionControls
+    ) -> tuple[Streams, MotionConditions]:
         T, K, overlap, first = self.params.window, self.denoiser.config.body, window.overlap, window.start // SLOT
         held = Streams(torch.zeros(1, T, FACE_COLUMNS), torch.zeros(1, T // SLOT, K))
         held_face, held_body = torch.zeros(1, T, dtype=torch.bool), torch.zeros(1, T // SLOT, dtype=torch.bool)
 
         def pin(pose: Motion, start: int) -> None:
             at = slice(max(start, overlap // SLOT), max(start + _PINNED, overlap // SLOT))
-            columns = self.denoiser.normalised(torch.from_numpy(face_columns(pose)), torch.from_numpy(body_columns(pose)))
+            columns = self.denoiser.normalised(
+                torch.from_numpy(face_columns(pose)), torch.from_numpy(body_columns(pose))
+            )
             held.body[:, at], held_body[:, at] = columns.body, True
             frames = slice(at.start * SLOT, at.stop * SLOT)
             held.face[:, frames], held_face[:, frames] = columns.face, True
 
         if overlap:
-            held.face[:, :overlap], held.body[:, : overlap // SLOT] = last.face[:, -overlap:], last.body[:, -(overlap // SLOT) :]
+            held.face[:, :overlap], held.body[:, : overlap // SLOT] = (
+                last.face[:, -overlap:],
+                last.body[:, -(overlap // SLOT) :],
+            )
             held_face[:, :overlap], held_body[:, : overlap // SLOT] = True, True
-        elif directions.start is not None:
-            pin(directions.start, 0)
-        if directions.end is not None:  # where the clip's last slots lie in this window
-            pin(directions.end, count // SLOT - _PINNED - first)
+        elif controls.start is not None:
+            pin(controls.start, 0)
+        if controls.end is not None:  # where the clip's last slots lie in this window
+            pin(controls.end, count // SLOT - _PINNED - first)
         told = torch.tensor([float(bool(hearing.speech.words))])
         audio = torch.from_numpy(hearing.frames(window.start, window.start + T))[None]
         read = torch.from_numpy(signs[first : first + T // SLOT])[None]
         return held, MotionConditions(
-            audio, read, told, torch.tensor([directions.style]), torch.tensor([directions.strength], dtype=torch.float32), held, held_face, held_body
+            audio, read, told, torch.tensor([controls.style]), torch.tensor([controls.strength], dtype=torch.float32), held, held_face, held_body
         )  # fmt: skip
 
     @torch.inference_mode()
@@ -135,7 +167,12 @@ class Synthesizer:
         rows = len(asked.style)
 
         def predict(noisy: torch.Tensor, timestep: int) -> torch.Tensor:
-            streams = Streams(*(x.view(shape).expand(rows, -1, -1) for x, shape in zip(noisy.split([split, shapes[1].numel()]), shapes, strict=True)))
+            streams = Streams(
+                *(
+                    x.view(shape).expand(rows, -1, -1)
+                    for x, shape in zip(noisy.split([split, shapes[1].numel()]), shapes, strict=True)
+                )
+            )
             with autocast():
                 clean = self.denoiser(streams, torch.full((rows,), timestep), asked)
             face, body = clean.face.float(), clean.body.float()

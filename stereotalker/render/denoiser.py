@@ -15,14 +15,16 @@ from diffusers.models.attention_processor import Attention
 from torch import nn
 from torch.nn import functional
 
-from stereotalker.body.layout import REGIONS
 from stereotalker.render.codec import PixelCodec, VaeCodec
 from stereotalker.render.experts import Guidance, PriorGuidedExperts
+from stereotalker.smplx_layout import REGIONS
 
 
 @dataclass(frozen=True)
 class DenoiserConfig:
-    pretrained: str | None  # Stable Diffusion 1.5 or of its kind, by hub id or folder, in place of channels and reference_width
+    pretrained: (
+        str | None
+    )  # Stable Diffusion 1.5 or of its kind, by hub id or folder, in place of channels and reference_width
     patch: int
     channels: tuple[int, ...]
     heads: int
@@ -63,7 +65,7 @@ class ReferenceNetwork(nn.Module):
         return self.norm(self.layers(small).flatten(2).transpose(1, 2) + self.position)
 
 
-class ThenTime(nn.Module):
+class TemporalAttention(nn.Module):
     """A spatial transformer, then attention of every place over the frames that follow each other (Guo et al. 2023, AnimateDiff)."""
 
     def __init__(self, spatial: nn.Module, width: int, heads: int, guidance: Guidance):
@@ -83,7 +85,7 @@ class ThenTime(nn.Module):
         return (x + change,)
 
 
-class ThenExperts(nn.Module):
+class ResnetFeedForward(nn.Module):
     """A convolution block, then a feed-forward that becomes guided experts, for a grid without transformers; at first it adds nothing."""
 
     def __init__(self, convolution: nn.Module):
@@ -106,7 +108,9 @@ class RenderDenoiser(nn.Module):
         self.codec = VaeCodec(config.pretrained) if config.pretrained else PixelCodec(config.patch)
         self.frozen = ("codec.",)  # weights that are not ours
         self.guidance = Guidance()
-        seen = 3 * self.codec.channels + (1 + 3) * self.codec.factor**2 + len(REGIONS)  # noise, warp, plate; visibility, normals; shares
+        seen = (
+            3 * self.codec.channels + (1 + 3) * self.codec.factor**2 + len(REGIONS)
+        )  # noise, warp, plate; visibility, normals; shares
         self.net = _public(config.pretrained, seen) if config.pretrained else _own(config, seen, self.codec.channels)
         self.reference = ReferenceNetwork(self.net.config.cross_attention_dim)
         nn.init.zeros_(self.net.conv_out.weight)  # training starts at the warp
@@ -115,10 +119,10 @@ class RenderDenoiser(nn.Module):
         for block in (*self.net.down_blocks, self.net.mid_block, *self.net.up_blocks):
             for k, spatial in enumerate(getattr(block, "attentions", ())):
                 if spatial.norm.num_channels == width:  # over time on the coarse grids alone
-                    block.attentions[k] = ThenTime(spatial, width, config.heads, self.guidance)
+                    block.attentions[k] = TemporalAttention(spatial, width, config.heads, self.guidance)
         for finest in (self.net.down_blocks[0], self.net.up_blocks[-1]):
             if not getattr(finest, "attentions", ()):
-                finest.resnets[-1] = ThenExperts(finest.resnets[-1])
+                finest.resnets[-1] = ResnetFeedForward(finest.resnets[-1])
         set_experts(self.net, config.experts, config.view_experts, self.guidance)
 
     @property
@@ -160,7 +164,7 @@ def _public(source: str, seen: int) -> UNet2DConditionModel:
 def set_experts(net: nn.Module, kinds: str, view_experts: int, guidance: Guidance) -> None:
     """Put guided experts, up-cycled from the dense layer that is there, in place of every feed-forward."""
     for block in net.modules():
-        if isinstance(block, (BasicTransformerBlock, ThenExperts)):
+        if isinstance(block, (BasicTransformerBlock, ResnetFeedForward)):
             dense = block.ff.dense() if isinstance(block.ff, PriorGuidedExperts) else block.ff
             block.ff = PriorGuidedExperts(dense, kinds, view_experts, guidance)
 
@@ -182,4 +186,11 @@ def conditions(
     exact = [functional.pixel_unshuffle(2 * m - 1, codec.factor) for m in (visibility, normals)]
     # A cell that holds more than a trace of the person belongs to the person.
     strongest = torch.where(shares[:, 0] > 0.95, 0, shares[:, 1:].argmax(1) + 1)
-    return Conditions(base, torch.cat([base, *exact, codec.encode(plate), shares], 1), strongest, torch.deg2rad(view), reference, frames)
+    return Conditions(
+        base,
+        torch.cat([base, *exact, codec.encode(plate), shares], 1),
+        strongest,
+        torch.deg2rad(view),
+        reference,
+        frames,
+    )

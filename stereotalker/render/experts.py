@@ -18,12 +18,19 @@ from diffusers.models.attention import FeedForward
 from torch import nn
 from torch.nn import functional
 
-from stereotalker.body.layout import REGION, REGIONS
 from stereotalker.errors import UserError
+from stereotalker.smplx_layout import REGION, REGIONS
 
-EXPERTS = {"none": (False, False), "view": (True, False), "region": (False, True), "both": (True, True)}  # which kinds there are
+EXPERTS = {
+    "none": (False, False),
+    "view": (True, False),
+    "region": (False, True),
+    "both": (True, True),
+}  # which kinds there are
 _SHARE = 4  # of the hidden units, one part in so many goes to an expert
-REGION_EXPERTS = [name for name in REGIONS[1:] if name != "legs"]  # legs, seldom in a picture, are clothed as the torso is
+REGION_EXPERTS = [
+    name for name in REGIONS[1:] if name != "legs"
+]  # legs, seldom in a picture, are clothed as the torso is
 EXPERT_OF = torch.tensor([-1, *(REGION_EXPERTS.index("torso" if name == "legs" else name) for name in REGIONS[1:])])
 _CENTRES, _WIDTH = 0.5, 0.35  # rad of azimuth: where the outer view experts begin, and how far each reaches
 
@@ -54,7 +61,9 @@ class Guidance:
         shrink = round((H * W / tokens) ** 0.5)
         if shrink == 1:
             return self.regions_BHW.flatten(1)
-        blocks = functional.unfold(self.regions_BHW[:, None].float(), shrink, stride=shrink).long()  # [B, cells of a block, tokens]
+        blocks = functional.unfold(
+            self.regions_BHW[:, None].float(), shrink, stride=shrink
+        ).long()  # [B, cells of a block, tokens]
         shares = torch.stack([(blocks == k).sum(1) for k in range(1, len(REGIONS))], 1)
         return torch.where(shares.sum(1) > 0, shares.argmax(1) + 1, REGION["background"])
 
@@ -66,7 +75,9 @@ class Guidance:
             count_V = torch.bincount(self._view_B, working_BN.sum(1), len(self.views_V2)).long()
             most = int(count_V.max())
             shift_V = most * torch.arange(len(count_V), device=count_V.device) - (count_V.cumsum(0) - count_V)
-            slots = torch.arange(len(expert_M), device=count_V.device) + shift_V.repeat_interleave(count_V, output_size=len(expert_M))
+            slots = torch.arange(len(expert_M), device=count_V.device) + shift_V.repeat_interleave(
+                count_V, output_size=len(expert_M)
+            )
             self._dispatched[tokens] = Dispatch(
                 working_BN.flatten().nonzero().flatten(), slots, most,
                 torch.argsort(expert_M, stable=True), torch.bincount(expert_M, minlength=len(REGION_EXPERTS)).tolist(),
@@ -91,7 +102,7 @@ class ViewGate(nn.Module):
         return self.layer(torch.stack([azimuth, elevation, azimuth**2, elevation**2], -1)).softmax(-1)
 
 
-class Bank(nn.Module):
+class ExpertBank(nn.Module):
     """E gated feed-forwards (GEGLU, Shazeer 2020) of H hidden units; the output has no bias of its own."""
 
     def __init__(self, experts: int, width: int, hidden: int):
@@ -110,7 +121,7 @@ class Bank(nn.Module):
         self.out.copy_(dense.net[2].weight[:, units])
 
 
-def gated(x: torch.Tensor, into: torch.Tensor, bias: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+def geglu(x: torch.Tensor, into: torch.Tensor, bias: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
     """A gated feed-forward of tokens [M, D]; or of tokens [V, P, D], where the weights have a first dimension V, too."""
     value, gate = _linear(x, into.to(x.dtype), bias.to(x.dtype)).chunk(2, -1)
     return _linear(value * functional.gelu(gate), out.to(x.dtype))
@@ -132,16 +143,16 @@ class PriorGuidedExperts(nn.Module):
         by_view, by_region = EXPERTS[kinds]
         share = hidden // _SHARE
         shared = hidden - share * (by_view + by_region)
-        self.shared = Bank(1, width, shared)
+        self.shared = ExpertBank(1, width, shared)
         self.shared.copy(dense, slice(0, shared))
         self.bias = nn.Parameter(dense.net[2].bias.detach().clone())
         self.view, self.region = None, None
         if by_view:
             self.gate = ViewGate(view_experts)
-            self.view = Bank(view_experts, width, share)
+            self.view = ExpertBank(view_experts, width, share)
             self.view.copy(dense, slice(shared, shared + share))
         if by_region:
-            self.region = Bank(len(REGION_EXPERTS), width, share)
+            self.region = ExpertBank(len(REGION_EXPERTS), width, share)
             self.region.copy(dense, slice(hidden - share, hidden))
 
     @torch.no_grad()
@@ -161,25 +172,37 @@ class PriorGuidedExperts(nn.Module):
         who = self.guidance.dispatch(x_BND.shape[1])
         x_MD = x_BND.flatten(0, 1)[who.tokens]
         if self.view is None:
-            y_MD = gated(x_MD, self.shared.into[0], self.shared.bias[0], self.shared.out[0])
+            y_MD = geglu(x_MD, self.shared.into[0], self.shared.bias[0], self.shared.out[0])
         else:  # shared and view experts see the same tokens: one layer a view, of as many tokens each
             layers = self._by_view()
             V, D = len(layers[0]), x_MD.shape[1]
             x_VPD = x_MD.new_zeros(V * who.most, D).index_copy_(0, who.slots, x_MD).view(V, who.most, D)
-            y_MD = gated(x_VPD, *layers).flatten(0, 1)[who.slots]
+            y_MD = geglu(x_VPD, *layers).flatten(0, 1)[who.slots]
         y_MD = y_MD + self.bias.to(y_MD.dtype)
         if self.region is not None:
             groups = x_MD[who.order].split(who.regions)
-            parts = [gated(x, self.region.into[r], self.region.bias[r], self.region.out[r]) for r, x in enumerate(groups) if len(x)]
+            parts = [
+                geglu(x, self.region.into[r], self.region.bias[r], self.region.out[r])
+                for r, x in enumerate(groups)
+                if len(x)
+            ]
             y_MD = y_MD.index_add(0, who.order, torch.cat(parts).to(y_MD.dtype)) if parts else y_MD
         out = torch.zeros(x_BND.shape[0] * x_BND.shape[1], y_MD.shape[1], dtype=y_MD.dtype, device=y_MD.device)
         return out.index_copy(0, who.tokens, y_MD).view_as(x_BND)
 
     def _by_view(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The shared expert and the view experts' mix side by side, as one layer for every view."""
-        with torch.autocast(self.bias.device.type, enabled=False):  # in bfloat16 a slow camera would move the mix by jerks
+        with torch.autocast(
+            self.bias.device.type, enabled=False
+        ):  # in bfloat16 a slow camera would move the mix by jerks
             gate_VK = self.gate(self.guidance.views_V2.float())
-            mixed = [torch.einsum("vk,k...->v...", gate_VK, p.float()) for p in (self.view.into, self.view.bias, self.view.out)]
+            mixed = [
+                torch.einsum("vk,k...->v...", gate_VK, p.float())
+                for p in (self.view.into, self.view.bias, self.view.out)
+            ]
         shared = [p.expand(len(gate_VK), *p.shape[1:]) for p in (self.shared.into, self.shared.bias, self.shared.out)]
-        beside = [torch.cat([a.unflatten(1, (2, -1)), b.unflatten(1, (2, -1))], 2).flatten(1, 2) for a, b in zip(shared[:2], mixed[:2], strict=True)]
+        beside = [
+            torch.cat([a.unflatten(1, (2, -1)), b.unflatten(1, (2, -1))], 2).flatten(1, 2)
+            for a, b in zip(shared[:2], mixed[:2], strict=True)
+        ]
         return beside[0], beside[1], torch.cat([shared[2], mixed[2]], 2)  # values of both, then gates of both

@@ -6,16 +6,16 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from stereotalker.body.layout import REGION
 from stereotalker.body.model import Body
 from stereotalker.control.masks import MaskPredictor, one_channel, to_float
-from stereotalker.control.warp import Reference, control, reference
-from stereotalker.diffusion.sample import frame_noise, sample
+from stereotalker.control.reference_warp import Reference, control, reference
+from stereotalker.diffusion.sampling import frame_noise, sample
 from stereotalker.diffusion.windows import Window
 from stereotalker.params import RenderParams
 from stereotalker.records import Avatar, Camera, Control, Motion
 from stereotalker.render.denoiser import RenderDenoiser, conditions
-from stereotalker.training import autocast, device
+from stereotalker.runtime.device import autocast, device
+from stereotalker.smplx_layout import REGION
 
 _KEPT = 3  # avatars whose tables stay in memory: segments of a few clips may take turns at a worker
 _SEAM = 2  # px at the borders of what the portrait showed that are the denoiser's
@@ -33,7 +33,9 @@ class Renderer:
         self.denoiser = denoiser.eval().to(self.device, memory_format=torch.channels_last)
         self._prepared: dict[int, tuple[Reference, torch.Tensor]] = {}  # the latest last
 
-    def segment(self, avatar: Avatar, motion: Motion, camera: Camera, window: Window, seed: int, alpha: bool = False) -> np.ndarray:
+    def segment(
+        self, avatar: Avatar, motion: Motion, camera: Camera, window: Window, seed: int, alpha: bool = False
+    ) -> np.ndarray:
         """Frames window.start..window.stop-1 of a clip, u8 [T, H, W, 3] sRGB, or with straight alpha [T, H, W, 4].
 
         motion and camera are the whole clip's; seed is the clip's. Frames are made in runs of params.batch that lie on a grid over
@@ -78,16 +80,18 @@ class Renderer:
             self.denoiser.codec, *(padded(x) for x in (warp, visibility, normals, plate, shares)),
             torch.from_numpy(np.stack([maps.azimuth, maps.elevation], 1)).to(self.device), tokens.expand(T, -1, -1), T,
         )  # fmt: skip
-        noisy = frame_noise(tuple(given.base.shape[1:]), seed, start, start + T, self.params.noise_period).to(self.device)
+        noisy = frame_noise(tuple(given.base.shape[1:]), seed, start, start + T, self.params.noise_period).to(
+            self.device
+        )
         with autocast(self.device):
             cells = sample(lambda x, t: self.denoiser(x, t, given), noisy, self.params.scheduler, self.params.steps)
-        image = painted(self.denoiser.codec.decode(cells)[..., :H, :W], warp, visibility)
+        image = composite_seen_pixels(self.denoiser.codec.decode(cells)[..., :H, :W], warp, visibility)
         frames = cut_out(image, plate, shares) if alpha else composite(image, plate, shares)
         frames = frames.clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1)
         return frames.contiguous().cpu().numpy()
 
 
-def painted(image: torch.Tensor, warp: torch.Tensor, visibility: torch.Tensor) -> torch.Tensor:
+def composite_seen_pixels(image: torch.Tensor, warp: torch.Tensor, visibility: torch.Tensor) -> torch.Tensor:
     """The denoiser's picture, and the warp where the portrait shows all of that surface and _SEAM px around it."""
     side = 2 * _SEAM + 1
     seen = (visibility == 1).float()

@@ -1,0 +1,188 @@
+"""Speech from text with word and phoneme times: espeak-ng through its C callback (library and voices from the wheel).
+
+espeak-ng carries a state from one utterance to the next, so the same text twice in a process gives two different sounds.
+`speak` is for corpora, which are made in one order; `speak_alone` gives every utterance a process of its own.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import subprocess
+import sys
+import threading
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from stereotalker.errors import ClipError
+from stereotalker.records import Timed
+
+_SYNCHRONOUS, _PHONEME_EVENTS, _PHONEME_IPA, _DONT_EXIT = 2, 0x0001, 0x0002, 0x8000
+_WORD, _PHONEME = 1, 7
+_CHARS_UTF8, _POS_CHARACTER = 1, 1
+_RATE, _PITCH, _RANGE = 1, 3, 4
+_LOCK = threading.Lock()  # espeak-ng keeps one global voice
+
+
+class _EventId(ctypes.Union):
+    _fields_ = [("number", ctypes.c_int), ("name", ctypes.c_char_p), ("string", ctypes.c_char * 8)]
+
+
+class _Event(ctypes.Structure):
+    _fields_ = [
+        ("type", ctypes.c_int), ("unique_identifier", ctypes.c_uint), ("text_position", ctypes.c_int),
+        ("length", ctypes.c_int), ("audio_position", ctypes.c_int), ("sample", ctypes.c_int),
+        ("user_data", ctypes.c_void_p), ("id", _EventId),
+    ]  # fmt: skip
+
+
+_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
+
+
+@dataclass(frozen=True)
+class SpokenText:
+    samples: np.ndarray  # f32 [S] in -1..1
+    sample_rate: int  # Hz
+    words: tuple[Timed, ...]
+    phonemes: tuple[Timed, ...]
+
+
+@dataclass(frozen=True)
+class Voice:
+    """An espeak-ng voice: language ("en-us", "de", ...), variant ("f2", "m3", "" for none), words a minute, pitch and its range 0-99."""
+
+    language: str = "en-us"
+    variant: str = ""
+    rate: int = 165
+    pitch: int = 50
+    range: int = 50
+
+
+def speak_alone(text: str, voice: Voice) -> SpokenText:
+    """Synthesise `text` in a fresh process (0.3 s): the same bytes whatever was spoken before. Raises ClipError as `speak` does."""
+    request = json.dumps({"text": text, "voice": asdict(voice)}).encode()
+    answer = subprocess.run(
+        [sys.executable, "-m", "stereotalker.audio.text_to_speech"], input=request, capture_output=True
+    )
+    if answer.returncode != 0:
+        raise ClipError(
+            f"espeak-ng failed on script {text[:40]!r}: {answer.stderr.decode(errors='replace').strip()[-200:]}"
+        )
+    header, _, raw = answer.stdout.partition(b"\n")
+    told = json.loads(header)
+    if "error" in told:
+        raise ClipError(told["error"])
+    words, phonemes = (tuple(Timed(*item) for item in told[name]) for name in ("words", "phonemes"))
+    return SpokenText(np.frombuffer(raw, np.float32), told["sample_rate"], words, phonemes)
+
+
+def _serve() -> None:
+    """The other end of speak_alone: a request on standard input, a JSON line and raw samples on standard output."""
+    request = json.loads(sys.stdin.buffer.read())
+    try:
+        spoken = speak(request["text"], Voice(**request["voice"]))
+    except ClipError as error:
+        sys.stdout.buffer.write(json.dumps({"error": str(error)}).encode() + b"\n")
+        return
+    told = {"sample_rate": spoken.sample_rate} | {
+        n: [[t.text, t.start, t.end] for t in getattr(spoken, n)] for n in ("words", "phonemes")
+    }
+    sys.stdout.buffer.write(json.dumps(told).encode() + b"\n" + spoken.samples.tobytes())
+
+
+def speak(text: str, voice: Voice) -> SpokenText:
+    """Synthesise `text`. Raises ClipError when the voice is unknown or nothing audible comes out."""
+    with _LOCK:
+        library, sample_rate = _library()
+        file = _languages().get(voice.language)
+        if file is None:
+            raise ClipError(
+                f"language {voice.language!r} is not one of espeak-ng's; expected e.g. en-us, en-gb, de, fr-fr, es, ja"
+            )
+        known = not voice.variant or voice.variant in _variants()  # espeak-ng takes an unknown variant without a word
+        if not known or library.espeak_SetVoiceByName(f"{file}+{voice.variant}".rstrip("+").encode()) != 0:
+            raise ClipError(f"voice {voice.variant!r} is not one of espeak-ng's; expected e.g. f2, m3, klatt")
+        for parameter, value in ((_RATE, voice.rate), (_PITCH, voice.pitch), (_RANGE, voice.range)):
+            library.espeak_SetParameter(parameter, value, 0)
+        chunks: list[np.ndarray] = []
+        events: list[tuple[int, int, int, int, str]] = []
+
+        def collect(wave, count, event):
+            if wave and count > 0:
+                chunks.append(np.ctypeslib.as_array(wave, (count,)).copy())
+            while event.contents.type != 0:
+                e = event.contents
+                symbol = bytes(e.id.string).split(b"\0")[0].decode("utf-8", "ignore") if e.type == _PHONEME else ""
+                events.append((e.type, e.audio_position, e.text_position, e.length, symbol))
+                event = ctypes.cast(ctypes.addressof(e) + ctypes.sizeof(_Event), ctypes.POINTER(_Event))
+            return 0
+
+        callback = _CALLBACK(collect)
+        library.espeak_SetSynthCallback(callback)
+        data = text.encode()
+        library.espeak_Synth(data, len(data) + 1, 0, _POS_CHARACTER, 0, _CHARS_UTF8, None, None)
+        library.espeak_Synchronize()
+    samples = np.concatenate(chunks).astype(np.float32) / 32768 if chunks else np.zeros(0, np.float32)
+    if not np.any(samples):
+        raise ClipError(
+            f"script {text[:40]!r} gives no sound in language {voice.language!r}; expected words of that language"
+        )
+    end = len(samples) / sample_rate
+    phonemes = _spans([(ms / 1000, symbol) for kind, ms, _, _, symbol in events if kind == _PHONEME], end)
+    words = _spans([(ms / 1000, text[at - 1 : at - 1 + n]) for kind, ms, at, n, _ in events if kind == _WORD], end)
+    return SpokenText(
+        samples, sample_rate, words, tuple(p for p in phonemes if p.text.strip() and not p.text.startswith("("))
+    )  # "(en)" marks a change of language
+
+
+def _spans(starts: list[tuple[float, str]], end: float) -> tuple[Timed, ...]:
+    """Each item lasts until the next begins."""
+    stops = [start for start, _ in starts[1:]] + [end]
+    return tuple(Timed(text, start, stop) for (start, text), stop in zip(starts, stops, strict=True) if stop > start)
+
+
+class _VoiceEntry(ctypes.Structure):
+    _fields_ = [("name", ctypes.c_char_p), ("languages", ctypes.c_char_p), ("identifier", ctypes.c_char_p)]
+
+
+@cache
+def _languages() -> dict[str, str]:
+    """Language code -> voice file, as espeak-ng lists them."""
+    library, _ = _library()
+    library.espeak_ListVoices.restype = ctypes.POINTER(ctypes.POINTER(_VoiceEntry))
+    listed, found, index = library.espeak_ListVoices(None), {}, 0
+    while listed[index]:
+        entry = listed[index].contents
+        found.setdefault(entry.languages[1:].decode(), entry.identifier.decode())  # the first byte is a priority
+        index += 1
+    return found
+
+
+@cache
+def _variants() -> frozenset[str]:
+    import espeakng_loader
+
+    return frozenset(path.name for path in Path(espeakng_loader.get_data_path()).glob("**/voices/!v/*"))
+
+
+@cache
+def _library() -> tuple[ctypes.CDLL, int]:
+    import espeakng_loader
+
+    library = ctypes.CDLL(espeakng_loader.get_library_path())
+    library.espeak_Synth.argtypes = [
+        ctypes.c_char_p, ctypes.c_size_t, ctypes.c_uint, ctypes.c_int, ctypes.c_uint, ctypes.c_uint,
+        ctypes.c_void_p, ctypes.c_void_p,
+    ]  # fmt: skip
+    options = _PHONEME_EVENTS | _PHONEME_IPA | _DONT_EXIT
+    rate = library.espeak_Initialize(_SYNCHRONOUS, 0, espeakng_loader.get_data_path().encode(), options)
+    if rate <= 0:
+        raise RuntimeError("espeak-ng did not start; the wheel espeakng-loader is damaged: install it again")
+    return library, rate
+
+
+if __name__ == "__main__":
+    _serve()

@@ -1,0 +1,20 @@
+"""File names that are safe on every system: of avatars, clips and batches."""
+
+from __future__ import annotations
+
+import re
+
+SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+def check_safe_id(value: str) -> str:
+    if not SAFE_ID.fullmatch(value):
+        raise ValueError(
+            "must be a safe file name: letters, digits, dot, dash, underscore, at most 100, not starting with a dot"
+        )
+    return value
+
+
+def safe_id(name: str) -> str:
+    """An id made of any name."""
+    return "".join(c if c.isalnum() and c.isascii() or c in "-_" else "-" for c in name)[:100].strip("-_") or "clip"

@@ -1,1 +1,0 @@
-"""What makes a night of clips out of one: checks before it, the gate all work passes, what past nights took."""

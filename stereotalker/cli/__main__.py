@@ -1,0 +1,5 @@
+"""`python -m stereotalker.cli`."""
+
+from stereotalker.cli.main import main
+
+main()

@@ -1,0 +1,169 @@
+"""Stage `people`: identities acting real and synthetic speech before several cameras, in shards; the shipped avatars; and what is refused.
+
+A shard is a function of (params, identity, corpus): the bytes depend on neither the number of processes nor on interruptions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from stereotalker.body.model import load_body
+from stereotalker.body.shape_space import FACES
+from stereotalker.dataset.shards import FULL_DISK, try_writing, write_shard
+from stereotalker.dataset.speech_corpus import PARTS, REJECTED, Utterance, read_corpus, read_index
+from stereotalker.errors import ClipError, UserError
+from stereotalker.params import ROOT, BodyParams, PeopleParams, resolve
+from stereotalker.records import Speech, save
+from stereotalker.runtime.process_pool import pool
+from stereotalker.synthetic.actor import build_actor
+from stereotalker.synthetic.backgrounds import PICTURES, read_picture
+from stereotalker.synthetic.fit_silhouette import fit_silhouette
+from stereotalker.synthetic.takes import CaptureSetup, capture_take
+
+# The code that decides what a shard holds. A change to any of it makes every shard anew.
+_SHARD_CODE = (
+    "synthetic/*.py",
+    "acting/*.py",
+    "body/*.py",
+    "geometry/*.py",
+    "smplx_layout.py",
+    "avatar/clothed_surface.py",
+    "avatar/hair_depth.py",
+    "control/background_plate.py",
+    "dataset/build.py",
+    "dataset/shards.py",
+)
+
+
+@dataclass(frozen=True)
+class _Job:
+    path: Path
+    identity: int
+    body: BodyParams
+    people: PeopleParams
+    speeches: Path
+    pictures: tuple[Path, ...]
+
+
+def build_people(
+    folder: Path, avatars: Path, body: BodyParams, params: PeopleParams, speeches: Path, processes: int | None = None, log: Callable[[str], None] = print
+) -> None:  # fmt: skip
+    """Write `folder`/{train,held_out}/people-NNNNNN.tar, rejected.jsonl and the shipped avatars. Shards that are there are kept.
+
+    An identity that cannot be made, for whatever it needs that is broken or a disk that is full, is refused with its reason.
+    Raises UserError where not one could be made.
+    """
+    pictures, rejected = _backgrounds(params)
+    _start_over_if_changed(folder, _recipe(body, params, speeches, pictures))
+    jobs = []
+    for identity in (*range(params.identities), *range(params.first_held_out, params.first_held_out + params.held_out)):
+        part = PARTS[identity >= params.first_held_out]
+        (folder / part).mkdir(parents=True, exist_ok=True)
+        path = folder / part / f"people-{identity:06d}.tar"
+        if not path.exists():  # renamed into place when whole, so what is there is done
+            jobs.append(_Job(path, identity, body, params, speeches / part, pictures))
+    with pool(processes) as workers:
+        for count, (job, reason) in enumerate(zip(jobs, workers.map(_write_shard, jobs), strict=True), 1):
+            if reason:
+                rejected.append({"identity": job.identity, "reason": reason})
+                log(f"people: identity {job.identity} refused: {reason}")
+            elif count % 10 == 0 or count == len(jobs):
+                log(f"people: {count} of {len(jobs)} shards written")
+    try_writing(folder / REJECTED, "".join(json.dumps(row) + "\n" for row in rejected), log)
+    if not any(folder.glob("*/people-*.tar")):
+        raise UserError(
+            f"people: not one of {params.identities + params.held_out} identities could be made; the first reason: {rejected[0]['reason']}"
+        )
+    torch.set_num_threads(1)  # as in the workers
+    model = load_body(resolve(body.file), body.reader, body.betas)
+    avatars.mkdir(parents=True, exist_ok=True)
+    for name, offset in params.avatars.items():
+        # Hands beside the trunk hide least of it, so that the warp has least to invent.
+        shipped = build_actor(params.identities + offset, model, params.avatar_size, 2, name, rest="open").avatar
+        save(fit_silhouette(shipped, model), avatars / f"{name}.safetensors")
+
+
+def _recipe(body: BodyParams, params: PeopleParams, speeches: Path, pictures: tuple[Path, ...]) -> str:
+    """Digest of all that shards are made from: numbers, body, faces, speech, pictures and our own code."""
+    own = params.model_dump(mode="json", exclude={"avatars", "avatar_size", "wrong"})
+    digest = hashlib.sha256(json.dumps(own, sort_keys=True).encode())
+    code = sorted(path for pattern in _SHARD_CODE for path in (ROOT / "stereotalker").glob(pattern))
+    spoken = [path for part in PARTS for path in sorted((speeches / part).glob("*"))]
+    for path in (resolve(body.file), FACES, *spoken, *pictures, *code):
+        digest.update(path.name.encode() + path.read_bytes() if path.is_file() else b"absent")
+    return digest.hexdigest()
+
+
+def _start_over_if_changed(folder: Path, recipe: str) -> None:
+    """Shards made from something else are removed; those of an interrupted run stay."""
+    note = folder / "recipe"
+    if folder.exists() and not (note.is_file() and note.read_text() == recipe):
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    note.write_text(recipe)
+
+
+def _backgrounds(params: PeopleParams) -> tuple[tuple[Path, ...], list[dict]]:
+    """The user's background pictures that can be read, and the others with reasons."""
+    if params.backgrounds is None:
+        return (), []
+    folder = resolve(params.backgrounds)
+    if not folder.is_dir():
+        raise UserError(f"people.backgrounds: {folder} is not a folder; expected one of pictures, or null")
+    good, rejected = [], []
+    for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURES):
+        try:
+            read_picture(path, (64, 64))
+            good.append(path)
+        except UserError as error:
+            rejected.append({"file": path.name, "reason": str(error)})
+    return tuple(good), rejected
+
+
+@lru_cache(maxsize=1)
+def _corpus(folder: Path) -> tuple[list[Speech], list[Utterance]]:
+    return read_corpus(folder), read_index(folder)
+
+
+def _write_shard(job: _Job) -> str:
+    """Make one identity's shard. Returns why it could not be made, '' where it could."""
+    torch.set_num_threads(1)
+    params = job.people
+    body = load_body(resolve(job.body.file), job.body.reader, job.body.betas)
+    try:
+        speeches, rows = _corpus(job.speeches)
+        usable = [k for k, speech in enumerate(speeches) if speech.phonemes]
+        if not usable:
+            raise UserError(f"{job.speeches} holds no speech with phoneme times; run the stage `speech` first")
+        # Hairs are drawn sample by sample, and are as thick in the portrait as in frames only where samples are alike.
+        samples = params.supersample * params.size // params.portrait_size
+        actor = build_actor(job.identity, body, params.portrait_size, samples, pictures=job.pictures)
+        actor = replace(actor, avatar=fit_silhouette(actor.avatar, body))
+        rng = np.random.default_rng([params.seed, job.identity])
+        setup = CaptureSetup(params.size, params.cameras, params.frames, params.fps, params.swing, params.supersample)
+        if job.path.parent.name == PARTS[True]:
+            setup = replace(
+                setup,
+                azimuths=tuple(params.evaluation.azimuths),
+                frames=params.evaluation.frames,
+                fps=params.evaluation.fps,
+            )
+        picks = [usable[rng.integers(len(usable))] for _ in range(params.takes)]
+        takes = [capture_take(actor, body, speeches[k], number, params.seed, setup) for number, k in enumerate(picks)]
+        write_shard(job.path, takes, [{"utterance": rows[k].__dict__} for k in picks])
+    except (UserError, ClipError) as error:
+        return str(error)
+    except OSError as error:
+        if error.errno not in FULL_DISK:
+            raise
+        return f"{job.path} cannot be written: {error.strerror}"
+    return ""

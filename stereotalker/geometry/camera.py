@@ -1,0 +1,169 @@
+"""Camera paths: azimuth / elevation / distance key frames -> intrinsics and extrinsics per frame (OpenCV axes)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import numba
+import numpy as np
+from scipy.interpolate import CubicHermiteSpline, PchipInterpolator
+
+from stereotalker.geometry.camera_path import CameraPath
+from stereotalker.records import Avatar, Camera
+
+FOCAL_IN_HEIGHTS = 2.0  # focal length over image height: a mild portrait lens, 28 degrees of vertical field
+DISTANCE_M = 1.6  # half-body framing: 0.8 m of the person over the height of the picture
+
+
+def around(avatar: Avatar, move: CameraPath, frames: int, fps: float, size: tuple[int, int]) -> Camera:
+    """The camera of every frame of an avatar's clip: at rest it stands where the portrait's stood, and shows the same height of the picture.
+
+    size (height, width) px; other shapes than the portrait's show more or less to the sides.
+    """
+    portrait, to_camera = avatar.regions.shape, avatar.extrinsics[:3, :3]
+    distance = float((to_camera @ avatar.target + avatar.extrinsics[:3, 3])[2])
+    angles = angles_along(move, frames, fps)
+    level = look_at(
+        angles.azimuth,
+        angles.elevation,
+        angles.distance * distance,
+        np.zeros(3, np.float32),
+        size,
+        float(avatar.intrinsics[1, 1]) / portrait[0],
+    )
+    height = size[0]
+    level.intrinsics[:, :2, :2] *= angles.zoom[:, None, None].astype(np.float32)
+    level.intrinsics[:, 1, 2] += (angles.vertical_shift * height).astype(np.float32)
+    tilt = np.diag([1.0, -1.0, -1.0]) @ to_camera  # of the portrait's camera against a level one in front
+    extrinsics = level.extrinsics.astype(np.float64)
+    extrinsics[:, :3, :3] = extrinsics[:, :3, :3] @ tilt
+    extrinsics[:, :3, 3] -= extrinsics[:, :3, :3] @ avatar.target.astype(np.float64)
+    return replace(level, extrinsics=extrinsics.astype(np.float32))
+
+
+def stereo_pair(camera: Camera, ipd_mm: float, screen: np.ndarray) -> tuple[Camera, Camera]:
+    """The cameras of the left and the right eye, beside a camera. They look in parallel, with frames shifted so that `screen` [3] m has no parallax."""
+    depth = (camera.extrinsics[:, :3, :3] @ screen + camera.extrinsics[:, :3, 3])[:, 2]
+    pair = []
+    for side in (-0.5, 0.5):
+        shift = side * ipd_mm / 1000
+        extrinsics, intrinsics = camera.extrinsics.copy(), camera.intrinsics.copy()
+        extrinsics[:, 0, 3] -= shift
+        intrinsics[:, 0, 2] += camera.intrinsics[:, 0, 0] * shift / depth
+        pair.append(replace(camera, extrinsics=extrinsics, intrinsics=intrinsics))
+    return pair[0], pair[1]
+
+
+class Angles(NamedTuple):
+    """Of every frame: azimuth and elevation in degrees, distance in portrait distances, zoom, rise in picture heights; f64 [T] each."""
+
+    azimuth: np.ndarray
+    elevation: np.ndarray
+    distance: np.ndarray
+    zoom: np.ndarray
+    vertical_shift: np.ndarray
+
+
+def angles_along(move: CameraPath, frames: int, fps: float) -> Angles:
+    """Where the manifest's camera stands at every frame.
+
+    Positive azimuth moves the camera towards the speaker's left hand, positive elevation upwards. Key frames are joined by
+    monotone cubics (no overshoot); before the first and after the last the camera rests, and it starts and stops gently.
+    """
+    seconds = np.arange(frames) / fps
+    if move.kind == "keyframes" and len(move.points) > 1:
+        times = np.array([key.time for key in move.points])
+        at = np.clip(seconds, times[0], times[-1])
+        return Angles(
+            *(_gentle(times, np.array([getattr(key, name) for key in move.points]))(at) for name in Angles._fields)
+        )
+    still = move.points[0] if move.kind == "keyframes" else move
+    angles = Angles(*(np.full(frames, getattr(still, name)) for name in Angles._fields))
+    if move.kind == "orbit":
+        return angles._replace(azimuth=move.azimuth + move.swing * np.sin(2 * np.pi * seconds / move.period))
+    return angles
+
+
+def _gentle(times: np.ndarray, values: np.ndarray) -> CubicHermiteSpline:
+    """Monotone cubics (Fritsch and Butland 1984) that stand still at both ends."""
+    slopes = PchipInterpolator(times, values).derivative()(times)
+    slopes[[0, -1]] = 0
+    return CubicHermiteSpline(times, values, slopes)
+
+
+def look_at(
+    azimuth: np.ndarray,
+    elevation: np.ndarray,
+    distance: np.ndarray,
+    target: np.ndarray,
+    size: tuple[int, int],
+    focal_in_heights: float = FOCAL_IN_HEIGHTS,
+) -> Camera:
+    """Cameras on a sphere around `target` [3] m. azimuth, elevation [T] degrees, distance [T] m -> Camera."""
+    height, width = size
+    a, e = np.radians(azimuth), np.radians(elevation)
+    direction = np.stack([np.sin(a) * np.cos(e), np.sin(e), np.cos(a) * np.cos(e)], -1)  # target -> camera, y up
+    eye = target + distance[:, None] * direction
+    forward = -direction
+    right = np.cross(forward, [0.0, 1.0, 0.0])
+    right /= np.linalg.norm(right, axis=-1, keepdims=True)
+    down = np.cross(forward, right)
+    rotation = np.stack([right, down, forward], axis=1)
+    extrinsics = np.tile(np.eye(4, dtype=np.float32), (len(a), 1, 1))
+    extrinsics[:, :3, :3] = rotation
+    extrinsics[:, :3, 3] = -np.einsum("tij,tj->ti", rotation, eye)
+    focal = focal_in_heights * height
+    intrinsics = np.tile(
+        np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]], np.float32), (len(a), 1, 1)
+    )
+    return Camera(
+        intrinsics=intrinsics, extrinsics=extrinsics,
+        azimuth=azimuth.astype(np.float32), elevation=elevation.astype(np.float32), size=size,
+    )  # fmt: skip
+
+
+def project(vertices: np.ndarray, intrinsics: np.ndarray, extrinsics: np.ndarray) -> np.ndarray:
+    """Pinhole projection of one frame. vertices f32 [V, 3] m -> f32 [V, 3]: x px, y px, depth m."""
+    return _project(
+        np.ascontiguousarray(vertices, np.float32), intrinsics.astype(np.float64), extrinsics.astype(np.float64)
+    )
+
+
+@numba.njit(cache=True)
+def _project(vertices, K, E):
+    out = np.empty((len(vertices), 3), np.float32)
+    for v in range(len(vertices)):
+        x, y, z = vertices[v, 0], vertices[v, 1], vertices[v, 2]
+        depth = max(E[2, 0] * x + E[2, 1] * y + E[2, 2] * z + E[2, 3], 1e-3)
+        out[v, 0] = (E[0, 0] * x + E[0, 1] * y + E[0, 2] * z + E[0, 3]) / depth * K[0, 0] + K[0, 2]
+        out[v, 1] = (E[1, 0] * x + E[1, 1] * y + E[1, 2] * z + E[1, 3]) / depth * K[1, 1] + K[1, 2]
+        out[v, 2] = depth
+    return out
+
+
+def orthographic(
+    points: np.ndarray, direction: np.ndarray, centre: np.ndarray, extent: float, side: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """View of points [M, 3] m from far off, as from a lamp: axes [3, 3], corner [3] m, and the points as pixels and depth f32 [M, 3].
+
+    direction f64 [3] unit, from the points, not straight upwards; the square of side x side pixels, extent m wide, has its middle at `centre`
+    [3] m, which lies at a depth of 2 m.
+    """
+    right = np.cross([0.0, 1.0, 1e-3], direction)
+    right /= np.linalg.norm(right)
+    axes = np.stack([right, np.cross(direction, right), -direction])
+    low = np.append(axes[:2] @ centre - extent / 2, axes[2] @ centre - 2.0)
+    return axes, low, flatten(points, axes, low, side / extent)
+
+
+@numba.njit(cache=True)
+def flatten(points, axes, low, scale):
+    """Points f32 [M, 3] m along axes, from a corner on, in pixels of 1 / scale m; depth in m."""
+    out = np.empty((len(points), 3), np.float32)
+    for p in range(len(points)):
+        x, y, z = points[p, 0], points[p, 1], points[p, 2]
+        out[p, 0] = (axes[0, 0] * x + axes[0, 1] * y + axes[0, 2] * z - low[0]) * scale
+        out[p, 1] = (axes[1, 0] * x + axes[1, 1] * y + axes[1, 2] * z - low[1]) * scale
+        out[p, 2] = axes[2, 0] * x + axes[2, 1] * y + axes[2, 2] * z - low[2]
+    return out

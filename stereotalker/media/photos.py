@@ -1,0 +1,106 @@
+"""Pictures that users give, opened with care: any colour mode, turned as the camera says, never more pixels than are promised."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+from stereotalker.errors import UserError
+
+MOST_PIXELS = 100_000_000  # more is refused from the header alone, before any of it is decoded
+_NEUTRAL = (128, 128, 128)  # what shows through a transparent picture
+
+
+def read_photo(path: Path, longest: int | None = None) -> np.ndarray:
+    """One still picture as u8 [H, W, 3] sRGB, upright, scaled down so that no side is longer than `longest` px.
+
+    CMYK, grey, 16-bit and palette pictures are converted, embedded colour profiles followed, transparency laid on grey.
+    Raises UserError for what is no picture, is broken, moves, or is larger than MOST_PIXELS.
+    """
+    with _opened(path) as file:
+        picture = _to_srgb(ImageOps.exif_transpose(file))
+    if longest is not None and max(picture.size) > longest:
+        picture.thumbnail((longest, longest), Image.Resampling.LANCZOS)
+    return np.array(picture)
+
+
+def check_photo(path: Path, smallest: int = 1) -> None:
+    """The same refusals from the header alone; and of a picture whose shorter side is less than `smallest` px."""
+    with _opened(path) as file:
+        if min(file.size) < smallest:
+            raise UserError(
+                f"{path}: the picture is {file.width} x {file.height} px; expected at least {smallest} px on the shorter side"
+            )
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as file:
+                if file.width * file.height > MOST_PIXELS:
+                    raise UserError(
+                        f"{path}: {file.width} x {file.height} px are more than {MOST_PIXELS // 1_000_000} megapixels; scale the picture down"
+                    )
+                if getattr(file, "n_frames", 1) > 1:
+                    raise UserError(
+                        f"{path}: holds {file.n_frames} frames; expected one still picture: export the frame you want"
+                    )
+                yield file
+    except UserError:
+        raise
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        raise UserError(f"{path}: picture not found or not to be read: {error.strerror}") from None
+    except UnidentifiedImageError:
+        raise UserError(f"{path}: not a picture; expected PNG, JPEG, WebP or TIFF") from None
+    except Image.DecompressionBombError:
+        raise UserError(f"{path}: more than {MOST_PIXELS // 1_000_000} megapixels; scale the picture down") from None
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        raise UserError(f"{path}: the picture is damaged or incomplete ({error}); export it again") from None
+
+
+def read_mask(path: Path, size: tuple[int, int]) -> np.ndarray:
+    """A grey picture of exactly (height, width) px as f32 [H, W] in 0..1."""
+    mask = read_photo(path)[:, :, 0].astype(np.float32) / 255
+    if mask.shape != size:
+        raise UserError(
+            f"{path}: expected {size[1]} x {size[0]} px as the portrait has, got {mask.shape[1]} x {mask.shape[0]}"
+        )
+    return mask
+
+
+def _to_srgb(picture: Image.Image) -> Image.Image:
+    profile = picture.info.get("icc_profile")
+    if picture.mode.startswith("I"):  # 16-bit grey, which convert() would clip
+        return Image.fromarray(np.clip(np.asarray(picture, np.float64) * 255 / 65535, 0, 255).astype(np.uint8)).convert(
+            "RGB"
+        )
+    if picture.mode in ("P", "PA") or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+    if picture.mode in ("RGBA", "LA"):
+        rgba = picture.convert("RGBA")
+        ground = Image.new("RGBA", rgba.size, (*_NEUTRAL, 255))
+        picture = Image.alpha_composite(ground, rgba).convert("RGB")
+    if profile and picture.mode in ("RGB", "CMYK"):
+        try:
+            return ImageCms.profileToProfile(
+                picture, ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB"), outputMode="RGB"
+            )
+        except (ImageCms.PyCMSError, OSError):
+            pass  # a broken profile is the same as none
+    return picture.convert("RGB")
+
+
+PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".heic"}
+
+
+def is_picture(name: str) -> bool:
+    """Whether an avatar or a background is named by a picture file."""
+    return Path(name).suffix.lower() in PICTURES

@@ -1,0 +1,22 @@
+"""Stereoscopic layouts: how the two eyes share one video."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import AliasChoices, Field
+
+from stereotalker.validation import StrictModel
+
+
+class Stereo(StrictModel):
+    """Two cameras beside each other. The clip's width and height are each eye's; the video is twice as wide or twice as high."""
+
+    layout: Literal["side-by-side", "over-under"] = "side-by-side"
+    ipd_mm: float = Field(
+        63.0,
+        gt=0,
+        le=100,
+        validation_alias=AliasChoices("ipd_mm", "pupils"),
+        description="inter-pupillary distance in mm; the speaker stands in the plane of the screen (older name: pupils)",
+    )

@@ -1,0 +1,55 @@
+"""Digests: SHA-256 of files, of bytes and of nested values. Store keys are made of them."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+
+def digest(*parts) -> str:
+    """SHA-256 of nested plain values, records' arrays included: the one way keys are made."""
+    hasher = hashlib.sha256()
+    _feed(hasher, parts)
+    return hasher.hexdigest()[:40]
+
+
+def file_digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def bytes_digest(data: bytes) -> str:
+    """As file_digest, of bytes in memory."""
+    return hashlib.sha256(data).hexdigest()
+
+
+@cache
+def code_version() -> str:
+    """Digest of the library's own source: a changed line never finds an old result."""
+    root = Path(__file__).parent.parent
+    return digest([(str(p.relative_to(root)), p.read_bytes()) for p in sorted(root.rglob("*.py"))])
+
+
+def _feed(hasher, value) -> None:
+    if isinstance(value, np.ndarray):
+        hasher.update(f"array {value.dtype} {value.shape}".encode() + np.ascontiguousarray(value).tobytes())
+    elif isinstance(value, dict):
+        hasher.update(b"dict")
+        for key in sorted(value):
+            _feed(hasher, (key, value[key]))
+    elif isinstance(value, list | tuple):
+        hasher.update(f"list {len(value)}".encode())
+        for item in value:
+            _feed(hasher, item)
+    elif isinstance(value, bytes):
+        hasher.update(f"bytes {len(value)} ".encode() + value)
+    elif value is None or isinstance(value, str | int | float | bool):
+        text = f"{type(value).__name__} {value!r}"
+        hasher.update(f"{len(text)} {text}".encode())
+    elif isinstance(value, Path):
+        _feed(hasher, str(value))
+    else:
+        raise TypeError(f"no digest for a {type(value).__name__}")

@@ -1,0 +1,83 @@
+"""Content-addressed store: where truth lives. A stage's result is found by what it was made from, or it is made.
+
+An entry is a folder `<root>/<stage>/<key>/`. It is written under a temporary name, synced, its marker written last, then
+renamed: an entry that has its final name is whole. `key` covers the stage, the code, every input and every parameter.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from stereotalker.runtime.process_identity import HOST
+from stereotalker.store.digests import file_digest
+from stereotalker.store.files import sync
+
+MARKER = "done.json"
+
+
+class Store:
+    def __init__(self, root: Path):
+        self.root = Path(root)
+
+    def __str__(self) -> str:
+        return str(self.root)
+
+    def find(self, stage: str, key: str) -> Path | None:
+        """The entry's folder if it is there and every file is as it was written; a damaged entry is removed."""
+        folder = self.root / stage / key
+        try:
+            marker = json.loads((folder / MARKER).read_text())
+        except FileNotFoundError:
+            return None
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            marker = {}
+        if "files" in marker and all(
+            (folder / n).is_file() and file_digest(folder / n) == d for n, d in marker["files"].items()
+        ):
+            return folder
+        shutil.rmtree(folder, ignore_errors=True)  # another process may be removing it too
+        return None
+
+    def make(self, stage: str, key: str, write: Callable[[Path], None]) -> Path:
+        """The entry's folder, made by `write(folder)` unless it is there already."""
+        if found := self.find(stage, key):
+            return found
+        folder = self.root / stage / key
+        temporary = folder.with_name(f"{key}.{HOST}.{os.getpid()}-{threading.get_ident()}.tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        try:
+            write(temporary)
+            files = {path.name: file_digest(path) for path in sorted(temporary.iterdir())}
+            for name in files:
+                sync(temporary / name)
+            (temporary / MARKER).write_text(json.dumps({"files": files}, indent=1))
+            sync(temporary / MARKER)
+            os.rename(temporary, folder)
+        except OSError:
+            if not (
+                folder / MARKER
+            ).exists():  # else another thread or process finished the same entry first: its bytes are ours
+                raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        sync(folder.parent)
+        return folder
+
+    def sweep(self) -> int:
+        """Remove what processes of this machine left behind when they died. Returns how many folders went."""
+        gone = 0
+        for path in self.root.glob("*/*.tmp"):
+            _, _, owner = path.name.removesuffix(".tmp").partition(".")
+            host, _, process = owner.rpartition(".")
+            if host == HOST and not psutil.pid_exists(int(process.split("-")[0])):
+                shutil.rmtree(path, ignore_errors=True)
+                gone += 1
+        return gone

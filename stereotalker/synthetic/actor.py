@@ -1,0 +1,104 @@
+"""Builds an actor: a synthetic person, dressed and lit, with the portrait that the pipeline would be given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from stereotalker.acting.face import resting
+from stereotalker.acting.reference_acting import STYLES, act
+from stereotalker.body.model import Body
+from stereotalker.geometry import camera as cameras
+from stereotalker.records import Avatar, Motion, Speech
+from stereotalker.smplx_layout import JOINT
+from stereotalker.synthetic.anatomy import anatomy
+from stereotalker.synthetic.backgrounds import draw_backdrop
+from stereotalker.synthetic.contact import TOUCH_M, deepest_contact, girth_of
+from stereotalker.synthetic.figure import Dressed, build
+from stereotalker.synthetic.population import draw_person
+from stereotalker.synthetic.shading import Light, draw_light, render
+
+HEADROOM_M = 0.07  # between the crown and the upper edge of a portrait
+
+
+@dataclass(frozen=True)
+class Actor:
+    """An identity ready to perform."""
+
+    dressed: Dressed
+    avatar: Avatar
+    light: Light
+    backdrop: str
+    girth: float
+
+
+def build_actor(
+    identity: int,
+    body: Body,
+    size: int,
+    supersample: int,
+    name: str = "",
+    pictures: tuple[Path, ...] = (),
+    rest: str = "",
+) -> Actor:
+    """Draw, dress and portray an identity. size px of its square portrait; rest: how it holds its hands, a key of gestures.RESTS, else its own way."""
+    dressed = build(draw_person(identity, len(STYLES)), body)
+    light = draw_light(identity)
+    background, kind = draw_backdrop(identity, (size, size), pictures)
+    girth = girth_of(anatomy(body), body.rest(dressed.betas) + dressed.shell.astype(np.float32))
+    still = _still(dressed, body, girth, rest)
+    return Actor(
+        dressed,
+        _photograph(dressed, body, still, light, background, size, supersample, name or f"synthetic-{identity:06d}"),
+        light,
+        kind,
+        girth,
+    )
+
+
+def _still(dressed: Dressed, body: Body, girth: float, rest: str) -> Motion:
+    """One frame of the person at rest, looking into the camera, hands clear of the body."""
+    silence, person = Speech(np.zeros(1600, np.float32), -np.inf), dressed.person
+    style = STYLES[person.personality]
+    for _ in range(4):
+        still = act(silence, replace(style, rest=rest or style.rest), person.seed, 10.0, girth=girth).frames(0, 1)
+        calm = still.poses.copy()
+        calm[:, [JOINT[n] for n in ("head", "neck", "left_eye", "right_eye")]] = 0
+        still = replace(
+            still,
+            poses=calm,
+            expression=resting(style.smile)[None].astype(np.float32),
+            trans=np.zeros_like(still.trans),
+        )
+        deepest = deepest_contact(body, still, dressed.betas, dressed.shell)
+        if deepest < TOUCH_M:
+            break
+        girth += deepest + 0.002
+    return still
+
+
+def _photograph(
+    dressed: Dressed,
+    body: Body,
+    still: Motion,
+    light: Light,
+    background: np.ndarray,
+    size: int,
+    supersample: int,
+    name: str,
+) -> Avatar:
+    """The exact avatar, square, from the front."""
+    person = dressed.person
+    crown = float((body.rest(dressed.betas) + dressed.shell)[:, 1].max())
+    extent = cameras.DISTANCE_M / cameras.FOCAL_IN_HEIGHTS
+    target = np.array([0, crown + HEADROOM_M - extent / 2, 0], np.float32)
+    front = cameras.look_at(np.zeros(1), np.zeros(1), np.full(1, cameras.DISTANCE_M), target, (size, size))
+    K, E = front.intrinsics[0], front.extrinsics[0]
+    posed = body.posed(still, dressed.betas, dressed.face)
+    picture = render(dressed.figure, posed.vertices[0], posed.turn[0], K, E, light, background, supersample)
+    return Avatar(
+        name=name, portrait=picture.image, background=background, regions=picture.regions, betas=dressed.betas, surface=dressed.shell,
+        poses=still.poses[0], expression=still.expression[0], intrinsics=K, extrinsics=E, target=target, style=person.personality, origin="synthetic", arms=True,
+    )  # fmt: skip

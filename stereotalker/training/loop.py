@@ -1,0 +1,160 @@
+"""The one training loop: AdamW with cosine decay, moving average of the weights, checkpoints that resume to the same end, on a GPU but for rounding."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch.utils.data import DataLoader, Dataset
+
+from stereotalker.params import Training
+
+Log = Callable[[str, float, int], None]  # name, value, step
+CHECKPOINT_EVERY_S = 180
+_AVERAGE = 0.998
+_DRAWERS = 8
+
+
+def fit(
+    model: nn.Module,
+    loss: Callable[[Any], torch.Tensor],
+    options: Training,
+    checkpoint: Path,
+    log: Log,
+    frozen: str | None = None,
+    draw: Callable[[np.random.Generator], Any] | None = None,
+) -> None:
+    """Train `model` in place; at the end it holds the averaged weights.
+
+    loss(rng) draws a batch from `rng` and returns a scalar; rng and torch's own seed depend on (seed, step) alone, so that a run stopped
+    anywhere and started again sees the same batches. Where there is `draw`, loss gets draw(rng) in rng's place: where the model is on a GPU,
+    processes draw ahead of it. `checkpoint` is a safetensors file, removed at the end. Parameters whose names begin with `frozen` stay as they are.
+    """
+    named = {
+        name: p for name, p in model.named_parameters() if p.requires_grad and not (frozen and name.startswith(frozen))
+    }
+    average = {name: p.detach().clone() for name, p in named.items()}
+    optimizer = torch.optim.AdamW(named.values(), lr=options.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+    step = _resume(checkpoint, named, average, optimizer)
+    model.train()
+    saved, started, recent = time.monotonic(), time.monotonic(), []
+    for batch in _batches(draw, options, step, next(iter(named.values())).device.type):
+        torch.manual_seed(options.seed * 1_000_003 + step)  # dropout inside library models has no generator argument
+        rate = _rate(step, options)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        value = loss(batch)
+        value.backward()
+        nn.utils.clip_grad_norm_(named.values(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        step += 1
+        keep = min(_AVERAGE, step / (step + 10))
+        get_ema_multi_avg_fn(keep)(list(average.values()), list(named.values()), step)
+        recent.append(value.detach())  # on its device: to read it is to wait for it
+        if step % 50 == 0 or step == options.steps:
+            log("loss", float(torch.stack(recent).mean()), step)
+            log("seconds_a_step", (time.monotonic() - started) / len(recent), step)
+            recent, started = [], time.monotonic()
+        if time.monotonic() - saved > CHECKPOINT_EVERY_S and step < options.steps:
+            _save(checkpoint, step, named, average, optimizer)
+            saved = time.monotonic()
+    with torch.no_grad():
+        for name, p in named.items():
+            p.copy_(average[name])
+    model.eval()
+    checkpoint.unlink(missing_ok=True)
+
+
+def _batches(
+    draw: Callable[[np.random.Generator], Any] | None, options: Training, first: int, device: str
+) -> Iterator[Any]:
+    """What `loss` gets at every step from the `first` on."""
+    steps = range(first, options.steps)
+    if draw is None:
+        return (_generator(options.seed, step) for step in steps)
+    # Forked, processes share what they draw from, which is gigabytes; each holds two batches in shared memory.
+    ahead = (
+        {}
+        if device == "cpu"
+        else {"num_workers": min(max(os.cpu_count() - 1, 1), _DRAWERS), "multiprocessing_context": "fork"}
+    )
+    return iter(
+        DataLoader(_Drawn(draw, options.seed), batch_size=None, sampler=steps, collate_fn=lambda batch: batch, **ahead)
+    )
+
+
+@dataclass(frozen=True)
+class _Drawn(Dataset):
+    """The batch of every step."""
+
+    draw: Callable[[np.random.Generator], Any]
+    seed: int
+
+    def __getitem__(self, step: int) -> Any:
+        return self.draw(_generator(self.seed, step))
+
+
+def _generator(seed: int, step: int) -> np.random.Generator:
+    return np.random.default_rng([seed, step])
+
+
+def _rate(step: int, options: Training) -> float:
+    warm = min(200, options.steps // 10 + 1)
+    if step < warm:
+        return options.learning_rate * (step + 1) / warm
+    return options.learning_rate * (
+        0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * (step - warm) / max(options.steps - warm, 1)))
+    )
+
+
+def _save(path: Path, step: int, named, average, optimizer) -> None:
+    tensors = {f"p/{n}": p.detach() for n, p in named.items()} | {f"a/{n}": a for n, a in average.items()}
+    for name, p in named.items():
+        state = optimizer.state[p]
+        tensors |= {f"m/{name}": state["exp_avg"], f"v/{name}": state["exp_avg_sq"]}
+    temporary = path.with_suffix(".tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    safetensors.torch.save_file(
+        {n: t.contiguous() for n, t in tensors.items()}, temporary, metadata={"step": str(step)}
+    )
+    os.replace(temporary, path)
+
+
+def _resume(path: Path, named, average, optimizer) -> int:
+    if not path.exists():
+        return 0
+    with safetensors.safe_open(path, "pt") as file:
+        step = int(file.metadata()["step"])
+        with torch.no_grad():
+            for name, p in named.items():
+                p.copy_(file.get_tensor(f"p/{name}"))
+                average[name].copy_(file.get_tensor(f"a/{name}"))
+                optimizer.state[p] = {
+                    "step": torch.tensor(float(step)),
+                    "exp_avg": file.get_tensor(f"m/{name}").to(p.device), "exp_avg_sq": file.get_tensor(f"v/{name}").to(p.device),
+                }  # fmt: skip
+    return step
+
+
+def print_log(stage: str, path: Path | None = None) -> Log:
+    """A Log that prints, and appends JSON lines to `path`."""
+
+    def log(name: str, value: float, step: int) -> None:
+        print(f"{stage} step {step:6d}  {name} {value:.5f}", flush=True)
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(path, "a") as file:
+                file.write(json.dumps({"stage": stage, "step": step, name: value}) + "\n")
+
+    return log
