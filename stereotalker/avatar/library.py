@@ -20,7 +20,6 @@ from stereotalker.avatar.names import safe_id
 from stereotalker.errors import ClipError, UserError
 from stereotalker.media.photos import is_picture
 from stereotalker.params import ROOT
-from stereotalker.production.manifest import Clip
 from stereotalker.records import Avatar, load, save
 from stereotalker.store.files import sync
 
@@ -93,15 +92,18 @@ class Library:
         path = self.find(name)
         return Card.from_json((path.parent / CARD).read_text()) if path.name == RECORD else None
 
-    def consent(self, clip: Clip) -> Consent | None:
-        """By whose leave the clip's face is used: the clip's own word, or the avatar card's."""
-        card = None if is_picture(clip.avatar) else self.card(clip.avatar)
-        return card.consent if card else clip.consent
+    def consent(self, avatar: str, clip_consent: Consent | None) -> Consent | None:
+        """The consent that covers a clip's face: the avatar card's for an avatar of the library, else the clip's own."""
+        card = None if is_picture(avatar) else self.card(avatar)
+        return card.consent if card else clip_consent
 
-    def check_leave(self, clip: Clip, required: bool, today: date) -> None:
-        """Raises ClipError where a clip would use a face without leave, or an avatar that is not there. Shipped avatars are nobody's face."""
-        if is_picture(clip.avatar) or self.card(clip.avatar):
-            check_consent(clip.avatar, self.consent(clip), required, today)
+    def check_consent(self, avatar: str, clip_consent: Consent | None, required: bool, today: date) -> None:
+        """Raise ClipError if the avatar is unknown, or if a clip would use a person's face without consent.
+
+        Shipped avatars are synthetic, so they need no consent.
+        """
+        if is_picture(avatar) or self.card(avatar):
+            check_consent(avatar, self.consent(avatar, clip_consent), required, today)
 
     def check_name(self, name: str) -> None:
         """Raises UserError for a name that an avatar of one's own cannot have."""

@@ -109,7 +109,7 @@ def verify(file: Path) -> Credentials:
     if not file.is_file():
         raise UserError(f"{file} not found; expected a video file")
     try:
-        with c2pa.GestureClassifier(
+        with c2pa.Reader(
             _MIME.get(file.suffix.lower(), _MIME[".mp4"]), io.BytesIO(file.read_bytes())
         ) as reader:
             report = json.loads(reader.json())

@@ -282,7 +282,7 @@ class ClipMaker:
         """Stage provenance: the finished file with content credentials; the file itself when signing is off."""
         if self.seal is None:
             return finished.file
-        consent = self.library.consent(clip)
+        consent = self.library.consent(clip.avatar, clip.consent)
         leave = consent.model_dump(mode="json") if consent else self.avatar(clip)[1].origin
         claims = {
             "clip": clip.id,
@@ -302,7 +302,7 @@ class ClipMaker:
 
     def avatar(self, clip: Clip) -> tuple[str, Avatar]:
         """The clip's avatar, put into the store so that every worker reaches it. Returns its key."""
-        self.library.check_leave(clip, self.params.produce.require_consent, date.today())
+        self.library.check_consent(clip.avatar, clip.consent, self.params.produce.require_consent, date.today())
         record = avatar_record(clip.avatar, self.library, self.models, self.store)
         key = digest("avatar", file_digest(record), background_digest(clip.background))
         folder = self.store.make(

@@ -176,7 +176,7 @@ def plan(manifest: Manifest, params: Params, library: Library, history: History,
 
 def _check_avatar(clip: Clip, library: Library, params: Params, now: datetime) -> None:
     """That its avatar is there, or its portrait can be opened and there is what fits it; and that it may be used. Raises ClipError."""
-    library.check_leave(clip, params.produce.require_consent, now.date())
+    library.check_consent(clip.avatar, clip.consent, params.produce.require_consent, now.date())
     if is_picture(clip.avatar):
         try:
             check_photo(Path(clip.avatar), SMALLEST_PX)
