@@ -79,9 +79,9 @@ def _anatomy(path, reader, betas) -> Anatomy:
 def noise(points: np.ndarray, frequency: float | tuple[float, float, float], seed: int, waves: int = 8) -> np.ndarray:
     """Smooth noise of about unit range: a sum of plane waves. points [N, 3] -> f32 [N]; frequency rad/m, of every axis or of all."""
     rng = np.random.default_rng(seed)
-    controls = rng.normal(size=(waves, 3))
-    controls *= rng.uniform(0.6, 1.6, (waves, 1)) / np.linalg.norm(controls, axis=1, keepdims=True)
-    turns = (controls * frequency).astype(np.float32)
+    directions = rng.normal(size=(waves, 3))
+    directions *= rng.uniform(0.6, 1.6, (waves, 1)) / np.linalg.norm(directions, axis=1, keepdims=True)
+    turns = (directions * frequency).astype(np.float32)
     phases = rng.uniform(0, 2 * np.pi, waves).astype(np.float32)
     return np.sin(points.astype(np.float32) @ turns.T + phases).sum(1) * np.float32(0.95 / np.sqrt(waves))
 

@@ -59,7 +59,7 @@ class Figure:
 class Light:
     """Two directed lights (the first casts the shadow), a sky and a bounce from below. World axes."""
 
-    controls: np.ndarray  # f32 [2, 3] unit, towards the light
+    directions: np.ndarray  # f32 [2, 3] unit, towards the light
     colours: np.ndarray  # f32 [2, 3]
     sky: np.ndarray  # f32 [3]
     bounce: np.ndarray  # f32 [3]
@@ -114,7 +114,7 @@ def render(
     points, hairs = figure.binding.pose(vertices, turn), figure.strands.binding.pose(vertices, turn)
     picture = rasterize(project(points, K, extrinsics), figure.faces, (H * s, W * s))
     strand = draw_strands(figure.strands, project(hairs, K, extrinsics), float(K[0, 0]), picture.depth, seed=1)
-    axes, low, shadow = _shadow_map(figure, points, hairs, light.controls[0])
+    axes, low, shadow = _shadow_map(figure, points, hairs, light.directions[0])
     image = np.repeat(np.repeat(plate, s, 0), s, 1)
     regions = np.zeros((H * s, W * s), np.uint8)
     eye = (-extrinsics[:3, :3].T @ extrinsics[:3, 3]).astype(np.float32)
@@ -122,7 +122,7 @@ def render(
         picture.face, picture.bary, picture.depth, strand, points, vertex_normals(points, figure.faces), figure.faces,
         figure.occlusion, figure.recess, figure.texels.first, figure.texels.fineness, figure.texels.values, figure.texels.region,
         hairs, figure.strands.colour, figure.strands.occlusion, figure.strands.region,
-        eye, float(K[0, 0]), light.controls, light.colours, light.sky, light.bounce,
+        eye, float(K[0, 0]), light.directions, light.colours, light.sky, light.bounce,
         axes.astype(np.float32), low.astype(np.float32), shadow, image, regions,
     )  # fmt: skip
     if s == 1:
@@ -265,7 +265,7 @@ def _srgb(value):
 @numba.njit(cache=True, fastmath=False)
 def _shade(
     face, bary, depth, strand, points, normals, faces, occlusion, recess, first, fineness, texels, texel_region,
-    hairs, hair_colour, hair_occlusion, hair_region, eye, focal, controls, colours, sky, bounce,
+    hairs, hair_colour, hair_occlusion, hair_region, eye, focal, directions, colours, sky, bounce,
     axes, low, shadow, image, regions,
 ):  # fmt: skip
     H, W = face.shape
@@ -292,7 +292,7 @@ def _shade(
                 for a in range(3):
                     out[a] = open_sky * (0.55 * sky[a] + 0.35 * bounce[a]) * hair_colour[k, a]
                 for q in range(2):
-                    d = controls[q]
+                    d = directions[q]
                     share = (0.15 + 0.85 * light if q == 0 else 0.8) * (0.25 + 0.75 * open_sky)
                     along = n[0] * d[0] + n[1] * d[1] + n[2] * d[2]
                     across = np.sqrt(max(1 - along * along, 0.0))
@@ -351,7 +351,7 @@ def _shade(
             for a in range(3):
                 out[a] += reflected * sky[a]
             for q in range(2):
-                d = controls[q]
+                d = directions[q]
                 share = light if q == 0 else 0.35 + 0.65 * open_sky
                 facing = n[0] * d[0] + n[1] * d[1] + n[2] * d[2]
                 for a in range(3):
