@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 
 SAME_CAUSE = "failed for the same cause"  # of a batch that the breaker stopped
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
+_RUST_OS_ERROR = re.compile(r"\(os error (\d+)\)")
 _ALLOCATION = re.compile(r"can't allocate memory|out of memory|not enough memory", re.IGNORECASE)
 
 
@@ -41,14 +43,28 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def is_disk_fault(error: BaseException) -> bool:
-    """Full or read-only: every clip would meet it, so the batch stops instead."""
-    return isinstance(error, OSError) and error.errno in _FULL
+def disk_fault(error: BaseException) -> OSError | None:
+    """The disk's own fault behind an error, if the disk is full or read-only: every clip would meet it.
+
+    It is looked for in the whole chain of causes. Libraries written in Rust, such as safetensors, raise exceptions of
+    their own and give the error number in their text only.
+    """
+    seen: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in seen:
+        if isinstance(link, OSError) and link.errno in _DISK:
+            return link
+        number = _RUST_OS_ERROR.search(str(link))
+        if number and int(number[1]) in _DISK:
+            return OSError(int(number[1]), os.strerror(int(number[1])))
+        seen.append(link)
+        link = link.__cause__ or link.__context__
+    return None
 
 
 def is_passing(error: BaseException) -> bool:
     """What may be gone at the next try: a network file or service that was away."""
-    return isinstance(error, OSError | WorkerLost | TimeoutError) and not is_disk_fault(error)
+    return isinstance(error, OSError | WorkerLost | TimeoutError) and disk_fault(error) is None
 
 
 def cause(text: str) -> str:

@@ -15,7 +15,7 @@ from prefect.runtime import task_run
 from prefect.states import Cancelled, Completed, Failed, State
 from prefect.tasks import exponential_backoff
 
-from stereotalker.errors import Stopped, UserError, is_disk_fault, is_passing
+from stereotalker.errors import Stopped, UserError, disk_fault, is_passing
 from stereotalker.production.admission import AdmissionControl
 from stereotalker.production.clip import (
     ClipMaker,
@@ -130,9 +130,9 @@ def produce_clip(order: WorkItem, bench: BatchContext, render: Render, attempt: 
     except Stopped as stop:
         return ClipResult(state="stopped", error=str(stop), **known)
     except Exception as error:  # a clip is never lost: its own fault in its own words, ours with a traceback beside it
-        if is_disk_fault(error):
+        if fault := disk_fault(error):
             bench.gate.stop(
-                f"{error.strerror}: {error.filename or bench.maker.store}; make room or mend it and run the batch again"
+                f"{fault.strerror}: {fault.filename or bench.maker.store}; make room or mend it and run the batch again"
             )
             return ClipResult(state="stopped", error=bench.gate.stopped, **known)
         if is_passing(error) and attempt <= bench.retries:

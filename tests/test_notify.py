@@ -1,6 +1,6 @@
 """Notices at a batch's end, to a web server on loopback."""
 
-from nights import write_batch
+from batch_helpers import write_batch
 
 from stereotalker.tasks.notify import notify
 

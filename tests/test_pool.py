@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from nights import SMALL, one_thread
+from batch_helpers import SMALL, SMALL_AVATAR, one_thread
 
+from stereotalker.avatar.library import Library
 from stereotalker.diffusion.windows import Window
 from stereotalker.errors import ClipError, Stopped, WorkerLost, is_out_of_memory
 from stereotalker.geometry.camera_path import CameraPath
@@ -26,11 +27,11 @@ def models(tiny_models) -> Models:
 
 
 @pytest.fixture
-def bench(models, tmp_path):
+def bench(models, tmp_path, home):
     """(maker, jobs of one clip, a store for its segments)."""
     store = Store(tmp_path / "store")
-    maker, ledger = ClipMaker(models, store), StageTimings()
-    clip = Clip(id="a", avatar="ava", script="one two three", **SMALL)
+    maker, ledger = ClipMaker(models, store, library=Library(home.avatars)), StageTimings()
+    clip = Clip(id="a", avatar=SMALL_AVATAR, script="one two three", **SMALL)
     key, avatar = maker.avatar(clip)
     speech_key, speech = maker.speech(clip, ledger)
     motion_key, frames = maker.motion(clip, avatar, speech_key, speech, ledger)

@@ -4,7 +4,7 @@ import stat
 
 import numpy as np
 import pytest
-from nights import cli
+from batch_helpers import cli
 
 from stereotalker.errors import UserError
 from stereotalker.media import audio_files
