@@ -19,6 +19,8 @@ from stereotalker.production.outputs import Outputs
 from stereotalker.store.local import MARKER
 from stereotalker.tasks.tracking import Tracker, TrackingError
 
+pytestmark = pytest.mark.integration
+
 TWO = [{"id": "a", "script": "one two"}, {"id": "b", "script": "three four"}]
 
 

@@ -29,6 +29,8 @@ from stereotalker.training.loop import fit
 from stereotalker.training.motion import make_example, training_loss
 from stereotalker.weights import load_weights, save_weights
 
+pytestmark = pytest.mark.integration
+
 
 def move(models, speech, frames=60, fps=25.0, **controls):
     return models.synthesizer.motion(speech, MotionControls(**({"style": 0, "seed": 1} | controls)), frames, fps)

@@ -16,6 +16,8 @@ from batch_helpers import all_frames, cli, copy_home, driver, one_thread, write_
 from stereotalker.flows.produce import produce
 from stereotalker.media.video_files import probe
 
+pytestmark = pytest.mark.integration
+
 TWO = {"workers": 2, "worker": {"threads": 1, "backoff": 0.05}}
 
 
@@ -57,6 +59,7 @@ def wait_for(look, process, seconds=120):
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("prefect")
 def test_workers_interruptions_and_executors_give_the_same_frames(production, tmp_path, tiny_models, new_home):
     """One batch three ways: inline; two Ray workers; two Ray workers with the driver killed -9 and started again."""
     home, url = production
@@ -118,6 +121,7 @@ def test_a_killed_driver_goes_on_where_it_stopped(run, tmp_path, tiny_models, ho
     assert killed.keys() == whole.keys() and all(np.array_equal(killed[name], whole[name]) for name in killed)
 
 
+@pytest.mark.xdist_group("prefect")
 def test_states_and_artifacts_in_prefect_are_the_clips_own(production, tmp_path, tiny_models):
     home, url = production
     rows = [*clips(1), {"id": "mute", "script": "hi", "language": "xx-none"}]
@@ -135,6 +139,7 @@ def test_states_and_artifacts_in_prefect_are_the_clips_own(production, tmp_path,
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("prefect")
 def test_a_batch_whose_every_row_is_faulty_ends_as_any_other(production, tmp_path, tiny_models):
     """The fault is found before the flow run starts, so that no clip is left for it."""
     home, _ = production
@@ -153,6 +158,7 @@ def steered(word, *batch, home, url):
         return cli(word, *batch, home=home)
 
 
+@pytest.mark.xdist_group("prefect")
 def test_pause_resume_and_cancel(production, tmp_path, tiny_models):
     home, url = production
     batch = write_batch(tmp_path, clips(60), "steered")
@@ -206,6 +212,7 @@ def test_ctrl_c_finishes_what_runs_and_a_second_one_stops_at_once(tmp_path, tiny
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("prefect")
 def test_the_nightly_deployment_takes_every_manifest_once(production, tmp_path):
     """The real command, registered and run by Prefect; the first manifest is refused, the second made, and neither again."""
     home, url = production
@@ -289,6 +296,7 @@ def test_a_night_produces_every_new_manifest_once(tmp_path, tiny_models, home, m
 @pytest.mark.parametrize(
     ("arguments", "complaint"), [(["nowhere"], "is not a folder"), ([".", "--cron", "tonight"], "expected five fields")]
 )
+@pytest.mark.xdist_group("prefect")
 def test_serve_refuses_nonsense(production, tmp_path, arguments, complaint):
     answer = cli("serve", *arguments, home=production[0])
     assert answer.returncode == 2 and complaint in answer.stderr and len(answer.stderr.strip().splitlines()) == 1
@@ -331,6 +339,7 @@ def test_a_killed_worker_is_replaced_and_its_segment_made(home, tmp_path, tiny_m
         cluster.close()
 
 
+@pytest.mark.xdist_group("prefect")
 def test_a_prefect_block_carries_the_notice(production, listener):
     from prefect.blocks.notifications import CustomWebhookNotificationBlock
 
@@ -345,11 +354,13 @@ def test_a_prefect_block_carries_the_notice(production, listener):
     assert came == [{"title": "night: done", "text": "report.html"}]
 
 
+@pytest.mark.xdist_group("prefect")
 def test_prefects_page_asks_this_server(production):
     _, url = production
     assert httpx.get(url.replace("/api", "/ui-settings")).json()["api_url"] == url
 
 
+@pytest.mark.xdist_group("prefect")
 def test_the_server_schedules_cron_deployments(production):
     """The pins of fastapi and sqlalchemy hold only while this passes."""
     _, url = production

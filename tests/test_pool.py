@@ -20,6 +20,8 @@ from stereotalker.production.manifest import Clip, Retake
 from stereotalker.store.local import Store
 from stereotalker.tasks.pool import LocalSlot, Pool
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 def models(tiny_models) -> Models:

@@ -18,6 +18,8 @@ from stereotalker.production.pace_history import History, Pace
 from stereotalker.production.preflight import plan, prepare
 from stereotalker.runtime.home import Home
 
+pytestmark = pytest.mark.integration
+
 NOON = datetime(2026, 11, 23, 12)
 
 

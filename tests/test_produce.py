@@ -16,6 +16,8 @@ from stereotalker.runtime.home import Home
 from stereotalker.runtime.process_identity import identity
 from stereotalker.tasks.tracking import EXPERIMENTS, Tracker
 
+pytestmark = pytest.mark.integration
+
 
 def eight(folder, mended=False):
     (folder / "noise.wav").write_text("this is no sound")

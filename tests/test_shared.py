@@ -14,6 +14,8 @@ from stereotalker.production.outputs import Outputs
 from stereotalker.store.local import MARKER, Store
 from stereotalker.store.remote import SharedStore, open_store
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(scope="module")
 def s3():
