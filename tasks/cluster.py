@@ -13,7 +13,7 @@ from ray import exceptions
 from stereotalker.errors import ClipError, UserError, WorkerLost
 from stereotalker.models import Models
 from stereotalker.params import Params, WorkerParams
-from stereotalker.production.clip import SegmentDone, SegmentJob, render_segment
+from stereotalker.production.segments import RenderedSegment, SegmentJob, render_segment
 from stereotalker.store.remote import open_store
 
 _OBJECT_STORE_BYTES = 200 * 1024**2  # nothing but small jobs travels
@@ -59,7 +59,7 @@ class ActorSlot:
         self._arguments = (params.model_dump_json(), str(weights), digests, store, str(local_store))
         self._actor = None
 
-    def run(self, job: SegmentJob) -> SegmentDone:
+    def run(self, job: SegmentJob) -> RenderedSegment:
         """Raises WorkerLost when the actor dies or none can be had, ClipError when the segment runs out of time."""
         actor = self._actor = self._actor or self._start()
         try:
@@ -122,7 +122,7 @@ class _Worker:
     def process(self) -> int:
         return os.getpid()
 
-    def render(self, job: SegmentJob) -> SegmentDone:
+    def render(self, job: SegmentJob) -> RenderedSegment:
         torch.set_num_threads(self._models.params.produce.worker.threads)
         return render_segment(job, lambda: self._models.renderer, self._store)
 

@@ -326,14 +326,16 @@ def test_a_killed_worker_is_replaced_and_its_segment_made(home, tmp_path, tiny_m
         Cluster(params, tiny_models.folder, str(tmp_path / "store"), tmp_path / "store"),
         Store(tmp_path / "store"),
     )
-    [slot], gate = cluster.slots, AdmissionControl()
-    pool = Pool(cluster.slots, params.produce.worker, gate, store)
+    [slot], admission = cluster.slots, AdmissionControl()
+    pool = Pool(cluster.slots, params.produce.worker, admission, store)
     try:
         maker = ClipMaker(Models(params, tiny_models.folder), store, library=Library(home.avatars))
         first, second = read_manifest(write_batch(tmp_path, clips(2))).clips
         make_clip(first, maker, pool.render, lambda *_: None, StageTimings())
         os.kill(slot.process, signal.SIGKILL)
-        assert make_clip(second, maker, pool.render, lambda *_: None, StageTimings()).frames and gate.spent.lost > 0
+        assert (
+            make_clip(second, maker, pool.render, lambda *_: None, StageTimings()).frames and admission.spent.lost > 0
+        )
     finally:
         pool.close()
         cluster.close()
