@@ -4,7 +4,7 @@ First, face and hands are snapped onto the detector's keypoints. Then the body's
 of the person, and all other vertices follow smoothly, so that hair and clothes move with the body. Offsets lie in the
 view plane, because a single picture shows no depth, and are in pixels of the portrait.
 
-V vertices of the body, M of which move: those of the skin. Both numbers of a point in pixels are x, y.
+V vertices of the body, M vertices of the skin that move. Points in pixels are (x, y).
 """
 
 from __future__ import annotations
