@@ -99,10 +99,8 @@ def live_link_csv(motion: Motion) -> bytes:
         Rotation.from_rotvec(motion.poses[:, JOINT["neck"]]) * Rotation.from_rotvec(motion.poses[:, JOINT["head"]])
     ]
     for eye, side, outwards in (("left_eye", "Left", 1), ("right_eye", "Right", -1)):
-        down, left = (
-            motion.poses[:, JOINT[eye], 0] / _FULL_LOOK_ANGLE,
-            motion.poses[:, JOINT[eye], 1] / _FULL_LOOK_ANGLE,
-        )
+        down = motion.poses[:, JOINT[eye], 0] / _FULL_LOOK_ANGLE
+        left = motion.poses[:, JOINT[eye], 1] / _FULL_LOOK_ANGLE
         for name, value in (("Down", down), ("Up", -down), ("Out", outwards * left), ("In", -outwards * left)):
             column = ACTION[f"eyeLook{name}{side}"]
             actions[:, column] = np.maximum(actions[:, column], np.clip(value, 0, 1))

