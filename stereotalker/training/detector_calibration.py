@@ -54,9 +54,8 @@ _SENTENCE = "Good evening, my name is nobody. We have three big questions for yo
 def build_calibration(path: Path, body: Body, detector: Detector, params: AvatarParams, log=print) -> None:
     """Render people, run the detector on them, and write the calibration to `path`.
 
-    It takes about four seconds per identity.
-
-    Raises UserError if the detector finds less than half of the rendered heads.
+    It takes about four seconds per identity. Raises UserError if the detector finds less than half of the rendered
+    heads.
     """
     heads, portraits = [], []
     for number in range(params.calibrated):
@@ -156,7 +155,7 @@ def _onto_surface(points: np.ndarray, body: Body) -> tuple[np.ndarray, np.ndarra
 
 
 def _barycentric(point: np.ndarray, corners: np.ndarray) -> np.ndarray:
-    """Barycentric weights [3] of a point's projection onto a triangle's plane, clipped to the inside of the triangle."""
+    """Barycentric weights [3] of a point projected onto a triangle's plane, clipped to the inside of the triangle."""
     a, b, c = corners
     w = np.linalg.lstsq(np.stack([b - a, c - a], 1), point - a, rcond=None)[0]
     weights = np.clip([1 - w.sum(), *w], 0, 1)
@@ -200,8 +199,7 @@ def _mean_offset(observations: list[tuple[Avatar, str, str, str, np.ndarray]], b
 
     Both sides of the body are fitted together; the right side mirrors x.
 
-    An observation is (avatar, side, joint, joint in whose axes the offset is, keypoint [2] px). The right side mirrors
-    x.
+    An observation is (avatar, side, joint, joint in whose axes the offset is, keypoint [2] px).
     """
     # A weak prior pulls the offset to zero, because pictures hardly show its depth.
     rows, values = [1e2 * np.eye(3)], [np.zeros(3)]
