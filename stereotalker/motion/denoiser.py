@@ -45,7 +45,7 @@ class Streams:
 
 @dataclass(frozen=True)
 class MotionConditions:
-    """What the denoiser is told about a window besides the noisy motion."""
+    """All inputs of the denoiser for a window, apart from the noisy motion and the timestep."""
 
     audio: torch.Tensor  # f32 [B, T, F]
     gesture_labels: torch.Tensor  # i64 [B, S], index into GESTURE_NAMES in the slot where a word begins, else 0

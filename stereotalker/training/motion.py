@@ -104,10 +104,6 @@ def _joined(speeches: list[Speech], rng) -> Speech:
     return Speech(np.concatenate(samples), -20.0, tuple(words), tuple(phonemes))
 
 
-# ---- training
-# ------------------------------------------------------------------------------------------------------------
-
-
 def training_loss(model: MotionDenoiser, examples: list[MotionExample], params: MotionParams):
     """A function loss(rng): error of the predicted clean window on a batch that it draws from `rng`.
 
