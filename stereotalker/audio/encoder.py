@@ -119,7 +119,8 @@ def _field(kernels: tuple[int, ...], strides: tuple[int, ...]) -> int:
 class MelFeatures(nn.Module):
     """Log mel bands and two convolutions, in the place of wav2vec2's seven convolutions of raw sound (the same frames, HOP and FIELD).
 
-    Hours of speech teach the latter what the former know from the start; see docs/design.md for the measurement.
+    Hours of speech teach the latter what the former know from the start; docs/decisions/speech.md (021) has the
+    measurement.
     """
 
     def __init__(self, width: int):
