@@ -29,6 +29,7 @@ from stereotalker.production.outputs import Outputs
 from stereotalker.production.preflight import Plan, prepare
 from stereotalker.production.progress import Display
 from stereotalker.production.report import BatchEnd, BatchRecord, ClipResult, rows_before
+from stereotalker.runtime.environment import set_library_defaults
 from stereotalker.runtime.home import Home
 from stereotalker.runtime.process_identity import identity
 from stereotalker.store.digests import code_version, digest
@@ -72,12 +73,13 @@ def produce(
 
     Raises UserError for a faulty manifest, missing models or no place for results; a clip's own fault is a row of the result.
     """
+    set_library_defaults()
     manifest, outputs, rules = read_manifest(manifest_path), Outputs(out), params.produce
     before = {name: row for name, row in rows_before(outputs).items() if row.ok} if only_failed else {}
     models = Models(params, weights)
     plan = prepare(manifest, outputs, models, home)
-    for warning in plan.warnings:
-        _say(warning)
+    for note in (*manifest.notes, *plan.warnings):
+        _say(note)
 
     store = open_store(rules.store or str(home.store), home.store)
     store.sweep()

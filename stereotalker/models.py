@@ -28,7 +28,7 @@ def weights_file(stage: str, folder: Path = FOLDER) -> Path:
 
 def read_body(params: BodyParams) -> Body:
     """The body model that the parameters name. Raises UserError if it cannot be read."""
-    return load_body(resolve(params.file), params.reader, params.betas)
+    return load_body(resolve(params.file), params.file_reader, params.betas)
 
 
 def read_encoder(folder: Path = FOLDER) -> SpeechEncoder:

@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from stereotalker.errors import UserError
-from stereotalker.params import ROOT
+from stereotalker.params import PACKAGE
 from stereotalker.store.files import write_atomic
 
-FOLDER = ROOT / "stereotalker" / "weights"
+FOLDER = PACKAGE / "weights"
 Model = TypeVar("Model", bound=nn.Module)
 
 

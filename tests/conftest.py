@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from stereotalker.runtime.environment import set_library_defaults
+
+set_library_defaults()  # before torch and the others are imported, as the command line does
+
+# isort: split
 import json
 import os
 import threading

@@ -16,12 +16,12 @@ from typing import NamedTuple
 import numpy as np
 
 from stereotalker.errors import UserError
-from stereotalker.params import ROOT
+from stereotalker.params import ASSETS
 from stereotalker.smplx_layout import JOINT, SIDES
 
 # Face height of the mean shape: distance from the chin to the upper edge of the forehead, m.
 FACE_M = 0.165
-FILE = ROOT / "stereotalker" / "assets" / "DETECTOR_FREE.npz"
+FILE = ASSETS / "DETECTOR_FREE.npz"
 ARM_JOINTS = tuple(f"{side}_{name}" for side in SIDES for name in ("collar", "shoulder", "elbow", "wrist"))
 TRUNK_JOINTS = ("spine1", "spine2", "spine3")
 # Body points and the joint whose rotation their offsets follow.

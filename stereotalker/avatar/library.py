@@ -20,11 +20,11 @@ from stereotalker.avatar.consent import Consent, check_consent
 from stereotalker.avatar.names import safe_id
 from stereotalker.errors import ClipError, UserError
 from stereotalker.media.photos import is_picture
-from stereotalker.params import ROOT
+from stereotalker.params import ASSETS
 from stereotalker.records import Avatar, load, save
 from stereotalker.store.files import sync
 
-SHIPPED = ROOT / "stereotalker" / "assets" / "avatars"
+SHIPPED = ASSETS / "avatars"
 RECORD, CARD, PICTURE, TEXTURE = "avatar.safetensors", "card.json", "card.png", "texture.png"
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from stereotalker.body.free_body import FACE_CHANGES
 from stereotalker.errors import UserError
-from stereotalker.params import ROOT
+from stereotalker.params import ASSETS
 
 _RIDGE = 0.3  # of the regression, in units of one standardised sample
 
@@ -85,4 +85,4 @@ def _quadratic(rows: np.ndarray) -> np.ndarray:
     return np.concatenate([np.ones((len(rows), 1)), rows, (rows[:, :, None] * rows[:, None])[:, upper[0], upper[1]]], 1)
 
 
-FACES = ROOT / "stereotalker" / "assets" / "FACES_FREE.npz"
+FACES = ASSETS / "FACES_FREE.npz"

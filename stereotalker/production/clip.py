@@ -159,7 +159,7 @@ class ClipMaker:
         models = [self.models.digests[name] for name in ("body", "masks", "render")]
         params = [
             self.params.render.model_dump(mode="json"),
-            self.params.body.reader,
+            self.params.body.file_reader,
             self.params.produce.worker.threads,
         ]
 

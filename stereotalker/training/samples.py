@@ -121,7 +121,7 @@ def _read_in_worker(job: tuple[Path, BodyParams, int, float, float | None]) -> l
 def _read_shard_samples(job: tuple[Path, BodyParams, int, float, float | None]) -> list[Sample]:
     """The samples of one shard. A job is (shard, body, seed, params.wrong, wrong), see `read_people`."""
     shard, params, seed, max_wrong, wrong = job
-    body = load_body(resolve(params.file), params.reader, params.betas)
+    body = load_body(resolve(params.file), params.file_reader, params.betas)
     takes = read_shard(shard)
     amounts = [
         1.2 * max_wrong * np.random.default_rng([seed, t.identity, t.number]).uniform() ** 2 if wrong is None else wrong
