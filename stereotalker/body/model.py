@@ -148,7 +148,7 @@ def load_body(path: Path, reader: BodyReader = "smplx", betas: int = 20) -> Body
 
 @lru_cache(maxsize=2)
 def _file(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a body file. Pickled objects, which the licensed file contains, are left out."""
+    """The arrays of a body file, without arrays of objects."""
     with np.load(path, allow_pickle=False) as file:
         return {name: file[name] for name in file.files if file[name].dtype != object}
 
@@ -160,7 +160,7 @@ def _joint_mask(joint: str) -> np.ndarray:
     return mask
 
 
-# ---- reader "smplx" ------------------------------------------------------------------------------------------------------
+# ---- reader "smplx" --------------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=2)
@@ -191,7 +191,7 @@ def _smplx_vertices(body: Body, motion: Motion, betas: np.ndarray, surface: np.n
     return output.vertices
 
 
-# ---- reader "native" -----------------------------------------------------------------------------------------------------
+# ---- reader "native" -------------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=2)
