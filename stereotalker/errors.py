@@ -1,4 +1,4 @@
-"""Exceptions, sorted by what has to be done about them. Any other exception is a bug of ours and shows its traceback."""
+"""Exceptions by what has to be done about them. Any other exception is a bug of ours and shows its traceback."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class ClipError(UserError):
 
 
 class Stopped(Exception):
-    """The batch ended before this work was done. The work itself is valid, and the next run does it. The text says why."""
+    """The batch ended before this work was done. The work is valid, and the next run does it. The text says why."""
 
 
 class OutOfMemory(Exception):

@@ -147,15 +147,13 @@ class Avatar:
 class Control:
     """The control maps of every frame, which condition the renderer. They are computed without any network."""
 
-    warp: np.ndarray  # u8 [T, H, W, 3] sRGB, reference warp: the portrait on the moved body, over the background plate
+    warp: np.ndarray  # u8 [T, H, W, 3], reference warp: the portrait on the moved body, over the background plate
     # u8 [T, H, W]: 255 where the portrait shows this surface, less where its color is estimated (see
     # control.reference_warp), 0 outside the person.
     visibility: np.ndarray
-    normals: (
-        np.ndarray
-    )  # u8 [T, H, W, 3], surface normals in camera space; 128 stands for 0; all zero outside the person
+    normals: np.ndarray  # u8 [T, H, W, 3], normals in camera space; 128 stands for 0; all zero outside the person
     labels: np.ndarray  # u8 [T, H, W], region labels of the body's surface and of hair beside it, as in the portrait
-    plate: np.ndarray  # u8 [T, H, W, 3] sRGB, the background plate as this camera shows it
+    plate: np.ndarray  # u8 [T, H, W, 3], the background plate as this camera shows it
     azimuth: np.ndarray  # f32 [T] degrees
     elevation: np.ndarray  # f32 [T] degrees
 
@@ -163,8 +161,8 @@ class Control:
         T, H, W = self.labels.shape
         image = (np.uint8, (T, H, W, 3))
         _check(
-            self, warp=image, normals=image, plate=image, visibility=(np.uint8, (T, H, W)), labels=(np.uint8, (T, H, W)),
-            azimuth=(np.float32, (T,)), elevation=(np.float32, (T,)),
+            self, warp=image, normals=image, plate=image, visibility=(np.uint8, (T, H, W)),
+            labels=(np.uint8, (T, H, W)), azimuth=(np.float32, (T,)), elevation=(np.float32, (T,)),
         )  # fmt: skip
 
 

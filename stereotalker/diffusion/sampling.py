@@ -35,8 +35,8 @@ def frame_noise(shape: tuple[int, ...], seed: int, start: int, stop: int, period
     """Noise of the frames start..stop-1, f32 [N, *shape], which changes slowly from frame to frame.
 
     There is independent noise, an anchor, every `period` frames. A frame between two anchors gets a mixture of them by
-    sine and cosine, which keeps the variance at 1. The noise depends only on the seed and the number of the frame in the
-    clip, not on how the clip is cut into segments.
+    sine and cosine, which keeps the variance at 1. The noise depends only on the seed and the number of the frame in
+    the clip, not on how the clip is cut into segments.
     """
     anchors: dict[int, torch.Tensor] = {}
     frames = []
