@@ -42,7 +42,7 @@ class Store:
             (folder / n).is_file() and file_digest(folder / n) == d for n, d in marker["files"].items()
         ):
             return folder
-        shutil.rmtree(folder, ignore_errors=True)  # another process may be removing it too
+        self._discard(folder)
         return None
 
     def make(self, stage: str, key: str, write: Callable[[Path], None]) -> Path:
@@ -50,7 +50,7 @@ class Store:
         if found := self.find(stage, key):
             return found
         folder = self.root / stage / key
-        temporary = folder.with_name(f"{key}.{HOST}.{os.getpid()}-{threading.get_ident()}.tmp")
+        temporary = _temporary_name(folder)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         try:
@@ -60,16 +60,26 @@ class Store:
                 sync(temporary / name)
             (temporary / MARKER).write_text(json.dumps({"files": files}, indent=1))
             sync(temporary / MARKER)
+            if folder.exists() and not (folder / MARKER).exists():
+                self._discard(folder)  # what a deletion that was stopped has left; a rename would fail on it for ever
             os.rename(temporary, folder)
         except OSError:
-            if not (
-                folder / MARKER
-            ).exists():  # else another thread or process finished the same entry first: its bytes are ours
+            # If another thread or process has finished the same entry meanwhile, its bytes are the same as ours.
+            if not (folder / MARKER).exists():
                 raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         sync(folder.parent)
         return folder
+
+    def _discard(self, folder: Path) -> None:
+        """Remove an entry. It loses its name first, so that a removal that is stopped leaves only what `sweep` removes."""
+        moved = _temporary_name(folder)
+        try:
+            os.rename(folder, moved)
+        except OSError:  # another process is removing or has removed it
+            return
+        shutil.rmtree(moved, ignore_errors=True)
 
     def sweep(self) -> int:
         """Remove what processes of this machine left behind when they died. Returns how many folders went."""
@@ -81,3 +91,8 @@ class Store:
                 shutil.rmtree(path, ignore_errors=True)
                 gone += 1
         return gone
+
+
+def _temporary_name(folder: Path) -> Path:
+    """Beside the entry, and of this thread alone."""
+    return folder.with_name(f"{folder.name}.{HOST}.{os.getpid()}-{threading.get_ident()}.tmp")
