@@ -50,7 +50,7 @@ class Store:
         if found := self.find(stage, key):
             return found
         folder = self.root / stage / key
-        temporary = _temporary_name(folder)
+        temporary = _temporary_name(folder, "new")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         try:
@@ -74,7 +74,7 @@ class Store:
 
     def _discard(self, folder: Path) -> None:
         """Remove an entry. It loses its name first, so that a removal that is stopped leaves only what `sweep` removes."""
-        moved = _temporary_name(folder)
+        moved = _temporary_name(folder, "old")
         try:
             os.rename(folder, moved)
         except OSError:  # another process is removing or has removed it
@@ -93,6 +93,6 @@ class Store:
         return gone
 
 
-def _temporary_name(folder: Path) -> Path:
+def _temporary_name(folder: Path, purpose: str) -> Path:
     """Beside the entry, and of this thread alone."""
-    return folder.with_name(f"{folder.name}.{HOST}.{os.getpid()}-{threading.get_ident()}.tmp")
+    return folder.with_name(f"{folder.name}.{HOST}.{os.getpid()}-{threading.get_ident()}-{purpose}.tmp")
