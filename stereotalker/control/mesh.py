@@ -14,7 +14,7 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt
 
 from stereotalker.body.model import Body
-from stereotalker.control.texture import SEEN_M
+from stereotalker.control.texture import VISIBILITY_TOLERANCE_M
 from stereotalker.geometry.rasterizer import Fragments, rasterize
 from stereotalker.records import Avatar, Motion
 from stereotalker.smplx_layout import JOINTS, REGION, SIDES
@@ -162,6 +162,6 @@ def _left_out(face, bary, faces, hand, places, left_out, front):
             if not (0 <= at[0] < PW and 0 <= at[1] < PH):
                 continue
             row, column = int(at[1]), int(at[0])
-            if left_out[row, column] and abs(front[row, column] - at[2]) < SEEN_M:
+            if left_out[row, column] and abs(front[row, column] - at[2]) < VISIBILITY_TOLERANCE_M:
                 gone[y, x] = hand[a]
     return gone

@@ -14,26 +14,26 @@ from scipy.spatial import cKDTree
 
 from stereotalker.body.free_body import PARTS
 from stereotalker.body.model import Body, load_body
-from stereotalker.control.region_sources import BARE, inner
+from stereotalker.control.region_sources import BARE, inner_person_mask
 from stereotalker.control.sleeves import SourceLabels
 from stereotalker.geometry.rasterizer import Fragments, rasterize
 from stereotalker.records import Avatar
 from stereotalker.smplx_layout import REGION
 
 SIZE = 512  # texels of a side
-SEEN_M = 0.006  # a surface this close behind the portrait's depth map counts as seen; fingers are 15 mm thick
+VISIBILITY_TOLERANCE_M = 0.006  # a surface this close behind the portrait's depth map counts as seen; fingers are 15 mm thick
 _ACROSS_M = 0.03  # a place of the other side counts as this much farther
 _MOST = 3000  # seen texels of a region that are asked, so that those at a shadowed rim do not speak for all
 _ASKED = 24  # seen texels that an unseen one mixes
 # What a closed mouth hides: mean colours in the mouths of 25 rendered people.
 _INNER = {PARTS["tongue"][0]: (52, 28, 27), PARTS["teeth"][0]: (79, 65, 58)}
 _CHEEKS = (62, 36, 34)  # from inside
-KNOWN, MIRRORED_TEXEL = 255, 128  # kinds of texels; 0: a guess
+VISIBLE_TEXEL, MIRRORED_TEXEL = 255, 128  # kinds of texels; 0: a guess
 
 
 @dataclass(frozen=True)
 class Texture:
-    """colour f32 [S, S, 3], sRGB without the light's shading, which may put it beyond 255; seen u8 [S, S]: KNOWN where the portrait showed that place,
+    """colour f32 [S, S, 3], sRGB without the light's shading, which may put it beyond 255; seen u8 [S, S]: VISIBLE_TEXEL where the portrait showed that place,
     MIRRORED_TEXEL where its mirror image, 0 where a guess."""
 
     colour: np.ndarray
@@ -70,7 +70,7 @@ def make_texture(
     hidden = (body.masks["inner_mouth"][main] > 0.5) & (part == PARTS["body"][0])
     seen = (
         inside
-        & (np.abs(picture.depth[rows, columns] - at[:, 2]) < SEEN_M)
+        & (np.abs(picture.depth[rows, columns] - at[:, 2]) < VISIBILITY_TOLERANCE_M)
         & (avatar.regions[rows, columns] != REGION["background"])
     )
     seen &= claims.allowed_sources[main, claims.pixels[rows, columns]] & ~hidden & ~np.isin(part, list(_INNER))
@@ -82,12 +82,12 @@ def make_texture(
         1,
     )
     colour /= (shading[atlas.corners] * atlas.shares).sum(1)[:, None]
-    kind = np.where(seen, KNOWN, 0).astype(np.uint8)
+    kind = np.where(seen, VISIBLE_TEXEL, 0).astype(np.uint8)
     beyond = (claims.beyond[atlas.corners] * atlas.shares).sum(1) > 0
     groups = np.where(beyond & (region[main] == REGION["arms"]), BARE, region[main])
     trusted = (
         seen
-        & inner(avatar.regions)[rows, columns]
+        & inner_person_mask(avatar.regions)[rows, columns]
         & (~np.isin(groups, [REGION["arms"], BARE]) | (claims.pixels[rows, columns] == groups))
     )
     for group in np.unique(groups):
