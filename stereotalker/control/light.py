@@ -29,7 +29,7 @@ _NORMAL_RIDGE = (0.01, 0.01, 0.01)
 _SHADOW_RIDGE = 0.004
 # Length of the slope (log shading per unit normal) below which there is no key light whose shadow could be searched.
 _MIN_SLOPE = 0.02
-# Smallest luma, of 255; darker pixels count as this, because the logarithm of noise near black means nothing.
+# Smallest luma, of 255. Darker pixels count as this, which bounds the logarithm.
 _MIN_LUMA = 4.0
 # Smallest shading factor. Its inverse is the largest.
 _MIN_SHADING = 0.5
