@@ -89,18 +89,18 @@ def read_light(
     groups: np.ndarray,
     valid: np.ndarray,
     surface: Surface,
-    picture: Fragments,
+    fragments: Fragments,
     target: np.ndarray,
 ) -> PortraitLight:
     """Estimate the light of a portrait u8 [H, W, 3] sRGB. Takes 0.2 s.
 
     groups u8 [H, W]: color group of every pixel, for example its region; each group has its own unknown brightness.
     valid bool [H, W]: pixels that may be used, if they show the surface; without any, the light comes equally from all
-    directions. picture: the surface rasterized in the portrait. target f32 [3] m: the middle of the upper body.
+    directions. fragments: the surface rasterized in the portrait. target f32 [3] m: the middle of the upper body.
     """
-    pixels = np.flatnonzero(valid & (picture.face >= 0))
+    pixels = np.flatnonzero(valid & (fragments.face >= 0))
     pixels = pixels[:: max(1, -(-len(pixels) // _MAX_PIXELS))]
-    corners, weights = surface.faces[picture.face.ravel()[pixels]], picture.bary.reshape(-1, 3)[pixels]
+    corners, weights = surface.faces[fragments.face.ravel()[pixels]], fragments.bary.reshape(-1, 3)[pixels]
     log_luma = np.log(np.maximum(portrait.reshape(-1, 3)[pixels] @ _LUMA_WEIGHTS, _MIN_LUMA))
     group = np.unique(groups.ravel()[pixels], return_inverse=True)[1]
 

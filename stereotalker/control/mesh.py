@@ -79,9 +79,9 @@ class Mesh:
 
         size: (height, width) px.
         """
-        picture = rasterize(pixels, self.faces, size)
+        fragments = rasterize(pixels, self.faces, size)
         missing = _find_left_out(
-            picture.face, picture.bary, self.faces, self.hand, self.places, self.left_out, self.depth
+            fragments.face, fragments.bary, self.faces, self.hand, self.places, self.left_out, self.depth
         )
         for side in np.unique(missing[missing > 0]):
             # Draw what lies behind this hand, in the rectangle that holds its missing pixels.
@@ -93,22 +93,22 @@ class Mesh:
             other_faces = np.where(is_this_hand[:, None], self.faces[:, :1], self.faces)
             behind = rasterize(pixels - np.array([left, top, 0], np.float32), other_faces, box_size)
             for target, source in (
-                (picture.face, behind.face),
-                (picture.bary, behind.bary),
-                (picture.depth, behind.depth),
+                (fragments.face, behind.face),
+                (fragments.bary, behind.bary),
+                (fragments.depth, behind.depth),
             ):
                 target[rows, columns] = source[rows - top, columns - left]
-        return picture
+        return fragments
 
 
-def make_mesh(avatar: Avatar, body: Body, places: np.ndarray, picture: Fragments, regions: np.ndarray) -> Mesh:
+def make_mesh(avatar: Avatar, body: Body, places: np.ndarray, fragments: Fragments, regions: np.ndarray) -> Mesh:
     """Make the mesh of an avatar.
 
-    places f32 [V, 3]: the body in the portrait, x px, y px, depth m; picture: the body rasterized in the portrait;
+    places f32 [V, 3]: the body in the portrait, x px, y px, depth m; fragments: the body rasterized in the portrait;
     regions u8 [H, W] of the portrait.
     """
     extent = max(regions.shape)
-    vertex = picture.vertices(body.faces)
+    vertex = fragments.vertices(body.faces)
     hand = sum(np.uint8(k) * (body.hand_weight(side) > 0.5) for k, side in enumerate(SIDES, 1)).astype(np.uint8)
     body_hand, portrait_hand = np.where(vertex >= 0, hand[vertex], 0), regions == REGION["hands"]
     # A hand of the body that meets no hand of the portrait stays as it is.
@@ -116,7 +116,7 @@ def make_mesh(avatar: Avatar, body: Body, places: np.ndarray, picture: Fragments
     distance = distance_transform_edt(~portrait_hand) / extent
     fringe = _NO_FRINGE
     if is_body_hand.any():
-        fringe = _make_fringe(avatar, body, picture, vertex, is_body_hand, portrait_hand)
+        fringe = _make_fringe(avatar, body, fragments, vertex, is_body_hand, portrait_hand)
     like = np.concatenate([np.arange(len(places)), fringe.beside])
     return Mesh(
         hung=fringe,
@@ -126,14 +126,14 @@ def make_mesh(avatar: Avatar, body: Body, places: np.ndarray, picture: Fragments
         texture_faces=np.concatenate([body.texture_faces, body.texture_faces[fringe.owner]]),
         places=np.concatenate([places, fringe.places]),
         left_out=is_body_hand & (distance > _RIM_WIDTH) & (distance < _MAX_HAND_OFFSET),
-        depth=picture.depth,
+        depth=fragments.depth,
     )
 
 
 def _make_fringe(
     avatar: Avatar,
     body: Body,
-    picture: Fragments,
+    fragments: Fragments,
     vertex: np.ndarray,
     is_body_hand: np.ndarray,
     portrait_hand: np.ndarray,
@@ -158,7 +158,7 @@ def _make_fringe(
     corner_keys = corners[:, :3] @ [(W + 1) * len(JOINTS), len(JOINTS), 1]
     _, first, corner_index = np.unique(corner_keys, return_index=True, return_inverse=True)
     y, x, joint, *nearest = corners[first].T
-    beside, depth = vertex[tuple(nearest)], picture.depth[tuple(nearest)] + _FRINGE_DEPTH_M
+    beside, depth = vertex[tuple(nearest)], fragments.depth[tuple(nearest)] + _FRINGE_DEPTH_M
 
     # Unproject the corners to world space, then express them relative to their joints.
     R, translation = avatar.extrinsics[:3, :3].astype(np.float64), avatar.extrinsics[:3, 3]
@@ -169,7 +169,7 @@ def _make_fringe(
 
     a, b, c, d = len(body.template) + corner_index.reshape(4, -1)
     faces = np.concatenate([np.stack([a, b, c], 1), np.stack([d, c, b], 1)]).astype(np.int32)
-    owner = picture.face[nearest_core[0][rows, columns], nearest_core[1][rows, columns]]
+    owner = fragments.face[nearest_core[0][rows, columns], nearest_core[1][rows, columns]]
     places = np.stack([x, y, depth], 1).astype(np.float32)
     return HandFringe(joint, offset, places, beside, faces, np.tile(owner, 2))
 

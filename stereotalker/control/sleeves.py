@@ -59,11 +59,11 @@ class SourceLabels:
 
 
 def detect_sleeve_end(
-    avatar: Avatar, body: Body, picture: Fragments, claimed: np.ndarray, allowed: np.ndarray
+    avatar: Avatar, body: Body, fragments: Fragments, claimed: np.ndarray, allowed: np.ndarray
 ) -> SourceLabels:
     """Detect where the sleeves end, and label the portrait's pixels accordingly.
 
-    picture: the body rasterized in the portrait; claimed u8 [H, W]: source labels without BARE, see
+    fragments: the body rasterized in the portrait; claimed u8 [H, W]: source labels without BARE, see
     `region_sources.claimed`; allowed bool [V, R]: regions that a vertex may show, see `region_sources.allowed`.
     """
     pixels, regions, reach = claimed.copy(), avatar.regions.copy(), _distance_along_arm(body)
@@ -71,13 +71,13 @@ def detect_sleeve_end(
     # Only the root of a hand may show FRINGE. Else the fingers would carry along what the hand lies on.
     fringe_allowed = allowed[:, REGION["hands"]] & (reach < hand_start + _TRANSITION_M)
     allowed_sources = np.concatenate([allowed, allowed[:, REGION["arms"], None], fringe_allowed[:, None]], 1)
-    reach_at_pixel = picture.interpolate(body.faces, reach[:, None])[..., 0]
+    reach_at_pixel = fragments.interpolate(body.faces, reach[:, None])[..., 0]
     is_arm, is_hand = (claimed == REGION["arms"]) & (reach_at_pixel > 0), regions == REGION["hands"]
     for side in SIDES:
         hand_weight = body.hand_weight(side)
         # A hand that the segmentation missed is labeled as arm. Only where it found the hand, fingers may not show
         # arms.
-        if (is_hand & (picture.interpolate(body.faces, hand_weight[:, None])[..., 0] > 0.5)).any():
+        if (is_hand & (fragments.interpolate(body.faces, hand_weight[:, None])[..., 0] > 0.5)).any():
             allowed_sources[hand_weight > _MIN_HAND_WEIGHT, REGION["arms"]] = False
 
     # If the portrait shows no hands, clips keep the arms still, and they show what the portrait shows.

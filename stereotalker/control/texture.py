@@ -70,7 +70,7 @@ def make_texture(
     body: Body,
     portrait: np.ndarray,
     pixels: np.ndarray,
-    picture: Fragments,
+    fragments: Fragments,
     region: np.ndarray,
     source_labels: SourceLabels,
     shading: np.ndarray,
@@ -78,7 +78,7 @@ def make_texture(
     """Make the texture atlas of an avatar.
 
     portrait u8 [H, W, 3], whose colors are extended beyond the person's outline (see `mipmaps.levels`); pixels f32
-    [V, 3]: the avatar's body in the portrait, x px, y px, depth m; picture: the mesh rasterized in the portrait;
+    [V, 3]: the avatar's body in the portrait, x px, y px, depth m; fragments: the mesh rasterized in the portrait;
     region u8 [V]; shading f32 [V] of the surface in the portrait.
 
     A hidden texel takes colors only from visible texels of its own region, and on an arm only from the same side of the
@@ -94,7 +94,7 @@ def make_texture(
     is_mouth_lining = (body.masks["inner_mouth"][nearest_vertex] > 0.5) & (part == PARTS["body"][0])
     is_visible = (
         is_inside
-        & (np.abs(picture.depth[rows, columns] - places[:, 2]) < VISIBILITY_TOLERANCE_M)
+        & (np.abs(fragments.depth[rows, columns] - places[:, 2]) < VISIBILITY_TOLERANCE_M)
         & (avatar.regions[rows, columns] != REGION["background"])
     )
     is_allowed = source_labels.allowed_sources[nearest_vertex, source_labels.pixels[rows, columns]]

@@ -25,8 +25,7 @@ from stereotalker.smplx_layout import REGIONS
 class DenoiserConfig:
     """Sizes of a denoiser."""
 
-    # Hub id or folder of Stable Diffusion 1.5 or a model of its kind, used instead of channels and reference_width; or
-    # None.
+    # Hub id or folder of Stable Diffusion 1.5 or a similar model, which then replaces channels and reference_width.
     pretrained: str | None
     patch: int  # px, side of a cell of the PixelCodec
     channels: tuple[int, ...]  # of every UNet level, the finest first
@@ -149,12 +148,12 @@ class RenderDenoiser(nn.Module):
         """Height and width of a picture must be multiples of this, px."""
         return self.codec.factor * 2 ** (len(self.net.config.block_out_channels) - 1)
 
-    def forward(self, noisy: torch.Tensor, timestep: torch.Tensor | int, given: Conditions) -> torch.Tensor:
+    def forward(self, noisy: torch.Tensor, timestep: torch.Tensor | int, conditioning: Conditions) -> torch.Tensor:
         """Noisy cells f32 [B, C, h, w] and diffusion timestep -> clean picture as cells, f32 [B, C, h, w]."""
-        self.guidance.set(given.regions, given.view, given.frames)
-        stacked = torch.cat([noisy, given.maps], 1).to(memory_format=torch.channels_last)
-        change = self.net(stacked, timestep, encoder_hidden_states=given.reference).sample
-        return given.base + change.float()
+        self.guidance.set(conditioning.regions, conditioning.view, conditioning.frames)
+        stacked = torch.cat([noisy, conditioning.maps], 1).to(memory_format=torch.channels_last)
+        change = self.net(stacked, timestep, encoder_hidden_states=conditioning.reference).sample
+        return conditioning.base + change.float()
 
 
 def _new_unet(config: DenoiserConfig, channels_in: int, channels_out: int) -> UNet2DConditionModel:
