@@ -11,14 +11,10 @@ import sys
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
+import evaluation_tables  # beside this file: MkDocs and the tests put its folder into sys.path
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))  # the checkout that the pages belong to, whatever package is installed
-sys.path.insert(0, str(Path(__file__).parent))
-
-import evaluation_tables  # noqa: E402
-
 PICTURES = ("*.jpg", "*.png", "people/*.jpg")  # of metrics/
 _PLACEHOLDER = re.compile(r"\{\{ (\w+) \}\}")
 _FIGURES = re.compile(r"^<!-- figures: (.+) -->$", re.MULTILINE)
@@ -87,6 +83,8 @@ def on_files(files, config):
     """Add the reference pages, and the pictures of metrics/."""
     from mkdocs.structure.files import File
 
+    if str(ROOT) not in sys.path:
+        sys.path.insert(0, str(ROOT))  # the checkout that the pages belong to, whatever package is installed
     pages = {"manifest.md": manifest_page, "params.md": params_page, "cli.md": cli_page}
     for name, make in pages.items():
         files.append(File.generated(config, f"reference/{name}", content=make()))
