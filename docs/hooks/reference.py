@@ -27,19 +27,13 @@ GROUPS = {
     "motion": ("seed", "gesture", "style", "gaze", "body", "emotion", "start_pose", "end_pose"),
     "order": ("retakes", "priority", "deadline"),
 }
-# Of keys that the model does not describe, or describes too shortly for a page: these words count more.
+# Of keys that the model does not describe. A description in the model counts more.
 MORE_WORDS = {
     "Clip.id": "name of the clip, and of its video: letters, digits, dot, dash and underscore, at most 100",
     "Clip.audio": "a file with speech, anything that ffmpeg reads; a relative path starts at the manifest's folder",
     "Clip.script": "words that espeak-ng speaks",
     "Clip.language": "of `script` or `transcript`, as espeak-ng names it",
     "Clip.voice": "variant of espeak-ng's voice, such as `f4` or `m3`; empty: the language's plain voice",
-    "Clip.consent": "by whose leave a portrait's file is used; an avatar of the library has its own",
-    "Clip.arms": "a portrait without hands: `auto` keeps its arms still, `invent` moves them all the same",
-    "Clip.background": "`portrait` (as it is), `blur`, `transparent` (ProRes 4444 in a `.mov`), a colour like `#20304a`, or a picture's file",
-    "Clip.stereo": "left and right eye in one video; none: one camera",
-    "Clip.deadline": "a time of day or a date and time, local; among equal priorities the earlier goes first",
-    "Clip.priority": "a higher number goes first",
     "Clip.camera": "where the camera stands and how it moves",
     "Clip.width": "px, even; of each eye in a stereoscopic clip",
     "Clip.height": "px, even; of each eye in a stereoscopic clip",
@@ -167,7 +161,7 @@ def key_table(models: dict[str, type], schema: dict, model: str, keys: list[str]
     required, rows = node.get("required", ()), []
     for key in keys if keys is not None else node["properties"]:
         own = node["properties"][key]
-        words = MORE_WORDS.get(f"{model}.{key}") or own.get("description", "")
+        words = own.get("description") or MORE_WORDS.get(f"{model}.{key}", "")
         older = _aliases(models[model], key)
         note = f" (also written `{'`, `'.join(older)}`)" if older else ""
         words = re.sub(r" \(older name: \w+\)", "", words) + note
@@ -234,9 +228,12 @@ def _flat(annotation) -> list[type]:
 
 
 def _aliases(model: type, key: str) -> list[str]:
-    """Other names under which a key is read."""
+    """Other names under which a key is read: pydantic's aliases, and the manifest's table of older names."""
+    from stereotalker.production import manifest
+
     alias = model.model_fields[key].validation_alias if key in model.model_fields else None
-    return [name for name in getattr(alias, "choices", ()) if name != key]
+    older = [old for old, new in getattr(manifest, "OLD_NAMES", {}).items() if new == key]
+    return [name for name in dict.fromkeys((*getattr(alias, "choices", ()), *older)) if name != key]
 
 
 def _params_rows(schema: dict, node: dict, value: Any, path: str, comments: dict[str, str]):
