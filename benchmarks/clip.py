@@ -17,7 +17,7 @@ from stereotalker.media.video_files import probe
 from stereotalker.models import Models
 from stereotalker.params import load_params
 from stereotalker.production.admission import AdmissionControl
-from stereotalker.production.clip import ClipMaker, Finished, StageTimings, make_clip
+from stereotalker.production.clip import ClipMaker, FinishedClip, StageTimings, make_clip
 from stereotalker.production.manifest import Clip
 from stereotalker.store.local import Store
 from stereotalker.tasks.pool import LocalSlot, Pool
@@ -36,20 +36,20 @@ def measure(seconds: float, threads: int) -> dict[str, float | str]:
             Pool([LocalSlot(models, store)], params.produce.worker, AdmissionControl(), store),
         )
 
-        def make(name: str, script: str) -> tuple[float, StageTimings, Finished]:
-            clip, ledger = Clip(id=name, avatar="ava", script=script), StageTimings()
+        def make(name: str, script: str) -> tuple[float, StageTimings, FinishedClip]:
+            clip, timings = Clip(id=name, avatar="ava", script=script), StageTimings()
             started = time.monotonic()
-            finished = make_clip(clip, maker, pool.render, lambda *_: None, ledger)
-            return time.monotonic() - started, ledger, finished
+            finished = make_clip(clip, maker, pool.render, lambda *_: None, timings)
+            return time.monotonic() - started, timings, finished
 
         make("warm-up", "One two three.")
         repeats = max(1, round(seconds / 5))  # the sentence lasts about five seconds
-        wall, ledger, finished = make("clip", _SENTENCE * repeats)
+        wall, timings, finished = make("clip", _SENTENCE * repeats)
         found = probe(finished.file)
         assert found.frames == finished.frames
     return {
-        "wall_per_second_256": wall / found.video_seconds, "clip_render_fps_256": found.frames / ledger.seconds["render"],
-        "motion_realtime_factor_clip": found.video_seconds / ledger.seconds["motion"], "video_seconds": found.video_seconds,
+        "wall_per_second_256": wall / found.video_seconds, "clip_render_fps_256": found.frames / timings.seconds["render"],
+        "motion_realtime_factor_clip": found.video_seconds / timings.seconds["motion"], "video_seconds": found.video_seconds,
         "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, "threads": threads,
     }  # fmt: skip
 

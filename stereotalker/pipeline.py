@@ -1,4 +1,8 @@
-"""The stages of dvc.yaml: each reads its own section of params.yaml, its inputs under data/, and writes its outs."""
+"""The stages of dvc.yaml.
+
+Each stage is a function of (params, log). It reads its own section of params.yaml and its inputs under data/, and
+writes the outputs that dvc.yaml lists. All paths are relative to the working directory.
+"""
 
 from __future__ import annotations
 
@@ -38,118 +42,149 @@ DATA = Path("data")
 CARD = Path("metrics/people")
 AVATARS = Path("stereotalker/assets/avatars")
 WEIGHTS = Path("stereotalker/weights")
-ABLATED = DATA / "ablation"
+ABLATED = DATA / "ablation"  # weights of the denoisers with other experts
 DENSE = DATA / "dense.safetensors"
 FACES = Path("stereotalker/assets/FACES_FREE.npz")
-BODY = Path("stereotalker/assets/SMPLX_FREE.npz")  # never body.file, which may be somebody's licensed model
+# The body that stage `body` writes. It is never `body.file` of the parameters, which may be a licensed model of the
+# user.
+BODY = Path("stereotalker/assets/SMPLX_FREE.npz")
 
 
 def body(params: Params, log: Log) -> None:
+    """Build the free body model."""
     from stereotalker.body.free_body import build
 
     build(BODY, FACES, params.body.adults, params.body.betas, params.body.seed)
 
 
 def speech(params: Params, log: Log) -> None:
+    """Build the corpus of speech."""
     build_corpus(DATA / "speech", params.speech, params.audio)
 
 
 def people(params: Params, log: Log) -> None:
+    """Build the data set of synthetic people and its data card."""
     build_people(DATA / "people", AVATARS, params.body, params.people, DATA / "speech")
     write_card(CARD, DATA / "people", DATA / "speech", read_body(params.body), params.people)
 
 
 def audio(params: Params, log: Log) -> None:
-    own = params.audio
-    model = _seeded(
-        own.training, lambda: SpeechEncoder(EncoderConfig(own.pretrained, own.hidden, own.layers, own.convolution))
-    )
+    """Train the audio encoder."""
+    section = params.audio
+    config = EncoderConfig(section.pretrained, section.hidden, section.layers, section.convolution)
+    model = _seeded(section.training, lambda: SpeechEncoder(config))
     corpus = read_corpus(DATA / "speech" / "train")
-    fit(model, audio_loss(model, corpus, own), own.training, DATA / "audio.checkpoint", log)
+    fit(model, audio_loss(model, corpus, section), section.training, DATA / "audio.checkpoint", log)
     save_weights(model, weights_file("audio", WEIGHTS))
 
 
 def motion(params: Params, log: Log) -> None:
-    own, encoder = params.motion, read_encoder(WEIGHTS)
+    """Train the language prior, then the motion denoiser with the prior frozen."""
+    section, encoder = params.motion, read_encoder(WEIGHTS)
     config = MotionConfig(
-        encoder.features, own.window, own.hidden, own.layers, own.body, own.lora_rank, own.language_model
+        encoder.features,
+        section.window,
+        section.hidden,
+        section.layers,
+        section.body,
+        section.lora_rank,
+        section.language_model,
     )
-    model = _seeded(own.training, lambda: MotionDenoiser(config))
-    examples = acted(DATA / "speech" / "train", WEIGHTS, own)
-    train_prior(model.prior, examples, own, DATA / "prior.checkpoint", log)
-    fit(model, motion_loss(model, examples, own), own.training, DATA / "motion.checkpoint", log, frozen="prior.")
+    model = _seeded(section.training, lambda: MotionDenoiser(config))
+    examples = acted(DATA / "speech" / "train", WEIGHTS, section)
+    train_prior(model.prior, examples, section, DATA / "prior.checkpoint", log)
+    fit(
+        model, motion_loss(model, examples, section), section.training, DATA / "motion.checkpoint", log, frozen="prior."
+    )
     save_weights(model, weights_file("motion", WEIGHTS))
 
 
 def gestures(params: Params, log: Log) -> None:
-    own = params.gestures
-    model = _seeded(own.training, lambda: GestureAutoencoder(GestureConfig(own.width, own.features, own.window)))
+    """Train the autoencoder whose features the Frechet gesture distance compares."""
+    section = params.gestures
+    config = GestureConfig(section.width, section.features, section.window)
+    model = _seeded(section.training, lambda: GestureAutoencoder(config))
     corpus = [speech for speech in read_corpus(DATA / "speech" / "train") if speech.words]
     motions = [
-        act(speech, STYLES[k % len(STYLES)], own.training.seed + k, params.motion.fps)
-        for k, speech in enumerate(corpus[: own.motions])
+        act(speech, STYLES[k % len(STYLES)], section.training.seed + k, params.motion.fps)
+        for k, speech in enumerate(corpus[: section.motions])
     ]
-    fit(model, gestures_loss(model, motions, own.training.batch), own.training, DATA / "gestures.checkpoint", log)
+    loss = gestures_loss(model, motions, section.training.batch)
+    fit(model, loss, section.training, DATA / "gestures.checkpoint", log)
     save_weights(model, weights_file("gestures", WEIGHTS))
 
 
 def masks(params: Params, log: Log) -> None:
-    own = params.masks
-    model = _seeded(own.training, lambda: MaskPredictor(MaskConfig(tuple(own.channels), params.render.patch)))
-    crowd = read_people(DATA / "people" / "train", params.body, params.people)
+    """Train the mask predictor."""
+    section = params.masks
+    model = _seeded(section.training, lambda: MaskPredictor(MaskConfig(tuple(section.channels), params.render.patch)))
+    samples = read_people(DATA / "people" / "train", params.body, params.people)
     model = model.to(device(), memory_format=torch.channels_last)
-    draw = partial(draw_crops, crowd, runs=own.training.batch, frames=1, size=own.crop)
-    fit(model, masks_loss(model), own.training, DATA / "masks.checkpoint", log, draw=draw)
+    draw = partial(draw_crops, samples, runs=section.training.batch, frames=1, size=section.crop)
+    fit(model, masks_loss(model), section.training, DATA / "masks.checkpoint", log, draw=draw)
     save_weights(model, weights_file("masks", WEIGHTS))
 
 
 def dense(params: Params, log: Log) -> None:
-    own, options = params.render, params.dense.training
+    """Train the renderer's denoiser without experts; `render` and `ablation` continue from it."""
+    section, options = params.render, params.dense.training
     config = DenoiserConfig(
-        own.pretrained, own.patch, tuple(own.channels), own.heads, own.reference_width, own.view_experts, "none"
+        section.pretrained,
+        section.patch,
+        tuple(section.channels),
+        section.heads,
+        section.reference_width,
+        section.view_experts,
+        "none",
     )
     model = _seeded(options, lambda: RenderDenoiser(config))
     save_weights(
-        train_denoiser(model, *_classroom(params), own.scheduler, options, log, DATA / "dense.checkpoint"), DENSE
+        train_denoiser(model, *_denoiser_inputs(params), section.scheduler, options, log, DATA / "dense.checkpoint"),
+        DENSE,
     )
 
 
 def render(params: Params, log: Log) -> None:
-    own = params.render
-    model = upcycled(read_denoiser(DENSE), own.experts)
+    """Add experts to the dense denoiser and train it further."""
+    section = params.render
+    model = upcycled(read_denoiser(DENSE), section.experts)
+    inputs, checkpoint = _denoiser_inputs(params), DATA / "render.checkpoint"
     save_weights(
-        train_denoiser(model, *_classroom(params), own.scheduler, own.training, log, DATA / "render.checkpoint"),
+        train_denoiser(model, *inputs, section.scheduler, section.training, log, checkpoint),
         weights_file("render", WEIGHTS),
     )
 
 
 def ablation(params: Params, log: Log) -> None:
-    """The same dense denoiser with other experts or none, trained as `render` does."""
-    own, classroom = params.render, _classroom(params)
+    """Train the same dense denoiser with other experts or none, as `render` does, for comparison."""
+    section, inputs = params.render, _denoiser_inputs(params)
     for kinds in params.ablation.experts:
 
-        def named(name, value, step, kinds=kinds):
+        def log_with_kinds(name, value, step, kinds=kinds):
             return log(f"{kinds}.{name}", value, step)
 
         model = upcycled(read_denoiser(DENSE), kinds)
         save_weights(
-            train_denoiser(model, *classroom, own.scheduler, own.training, named, DATA / f"{kinds}.checkpoint"),
+            train_denoiser(
+                model, *inputs, section.scheduler, section.training, log_with_kinds, DATA / f"{kinds}.checkpoint"
+            ),
             ABLATED / f"{kinds}.safetensors",
         )
 
 
-def _classroom(params: Params) -> tuple[MaskPredictor, list[Sample]]:
-    """What every denoiser is trained with."""
+def _denoiser_inputs(params: Params) -> tuple[MaskPredictor, list[Sample]]:
+    """The mask predictor and the samples with which every denoiser of the renderer is trained."""
     return read_masks(WEIGHTS), read_people(DATA / "people" / "train", params.body, params.people)
 
 
 def avatar(params: Params, log: Log) -> None:
+    """Calibrate the landmark detector."""
     with MediaPipe(detector_folder(params)) as detector:
         build_calibration(CALIBRATION, read_body(params.body), detector, params.avatar)
 
 
 def evaluate(params: Params, log: Log, part: str = "all") -> None:
-    """part: "motion", "avatar", "render" or "all"."""
+    """Measure the models and write the reports. `part`: "motion", "avatar", "render" or "all"."""
     from stereotalker.evaluation.stage import evaluate_all, evaluate_avatar, evaluate_motion, evaluate_render
 
     if part == "avatar":
@@ -159,16 +194,27 @@ def evaluate(params: Params, log: Log, part: str = "all") -> None:
 
 
 STAGES: dict[str, Callable[[Params, Log], None]] = {
-    "body": body, "speech": speech, "people": people, "audio": audio, "motion": motion, "gestures": gestures, "masks": masks, "dense": dense, "render": render,
-    "ablation": ablation, "avatar": avatar, "evaluate": evaluate,
-}  # fmt: skip
+    "body": body,
+    "speech": speech,
+    "people": people,
+    "audio": audio,
+    "motion": motion,
+    "gestures": gestures,
+    "masks": masks,
+    "dense": dense,
+    "render": render,
+    "ablation": ablation,
+    "avatar": avatar,
+    "evaluate": evaluate,
+}
 
 
 def run(stage: str, params: Params, log: Log | None = None) -> None:
-    """Run one stage in the working directory, as dvc does."""
+    """Run one stage in the working directory, as dvc does. `log` None: print, and write data/logs/STAGE.jsonl."""
     STAGES[stage](params, log or print_log(stage, DATA / "logs" / f"{stage}.jsonl"))
 
 
 def _seeded(training: Training, make: Callable[[], torch.nn.Module]) -> torch.nn.Module:
+    """Build a model with initial weights that depend on the seed of its training alone."""
     torch.manual_seed(training.seed)
     return make()

@@ -1,6 +1,7 @@
-"""What stages hand to each other: frozen records, checked once when made, saved as safetensors (never pickled).
+"""Frozen records that the stages exchange. They are checked when they are created, and saved as safetensors files.
 
-T frames, V vertices, H x W picture, J = 55 joints, E = 52 facial actions, B shape coefficients.
+Nothing is ever pickled. A record whose array has another dtype or shape than documented raises UserError.
+T frames, V vertices, H x W pixels, B shape coefficients, S samples. There are 55 joints and 52 facial actions.
 """
 
 from __future__ import annotations
@@ -17,13 +18,15 @@ from safetensors.numpy import save_file
 from stereotalker.errors import UserError
 from stereotalker.smplx_layout import ACTIONS, JOINTS
 
-SAMPLE_RATE = 16_000  # Hz, of every Speech in the project
-_HEADER = "stereotalker"  # the one key of a file's metadata: safetensors writes several in an order that changes
+SAMPLE_RATE = 16_000  # of every Speech, Hz
+# The only key of a file's metadata. safetensors writes several keys in an order that changes, so that equal records
+# would give different bytes.
+_HEADER = "stereotalker"
 
 
 @dataclass(frozen=True)
 class Timed:
-    """A word or a phoneme and when it is spoken."""
+    """A word or a phoneme, and when it is spoken."""
 
     text: str
     start: float  # s
@@ -32,10 +35,13 @@ class Timed:
 
 @dataclass(frozen=True)
 class Speech:
+    """The speech of a clip."""
+
     samples: np.ndarray  # f32 [S] at SAMPLE_RATE, within -1..1
     loudness: float  # LUFS after normalisation; -inf for silence
-    words: tuple[Timed, ...] = ()  # empty: unknown
-    phonemes: tuple[Timed, ...] = ()  # espeak-ng's in IPA, the aligner's in ARPAbet; rising times; empty: unknown
+    words: tuple[Timed, ...] = ()  # empty if they are unknown
+    # In order of time; in IPA from espeak-ng and in ARPAbet from forced alignment. Empty if they are unknown.
+    phonemes: tuple[Timed, ...] = ()
 
     def __post_init__(self):
         _check(self, samples=(np.float32, (None,)))
@@ -46,15 +52,18 @@ class Speech:
 
     @property
     def seconds(self) -> float:
+        """Length in s."""
         return len(self.samples) / SAMPLE_RATE
 
 
 @dataclass(frozen=True)
 class Motion:
+    """The motion of a body."""
+
     poses: np.ndarray  # f32 [T, 55, 3] axis-angle rad, SMPL-X joint order
-    expression: np.ndarray  # f32 [T, 52] in 0..1, ARKit actions ("arkit52")
-    trans: np.ndarray  # f32 [T, 3] m
-    fps: float
+    expression: np.ndarray  # f32 [T, 52] in 0..1, ARKit actions
+    trans: np.ndarray  # f32 [T, 3] m, translation of the body
+    fps: float  # frames a second
     expression_basis: str = "arkit52"
 
     def __post_init__(self):
@@ -68,15 +77,18 @@ class Motion:
 
     @classmethod
     def still(cls, poses: np.ndarray, expression: np.ndarray) -> Motion:
-        """One frame of a pose [55, 3] and actions [52]; its rate means nothing."""
+        """A motion of one frame, from a pose f32 [55, 3] and actions f32 [52]. Its frame rate has no meaning."""
         return cls(poses[None], expression[None], np.zeros((1, 3), np.float32), 25.0)
 
     def frames(self, start: int, stop: int) -> Motion:
+        """The frames start..stop-1."""
         return Motion(self.poses[start:stop], self.expression[start:stop], self.trans[start:stop], self.fps)
 
 
 @dataclass(frozen=True)
 class Camera:
+    """The camera of every frame."""
+
     intrinsics: np.ndarray  # f32 [T, 3, 3] px
     extrinsics: np.ndarray  # f32 [T, 4, 4] world -> camera, OpenCV axes, m
     azimuth: np.ndarray  # f32 [T] degrees
@@ -94,6 +106,7 @@ class Camera:
         )
 
     def frames(self, start: int, stop: int) -> Camera:
+        """The frames start..stop-1."""
         cut = slice(start, stop)
         return Camera(
             self.intrinsics[cut], self.extrinsics[cut], self.azimuth[cut], self.elevation[cut], tuple(self.size)
@@ -102,22 +115,23 @@ class Camera:
 
 @dataclass(frozen=True)
 class Avatar:
-    """A person to be driven: the portrait, the body under it, and where the camera stood."""
+    """A person who can be animated: the portrait, the body fitted to it, and the portrait's camera."""
 
     name: str
     portrait: np.ndarray  # u8 [H, W, 3] sRGB
-    background: np.ndarray  # u8 [H, W, 3] the portrait without the person
-    regions: np.ndarray  # u8 [H, W] index into layout.REGIONS
-    betas: np.ndarray  # f32 [B]
-    surface: np.ndarray  # f16 [V, 3] m: clothes and hair over the rest-pose body
-    poses: np.ndarray  # f32 [55, 3] of the portrait
-    expression: np.ndarray  # f32 [52] of the portrait
-    intrinsics: np.ndarray  # f32 [3, 3] px
-    extrinsics: np.ndarray  # f32 [4, 4]
-    target: np.ndarray  # f32 [3] m, the point cameras look at
-    style: int  # index of the acting style
-    origin: str  # "synthetic", or "portrait": of a person, whose consent is on the avatar's card or in the manifest
-    arms: bool = True  # whether the portrait shows a hand; where not, clips leave the arms as they are
+    background: np.ndarray  # u8 [H, W, 3], the portrait without the person
+    regions: np.ndarray  # u8 [H, W], indices into smplx_layout.REGIONS
+    betas: np.ndarray  # f32 [B], shape coefficients
+    surface: np.ndarray  # f16 [V, 3] m, offsets from the body in the rest pose to the surface of clothes and hair
+    poses: np.ndarray  # f32 [55, 3] axis-angle rad, of the portrait
+    expression: np.ndarray  # f32 [52] in 0..1, of the portrait
+    intrinsics: np.ndarray  # f32 [3, 3] px, of the portrait's camera
+    extrinsics: np.ndarray  # f32 [4, 4] world -> camera, OpenCV axes, m
+    target: np.ndarray  # f32 [3] m, the point at which cameras look
+    style: int  # index of the acting style in acting.reference_acting.STYLES
+    # "synthetic"; or "portrait" for a real person, whose consent is on the avatar's card or in the manifest.
+    origin: str
+    arms: bool = True  # whether the portrait shows a hand; if not, clips keep the arms in the portrait's pose
 
     def __post_init__(self):
         H, W = self.portrait.shape[:2]
@@ -131,13 +145,15 @@ class Avatar:
 
 @dataclass(frozen=True)
 class Control:
-    """What the body and the portrait say about every frame, before any network."""
+    """The control maps of every frame, which condition the renderer. They are computed without any network."""
 
-    warp: np.ndarray  # u8 [T, H, W, 3] the portrait's pixels on the moved body, over the background plate
-    visibility: np.ndarray  # u8 [T, H, W] 255 where the portrait saw that surface, less where it is guessed (control.warp), 0 outside the person
-    normals: np.ndarray  # u8 [T, H, W, 3] camera space, 128 = 0; zero outside the person
-    labels: np.ndarray  # u8 [T, H, W] region of the body surface, and of hair beside it, from the portrait's regions
-    plate: np.ndarray  # u8 [T, H, W, 3] background seen by this camera
+    warp: np.ndarray  # u8 [T, H, W, 3], reference warp: the portrait on the moved body, over the background plate
+    # u8 [T, H, W]: 255 where the portrait shows this surface, less where its color is estimated (see
+    # control.reference_warp), 0 outside the person.
+    visibility: np.ndarray
+    normals: np.ndarray  # u8 [T, H, W, 3], normals in camera space; 128 stands for 0; all zero outside the person
+    labels: np.ndarray  # u8 [T, H, W], region labels of the body's surface and of hair beside it, as in the portrait
+    plate: np.ndarray  # u8 [T, H, W, 3], the background plate as this camera shows it
     azimuth: np.ndarray  # f32 [T] degrees
     elevation: np.ndarray  # f32 [T] degrees
 
@@ -145,8 +161,8 @@ class Control:
         T, H, W = self.labels.shape
         image = (np.uint8, (T, H, W, 3))
         _check(
-            self, warp=image, normals=image, plate=image, visibility=(np.uint8, (T, H, W)), labels=(np.uint8, (T, H, W)),
-            azimuth=(np.float32, (T,)), elevation=(np.float32, (T,)),
+            self, warp=image, normals=image, plate=image, visibility=(np.uint8, (T, H, W)),
+            labels=(np.uint8, (T, H, W)), azimuth=(np.float32, (T,)), elevation=(np.float32, (T,)),
         )  # fmt: skip
 
 
@@ -154,15 +170,18 @@ Record = TypeVar("Record")
 
 
 def save(record, path: Path) -> None:
-    """Arrays become safetensors tensors, everything else its JSON header."""
+    """Write a record to a safetensors file. Arrays become tensors; all other fields go into the header as JSON."""
     values = {field.name: getattr(record, field.name) for field in fields(record)}
     arrays = {name: np.ascontiguousarray(v) for name, v in values.items() if isinstance(v, np.ndarray)}
-    rest = {name: _plain(v) for name, v in values.items() if name not in arrays}
-    save_file(arrays, path, metadata={_HEADER: json.dumps({"record": type(record).__name__, "fields": rest})})
+    others = {name: _to_json(v) for name, v in values.items() if name not in arrays}
+    save_file(arrays, path, metadata={_HEADER: json.dumps({"record": type(record).__name__, "fields": others})})
 
 
 def load(kind: type[Record], path: Path) -> Record:
-    """Read a record of the given class; anything missing, surplus or of another class is an error."""
+    """Read a record of the given class.
+
+    Raises UserError for a record of another class or with wrong arrays, TypeError if fields are missing or unknown.
+    """
     with safetensors.safe_open(path, framework="np") as file:
         header = json.loads((file.metadata() or {}).get(_HEADER, "{}"))
         if header.get("record") != kind.__name__:
@@ -176,7 +195,8 @@ def load(kind: type[Record], path: Path) -> Record:
     return kind(**values)
 
 
-def _plain(value):
+def _to_json(value):
+    """A field's value as JSON can hold it: tuples of Timed become lists."""
     return (
         [[t.text, t.start, t.end] for t in value]
         if isinstance(value, tuple) and value and isinstance(value[0], Timed)
@@ -185,13 +205,14 @@ def _plain(value):
 
 
 def _check(record, **expected) -> None:
+    """Raise UserError for an array of another dtype or shape. expected: field -> (dtype, shape); None is any length."""
     for name, (dtype, shape) in expected.items():
         value = getattr(record, name)
-        matches = len(value.shape) == len(shape) and all(
+        shape_matches = len(value.shape) == len(shape) and all(
             n in (None, m) for n, m in zip(shape, value.shape, strict=True)
         )
-        if value.dtype != dtype or not matches:
-            wanted = f"{np.dtype(dtype).name} {list(shape)}"
+        if value.dtype != dtype or not shape_matches:
+            description = f"{np.dtype(dtype).name} {list(shape)}"
             raise UserError(
-                f"{type(record).__name__}.{name}: expected {wanted}, got {value.dtype.name} {list(value.shape)}"
+                f"{type(record).__name__}.{name}: expected {description}, got {value.dtype.name} {list(value.shape)}"
             )

@@ -1,7 +1,8 @@
-"""Names and slices of the SMPL-X pose vector and of the 52 ARKit facial actions.
+"""Names and slices of the SMPL-X pose vector, of the 52 ARKit facial actions, and of the regions of a picture.
 
-Nothing in the project indexes a pose by a bare number: `JOINT["jaw"]`, `BODY`, `LEFT_HAND` are the only way in.
-Joint order: SMPL-X (Pavlakos et al. 2019). Action order: Apple ARKit as written by Live Link Face.
+Index a pose by these names only, such as `JOINT["jaw"]`, `BODY` or `LEFT_HAND`, and never by a bare number.
+The order of joints is that of SMPL-X (Pavlakos et al. 2019). The order of actions is that of Apple ARKit, as Live Link
+Face writes it.
 """
 
 from __future__ import annotations
@@ -17,12 +18,18 @@ JOINTS: tuple[str, ...] = (
 )  # fmt: skip
 JOINT: dict[str, int] = {name: i for i, name in enumerate(JOINTS)}
 
+# Index of each joint's parent; -1 for the root.
 PARENTS: tuple[int, ...] = (
     -1, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 12, 13, 14, 16, 17, 18, 19, 15, 15, 15,
-    *(parent for wrist, first in ((20, 25), (21, 40)) for f in range(5) for parent in (wrist, first + 3 * f, first + 3 * f + 1)),
+    *(
+        parent
+        for wrist, first in ((20, 25), (21, 40))
+        for f in range(5)
+        for parent in (wrist, first + 3 * f, first + 3 * f + 1)
+    ),
 )  # fmt: skip
 
-# Slices over the joint axis, as the smplx package splits its arguments.
+# Slices over the joint axis: the parts of a pose that the smplx package takes as separate arguments.
 GLOBAL_ORIENT = slice(0, 1)
 BODY = slice(1, 22)
 JAW = slice(22, 23)
@@ -31,6 +38,7 @@ RIGHT_EYE = slice(24, 25)
 LEFT_HAND = slice(25, 40)
 RIGHT_HAND = slice(40, 55)
 
+# ARKit's facial actions; each has a value in 0..1.
 ACTIONS: tuple[str, ...] = (
     "eyeBlinkLeft", "eyeLookDownLeft", "eyeLookInLeft", "eyeLookOutLeft", "eyeLookUpLeft", "eyeSquintLeft",
     "eyeWideLeft", "eyeBlinkRight", "eyeLookDownRight", "eyeLookInRight", "eyeLookOutRight", "eyeLookUpRight",
@@ -44,6 +52,7 @@ ACTIONS: tuple[str, ...] = (
 )  # fmt: skip
 ACTION: dict[str, int] = {name: i for i, name in enumerate(ACTIONS)}
 
+# Labels of a segmented picture; a label is an index into this tuple.
 REGIONS: tuple[str, ...] = ("background", "hair", "face", "mouth", "torso", "arms", "hands", "legs")
 REGION: dict[str, int] = {name: i for i, name in enumerate(REGIONS)}
 

@@ -7,3 +7,19 @@ from pydantic import BaseModel, ConfigDict
 
 class StrictModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def explain(fault: dict) -> str:
+    """One line for one fault of a pydantic ValidationError: the key, what was expected, and what came."""
+    field = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        return f"unknown key {field!r}"
+    if fault["type"] == "missing":
+        return f"{field} is missing"
+    got = "" if isinstance(fault.get("input"), dict) else f" (got {fault.get('input')!r})"
+    expected = (
+        "expected keys and their values"
+        if fault["type"] == "model_type"
+        else fault["msg"].removeprefix("Value error, ")
+    )
+    return f"{field + ': ' if field else ''}{expected}{got}"

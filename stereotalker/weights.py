@@ -1,4 +1,7 @@
-"""Weights on disk: `<stage>.safetensors` with the model's config in its header. Loaded strictly, never unpickled."""
+"""Checkpoints: `<stage>.safetensors` files with the model's config in the header.
+
+They are loaded strictly and never unpickled.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +16,18 @@ import torch
 from torch import nn
 
 from stereotalker.errors import UserError
-from stereotalker.params import ROOT
+from stereotalker.params import PACKAGE
 from stereotalker.store.files import write_atomic
 
-FOLDER = ROOT / "stereotalker" / "weights"
+FOLDER = PACKAGE / "weights"
 Model = TypeVar("Model", bound=nn.Module)
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
-    """Write a model in bfloat16 (buffers as they are), without what comes from elsewhere (see `_is_frozen`)."""
+    """Write a model to a file. Parameters become bfloat16, buffers keep their dtype.
+
+    Frozen public weights are left out (see `_is_frozen`). model.config must be a dataclass.
+    """
     tensors = {}
     buffers = dict(model.named_buffers())
     for name, value in model.state_dict().items():
@@ -34,7 +40,11 @@ def save_weights(model: nn.Module, path: Path) -> None:
 
 
 def load_weights(kind: type[Model], config_type: type, path: Path) -> Model:
-    """Build `kind(config)` from a file and fill it; every parameter must be there but the frozen ones, and no other."""
+    """Build the model `kind(config_type(...))` and load its tensors from a file. Returns it in evaluation mode.
+
+    The file must contain all tensors of the model but the frozen ones, and no other. Raises UserError if the file is
+    missing, belongs to another class, or its tensors have other names or shapes.
+    """
     if not path.is_file():
         raise UserError(f"weights {path} not found; run `dvc repro` to train them, or restore the repository's file")
     with safetensors.safe_open(path, "pt") as file:
@@ -44,19 +54,22 @@ def load_weights(kind: type[Model], config_type: type, path: Path) -> Model:
         tensors = {name: file.get_tensor(name) for name in file.keys()}
     config = config_type(**{k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(header["config"]).items()})
     model = kind(config)
-    own = model.state_dict()
-    wanted = {name for name in own if not _is_frozen(model, name)}
-    difference = sorted(wanted ^ set(tensors)) or sorted(n for n in wanted if own[n].shape != tensors[n].shape)
+    state = model.state_dict()
+    expected = {name for name in state if not _is_frozen(model, name)}
+    difference = sorted(expected ^ set(tensors)) or sorted(n for n in expected if state[n].shape != tensors[n].shape)
     if difference:
         raise UserError(
             f"{path}: tensors do not match {kind.__name__}: {', '.join(difference[:5])}; train the stage again"
         )
     with torch.no_grad():
         for name, tensor in tensors.items():
-            own[name].copy_(tensor)
+            state[name].copy_(tensor)
     return model.eval()
 
 
 def _is_frozen(model: nn.Module, name: str) -> bool:
-    """Public weights inside a model, which its `frozen` names by their beginnings, come from their own source; adapters on them are ours."""
+    """Whether a tensor is a public weight inside the model, which is loaded from its own source and not saved.
+
+    `model.frozen` lists the beginnings of their names. Adapters (LoRA) on public weights are ours and are saved.
+    """
     return name.startswith(getattr(model, "frozen", ()) or ("\0",)) and "lora_" not in name

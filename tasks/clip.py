@@ -15,21 +15,13 @@ from prefect.runtime import task_run
 from prefect.states import Cancelled, Completed, Failed, State
 from prefect.tasks import exponential_backoff
 
-from stereotalker.errors import Stopped, UserError, is_disk_fault, is_passing
+from stereotalker.errors import Stopped, UserError, disk_fault, is_passing
 from stereotalker.production.admission import AdmissionControl
-from stereotalker.production.clip import (
-    ClipMaker,
-    Finished,
-    Progress,
-    Render,
-    SegmentDone,
-    SegmentJob,
-    StageTimings,
-    make_clip,
-)
+from stereotalker.production.clip import ClipMaker, FinishedClip, StageTimings, make_clip
 from stereotalker.production.manifest import Clip
 from stereotalker.production.outputs import Outputs
 from stereotalker.production.report import ClipResult
+from stereotalker.production.segments import Progress, Render, RenderedSegment, SegmentJob
 from stereotalker.tasks.pool import Pool
 
 RETRY_S = 2  # before the first retry, then doubled
@@ -44,7 +36,7 @@ class BatchContext:
     pool: Pool
     outputs: Outputs
     progress: Progress
-    gate: AdmissionControl
+    admission: AdmissionControl
     retries: int
     on_result: Callable[[ClipResult, bool], None]  # and whether it was a preview
 
@@ -68,20 +60,20 @@ class Again(Exception):
 
 
 @task(name="render", task_run_name="render-{name}", cache_policy=NO_CACHE, persist_result=False)
-def render_task(name: str, bench: BatchContext, jobs: list[SegmentJob], progress: Progress) -> list[SegmentDone]:
-    return bench.pool.render(jobs, progress)
+def render_task(name: str, context: BatchContext, jobs: list[SegmentJob], progress: Progress) -> list[RenderedSegment]:
+    return context.pool.render(jobs, progress)
 
 
 @task(
     name="clip", task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False, retry_delay_seconds=exponential_backoff(RETRY_S),
     retry_condition_fn=lambda task, run, state: state.name != _FAILED,
 )  # fmt: skip
-def clip_task(name: str, order: WorkItem, bench: BatchContext) -> State:
-    """Its state is the clip's: Completed, Failed with the reason, Cancelled when not reached. The row goes to bench.on_result."""
+def clip_task(name: str, item: WorkItem, context: BatchContext) -> State:
+    """Its state is the clip's: Completed, Failed with the reason, Cancelled when not reached. The row goes to context.on_result."""
     _shield_children()
     attempt = task_run.run_count or 1
-    result = produce_clip(order, bench, lambda jobs, progress: render_task(name, bench, jobs, progress), attempt)
-    bench.on_result(result, order.preview)
+    result = produce_clip(item, context, lambda jobs, progress: render_task(name, context, jobs, progress), attempt)
+    context.on_result(result, item.preview)
     if result.state == "stopped":
         return Cancelled(message=result.error)
     if result.state == "failed":
@@ -91,12 +83,12 @@ def clip_task(name: str, order: WorkItem, bench: BatchContext) -> State:
     )
 
 
-def produce_inline(order: WorkItem, bench: BatchContext) -> None:
+def produce_inline(item: WorkItem, context: BatchContext) -> None:
     """The same without Prefect."""
     _shield_children()
-    for attempt in range(1, bench.retries + 2):
+    for attempt in range(1, context.retries + 2):
         try:
-            bench.on_result(produce_clip(order, bench, bench.pool.render, attempt), order.preview)
+            context.on_result(produce_clip(item, context, context.pool.render, attempt), item.preview)
             return
         except Again:
             time.sleep(RETRY_S * 2 ** (attempt - 1))
@@ -108,53 +100,53 @@ def _camera(clip: Clip) -> str:
     return " ".join([clip.camera.kind, *(f"{name} {value}" for name, value in keys.items())])
 
 
-def produce_clip(order: WorkItem, bench: BatchContext, render: Render, attempt: int) -> ClipResult:
+def produce_clip(item: WorkItem, context: BatchContext, render: Render, attempt: int) -> ClipResult:
     """One clip and its row in the report, whatever happens to it. Raises Again while a passing fault may be tried once more."""
-    clip, ledger = order.clip, StageTimings()
+    clip, timings = item.clip, StageTimings()
     facts = {
         "avatar": clip.avatar, "speech": str(clip.audio) if clip.audio else (clip.script or "")[:80],
         "picture": f"{clip.width} x {clip.height}, {clip.fps:g} fps" + (f", stereo {clip.stereo.layout}" if clip.stereo else ""), "camera": _camera(clip), "seed": str(clip.seed),
     }  # fmt: skip
     known = {
         "id": clip.id,
-        "row": order.row,
+        "row": item.row,
         "attempts": attempt,
-        "seconds": ledger.seconds,
-        "made": ledger.made,
+        "seconds": timings.seconds,
+        "made": timings.made,
         "facts": facts,
     }
     try:
-        finished = make_clip(clip, bench.maker, render, bench.progress, ledger, order.place)
-        notes = bench.maker.notes(clip)
-        files = _deliver(order, finished, bench, ledger)
+        finished = make_clip(clip, context.maker, render, context.progress, timings, item.place)
+        notes = context.maker.fit_notes(clip)
+        files = _deliver(item, finished, context, timings)
     except Stopped as stop:
         return ClipResult(state="stopped", error=str(stop), **known)
     except Exception as error:  # a clip is never lost: its own fault in its own words, ours with a traceback beside it
-        if is_disk_fault(error):
-            bench.gate.stop(
-                f"{error.strerror}: {error.filename or bench.maker.store}; make room or mend it and run the batch again"
+        if fault := disk_fault(error):
+            context.admission.stop(
+                f"{fault.strerror}: {fault.filename or context.maker.store}; make room or mend it and run the batch again"
             )
-            return ClipResult(state="stopped", error=bench.gate.stopped, **known)
-        if is_passing(error) and attempt <= bench.retries:
-            bench.progress(clip.id, "retry", 0, 1)
+            return ClipResult(state="stopped", error=context.admission.stopped, **known)
+        if is_passing(error) and attempt <= context.retries:
+            context.progress(clip.id, "retry", 0, 1)
             raise Again(str(error)) from error
         known_fault = isinstance(error, UserError) or is_passing(error)
-        reason, log = (str(error), "") if known_fault else _our_fault(error, clip.id, bench.outputs)
-        bench.gate.outcome(reason)
+        reason, log = (str(error), "") if known_fault else _our_fault(error, clip.id, context.outputs)
+        context.admission.outcome(reason)
         return ClipResult(state="failed", error=reason, log=log, **known)
-    bench.gate.outcome("")
+    context.admission.outcome("")
     verdict = finished.verdict
     told = {"verdict": verdict.verdict, "reasons": (*verdict.reasons, *notes), "measures": verdict.measures}
-    return ClipResult(state="done", rendered=ledger.rendered, frames=finished.frames, **told, **files, **known)
+    return ClipResult(state="done", rendered=timings.rendered, frames=finished.frames, **told, **files, **known)
 
 
-def _deliver(order: WorkItem, finished: Finished, bench: BatchContext, ledger: StageTimings) -> dict[str, str]:
+def _deliver(item: WorkItem, finished: FinishedClip, context: BatchContext, timings: StageTimings) -> dict[str, str]:
     """Sign the video and put it and its poster where results go. Returns their names there."""
-    signed = bench.maker.sign(order.clip, finished, ledger)
-    folder = "previews" if order.preview else "clips"
-    files = {"video": f"{folder}/{order.clip.file_name}", "poster": f"posters/{order.clip.id}.jpg"}
-    bench.outputs.place(files["video"], signed)
-    bench.outputs.place(files["poster"], finished.poster)
+    signed = context.maker.sign(item.clip, finished, timings)
+    folder = "previews" if item.preview else "clips"
+    files = {"video": f"{folder}/{item.clip.file_name}", "poster": f"posters/{item.clip.id}.jpg"}
+    context.outputs.place(files["video"], signed)
+    context.outputs.place(files["poster"], finished.poster)
     return files
 
 

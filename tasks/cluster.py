@@ -7,14 +7,13 @@ import sys
 from pathlib import Path
 
 import ray
-import torch
 from ray import exceptions
 
 from stereotalker.errors import ClipError, UserError, WorkerLost
 from stereotalker.models import Models
 from stereotalker.params import Params, WorkerParams
-from stereotalker.production.clip import SegmentDone, SegmentJob, render_segment
-from stereotalker.store.remote import open_store
+from stereotalker.production.segments import RenderedSegment, SegmentJob
+from stereotalker.tasks.worker import RenderWorker
 
 _OBJECT_STORE_BYTES = 200 * 1024**2  # nothing but small jobs travels
 _LOST = (
@@ -59,7 +58,7 @@ class ActorSlot:
         self._arguments = (params.model_dump_json(), str(weights), digests, store, str(local_store))
         self._actor = None
 
-    def run(self, job: SegmentJob) -> SegmentDone:
+    def run(self, job: SegmentJob) -> RenderedSegment:
         """Raises WorkerLost when the actor dies or none can be had, ClipError when the segment runs out of time."""
         actor = self._actor = self._actor or self._start()
         try:
@@ -90,7 +89,7 @@ class ActorSlot:
         """A ready actor: models load when its first segment comes."""
         rules = self._rules
         options = {"num_cpus": rules.threads, "num_gpus": rules.gpus, "max_restarts": 0, "max_task_retries": 0}
-        actor = ray.remote(**options)(_Worker).remote(*self._arguments)
+        actor = ray.remote(**options)(RenderWorker).remote(*self._arguments)
         try:
             ray.get(actor.process.remote(), timeout=rules.start_timeout)
         except exceptions.GetTimeoutError:
@@ -106,25 +105,6 @@ class ActorSlot:
         except exceptions.RayTaskError as error:
             raise error.cause from None
         return actor
-
-
-class _Worker:
-    """Lives in a Ray process: models loaded once, by path. Imports neither Prefect nor MLflow."""
-
-    def __init__(self, params: str, weights: str, digests: dict[str, str], store: str, local_store: str):
-        self._models = Models(Params.model_validate_json(params), Path(weights))
-        if other := [stage for stage, digest in self._models.digests.items() if digest != digests[stage]]:
-            raise UserError(
-                f"this machine's models differ from the driver's: {', '.join(other)}; install the same weights everywhere"
-            )
-        self._store = open_store(store, Path(local_store))
-
-    def process(self) -> int:
-        return os.getpid()
-
-    def render(self, job: SegmentJob) -> SegmentDone:
-        torch.set_num_threads(self._models.params.produce.worker.threads)
-        return render_segment(job, lambda: self._models.renderer, self._store)
 
 
 def _check_room(rules: WorkerParams, address: str | None) -> None:

@@ -52,8 +52,8 @@ def owner_tag(owner: str) -> str:
 class Buttons:
     """Polls the flow run: Paused holds the gate, Running opens it, Cancelling stops the batch after what runs. A context manager."""
 
-    def __init__(self, run: UUID, gate: AdmissionControl):
-        self._run, self._gate, self._done = run, gate, threading.Event()
+    def __init__(self, run: UUID, admission: AdmissionControl):
+        self._run, self._admission, self._done = run, admission, threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> Buttons:
@@ -72,11 +72,11 @@ class Buttons:
                 except Exception:  # a server that is away for a moment presses no buttons
                     continue
                 if state.type == StateType.PAUSED:
-                    self._gate.hold("`stereotalker resume`, or Resume in Prefect")
+                    self._admission.hold("`stereotalker resume`, or Resume in Prefect")
                 elif state.type in (StateType.CANCELLING, StateType.CANCELLED):
-                    self._gate.stop("cancelled")
+                    self._admission.stop("cancelled")
                 else:
-                    self._gate.release()
+                    self._admission.release()
 
 
 class Artifacts:

@@ -17,7 +17,7 @@ from stereotalker.errors import ClipError, OutOfMemory, Stopped, WorkerLost
 from stereotalker.models import Models
 from stereotalker.params import WorkerParams
 from stereotalker.production.admission import AdmissionControl
-from stereotalker.production.clip import Progress, SegmentDone, SegmentJob, render_segment
+from stereotalker.production.segments import Progress, RenderedSegment, SegmentJob, render_segment
 from stereotalker.store.remote import AnyStore
 
 _LONGEST_BACKOFF_S = 60.0
@@ -26,7 +26,7 @@ _LONGEST_BACKOFF_S = 60.0
 class Slot(Protocol):
     """Room for one worker. Used by one thread."""
 
-    def run(self, job: SegmentJob) -> SegmentDone:
+    def run(self, job: SegmentJob) -> RenderedSegment:
         """Raises WorkerLost, OutOfMemory, or what is wrong with the job."""
 
     def rest(self) -> None:
@@ -39,7 +39,7 @@ class LocalSlot:
     def __init__(self, models: Models, store: AnyStore):
         self._models, self._store = models, store
 
-    def run(self, job: SegmentJob) -> SegmentDone:
+    def run(self, job: SegmentJob) -> RenderedSegment:
         torch.set_num_threads(self._models.params.produce.worker.threads)
         return render_segment(job, lambda: self._models.renderer, self._store)
 
@@ -50,14 +50,14 @@ class LocalSlot:
 class Pool:
     """Threads, one a slot, started when there is work. Jobs wait in the order of their clips, not with Ray."""
 
-    def __init__(self, slots: list[Slot], rules: WorkerParams, gate: AdmissionControl, store: AnyStore):
-        self._slots, self._rules, self._gate, self._store = list(slots), rules, gate, store
+    def __init__(self, slots: list[Slot], rules: WorkerParams, admission: AdmissionControl, store: AnyStore):
+        self._slots, self._rules, self._admission, self._store = list(slots), rules, admission, store
         self.workers = len(slots)
         self._queue: PriorityQueue[tuple[int, int, SegmentJob | None, Future]] = PriorityQueue()
         self._number, self._lock = count(), threading.Lock()
         self._idle, self._threads, self._closing = 0, [], False
 
-    def render(self, jobs: list[SegmentJob], progress: Progress) -> list[SegmentDone]:
+    def render(self, jobs: list[SegmentJob], progress: Progress) -> list[RenderedSegment]:
         """All segments of a clip, in the order of `jobs`. The first that fails takes the waiting ones back."""
         ready, lock, total = 0, threading.Lock(), sum(job.window.stop - job.window.start for job in jobs)
 
@@ -114,13 +114,13 @@ class Pool:
             if job is None or not future.set_running_or_notify_cancel():
                 continue
             try:
-                self._gate.wait()
+                self._admission.wait()
                 future.set_result(self._attempt(job, slot))
             except BaseException as error:
                 future.set_exception(error)
         slot.rest()
 
-    def _attempt(self, job: SegmentJob, slot: Slot) -> SegmentDone:
+    def _attempt(self, job: SegmentJob, slot: Slot) -> RenderedSegment:
         """One segment, whatever it takes: again after a lost worker, in halves when memory or two workers went with it."""
         deaths = losses = 0
         todo, done = [job], []
@@ -151,20 +151,20 @@ class Pool:
                     ) from None
                 self._back_off(deaths + losses)
                 todo[:0] = self._cut(part, halves) if halves and deaths >= 2 and not error.blameless else (part,)
-        return SegmentDone(
+        return RenderedSegment(
             tuple(key for part in done for key in part.keys),
             sum(part.frames for part in done),
             sum(part.seconds for part in done),
         )
 
-    def _timed(self, job: SegmentJob, slot: Slot) -> SegmentDone:
+    def _timed(self, job: SegmentJob, slot: Slot) -> RenderedSegment:
         """Run it, and book the worker's time as useful or lost."""
         started, done = time.monotonic(), None
         try:
             done = slot.run(job)
             return done
         finally:
-            self._gate.spend(time.monotonic() - started, lost=done is None)
+            self._admission.spend(time.monotonic() - started, lost=done is None)
 
     def _cut(self, job: SegmentJob, halves: tuple[SegmentJob, SegmentJob]) -> tuple[SegmentJob, SegmentJob]:
         """Remember that this segment is made in halves, so that the next run does not try it whole."""
@@ -175,6 +175,6 @@ class Pool:
         pause = min(self._rules.backoff * 2 ** (tries - 1), _LONGEST_BACKOFF_S) * random.uniform(0.5, 1.0)
         until = time.monotonic() + pause
         while (left := until - time.monotonic()) > 0:
-            if self._closing or self._gate.stopped:
-                raise Stopped(self._gate.stopped or "the batch ends")
+            if self._closing or self._admission.stopped:
+                raise Stopped(self._admission.stopped or "the batch ends")
             time.sleep(min(left, 0.2))

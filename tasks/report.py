@@ -32,10 +32,16 @@ class BatchLog:
         manifest: Manifest,
         outputs: Outputs,
         home: Home,
-        gate: AdmissionControl,
+        admission: AdmissionControl,
         before: dict[str, ClipResult],
     ):
-        self._tracker, self._batch, self._manifest, self._outputs, self._gate = tracker, batch, manifest, outputs, gate
+        self._tracker, self._batch, self._manifest, self._outputs, self._admission = (
+            tracker,
+            batch,
+            manifest,
+            outputs,
+            admission,
+        )
         self._history, self._clips = History(home.history), {clip.id: clip for clip in manifest.clips}
         self._rows, self._previews, self._begun = dict(before), {}, time.monotonic()
         self._started = datetime.now()
@@ -82,14 +88,18 @@ class BatchLog:
 
     def ended(self) -> BatchEnd:
         """The batch as it stands: what has no row yet was not reached."""
-        missing = self._gate.stopped or "the batch ended before it"
+        missing = self._admission.stopped or "the batch ended before it"
         rows = [
             self._rows.get(clip.id)
             or ClipResult(clip.id, row, "stopped", missing, preview=self._previews.get(clip.id, ""))
             for row, clip in enumerate(self._manifest.clips, 1)
         ]
         return BatchEnd(
-            rows, self._gate.stopped, time.monotonic() - self._begun, self._gate.spent.useful, self._gate.spent.lost
+            rows,
+            self._admission.stopped,
+            time.monotonic() - self._begun,
+            self._admission.spent.useful,
+            self._admission.spent.lost,
         )
 
     def close(self) -> tuple[BatchEnd, str]:

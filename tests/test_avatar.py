@@ -23,6 +23,8 @@ from stereotalker.records import Motion
 from stereotalker.smplx_layout import JOINT, REGION, SIDES
 from tests.conftest import SIZE
 
+pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("avatar")]
+
 # ---- the fit ---------------------------------------------------------------------------------------------------------------
 
 

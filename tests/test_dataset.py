@@ -38,6 +38,8 @@ from stereotalker.records import SAMPLE_RATE, Speech, load, save
 from stereotalker.training.samples import read_people
 from tests.conftest import REAL_DATA
 
+pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("dataset")]
+
 
 @pytest.fixture(scope="module")
 def corpus(tiny_params, tmp_path_factory):

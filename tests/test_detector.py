@@ -19,6 +19,8 @@ from stereotalker.smplx_layout import REGION
 from stereotalker.store.local import Store
 from tests.conftest import REAL_DATA
 
+pytestmark = pytest.mark.integration
+
 
 def test_without_model_files_one_clear_error(tmp_path):
     pytest.importorskip("mediapipe", reason="the extra [photo] is not installed")

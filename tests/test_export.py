@@ -21,6 +21,8 @@ from stereotalker.production.motion_controls import clip_motion_controls, make_m
 from stereotalker.records import Motion
 from stereotalker.smplx_layout import ACTION, ACTIONS, JOINT, JOINTS, PARENTS
 
+pytestmark = pytest.mark.integration
+
 
 def test_npz_goes_and_comes_back(motion, body, tmp_path):
     (tmp_path / "a.npz").write_bytes(npz_bytes(motion, body))

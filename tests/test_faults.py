@@ -10,25 +10,30 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from nights import all_frames, write_batch
+from batch_helpers import SMALL_AVATAR, all_frames, write_batch
 
 from stereotalker.audio.speech import from_file
-from stereotalker.avatar.library import SHIPPED
+from stereotalker.avatar.library import RECORD
 from stereotalker.media.video_files import read_frames
 from stereotalker.production.outputs import Outputs
-from stereotalker.runtime.home import Home
 from stereotalker.store.local import MARKER
 from stereotalker.tasks.tracking import Tracker, TrackingError
+
+pytestmark = pytest.mark.integration
 
 TWO = [{"id": "a", "script": "one two"}, {"id": "b", "script": "three four"}]
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A folder on a disk of its own, and how to make the disk larger."""
+@pytest.fixture(params=[-50_000, 100_000, 300_000])
+def small_disk(request, tmp_path, home):
+    """A folder on a disk of its own, and a function that makes the disk larger.
+
+    The disk ends in the middle of the avatar (written by safetensors), of speech and motion, or of frames (written by
+    numpy): each library reports a full disk in its own way.
+    """
     folder = tmp_path / "disk"
     folder.mkdir()
-    size = (SHIPPED / "ava.safetensors").stat().st_size + 300_000
+    size = (home.avatars / SMALL_AVATAR / RECORD).stat().st_size + request.param
     if (
         shutil.which("mount") is None
         or subprocess.run(
@@ -170,13 +175,13 @@ def test_a_passing_fault_is_tried_again_and_then_a_row(run, tmp_path, monkeypatc
     assert row.state == "failed" and row.attempts == 3 and "Stale file handle" in row.error
 
 
-def test_two_homes_share_one_store_at_once(run, tmp_path):
+def test_two_homes_share_one_store_at_once(run, tmp_path, new_home):
     """Two batches of the same clips, side by side."""
     batch, ends = write_batch(tmp_path, TWO), []
     threads = [
         threading.Thread(
             target=lambda k=k: ends.append(
-                run(batch, out=f"out{k}", home=Home(tmp_path / f"h{k}"), store=str(tmp_path / "store")).end.status
+                run(batch, out=f"out{k}", home=new_home(f"h{k}"), store=str(tmp_path / "store")).end.status
             )
         )
         for k in range(2)

@@ -18,6 +18,8 @@ from stereotalker.geometry.rasterizer import rasterize
 from stereotalker.records import Motion
 from stereotalker.smplx_layout import JOINT, REGION
 
+pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("avatar")]
+
 SKIN, CLOTH, WALL, NAIL = (205, 150, 125), (40, 60, 150), (90, 120, 90), (170, 20, 50)
 HAND, ARMS, TORSO = (REGION[name] for name in ("hands", "arms", "torso"))
 OFF = 6  # px that a fit is off

@@ -100,7 +100,7 @@ def test_scales_differ_in_numbers_only(tiny_params):
     [
         (("crf: 18", "crf: 99"), "video.crf"),
         (("crf: 18", "quality: 3"), "video.quality"),
-        (("reader: smplx #", "reader: blender #"), "body.reader"),
+        (("reader: auto #", "reader: blender #"), "body.reader"),
         (("scale: mini", "scale: ["), "not valid YAML"),
         (("held_out: 60", "held_out: 1400"), "held_out must be less than utterances"),
         (("first_held_out: 5000", "first_held_out: 150"), "first_held_out must be more than 175"),

@@ -22,6 +22,8 @@ from stereotalker.smplx_layout import JOINT
 from stereotalker.store.local import Store
 from tests.conftest import SIZE
 
+pytestmark = pytest.mark.integration
+
 
 def test_an_avatar_is_added_once_shown_and_removed(files, tiny_models, home):
     library, store = Library(home.avatars), Store(home.store)

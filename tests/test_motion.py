@@ -29,6 +29,8 @@ from stereotalker.training.loop import fit
 from stereotalker.training.motion import make_example, training_loss
 from stereotalker.weights import load_weights, save_weights
 
+pytestmark = pytest.mark.integration
+
 
 def move(models, speech, frames=60, fps=25.0, **controls):
     return models.synthesizer.motion(speech, MotionControls(**({"style": 0, "seed": 1} | controls)), frames, fps)
@@ -75,26 +77,27 @@ def test_guidance_moves_the_body_and_leaves_the_face(tiny_models, speech):
     assert np.abs(one.poses - other.poses).max() > 0.02
 
 
-def test_signs_reach_the_body(tiny_models, speech):
+def test_gesture_labels_reach_the_body(tiny_models, speech):
     S = tiny_models.params.motion.window // SLOT
     streams = Streams(torch.zeros(1, 2 * S, FACE_COLUMNS), torch.zeros(1, S, tiny_models.params.motion.body))
-    audio, held = torch.zeros(1, 2 * S, tiny_models.synthesizer.encoder.features), torch.zeros(1, S, dtype=torch.bool)
+    audio = torch.zeros(1, 2 * S, tiny_models.synthesizer.encoder.features)
+    body_mask = torch.zeros(1, S, dtype=torch.bool)
 
-    def body(sign: int) -> torch.Tensor:
-        signs = torch.zeros(1, S, dtype=torch.long)
-        signs[0, 3] = sign
-        given = MotionConditions(
-            audio,
-            signs,
-            torch.ones(1),
-            torch.zeros(1, dtype=torch.long),
-            torch.ones(1),
-            streams,
-            held.repeat_interleave(SLOT, 1),
-            held,
+    def body(gesture_label: int) -> torch.Tensor:
+        gesture_labels = torch.zeros(1, S, dtype=torch.long)
+        gesture_labels[0, 3] = gesture_label
+        conditions = MotionConditions(
+            audio=audio,
+            gesture_labels=gesture_labels,
+            has_text=torch.ones(1),
+            style=torch.zeros(1, dtype=torch.long),
+            strength=torch.ones(1),
+            context=streams,
+            face_mask=body_mask.repeat_interleave(SLOT, 1),
+            body_mask=body_mask,
         )
         with torch.inference_mode():
-            return tiny_models.synthesizer.denoiser(streams, torch.tensor([500]), given).body
+            return tiny_models.synthesizer.denoiser(streams, torch.tensor([500]), conditions).body
 
     assert not torch.allclose(body(0), body(5)) and torch.allclose(body(5), body(5))
 
@@ -188,7 +191,7 @@ def test_hearing_is_the_same_in_any_order_and_knows_phonemes(tiny_models, speech
     assert np.allclose(known.sum(1), 1, atol=1e-5) and known[:, CLASS["m"]].max() == 1
 
 
-def test_training_learns_one_performance_and_resumes_to_the_same_end(
+def test_training_learns_one_example_and_resumes_to_the_same_end(
     tiny_models, tiny_params, speech, tmp_path, monkeypatch
 ):
     encoder = tiny_models.synthesizer.encoder

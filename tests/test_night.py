@@ -6,25 +6,27 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import httpx
 import numpy as np
 import pytest
-from nights import all_frames, cli, driver, one_thread, write_batch
+from batch_helpers import all_frames, cli, copy_home, driver, one_thread, write_batch
 
 from stereotalker.flows.produce import produce
 from stereotalker.media.video_files import probe
-from stereotalker.runtime.home import Home
+
+pytestmark = pytest.mark.integration
 
 TWO = {"workers": 2, "worker": {"threads": 1, "backoff": 0.05}}
 
 
 @pytest.fixture(scope="module")
-def production(tmp_path_factory, tiny_models):
+def production(tmp_path_factory, tiny_models, home_template):
     """A home with a running Prefect server, and params and weights on disk for processes of their own."""
     from stereotalker.tasks.server import ensure_server, stop_server
 
-    home = Home(tmp_path_factory.mktemp("production"))
+    home = copy_home(home_template, tmp_path_factory.mktemp("production") / "home")
     (home.root / "params.json").write_text(tiny_models.params.model_dump_json())
     url = ensure_server(home)
     yield home, url
@@ -56,7 +58,9 @@ def wait_for(look, process, seconds=120):
     return found
 
 
-def test_workers_interruptions_and_executors_give_the_same_frames(production, tmp_path, tiny_models):
+@pytest.mark.slow
+@pytest.mark.xdist_group("prefect")
+def test_workers_interruptions_and_executors_give_the_same_frames(production, tmp_path, tiny_models, new_home):
     """One batch three ways: inline; two Ray workers; two Ray workers with the driver killed -9 and started again."""
     home, url = production
     batch = write_batch(tmp_path, clips(4), "killed")
@@ -64,7 +68,7 @@ def test_workers_interruptions_and_executors_give_the_same_frames(production, tm
         batch,
         tmp_path / "inline",
         one_thread(tiny_models.params),
-        Home(tmp_path / "inline-home"),
+        new_home("inline-home"),
         "inline",
         weights=tiny_models.folder,
     )
@@ -100,6 +104,24 @@ def test_workers_interruptions_and_executors_give_the_same_frames(production, tm
     assert not {task["state"]["type"] for task in left} & {"RUNNING", "PENDING"}
 
 
+def test_a_killed_driver_goes_on_where_it_stopped(run, tmp_path, tiny_models, home, new_home):
+    """The same without Prefect and Ray: the driver is killed -9, then the batch is run again."""
+    (home.root / "params.json").write_text(tiny_models.params.model_dump_json())
+    batch = write_batch(tmp_path, clips(3), "killed")
+    first = driver(home, batch, tmp_path / "killed", tiny_models.folder, "inline", worker={"threads": 1})
+    wait_for(lambda: list(home.store.glob("video/*/done.json")), first)
+    os.kill(first.pid, signal.SIGKILL)
+    first.communicate()
+    finished = {p: p.stat().st_mtime_ns for p in home.store.glob("*/*/done.json")}
+    assert run(batch, out="killed", worker={"threads": 1}).end.status == 0
+    assert all(path.stat().st_mtime_ns == made_at for path, made_at in finished.items())
+    assert not list(home.store.glob("*/*.tmp"))
+    run(batch, out="whole", home=new_home("whole-home"), worker={"threads": 1})
+    killed, whole = all_frames(tmp_path / "killed"), all_frames(tmp_path / "whole")
+    assert killed.keys() == whole.keys() and all(np.array_equal(killed[name], whole[name]) for name in killed)
+
+
+@pytest.mark.xdist_group("prefect")
 def test_states_and_artifacts_in_prefect_are_the_clips_own(production, tmp_path, tiny_models):
     home, url = production
     rows = [*clips(1), {"id": "mute", "script": "hi", "language": "xx-none"}]
@@ -108,14 +130,6 @@ def test_states_and_artifacts_in_prefect_are_the_clips_own(production, tmp_path,
     assert process.returncode == 1 and "broke off" not in words, words
     flow, tasks = runs_of(url, "states")
     assert flow["state"]["type"] == "FAILED" and tasks["clip-c0"] == "COMPLETED" and tasks["clip-mute"] == "FAILED"
-    nobody = [
-        {"id": "nobody", "avatar": "nobody", "script": "hi"}
-    ]  # found before the flow runs: not one clip is left for it
-    process = driver(home, write_batch(tmp_path, nobody, "faults"), tmp_path / "faults", tiny_models.folder, **TWO)
-    words, _ = process.communicate(timeout=300)
-    assert (
-        process.returncode == 1 and json.loads((tmp_path / "faults" / "results.json").read_text())["stopped"] == ""
-    ), words
     artifacts = httpx.post(
         f"{url}/artifacts/filter", json={"artifacts": {"flow_run_id": {"any_": [flow["id"]]}}}
     ).json()
@@ -124,6 +138,27 @@ def test_states_and_artifacts_in_prefect_are_the_clips_own(production, tmp_path,
     assert {row["clip"]: row["state"] for row in json.loads(found["clips"]["data"])}["mute"] == "failed"
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("prefect")
+def test_a_batch_whose_every_row_is_faulty_ends_as_any_other(production, tmp_path, tiny_models):
+    """The fault is found before the flow run starts, so that no clip is left for it."""
+    home, _ = production
+    rows = [{"id": "nobody", "avatar": "nobody", "script": "hi"}]
+    process = driver(home, write_batch(tmp_path, rows, "faults"), tmp_path / "faults", tiny_models.folder, **TWO)
+    words, _ = process.communicate(timeout=300)
+    results = json.loads((tmp_path / "faults" / "results.json").read_text())
+    assert process.returncode == 1 and results["stopped"] == "", words
+
+
+def steered(word, *batch, home, url):
+    """`stereotalker WORD [BATCH]` in this process, whatever server Prefect was told of when it was imported."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    with temporary_settings({PREFECT_API_URL: url}):
+        return cli(word, *batch, home=home)
+
+
+@pytest.mark.xdist_group("prefect")
 def test_pause_resume_and_cancel(production, tmp_path, tiny_models):
     home, url = production
     batch = write_batch(tmp_path, clips(60), "steered")
@@ -133,15 +168,13 @@ def test_pause_resume_and_cancel(production, tmp_path, tiny_models):
         return len(list((tmp_path / "out" / "clips").glob("*.mp4")))
 
     wait_for(videos, process)
-    assert cli("pause", home=home).stdout.startswith("pause: steered")
-    time.sleep(6)  # what was running is finished
-    held = videos()
-    time.sleep(4)
-    assert videos() == held < 60 and process.poll() is None
-    assert "found none" in cli("pause", "another", home=home).stderr
-    assert cli("resume", "steered", home=home).returncode == 0
+    assert steered("pause", home=home, url=url).stdout.startswith("pause: steered")
+    held = settled(videos, 3.0)  # what was running is finished
+    assert held < 60 and process.poll() is None
+    assert "found none" in steered("pause", "another", home=home, url=url).stderr
+    assert steered("resume", "steered", home=home, url=url).returncode == 0
     wait_for(lambda: videos() > held, process)
-    assert cli("cancel", home=home).returncode == 0
+    assert steered("cancel", home=home, url=url).returncode == 0
     words, _ = process.communicate(timeout=120)
     assert process.returncode == 3 and "cancelled" in words
     flow, _ = runs_of(url, "steered")
@@ -150,11 +183,20 @@ def test_pause_resume_and_cancel(production, tmp_path, tiny_models):
     assert len(rows) == 60 and {row["state"] for row in rows} == {"done", "stopped"}
 
 
+def settled(count, quiet_seconds):
+    """What `count()` returns once it has not changed for `quiet_seconds`. A batch that is not held never settles."""
+    value, since = count(), time.monotonic()
+    while time.monotonic() - since < quiet_seconds:
+        time.sleep(0.1)
+        if (now := count()) != value:
+            value, since = now, time.monotonic()
+    return value
+
+
 @pytest.mark.parametrize(("signals", "status"), [(1, 3), (2, 130)])
 def test_ctrl_c_finishes_what_runs_and_a_second_one_stops_at_once(tmp_path, tiny_models, home, signals, status):
-    home.root.mkdir()
     (home.root / "params.json").write_text(tiny_models.params.model_dump_json())
-    batch = write_batch(tmp_path, clips(200, "nine ten eleven twelve " * 10), "hasty")
+    batch = write_batch(tmp_path, clips(40, "nine ten eleven twelve " * 6), "hasty")
     process = driver(home, batch, tmp_path / "out", tiny_models.folder, "inline")
     wait_for(lambda: list((tmp_path / "out" / "clips").glob("*.mp4")), process)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: ffmpeg and espeak-ng hear it too
@@ -164,11 +206,13 @@ def test_ctrl_c_finishes_what_runs_and_a_second_one_stops_at_once(tmp_path, tiny
         process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
     assert process.returncode == status
-    assert (tmp_path / "out" / "report.html").read_text().count("<article") == 200
+    assert (tmp_path / "out" / "report.html").read_text().count("<article") == 40
     rows = json.loads((tmp_path / "out" / "results.json").read_text())
     assert {row["state"] for row in rows["clips"]} <= {"done", "stopped"} and rows["stopped"].startswith("stopped")
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("prefect")
 def test_the_nightly_deployment_takes_every_manifest_once(production, tmp_path):
     """The real command, registered and run by Prefect; the first manifest is refused, the second made, and neither again."""
     home, url = production
@@ -226,16 +270,41 @@ def test_the_nightly_deployment_takes_every_manifest_once(production, tmp_path):
     assert [path.name for path in new_manifests(inbox, home)] == ["wrong.yaml"]  # changed, so new
 
 
+def test_a_night_produces_every_new_manifest_once(tmp_path, tiny_models, home, monkeypatch):
+    """The flow itself, inline: the first manifest is refused, the second made, and neither is taken again."""
+    from stereotalker.flows import deployments
+
+    inline = partial(deployments.produce, executor="inline", weights=tiny_models.folder)
+    monkeypatch.setattr(
+        deployments, "produce", lambda path, out, params, home: inline(path, out, tiny_models.params, home)
+    )
+    monkeypatch.setenv("STEREOTALKER_HOME", str(home.root))
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    (inbox / "wrong.yaml").write_text("clips: [{id: a}]")
+    write_batch(inbox, [{"id": "a", "script": "one"}], "right")
+    ended = deployments.nightly.fn(str(inbox), str(tmp_path / "out"))
+    assert "refused" in ended["wrong.yaml"] and "1 clips" in ended["right.yaml"]
+    assert (tmp_path / "out" / "right" / "clips" / "a.mp4").is_file()
+    assert deployments.nightly.fn(str(inbox), str(tmp_path / "out")) == {}
+    (inbox / "wrong.yaml").write_text("clips: [{id: b}]")
+    assert [path.name for path in deployments.new_manifests(inbox, home)] == [
+        "wrong.yaml"
+    ]  # it was changed, so it is new
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"), [(["nowhere"], "is not a folder"), ([".", "--cron", "tonight"], "expected five fields")]
 )
+@pytest.mark.xdist_group("prefect")
 def test_serve_refuses_nonsense(production, tmp_path, arguments, complaint):
     answer = cli("serve", *arguments, home=production[0])
     assert answer.returncode == 2 and complaint in answer.stderr and len(answer.stderr.strip().splitlines()) == 1
 
 
-def test_a_killed_worker_is_replaced_and_its_segment_made(production, tmp_path, tiny_models):
+def test_a_killed_worker_is_replaced_and_its_segment_made(home, tmp_path, tiny_models):
     """A real Ray actor, killed -9 before and while it has work."""
+    from stereotalker.avatar.library import Library
     from stereotalker.errors import UserError
     from stereotalker.models import Models
     from stereotalker.production.admission import AdmissionControl
@@ -257,19 +326,22 @@ def test_a_killed_worker_is_replaced_and_its_segment_made(production, tmp_path, 
         Cluster(params, tiny_models.folder, str(tmp_path / "store"), tmp_path / "store"),
         Store(tmp_path / "store"),
     )
-    [slot], gate = cluster.slots, AdmissionControl()
-    pool = Pool(cluster.slots, params.produce.worker, gate, store)
+    [slot], admission = cluster.slots, AdmissionControl()
+    pool = Pool(cluster.slots, params.produce.worker, admission, store)
     try:
-        maker = ClipMaker(Models(params, tiny_models.folder), store)
+        maker = ClipMaker(Models(params, tiny_models.folder), store, library=Library(home.avatars))
         first, second = read_manifest(write_batch(tmp_path, clips(2))).clips
         make_clip(first, maker, pool.render, lambda *_: None, StageTimings())
         os.kill(slot.process, signal.SIGKILL)
-        assert make_clip(second, maker, pool.render, lambda *_: None, StageTimings()).frames and gate.spent.lost > 0
+        assert (
+            make_clip(second, maker, pool.render, lambda *_: None, StageTimings()).frames and admission.spent.lost > 0
+        )
     finally:
         pool.close()
         cluster.close()
 
 
+@pytest.mark.xdist_group("prefect")
 def test_a_prefect_block_carries_the_notice(production, listener):
     from prefect.blocks.notifications import CustomWebhookNotificationBlock
 
@@ -284,11 +356,13 @@ def test_a_prefect_block_carries_the_notice(production, listener):
     assert came == [{"title": "night: done", "text": "report.html"}]
 
 
+@pytest.mark.xdist_group("prefect")
 def test_prefects_page_asks_this_server(production):
     _, url = production
     assert httpx.get(url.replace("/api", "/ui-settings")).json()["api_url"] == url
 
 
+@pytest.mark.xdist_group("prefect")
 def test_the_server_schedules_cron_deployments(production):
     """The pins of fastapi and sqlalchemy hold only while this passes."""
     _, url = production

@@ -1,8 +1,11 @@
 """Notices at a batch's end, to a web server on loopback."""
 
-from nights import write_batch
+import pytest
+from batch_helpers import write_batch
 
 from stereotalker.tasks.notify import notify
+
+pytestmark = pytest.mark.integration
 
 
 def test_a_batch_tells_how_it_ended(run, tmp_path, listener):

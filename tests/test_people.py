@@ -33,6 +33,8 @@ from stereotalker.synthetic.takes import CaptureSetup, capture_take, key_points
 from stereotalker.synthetic.wardrobe import dress
 from stereotalker.training.samples import to_sample, wrong_fit
 
+pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("people")]
+
 SHOT = CaptureSetup(size=96, cameras=3, frames=2, fps=5.0, swing=20.0, supersample=1)
 
 

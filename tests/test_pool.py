@@ -7,17 +7,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from nights import SMALL, one_thread
+from batch_helpers import SMALL, SMALL_AVATAR, one_thread
 
+from stereotalker.avatar.library import Library
 from stereotalker.diffusion.windows import Window
 from stereotalker.errors import ClipError, Stopped, WorkerLost, is_out_of_memory
 from stereotalker.geometry.camera_path import CameraPath
 from stereotalker.models import Models
 from stereotalker.production.admission import AdmissionControl
-from stereotalker.production.clip import ClipMaker, StageTimings, assemble, make_clip, read_segment, render_segment
+from stereotalker.production.clip import ClipMaker, StageTimings, make_clip
 from stereotalker.production.manifest import Clip, Retake
+from stereotalker.production.segments import assemble, read_segment, render_segment
 from stereotalker.store.local import Store
 from stereotalker.tasks.pool import LocalSlot, Pool
+
+pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
@@ -26,22 +30,22 @@ def models(tiny_models) -> Models:
 
 
 @pytest.fixture
-def bench(models, tmp_path):
+def bench(models, tmp_path, home):
     """(maker, jobs of one clip, a store for its segments)."""
     store = Store(tmp_path / "store")
-    maker, ledger = ClipMaker(models, store), StageTimings()
-    clip = Clip(id="a", avatar="ava", script="one two three", **SMALL)
+    maker, timings = ClipMaker(models, store, library=Library(home.avatars)), StageTimings()
+    clip = Clip(id="a", avatar=SMALL_AVATAR, script="one two three", **SMALL)
     key, avatar = maker.avatar(clip)
-    speech_key, speech = maker.speech(clip, ledger)
-    motion_key, frames = maker.motion(clip, avatar, speech_key, speech, ledger)
+    speech_key, speech = maker.speech(clip, timings)
+    motion_key, frames = maker.motion(clip, avatar, speech_key, speech, timings)
     jobs = maker.segments(clip, key, motion_key, frames)
     assert len(jobs) > 1
     return maker, jobs, store
 
 
-def pool_of(slots, models, store, gate=None, **rules):
+def pool_of(slots, models, store, admission=None, **rules):
     worker = models.params.produce.worker.model_copy(update=rules)
-    return Pool(slots, worker, gate or AdmissionControl(), store)
+    return Pool(slots, worker, admission or AdmissionControl(), store)
 
 
 def frames_of(done, store):
@@ -121,10 +125,10 @@ def test_memory_faults_are_told_apart(error, is_memory):
 
 def test_a_segment_survives_its_workers(bench, models):
     _, jobs, store = bench
-    slot, gate = Dying(models, store, 3), AdmissionControl()
-    done = pool_of([slot], models, store, gate).render(jobs[:1], nothing)
+    slot, admission = Dying(models, store, 3), AdmissionControl()
+    done = pool_of([slot], models, store, admission).render(jobs[:1], nothing)
     assert done[0].frames == 8 and slot.asked[:4] == [8, 8, 4, 2]  # whole, whole, then ever smaller
-    assert gate.spent.lost > 0 and gate.spent.useful > 0
+    assert admission.spent.lost > 0 and admission.spent.useful > 0
 
 
 def test_a_segment_that_kills_every_worker_is_given_up(bench, models):
@@ -183,15 +187,15 @@ def test_clips_that_come_first_are_finished_first(bench, models):
 
 def test_a_closed_gate_gives_the_waiting_segments_back(bench, models):
     _, jobs, store = bench
-    gate = AdmissionControl()
+    admission = AdmissionControl()
 
     class Closing(LocalSlot):
         def run(self, job):
-            gate.stop("enough")
+            admission.stop("enough")
             return super().run(job)
 
     with pytest.raises(Stopped, match="enough"):
-        pool_of([Closing(models, store)], models, store, gate).render(jobs, nothing)
+        pool_of([Closing(models, store)], models, store, admission).render(jobs, nothing)
     assert store.find("render", jobs[0].key) and not store.find("render", jobs[1].key)  # what ran was finished
 
 
@@ -200,10 +204,10 @@ def test_a_retake_changes_its_stretch_only(bench, models, tmp_path):
     pool = pool_of([LocalSlot(models, store)], models, store)
     clip = jobs[0].clip
     before = make_clip(clip, maker, pool.render, nothing, StageTimings())
-    ledger = StageTimings()
+    timings = StageTimings()
     retake = clip.model_copy(update={"retakes": (Retake(start=0.4, end=0.8, seed=9, camera=CameraPath(azimuth=20)),)})
-    after = make_clip(retake, maker, pool.render, nothing, ledger)
-    assert ledger.made == ["render", "video", "quality"]  # one short segment; speech, motion and the rest were found
+    after = make_clip(retake, maker, pool.render, nothing, timings)
+    assert timings.made == ["render", "video", "quality"]  # one short segment; speech, motion and the rest were found
 
     def frames(clip):
         found = maker.segments(clip, jobs[0].avatar, jobs[0].motion, before.frames)

@@ -3,7 +3,7 @@ from datetime import datetime
 
 import numpy as np
 import pytest
-from nights import cli, write_batch
+from batch_helpers import cli, write_batch
 from PIL import Image
 from scipy.io import wavfile
 
@@ -18,14 +18,20 @@ from stereotalker.production.pace_history import History, Pace
 from stereotalker.production.preflight import plan, prepare
 from stereotalker.runtime.home import Home
 
+pytestmark = pytest.mark.integration
+
 NOON = datetime(2026, 11, 23, 12)
 
 
 @pytest.fixture
-def planned(tmp_path, tiny_params):
+def planned(tmp_path, tiny_params, home):
     def go(clips, history=None, params=tiny_params):
         return plan(
-            read_manifest(write_batch(tmp_path, clips)), params, Library(), history or History(tmp_path / "none"), NOON
+            read_manifest(write_batch(tmp_path, clips)),
+            params,
+            Library(home.avatars),
+            history or History(tmp_path / "none"),
+            NOON,
         )
 
     return go
@@ -50,7 +56,7 @@ def test_every_clip_is_looked_at_and_its_fault_named(planned, tmp_path):
         and "not found" in faults["gone.wav"]
         and "expected 0.2 s to 3 h" in faults["long.wav"]
     )
-    assert "no letters" in faults["mute"] and "a picture file or one of ava" in faults["zoe"]
+    assert "no letters" in faults["mute"] and "a picture file or one of small, ava" in faults["zoe"]
     assert next(p for p in found.clips if p.clip.id == "ok.wav").frames == 25  # 2 s at 12.5
     assert "FAULT" in found.text() and "1 of 6 clips can be made" in found.text()
 
@@ -122,10 +128,10 @@ def test_the_room_is_checked_with_every_fault_at_once(tmp_path, tiny_models):
     assert len(words.splitlines()) == 3
 
 
-def test_a_disk_that_is_too_small_is_told_before_any_compute(tmp_path, tiny_models, monkeypatch):
+def test_a_disk_that_is_too_small_is_told_before_any_compute(tmp_path, home, tiny_models, monkeypatch):
     monkeypatch.setattr(preflight, "_DISK_PER_PIXEL", 1e15)
     manifest = read_manifest(write_batch(tmp_path, [{"id": "a", "script": "hi"}]))
-    found = prepare(manifest, Outputs(tmp_path / "out"), tiny_models, Home(tmp_path / "home"))
+    found = prepare(manifest, Outputs(tmp_path / "out"), tiny_models, home)
     assert any(
         "make room" in warning for warning in found.warnings
     )  # no refusal: much of it may be in the store already

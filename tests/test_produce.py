@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from nights import cli, write_batch
+from batch_helpers import cli, write_batch
 from scipy.io import wavfile
 
 from stereotalker.errors import UserError
@@ -15,6 +15,8 @@ from stereotalker.production.manifest import read_manifest
 from stereotalker.runtime.home import Home
 from stereotalker.runtime.process_identity import identity
 from stereotalker.tasks.tracking import EXPERIMENTS, Tracker
+
+pytestmark = pytest.mark.integration
 
 
 def eight(folder, mended=False):
@@ -41,7 +43,7 @@ def test_bad_clips_are_named_and_the_others_made(run, tmp_path):
     reasons = {r.id: r.error for r in done.results}
     assert (
         "cannot be read as audio" in reasons["unreadable"]
-        and "a picture file or one of ava" in reasons["unknown"]
+        and "a picture file or one of small, ava" in reasons["unknown"]
         and "no letters" in reasons["empty"]
     )
     assert len(list((tmp_path / "out" / "clips").glob("*.mp4"))) == 5
@@ -209,7 +211,9 @@ def test_a_failed_clip_is_status_1_and_a_row(home, tmp_path):
         "produce", "--avatar", "zoe", "--script", "hi", "--executor", "inline", "--out", tmp_path / "o", home=home
     )
     assert (
-        answer.returncode == 1 and "a picture file or one of ava" in answer.stdout and "Traceback" not in answer.stderr
+        answer.returncode == 1
+        and "a picture file or one of small, ava" in answer.stdout
+        and "Traceback" not in answer.stderr
     )
     assert (tmp_path / "o" / "report.html").read_text().count("<article") == 1
 

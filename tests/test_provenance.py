@@ -4,7 +4,7 @@ import stat
 
 import numpy as np
 import pytest
-from nights import cli
+from batch_helpers import cli
 
 from stereotalker.errors import UserError
 from stereotalker.media import audio_files
@@ -34,8 +34,8 @@ def video(tmp_path):
 
 
 def test_signed_and_verified(video, tmp_path):
-    seal = open_signer(ON, tmp_path / "keys")
-    seal.sign(video, tmp_path / "signed.mp4", "t", CLAIMS)
+    signer = open_signer(ON, tmp_path / "keys")
+    signer.sign(video, tmp_path / "signed.mp4", "t", CLAIMS)
     found = verify(tmp_path / "signed.mp4")
     assert (
         found.good
@@ -50,7 +50,7 @@ def test_signed_and_verified(video, tmp_path):
     )
     key = tmp_path / "keys" / "local-key.pem"
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
-    assert open_signer(ON, tmp_path / "keys") == seal and open_signer(ON, tmp_path / "others") != seal
+    assert open_signer(ON, tmp_path / "keys") == signer and open_signer(ON, tmp_path / "others") != signer
 
 
 def test_a_changed_byte_is_found(video, tmp_path, home):

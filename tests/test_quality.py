@@ -17,6 +17,8 @@ from stereotalker.production import quality
 from stereotalker.production.manifest import Clip, Retake
 from stereotalker.production.quality import Verdict, examine, judge, lip_lag
 
+pytestmark = pytest.mark.integration
+
 LIMITS = load_params(ROOT / "params.yaml").quality
 FPS, T = 25.0, 120
 CLIP = Clip(id="a", avatar="ava", script="x", width=256, height=256, fps=FPS)

@@ -37,6 +37,8 @@ from stereotalker.training.samples import to_sample
 from stereotalker.weights import save_weights
 from tests.conftest import experts_after_convolutions
 
+pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("render")]
+
 
 @pytest.fixture(scope="module")
 def avatar(tiny_models):

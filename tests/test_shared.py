@@ -5,15 +5,16 @@ import os
 
 import boto3
 import pytest
+from batch_helpers import write_batch
 from moto.server import ThreadedMotoServer
-from nights import write_batch
 
 from stereotalker.errors import UserError
 from stereotalker.flows.produce import produce
 from stereotalker.production.outputs import Outputs
-from stereotalker.runtime.home import Home
 from stereotalker.store.local import MARKER, Store
 from stereotalker.store.remote import SharedStore, open_store
+
+pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module")
@@ -78,10 +79,10 @@ def test_a_damaged_object_is_made_again(s3, tmp_path, damage):
     assert s3.get_object(Bucket="studio", Key=f"{name}/stage/key/a.txt")["Body"].read() == b"again"
 
 
-def test_a_batch_lives_on_s3(s3, tmp_path, tiny_models):
+def test_a_batch_lives_on_s3(s3, tmp_path, tiny_models, home, new_home):
     batch = write_batch(tmp_path, [{"id": "a", "script": "one two"}, {"id": "b", "avatar": "zoe", "script": "hi"}])
     params = tiny_models.params.with_produce({"store": "s3://studio/store", "previews": 32})
-    done = produce(batch, "s3://studio/night", params, Home(tmp_path / "home"), "inline", weights=tiny_models.folder)
+    done = produce(batch, "s3://studio/night", params, home, "inline", weights=tiny_models.folder)
     assert done.report == "s3://studio/night/report.html" and [row.shown for row in done.results] == ["pass", "failed"]
     names = {entry["Key"] for entry in s3.list_objects_v2(Bucket="studio", Prefix="night/")["Contents"]}
     assert names == {
@@ -90,7 +91,7 @@ def test_a_batch_lives_on_s3(s3, tmp_path, tiny_models):
     rows = json.loads(s3.get_object(Bucket="studio", Key="night/results.json")["Body"].read())["clips"]
     assert rows[0]["preview"] == "previews/a.mp4"
     again = produce(
-        batch, "s3://studio/night", params, Home(tmp_path / "another-machine"), "inline", weights=tiny_models.folder
+        batch, "s3://studio/night", params, new_home("another-machine"), "inline", weights=tiny_models.folder
     )
     assert again.results[0].made == ["provenance"]  # signed by the other machine's own certificate; all else was found
 

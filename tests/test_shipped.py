@@ -16,6 +16,8 @@ from stereotalker.records import Speech
 from stereotalker.smplx_layout import JOINT
 from tests.conftest import REAL_DATA
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(scope="module")
 def shipped():

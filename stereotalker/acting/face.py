@@ -1,7 +1,8 @@
-"""The face of the reference motion: visemes with co-articulation, resting face, blinks, gaze, brows.
+"""The face of the reference motion: visemes with co-articulation, the resting face, blinks, gaze and brows.
 
-Co-articulation follows Cohen & Massaro 1993: each phoneme pulls the mouth to its target with a dominance that decays in time; rounding
-starts ahead of its vowel, closures are held and win. T frames; the jaw is one more column behind the 52 actions.
+Co-articulation follows Cohen & Massaro 1993: each phoneme pulls the mouth towards its viseme with a dominance that
+decays in time. Lip rounding starts ahead of its vowel. Lip closures are held for the length of the phoneme and override
+everything else. T frames. The jaw is one more column after the 52 ARKit actions.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from stereotalker.audio.phonemes import BILABIAL, CLASSES, VOWELS, phoneme_class
 from stereotalker.records import Timed
 from stereotalker.smplx_layout import ACTION, ACTIONS, JOINT
 
-JAW_OPEN = 0.30  # rad of a fully open speaking jaw
-# Mouth targets of a phoneme class: jaw 0..1, then ARKit actions. "L/R" stands for both sides.
+JAW_OPEN_RAD = 0.30  # angle of the jaw joint when the mouth is open as far as speech opens it
+# The viseme of each phoneme class: the jaw in 0..1, then ARKit actions in 0..1. "L/R" stands for both sides.
 _VISEMES: dict[str, dict[str, float]] = {
     "sil": {},
     "p": {"mouthPressL/R": 0.35, "mouthRollLower": 0.15, "mouthRollUpper": 0.15},
@@ -39,118 +40,135 @@ _VISEMES: dict[str, dict[str, float]] = {
     "o": {"jaw": 0.60, "mouthFunnel": 0.50, "mouthPucker": 0.25},
     "u": {"jaw": 0.25, "mouthPucker": 0.75, "mouthFunnel": 0.20},
 }  # fmt: skip
-_MOUTH = len(ACTIONS)  # column of the jaw behind the actions
+_JAW_COLUMN = len(ACTIONS)  # column of the jaw, after the actions
 
-ROUNDED = frozenset({"w", "u", "o", "sh"})
-REST: dict[str, float] = {
+ROUNDED = frozenset({"w", "u", "o", "sh"})  # phoneme classes with rounded lips
+# Actions of a face at rest: the lips lie together and the lids are a little down.
+REST_EXPRESSION: dict[str, float] = {
     "mouthSmileLeft": 0.10,
     "mouthSmileRight": 0.10,
     "mouthClose": 0.030,
     "eyeBlinkLeft": 0.10,
     "eyeBlinkRight": 0.10,
-}  # lips lie together, lids a little down
+}
 
 
 def resting(smile: float = 1.0) -> np.ndarray:
-    """Actions of a face that says nothing, f64 [52]."""
-    out = np.zeros(len(ACTIONS))
-    for name, value in REST.items():
-        out[ACTION[name]] = value * (smile if "Smile" in name else 1.0)
-    return out
+    """Actions of a silent face, f64 [52] in 0..1. smile: factor of the resting smile."""
+    expression = np.zeros(len(ACTIONS))
+    for name, value in REST_EXPRESSION.items():
+        expression[ACTION[name]] = value * (smile if "Smile" in name else 1.0)
+    return expression
 
 
 def _viseme_table() -> np.ndarray:
-    table = np.zeros((len(CLASSES), _MOUTH + 1))
+    """_VISEMES as an array, f64 [classes, 53]: a row for each phoneme class, the actions and then the jaw."""
+    table = np.zeros((len(CLASSES), _JAW_COLUMN + 1))
     for row, name in enumerate(CLASSES):
         for action, value in _VISEMES[name].items():
             if action == "jaw":
-                table[row, _MOUTH] = value
+                table[row, _JAW_COLUMN] = value
             else:
                 for side in ("Left", "Right") if action.endswith("L/R") else ("",):
                     table[row, ACTION[action.removesuffix("L/R") + side]] = value
     return table
 
 
-_TARGETS = _viseme_table()
+_VISEME_TABLE = _viseme_table()
 
 
-def mouth(phonemes: tuple[Timed, ...], loudness: np.ndarray, T: int, fps: float, articulation: float) -> np.ndarray:
-    """Actions and jaw [T, 53] (jaw 0..1) by dominance blending, closures held through their span. loudness [T] in 0..1."""
-    rate = 4  # samples a frame: closures are shorter than a frame
-    time = (np.arange(T * rate) + 0.5) / (fps * rate)
-    total = np.full((len(time), 1), 0.15)  # silence pulls a little everywhere
-    blend = np.zeros((len(time), _MOUTH + 1))
-    shut = np.zeros(len(time))
+def mouth_motion(
+    phonemes: tuple[Timed, ...], loudness: np.ndarray, T: int, fps: float, articulation: float
+) -> np.ndarray:
+    """Mouth actions and the jaw of every frame by dominance blending, f64 [T, 53]; the jaw is in 0..1.
+
+    loudness [T] in 0..1 opens the jaw. articulation: factor of the jaw's opening in vowels.
+    """
+    oversampling = 4  # time steps in a frame, because a lip closure may be shorter than a frame
+    time = (np.arange(T * oversampling) + 0.5) / (fps * oversampling)
+    total_dominance = np.full((len(time), 1), 0.15)  # the resting mouth has a small dominance everywhere
+    weighted_visemes = np.zeros((len(time), _JAW_COLUMN + 1))
+    closure = np.zeros(len(time))
     for phoneme in phonemes:
         name = phoneme_class(phoneme.text)
         middle, length = (phoneme.start + phoneme.end) / 2, phoneme.end - phoneme.start
-        reach = 0.45 * length + (0.045 if name in VOWELS or name in ROUNDED else 0.030)
+        # Width of the dominance function in s. Rounded sounds start earlier: their leading side is wider by `lead`.
+        width = 0.45 * length + (0.045 if name in VOWELS or name in ROUNDED else 0.030)
         lead = 1.8 if name in ROUNDED else 1.0
-        near = np.abs(time - middle) < 4 * reach * lead
-        distance = time[near] - middle
-        weight = np.exp(-((np.abs(distance) / np.where(distance < 0, reach * lead, reach)) ** 2))
-        target = _TARGETS[CLASSES.index(name)].copy()
+        is_near = np.abs(time - middle) < 4 * width * lead
+        distance = time[is_near] - middle
+        dominance = np.exp(-((np.abs(distance) / np.where(distance < 0, width * lead, width)) ** 2))
+        viseme = _VISEME_TABLE[CLASSES.index(name)].copy()
         if name in VOWELS:
-            target[_MOUTH] *= articulation * (1.15 if stressed(phoneme) else 0.88)
-        blend[near] += weight[:, None] * target
-        total[near] += weight[:, None]
+            viseme[_JAW_COLUMN] *= articulation * (1.15 if is_stressed(phoneme) else 0.88)
+        weighted_visemes[is_near] += dominance[:, None] * viseme
+        total_dominance[is_near] += dominance[:, None]
         if name in BILABIAL:
-            edge = 0.022
+            ramp = 0.022  # s in which the lips close or open
             inside = np.minimum(time - (phoneme.start - 0.010), (phoneme.start + max(length, 0.05)) - time)
-            shut = np.maximum(shut, np.clip(inside / edge + 0.5, 0, 1))
-    out = blend / total
-    voice = np.interp(time, (np.arange(T) + 0.5) / fps, loudness)
-    out[:, _MOUTH] *= 0.6 + 0.4 * voice
-    closing = np.clip(gaussian_filter1d(shut, rate * 0.45) * 1.25, 0, 1)[:, None]
-    out = out * (1 - closing) + closing * _TARGETS[CLASSES.index("p")]
-    return out.reshape(T, rate, -1).mean(1)
+            closure = np.maximum(closure, np.clip(inside / ramp + 0.5, 0, 1))
+    out = weighted_visemes / total_dominance
+    voice_level = np.interp(time, (np.arange(T) + 0.5) / fps, loudness)
+    out[:, _JAW_COLUMN] *= 0.6 + 0.4 * voice_level
+    closing = np.clip(gaussian_filter1d(closure, oversampling * 0.45) * 1.25, 0, 1)[:, None]
+    out = out * (1 - closing) + closing * _VISEME_TABLE[CLASSES.index("p")]
+    return out.reshape(T, oversampling, -1).mean(1)
 
 
-def stressed(phoneme: Timed) -> bool:
-    """Primary stress, as IPA or ARPAbet marks it."""
+def is_stressed(phoneme: Timed) -> bool:
+    """Whether a phoneme carries primary stress, as IPA or ARPAbet marks it."""
     return "ˈ" in phoneme.text or phoneme.text.endswith("1")
 
 
 def blink(expression: np.ndarray, pauses: np.ndarray, rng, T: int, fps: float) -> None:
-    """Every 2 to 5 s, rather in pauses (s) than within words."""
-    at = rng.uniform(0.5, 3.0)
-    while at < T / fps:
-        near = pauses[np.abs(pauses - at) < 0.7]
-        moment = float(near[0]) if len(near) else at
-        frames = (np.arange(T) + 0.5) / fps - moment
-        lid = np.clip(1 - np.abs(frames) / np.where(frames < 0, 0.08, 0.16), 0, 1) ** 0.7
+    """Add a blink every 2 to 5 s to expression [T, 52], in place.
+
+    pauses [N]: middles of pauses in s. A blink that is due within 0.7 s of a pause happens in the pause, not in a word.
+    pauses [N]: middles of pauses in s. A blink moves to a pause that is near, because people seldom blink within words.
+    """
+    due = rng.uniform(0.5, 3.0)
+    while due < T / fps:
+        near = pauses[np.abs(pauses - due) < 0.7]
+        moment = float(near[0]) if len(near) else due
+        since_blink = (np.arange(T) + 0.5) / fps - moment
+        # A lid closes in 80 ms and opens in 160 ms.
+        lid = np.clip(1 - np.abs(since_blink) / np.where(since_blink < 0, 0.08, 0.16), 0, 1) ** 0.7
         for side in ("Left", "Right"):
             column = ACTION[f"eyeBlink{side}"]
             expression[:, column] = np.maximum(expression[:, column], lid)
-        at += rng.uniform(2.0, 5.0)
+        due += rng.uniform(2.0, 5.0)
 
 
-def gaze(
+def add_gaze(
     poses: np.ndarray, expression: np.ndarray, aversion: float, pauses: np.ndarray, rng, T: int, fps: float
 ) -> None:
-    """Saccades of a degree or three around the camera, glances aside in pauses; lids follow the eyes."""
-    target, until = np.zeros((T, 2)), 0
-    while until < T:
+    """Write the eyes' joints into poses [T, 55, 3], and let the lids in expression [T, 52] follow them, in place.
+
+    The eyes make saccades of one to three degrees around the camera. In pauses [N] s they glance aside with the
+    probability `aversion`.
+    """
+    target, frame = np.zeros((T, 2)), 0
+    while frame < T:
         length = int(rng.uniform(0.6, 2.5) * fps)
-        thinking = len(pauses) and np.abs(pauses - until / fps).min() < 0.4 and rng.random() < aversion
-        look = (
+        looks_aside = len(pauses) and np.abs(pauses - frame / fps).min() < 0.4 and rng.random() < aversion
+        angles = (
             np.array([rng.uniform(-0.10, 0.07), rng.choice([-1, 1]) * rng.uniform(0.08, 0.20)])
-            if thinking
+            if looks_aside
             else rng.normal(0, 0.03, 2) * (rng.random() < 0.6)
         )
-        target[until : until + (min(length, int(0.9 * fps)) if thinking else length)] = look
-        until += max(length, 1)
+        target[frame : frame + (min(length, int(0.9 * fps)) if looks_aside else length)] = angles
+        frame += max(length, 1)
     target = gaussian_filter1d(target, 0.6, axis=0)
     for eye in ("left_eye", "right_eye"):
         poses[:, JOINT[eye], :2] = target
     for side in ("Left", "Right"):
-        down = ACTION[f"eyeBlink{side}"]
-        expression[:, down] = np.clip(np.maximum(expression[:, down], 1.2 * np.clip(target[:, 0], 0, 1)), 0, 1)
+        lid = ACTION[f"eyeBlink{side}"]
+        expression[:, lid] = np.clip(np.maximum(expression[:, lid], 1.2 * np.clip(target[:, 0], 0, 1)), 0, 1)
 
 
-def brows(expression: np.ndarray, accents: np.ndarray, often: float, T: int, fps: float, rng) -> None:
-    """Raised on some accents (s)."""
-    for at in accents[rng.random(len(accents)) < often]:
-        raised = rng.uniform(0.25, 0.55) * np.exp(-((((np.arange(T) + 0.5) / fps - at) / 0.16) ** 2))
+def add_brow_raises(expression: np.ndarray, accents: np.ndarray, probability: float, T: int, fps: float, rng) -> None:
+    """Raise the brows in expression [T, 52] on accents [N] s, each with a probability, in place."""
+    for accent in accents[rng.random(len(accents)) < probability]:
+        raised = rng.uniform(0.25, 0.55) * np.exp(-((((np.arange(T) + 0.5) / fps - accent) / 0.16) ** 2))
         for action in ("browInnerUp", "browOuterUpLeft", "browOuterUpRight"):
             expression[:, ACTION[action]] = np.maximum(expression[:, ACTION[action]], raised)

@@ -1,4 +1,7 @@
-"""What recordings do to speech: rooms, noise, bands, levels, and codecs. f32 [S] at 16 kHz in, f32 [S] out."""
+"""Augmentation of clean speech by what recordings do to it: rooms, noise, band limits, levels and codecs.
+
+All functions take f32 [S] at 16 kHz and return f32 [S] at 16 kHz.
+"""
 
 from __future__ import annotations
 
@@ -16,21 +19,24 @@ _CONTAINER = {"mp3": ("mp3", "libmp3lame"), "opus": ("ogg", "libopus")}
 
 
 def augment(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Room, tone, band limit, noise, telephone and level, each with its own chance."""
+    """Apply a random chain: room reverberation, tone, band limit, noise, telephone and level.
+
+    Tone and level always change; each of the others has its own probability. f32 [S] -> f32 [S].
+    """
     if rng.random() < 0.4:
         length = int(rng.uniform(0.05, 0.4) * SAMPLE_RATE)
         tail = rng.normal(size=length) * np.exp(-np.arange(length) / (length / 5)) * rng.uniform(0.02, 0.15)
         tail[0] = 1
         samples = fftconvolve(samples, tail)[: len(samples)]
     spectrum = np.fft.rfft(samples)
-    bands = np.interp(np.arange(len(spectrum)), np.linspace(0, len(spectrum), 8), rng.normal(0, 4, 8))
-    spectrum *= 10 ** (bands / 20)
+    tone_db = np.interp(np.arange(len(spectrum)), np.linspace(0, len(spectrum), 8), rng.normal(0, 4, 8))
+    spectrum *= 10 ** (tone_db / 20)
     if rng.random() < 0.2:
         spectrum[int(len(spectrum) * rng.uniform(0.42, 0.8)) :] = 0
     samples = np.fft.irfft(spectrum, len(samples))
     if rng.random() < 0.7:
         noise = rng.normal(size=len(samples))
-        if rng.random() < 0.5:
+        if rng.random() < 0.5:  # brown noise, without its slow drift
             noise = np.cumsum(noise) - np.arange(len(noise)) * noise.mean()
             noise -= np.convolve(noise, np.ones(400) / 400, "same")
         level = samples.std() * 10 ** (-rng.uniform(8, 35) / 20)
@@ -41,7 +47,10 @@ def augment(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def unspoken(length: int, rng: np.random.Generator) -> np.ndarray:
-    """Sound that nobody speaks, f32 [length]: silence, noise of any colour, hum, melodies, chords, calls that glide, clicks."""
+    """Sound without speech, f32 [length] at 16 kHz.
+
+    It is near silence, noise of any color, mains hum, melodies and chords, calls whose pitch glides, or clicks.
+    """
     time, kind = np.arange(length) / SAMPLE_RATE, rng.integers(6)
     if kind == 0:
         sound = rng.normal(size=length) * 10 ** rng.uniform(-6, -3)
@@ -54,9 +63,9 @@ def unspoken(length: int, rng: np.random.Generator) -> np.ndarray:
         )
     elif kind in (3, 4):
         sound = np.zeros(length)
-        for _ in range(rng.integers(1, 4)):  # voices of a piece, or animals
-            at = 0
-            while at < length:
+        for _ in range(rng.integers(1, 4)):  # instruments of a piece, or animals
+            start = 0
+            while start < length:
                 span = int(rng.uniform(0.08, 1.2) * SAMPLE_RATE)
                 pitch = (
                     2 ** rng.uniform(6.5, 11.5) * np.ones(span)
@@ -74,18 +83,18 @@ def unspoken(length: int, rng: np.random.Generator) -> np.ndarray:
                     * np.minimum(np.arange(span) / 400, 1)
                     * (rng.random() < 0.85)
                 )
-                sound[at : at + span] += wave[: length - at]
-                at += span
+                sound[start : start + span] += wave[: length - start]
+                start += span
     else:
         sound = np.zeros(length)
-        for at in rng.integers(0, length, rng.integers(1, 12)):
+        for start in rng.integers(0, length, rng.integers(1, 12)):
             burst = rng.normal(size=800) * np.exp(-np.arange(800) / rng.uniform(20, 300))
-            sound[at : at + 800] += burst[: length - at]
+            sound[start : start + 800] += burst[: length - start]
     return (sound / max(np.abs(sound).max(), 1e-9) * 10 ** rng.uniform(-2, -0.3)).astype(np.float32)
 
 
 def telephone(samples: np.ndarray) -> np.ndarray:
-    """ITU-T G.711 mu-law at 8 kHz."""
+    """Send speech through a telephone line: ITU-T G.711 mu-law at 8 kHz. f32 [S] -> f32 [S]."""
     narrow = np.clip(resample_poly(samples, 1, 2), -1, 1)
     coded = np.sign(narrow) * np.log1p(255 * np.abs(narrow)) / np.log(256)
     coded = np.round(coded * 127) / 127
@@ -94,7 +103,10 @@ def telephone(samples: np.ndarray) -> np.ndarray:
 
 
 def through_codec(samples: np.ndarray, codec: str) -> np.ndarray:
-    """Encode and decode, at a rate at which it is heard. The codec's delay is taken out by correlation."""
+    """Encode and decode speech with one of CODECS, at a bit rate low enough to be audible. f32 [S] -> f32 [S].
+
+    The codec's delay is found by correlation and removed, so that word and phoneme times stay valid.
+    """
     if codec == "g711":
         return telephone(samples)
     container, name = _CONTAINER[codec]
@@ -111,9 +123,9 @@ def through_codec(samples: np.ndarray, codec: str) -> np.ndarray:
             out.mux(stream.encode(part))
         out.mux(stream.encode(None))
     buffer.seek(0)
-    with av.open(buffer) as back:
+    with av.open(buffer) as encoded:
         resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
-        parts = [p.to_ndarray().ravel() for frame in back.decode(audio=0) for p in resampler.resample(frame)]
+        parts = [p.to_ndarray().ravel() for frame in encoded.decode(audio=0) for p in resampler.resample(frame)]
         parts += [p.to_ndarray().ravel() for p in resampler.resample(None)]
     decoded = np.concatenate(parts)
     delay = _delay(samples, decoded)
@@ -121,10 +133,10 @@ def through_codec(samples: np.ndarray, codec: str) -> np.ndarray:
     return np.pad(shifted, (0, len(samples) - len(shifted))).astype(np.float32)
 
 
-def _delay(before: np.ndarray, after: np.ndarray, most: int = 2400) -> int:
-    """Samples by which `after` lags `before`, by the peak of their correlation within +-most."""
+def _delay(before: np.ndarray, after: np.ndarray, max_delay: int = 2400) -> int:
+    """Samples by which `after` lags `before`: the peak of their correlation within +-max_delay."""
     n = min(len(before), len(after))
     correlation = fftconvolve(after[:n], before[:n][::-1])
     middle = n - 1
-    low = max(middle - most, 0)
-    return int(np.argmax(np.abs(correlation[low : middle + most + 1]))) + low - middle
+    low = max(middle - max_delay, 0)
+    return int(np.argmax(np.abs(correlation[low : middle + max_delay + 1]))) + low - middle

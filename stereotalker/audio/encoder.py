@@ -1,5 +1,6 @@
-"""Speech samples -> features that know the phonemes: transformers' Wav2Vec2Model, small, trained on frame phoneme classes.
+"""Audio encoder: speech samples -> features that carry the phonemes.
 
+It is a small Wav2Vec2Model of the transformers library, trained to classify the phoneme class of every frame.
 B utterances, S samples at 16 kHz, M mel frames at 100 Hz, N feature frames at 50 Hz, F features (hidden + classes).
 """
 
@@ -20,70 +21,75 @@ from stereotalker.errors import UserError
 from stereotalker.records import SAMPLE_RATE, Speech
 
 HOP = 320  # samples between feature frames
-FIELD = 400  # samples a feature frame sees before the transformer
-_MELS = 80
-_SILENT = 0.003  # level below which nothing is made louder
-_CONTEXT_S = 1  # beyond a span, on both sides
+FIELD = 400  # receptive field of a feature frame before the transformer, samples
+_MELS = 80  # mel bands
+_MIN_LEVEL = 0.003  # speech is divided by its level, and by no less than this, so that near silence is not amplified
+_CONTEXT_S = 1  # sound that the encoder gets before and after a span, s
 
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """pretrained: None (ours, of the sizes given), or the hub id or folder of a Wav2Vec2 that is used as it is."""
+    """Sizes of our own encoder, or a public Wav2Vec2 in its place."""
 
-    pretrained: str | None
-    hidden: int
-    layers: int
-    convolution: int
+    pretrained: str | None  # None: our own model; else the hub id or the folder of a Wav2Vec2, which is not trained
+    hidden: int  # width of the transformer
+    layers: int  # of the transformer
+    convolution: int  # channels of the convolutions over mel bands
 
 
 class SpeechEncoder(nn.Module):
+    """Wav2Vec2 and a linear classifier of phoneme classes on top of it."""
+
     def __init__(self, config: EncoderConfig):
         super().__init__()
         self.config = config
         self.frozen = ("wav2vec.",) if config.pretrained else ()
-        self.wav2vec = _public(config.pretrained) if config.pretrained else _own(config)
+        self.wav2vec = _load_public_model(config.pretrained) if config.pretrained else _build_model(config)
         self.width = self.wav2vec.config.hidden_size
         self.classify = nn.Linear(self.width, len(CLASSES))
 
     @property
     def features(self) -> int:
-        """Hidden, level, posteriors of the phoneme classes."""
+        """Number of features F: the hidden state, the level, and the posteriors of the phoneme classes."""
         return self.width + 1 + len(CLASSES)
 
     def forward(self, samples_BS: torch.Tensor, level_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """level_B: of the whole speech (see `loudness_of`). Returns hidden f32 [B, N, hidden] and phoneme logits f32 [B, N, C]."""
-        hidden_BNH = self.wav2vec(
-            samples_BS / level_B[:, None]
-        ).last_hidden_state  # unit variance, as the public models were trained
+        """Returns the hidden states f32 [B, N, hidden] and the logits of the phoneme classes f32 [B, N, C].
+
+        samples_BS f32 in -1..1; level_B f32: `loudness_of` each whole utterance.
+        """
+        # The public models were trained on samples of unit variance.
+        hidden_BNH = self.wav2vec(samples_BS / level_B[:, None]).last_hidden_state
         return hidden_BNH, self.classify(hidden_BNH)
 
     @torch.inference_mode()
     def encode(
         self, samples: np.ndarray, first: int = 0, count: int | None = None, level: float | None = None
     ) -> np.ndarray:
-        """Feature frames first..first+count-1 (None: to the end) of speech f32 [S], centred at frame_times. f32 [N, F].
+        """Features of the frames first..first+count-1 of speech f32 [S], f32 [N, F]. Their times are `frame_times`.
 
-        level: its `loudness_of`, where it is known.
-
-        A frame sees a second of sound beyond the span to either side; behind the end there is silence.
+        count: None encodes to the end. level: `loudness_of` the whole speech; None computes it from `samples`.
+        The encoder gets a second of sound before and after the span; after the end of the speech it gets silence.
         """
         if count is None:
             count = max((len(samples) - FIELD) // HOP + 1, 1) - first
         context = _CONTEXT_S * SAMPLE_RATE // HOP
         low, high = max(first - context, 0), first + count + context
-        heard = samples[low * HOP : high * HOP + FIELD]
-        heard = np.pad(heard, (0, high * HOP + FIELD - low * HOP - len(heard)))
+        window = samples[low * HOP : high * HOP + FIELD]
+        window = np.pad(window, (0, high * HOP + FIELD - low * HOP - len(window)))
         level = loudness_of(samples) if level is None else level
-        hidden, logits = self(torch.from_numpy(heard[None]), torch.tensor([level], dtype=torch.float32))
-        found = torch.cat([hidden, torch.from_numpy(_level(heard, hidden.shape[1])), logits.softmax(-1)], -1)
-        return found[0, first - low : first - low + count].float().numpy()
+        hidden, logits = self(torch.from_numpy(window[None]), torch.tensor([level], dtype=torch.float32))
+        features = torch.cat([hidden, torch.from_numpy(_frame_levels(window, hidden.shape[1])), logits.softmax(-1)], -1)
+        return features[0, first - low : first - low + count].float().numpy()
 
 
-def _own(config: EncoderConfig) -> Wav2Vec2Model:
+def _build_model(config: EncoderConfig) -> Wav2Vec2Model:
+    """Our own small Wav2Vec2 with mel features in the place of its convolutions."""
     model = Wav2Vec2Model(Wav2Vec2Config(
         hidden_size=config.hidden, num_hidden_layers=config.layers, num_attention_heads=max(config.hidden // 48, 1),
         intermediate_size=4 * config.hidden, conv_dim=(config.convolution,), conv_stride=(HOP,), conv_kernel=(FIELD,),
-        feat_extract_norm="layer", do_stable_layer_norm=True, num_conv_pos_embeddings=32, num_conv_pos_embedding_groups=8,
+        feat_extract_norm="layer", do_stable_layer_norm=True,
+        num_conv_pos_embeddings=32, num_conv_pos_embedding_groups=8,
         apply_spec_augment=False, hidden_dropout=0.1, attention_dropout=0.1, activation_dropout=0.0, layerdrop=0.0,
         mask_time_prob=0.0,
     ))  # fmt: skip
@@ -91,25 +97,31 @@ def _own(config: EncoderConfig) -> Wav2Vec2Model:
     return model
 
 
-def _public(source: str) -> Wav2Vec2Model:
-    """Weights of others, which do not learn. Raises UserError."""
+def _load_public_model(source: str) -> Wav2Vec2Model:
+    """Load a public Wav2Vec2 and freeze it.
+
+    Raises UserError if the model is missing, or if its frames differ from HOP and FIELD.
+    """
     try:
         model = Wav2Vec2Model.from_pretrained(source)
     except OSError as error:
         raise UserError(
-            f"audio.pretrained {source!r}: {str(error).splitlines()[0]}; expected null, a Wav2Vec2 model's id or its folder"
+            f"audio.pretrained {source!r}: {str(error).splitlines()[0]}; "
+            "expected null, a Wav2Vec2 model's id or its folder"
         ) from None
     model.config.apply_spec_augment = False
-    stride, field = int(np.prod(model.config.conv_stride)), _field(model.config.conv_kernel, model.config.conv_stride)
+    stride = int(np.prod(model.config.conv_stride))
+    field = _receptive_field(model.config.conv_kernel, model.config.conv_stride)
     if (stride, field) != (HOP, FIELD):
         raise UserError(
-            f"audio.pretrained {source!r} hears {field} samples every {stride}; expected {FIELD} every {HOP}, as facebook/wav2vec2-base-960h does"
+            f"audio.pretrained {source!r} hears {field} samples every {stride}; "
+            f"expected {FIELD} every {HOP}, as facebook/wav2vec2-base-960h does"
         )
     return model.requires_grad_(False)
 
 
-def _field(kernels: tuple[int, ...], strides: tuple[int, ...]) -> int:
-    """Samples that a stack of convolutions sees at once."""
+def _receptive_field(kernels: tuple[int, ...], strides: tuple[int, ...]) -> int:
+    """Receptive field of a stack of convolutions, samples."""
     field, step = 1, 1
     for kernel, stride in zip(kernels, strides, strict=True):
         field, step = field + (kernel - 1) * step, step * stride
@@ -117,9 +129,10 @@ def _field(kernels: tuple[int, ...], strides: tuple[int, ...]) -> int:
 
 
 class MelFeatures(nn.Module):
-    """Log mel bands and two convolutions, in the place of wav2vec2's seven convolutions of raw sound (the same frames, HOP and FIELD).
+    """Log mel bands and two convolutions, in the place of wav2vec2's seven convolutions over raw samples.
 
-    Hours of speech teach the latter what the former know from the start; see docs/design.md for the measurement.
+    The frames have the same HOP and FIELD. Convolutions over raw samples need hours of speech to learn what mel bands
+    provide from the start; docs/decisions/speech.md (021) has the measurement.
     """
 
     def __init__(self, width: int):
@@ -131,7 +144,7 @@ class MelFeatures(nn.Module):
         self.second = nn.Conv1d(width, width, 3, stride=2, padding=1)
 
     def forward(self, samples_BS: torch.Tensor) -> torch.Tensor:
-        """f32 [B, S] -> [B, width, N]."""
+        """Samples f32 [B, S] -> features f32 [B, width, N]."""
         power_BFM = (
             torch.stft(samples_BS, FIELD, HOP // 2, window=self.window, center=False, return_complex=True)
             .abs()
@@ -139,43 +152,49 @@ class MelFeatures(nn.Module):
         )
         mel_BCM = torch.log(0.01 * torch.einsum("bfm,fc->bcm", power_BFM, self.bands) + 1e-6) / 4 + 1
         if self.training:
-            mel_BCM = _masked(mel_BCM)
+            mel_BCM = _spec_augment(mel_BCM)
         x = functional.gelu(self.first(mel_BCM))
         return functional.gelu(self.second(x))
 
 
-def _masked(mel_BCM: torch.Tensor) -> torch.Tensor:
-    """SpecAugment (Park et al. 2019): two stretches of bands and two of time are blanked, other ones in every row."""
+def _spec_augment(mel_BCM: torch.Tensor) -> torch.Tensor:
+    """SpecAugment (Park et al. 2019): blank two stretches of bands and two of time, others for every utterance."""
     B, C, M = mel_BCM.shape
-    for axis, size, widest in ((1, C, 12), (1, C, 12), (2, M, 20), (2, M, 20)):
-        start, width = torch.rand(B, 1) * size, torch.rand(B, 1) * widest
-        at = torch.arange(size)
-        blank = (at >= start) & (at < start + width)
+    for axis, size, max_width in ((1, C, 12), (1, C, 12), (2, M, 20), (2, M, 20)):
+        start, width = torch.rand(B, 1) * size, torch.rand(B, 1) * max_width
+        index = torch.arange(size)
+        blank = (index >= start) & (index < start + width)
         mel_BCM = mel_BCM.masked_fill(blank[:, :, None] if axis == 1 else blank[:, None], 0.0)
     return mel_BCM
 
 
 def loudness_of(samples: np.ndarray) -> float:
-    """Root mean square of the frames that sound, f32 [S]: pauses and silence around do not count."""
+    """Level of speech f32 [S]: the root mean square of the frames that are not silent, at least _MIN_LEVEL.
+
+    Pauses, and the silence before and after the speech, do not count.
+    """
     frames = np.pad(samples, (0, -len(samples) % HOP)).reshape(-1, HOP)
     power = np.einsum("nh,nh->n", frames, frames, dtype=np.float64) / HOP
     sounding = power[power > 0.01 * np.percentile(power, 95)]
-    return max(float(np.sqrt(sounding.mean())) if len(sounding) else 0.0, _SILENT)
+    return max(float(np.sqrt(sounding.mean())) if len(sounding) else 0.0, _MIN_LEVEL)
 
 
-def _level(samples: np.ndarray, count: int) -> np.ndarray:
-    """Logarithm of the size of the samples that every frame sees, f32 [1, N, 1]: what hands and brows follow, and phonemes do not tell."""
-    seen = np.lib.stride_tricks.sliding_window_view(samples, FIELD)[::HOP][:count]
-    return (np.log10(np.sqrt((seen.astype(np.float64) ** 2).mean(1)) + 1e-4) + 2).astype(np.float32)[None, :, None]
+def _frame_levels(samples: np.ndarray, count: int) -> np.ndarray:
+    """Logarithmic level of the samples in each frame's field, f32 [1, N, 1].
+
+    Hands and brows follow the level, and the phoneme classes do not contain it.
+    """
+    fields = np.lib.stride_tricks.sliding_window_view(samples, FIELD)[::HOP][:count]
+    return (np.log10(np.sqrt((fields.astype(np.float64) ** 2).mean(1)) + 1e-4) + 2).astype(np.float32)[None, :, None]
 
 
 def frame_times(count: int, first: int = 0) -> np.ndarray:
-    """Centres (s) of `count` feature frames."""
+    """Centers in s of the `count` feature frames from number `first` on, f64 [count]."""
     return (np.arange(first, first + count) * HOP + FIELD / 2) / SAMPLE_RATE
 
 
 def classes_at(speech: Speech, times: np.ndarray) -> np.ndarray:
-    """Phoneme class at every moment (s, rising), i64; silence where no phoneme is."""
+    """Index into CLASSES of the phoneme at each of the rising times [N] s, i64 [N]; silence between phonemes."""
     classes = np.full(len(times), CLASS["sil"], np.int64)
     near = slice(
         bisect_left(speech.phonemes, times[0], key=lambda p: p.end),

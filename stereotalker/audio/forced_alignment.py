@@ -1,7 +1,7 @@
-"""Forced alignment of recordings with their text by pocketsphinx and the English acoustic model in its wheel.
+"""Forced alignment of recordings with their transcripts, by pocketsphinx and the English acoustic model in its wheel.
 
-Words that its dictionary lacks, and other languages, are pronounced by espeak-ng and written in the nearest ARPAbet symbols; recordings
-without a text are transcribed first. Phonemes come out in ARPAbet.
+Words that its dictionary lacks, and words of other languages, are pronounced by espeak-ng and written in the nearest
+ARPAbet symbols. Recordings without a transcript can be transcribed first. Phonemes are returned in ARPAbet.
 """
 
 from __future__ import annotations
@@ -16,29 +16,27 @@ from stereotalker.audio.text_to_speech import Voice, speak_alone
 from stereotalker.errors import ClipError
 from stereotalker.records import SAMPLE_RATE, Timed
 
-_FRAME_S = 0.01
-# The usual beams lose foreign speakers in the middle of a sentence. Those below take any text: the score says whether it fits.
-_WIDE = {"beam": 1e-200, "pbeam": 1e-200, "wbeam": 1e-150, "fwdflat": False, "bestpath": False}
-# Mean acoustic score of a 10 ms frame of sound. Measured: English texts that fit -12 to -25, other sentences -58 to -78; other languages
-# -23 to -48 and -61 to -84.
-_FITS, _FOREIGN_FITS = -40, -55
-_VOICES = {
-    "en": "en-us",
-    "fr": "fr-fr",
-    "pt": "pt-br",
-    "zh": "cmn",
-}  # espeak-ng's names of languages that are called otherwise
+_FRAME_S = 0.01  # length of pocketsphinx's frames, s
+# pocketsphinx's default beams lose foreign speakers in the middle of a sentence. These beams accept any text; whether
+# it fits the recording is decided by the acoustic score.
+_WIDE_BEAMS = {"beam": 1e-200, "pbeam": 1e-200, "wbeam": 1e-150, "fwdflat": False, "bestpath": False}
+# Lowest mean acoustic score of a 10 ms frame at which a text counts as what is said, for English and for other
+# languages. Measured: English texts that fit score -12 to -25, other sentences -58 to -78; in other languages texts
+# that fit score -23 to -48 and other sentences -61 to -84.
+_MIN_SCORE_ENGLISH, _MIN_SCORE_FOREIGN = -40, -55
+# espeak-ng's names of the languages for which they differ from the usual codes.
+_ESPEAK_LANGUAGES = {"en": "en-us", "fr": "fr-fr", "pt": "pt-br", "zh": "cmn"}
 Alignment = tuple[tuple[Timed, ...], tuple[Timed, ...]]  # words, phonemes
 
 
 def align(samples: np.ndarray, text: str, language: str = "en-us") -> Alignment | None:
-    """Word and phoneme times of speech f32 [S] at 16 kHz, or None where the text is not what is said.
+    """Word and phoneme times of speech f32 [S] at 16 kHz, or None if the text is not what is said.
 
     Raises ClipError for a language that espeak-ng does not speak.
     """
-    language = _VOICES.get(language, language)
-    decoder, english = _decoder(**_WIDE), language.startswith("en")
-    words = _english(decoder, text) if english else _foreign(decoder, text, language)
+    language = _ESPEAK_LANGUAGES.get(language, language)
+    decoder, is_english = _decoder(**_WIDE_BEAMS), language.startswith("en")
+    words = _english(decoder, text) if is_english else _foreign(decoder, text, language)
     if not words:
         return None
     decoder.set_align_text(" ".join(name for name, _ in words))
@@ -46,63 +44,70 @@ def align(samples: np.ndarray, text: str, language: str = "en-us") -> Alignment 
         _decode(decoder, samples)
         decoder.set_alignment()
         _decode(decoder, samples)
-        found = decoder.get_alignment()
+        alignment = decoder.get_alignment()
     except RuntimeError:
         return None
-    spoken = [] if found is None else [word for word in found if not word.name.startswith(("<", "["))]
-    if len(spoken) != len(words):  # it may give up in the middle
+    spoken = [] if alignment is None else [word for word in alignment if not word.name.startswith(("<", "["))]
+    if len(spoken) != len(words):  # pocketsphinx may give up in the middle
         return None
-    sounds = [phone for word in found for phone in word]
-    loud = [phone for phone in sounds if phone.name != "SIL"]
-    if sum(p.score for p in loud) < (_FITS if english else _FOREIGN_FITS) * sum(p.duration for p in loud):
+    phones = [phone for word in alignment for phone in word]
+    voiced = [phone for phone in phones if phone.name != "SIL"]
+    min_score = _MIN_SCORE_ENGLISH if is_english else _MIN_SCORE_FOREIGN
+    if sum(p.score for p in voiced) < min_score * sum(p.duration for p in voiced):
         return None
-    phonemes = with_stress(tuple(_timed(phone.name, phone) for phone in sounds), samples)
-    return tuple(_timed(shown, word) for (_, shown), word in zip(words, spoken, strict=True)), phonemes
+    phonemes = mark_stress(tuple(_timed(phone.name, phone) for phone in phones), samples)
+    return tuple(_timed(text, word) for (_, text), word in zip(words, spoken, strict=True)), phonemes
 
 
-def with_stress(phonemes: tuple[Timed, ...], samples: np.ndarray) -> tuple[Timed, ...]:
-    """Vowels that are heard most, marked as ARPAbet marks stress ("AE1"): louder and longer than any other within 0.3 s.
+def mark_stress(phonemes: tuple[Timed, ...], samples: np.ndarray) -> tuple[Timed, ...]:
+    """The same phonemes with primary stress on the most prominent vowels, as ARPAbet marks it ("AE1").
 
-    The aligner's dictionary knows no stress, and hands and brows follow it.
+    A vowel is prominent if it is louder and longer than any other within 0.3 s. The aligner's dictionary has no stress,
+    but gestures and brows need it. samples f32 [S] at 16 kHz.
     """
     vowels = [k for k, p in enumerate(phonemes) if phoneme_class(p.text) in VOWELS]
-    weight = np.array([_energy(samples, phonemes[k]) for k in vowels])
+    prominence = np.array([_prominence(samples, phonemes[k]) for k in vowels])
     middle = np.array([(phonemes[k].start + phonemes[k].end) / 2 for k in vowels])
-    near = np.abs(middle[:, None] - middle[None]) < 0.3
-    strongest = weight >= np.where(near, weight[None], 0).max(1, initial=0)
-    marked = {k for k, top, w in zip(vowels, strongest, weight, strict=True) if top and w > 0.6 * np.median(weight)}
-    return tuple(replace(p, text=p.text.rstrip("012") + "1") if k in marked else p for k, p in enumerate(phonemes))
+    is_near = np.abs(middle[:, None] - middle[None]) < 0.3
+    is_strongest = prominence >= np.where(is_near, prominence[None], 0).max(1, initial=0)
+    stressed = {
+        k
+        for k, strongest, p in zip(vowels, is_strongest, prominence, strict=True)
+        if strongest and p > 0.6 * np.median(prominence)
+    }
+    return tuple(replace(p, text=p.text.rstrip("012") + "1") if k in stressed else p for k, p in enumerate(phonemes))
 
 
-def _energy(samples: np.ndarray, phoneme: Timed) -> float:
-    """Loudness times the root of the length."""
+def _prominence(samples: np.ndarray, phoneme: Timed) -> float:
+    """Level of a phoneme times the square root of its length."""
     part = samples[int(phoneme.start * SAMPLE_RATE) : int(phoneme.end * SAMPLE_RATE)]
     return float(np.sqrt((part**2).sum())) if len(part) else 0.0
 
 
 def transcribe(samples: np.ndarray) -> Alignment | None:
-    """What pocketsphinx makes of English speech without a text: a fifth of the words are wrong, but wrong ones sound alike.
+    """Recognize the phonemes of English speech f32 [S] at 16 kHz that has no transcript.
 
-    The words are therefore left out: () and the phonemes; None where nothing is heard.
+    A fifth of the words that pocketsphinx recognizes are wrong, but they sound like the right ones. Therefore the
+    result has phonemes and no words. It is None if nothing is recognized.
     """
     decoder = _decoder()
     _decode(decoder, samples)
-    heard = decoder.hyp()
-    found = align(samples, heard.hypstr) if heard is not None and heard.hypstr else None
-    return ((), found[1]) if found else None
+    hypothesis = decoder.hyp()
+    alignment = align(samples, hypothesis.hypstr) if hypothesis is not None and hypothesis.hypstr else None
+    return ((), alignment[1]) if alignment else None
 
 
 def _decoder(**options):
-    """A new one for every recording: it adapts to what it has heard before."""
+    """A new decoder. Every recording needs its own, because a decoder adapts to what it has decoded before."""
     from pocketsphinx import Decoder
 
     return Decoder(samprate=16000, loglevel="FATAL", **options)
 
 
 def _english(decoder, text: str) -> list[tuple[str, str]]:
-    """(name in the dictionary, word) of every word; [] where one cannot be pronounced."""
+    """(name in the dictionary, word) of every word of an English text; [] if one of them cannot be pronounced."""
     words = re.findall(r"[^\W_]+(?:'[^\W_]+)*", text.lower().replace("’", "'"))
-    if any(not c.isascii() for word in words for c in word):  # letters of no English word
+    if any(not c.isascii() for word in words for c in word):  # no English word has other letters
         return []
     for word in words:
         if decoder.lookup_word(word) is None and not _add_word(decoder, word):
@@ -111,18 +116,19 @@ def _english(decoder, text: str) -> list[tuple[str, str]]:
 
 
 def _foreign(decoder, text: str, language: str) -> list[tuple[str, str]]:
+    """(name in the dictionary, word) of every word of a text in another language, as espeak-ng pronounces it."""
     spoken = speak_alone(text, Voice(language))
-    named = []
+    words = []
     for index, word in enumerate(spoken.words):
         sounds = [symbol for p in spoken.phonemes if word.start <= p.start < word.end for symbol in arpabet(p.text)]
         if sounds:
-            named.append((f"w{index}", word.text))
+            words.append((f"w{index}", word.text))
             decoder.add_word(f"w{index}", " ".join(sounds), True)
-    return named
+    return words
 
 
 def _add_word(decoder, word: str) -> bool:
-    """Give the dictionary an English word as espeak-ng says it; False where it cannot."""
+    """Add an English word to the dictionary as espeak-ng pronounces it; False if espeak-ng cannot pronounce it."""
     try:
         sounds = [symbol for p in speak_alone(word, Voice()).phonemes for symbol in arpabet(p.text)]
     except ClipError:
@@ -133,6 +139,7 @@ def _add_word(decoder, word: str) -> bool:
 
 
 def _decode(decoder, samples: np.ndarray) -> None:
+    """Run the decoder over a whole utterance f32 [S] in -1..1."""
     decoder.start_utt()
     decoder.process_raw(np.rint(samples * 32767).astype(np.int16).tobytes(), full_utt=True)
     decoder.end_utt()

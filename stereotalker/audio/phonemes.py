@@ -1,11 +1,12 @@
-"""Phoneme classes shared by synthetic speech (IPA), forced alignment (ARPAbet) and the audio encoder's targets.
+"""Phoneme classes: the common alphabet of synthetic speech (IPA), forced alignment (ARPAbet) and the audio encoder.
 
-A class is a set of sounds that look alike on the lips or sound alike to the ear; 24 of them cover the languages espeak-ng speaks.
+A class is a set of sounds that look alike on the lips or sound alike to the ear. The classes cover the languages that
+espeak-ng speaks.
 """
 
 from __future__ import annotations
 
-# class -> IPA symbols (without length, tone and stress marks), ARPAbet symbols
+# Class -> its IPA symbols without marks for length, tone and stress, and its ARPAbet symbols.
 _TABLE: dict[str, tuple[str, str]] = {
     "sil": ("_ Л ʔ", "SIL +SPN+ +NSN+"),
     "p": ("p b ɓ ʙ", "P B"),
@@ -31,40 +32,49 @@ _TABLE: dict[str, tuple[str, str]] = {
     "o": ("o ɔ ɵ ɤ", "OW OY AO"),
     "u": ("u ʊ ʉ ɯ", "UW UH"),
 }
-CLASSES: tuple[str, ...] = tuple(_TABLE)
+CLASSES: tuple[str, ...] = tuple(_TABLE)  # the order of the audio encoder's outputs
 CLASS: dict[str, int] = {name: i for i, name in enumerate(CLASSES)}
+# Classes whose sounds close the lips.
 BILABIAL = frozenset({"p", "m"})
 VOWELS = frozenset({"i", "e", "ae", "aa", "ah", "er", "o", "u"})
 
 _FROM_IPA = {symbol: name for name, (ipa, _) in _TABLE.items() for symbol in ipa.split()}
 _FROM_ARPABET = {symbol: name for name, (_, arpabet) in _TABLE.items() for symbol in arpabet.split()}
-_MARKS = str.maketrans("", "", "ːˑˈˌ̩̃̊̈̚ʰʲʷˠ̪͡‿^|~'-.0123456789 ")
+# Deletes what an IPA symbol carries besides its letters: marks for length, stress, tone and articulation, ties, digits.
+_REMOVE_MARKS = str.maketrans("", "", "ːˑˈˌ̩̃̊̈̚ʰʲʷˠ̪͡‿^|~'-.0123456789 ")
 
 
 def phoneme_class(symbol: str) -> str:
-    """Class of an IPA or ARPAbet symbol; a symbol of several letters is decided by its first known letters."""
+    """Class of an IPA or ARPAbet symbol.
+
+    The longest beginning of the symbol that is in the table decides. An unknown symbol is "ah", an empty one silence.
+    """
     if symbol.rstrip("012") in _FROM_ARPABET:
         return _FROM_ARPABET[symbol.rstrip("012")]
-    bare = symbol.translate(_MARKS)
-    for length in range(len(bare), 0, -1):
-        if bare[:length] in _FROM_IPA:
-            return _FROM_IPA[bare[:length]]
-    return "sil" if not bare else "ah"
+    letters = symbol.translate(_REMOVE_MARKS)
+    for length in range(len(letters), 0, -1):
+        if letters[:length] in _FROM_IPA:
+            return _FROM_IPA[letters[:length]]
+    return "sil" if not letters else "ah"
 
 
-# The nearest ARPAbet of IPA symbols whose class holds several; every other symbol takes its class's first.
-_NEAREST = {
-    "b": "B", "v": "V", "β": "V", "ʋ": "V", "ð": "DH", "d": "D", "ɖ": "D", "ɗ": "D", "ŋ": "NG", "z": "Z", "ts": "T S", "dz": "D Z", "pf": "P F",
-    "ʒ": "ZH", "ʐ": "ZH", "tʃ": "CH", "tʂ": "CH", "tɕ": "CH", "dʒ": "JH", "dʑ": "JH", "ɡ": "G", "g": "G", "ɢ": "G", "ɪ": "IH", "ɛ": "EH", "œ": "EH", "ʊ": "UH",
-    "ɔ": "AO", "a": "AA", "ɐ": "AH", "æ": "AE", "ʁ": "R", "aɪ": "AY", "aʊ": "AW", "ɔɪ": "OY", "ɔʏ": "OY", "eɪ": "EY", "oʊ": "OW", "əʊ": "OW",
+# IPA symbol -> the nearest ARPAbet symbols, for classes with several of them. Any other IPA symbol takes the first
+# ARPAbet symbol of its class.
+_NEAREST_ARPABET = {
+    "b": "B", "v": "V", "β": "V", "ʋ": "V", "ð": "DH", "d": "D", "ɖ": "D", "ɗ": "D",
+    "ŋ": "NG", "z": "Z", "ts": "T S", "dz": "D Z", "pf": "P F",
+    "ʒ": "ZH", "ʐ": "ZH", "tʃ": "CH", "tʂ": "CH", "tɕ": "CH", "dʒ": "JH", "dʑ": "JH",
+    "ɡ": "G", "g": "G", "ɢ": "G", "ɪ": "IH", "ɛ": "EH", "œ": "EH", "ʊ": "UH",
+    "ɔ": "AO", "a": "AA", "ɐ": "AH", "æ": "AE", "ʁ": "R", "aɪ": "AY", "aʊ": "AW",
+    "ɔɪ": "OY", "ɔʏ": "OY", "eɪ": "EY", "oʊ": "OW", "əʊ": "OW",
 }  # fmt: skip
 
 
 def arpabet(symbol: str) -> list[str]:
-    """The English sounds nearest to an IPA symbol; none for silence."""
-    bare = symbol.translate(_MARKS)
-    for length in range(len(bare), 0, -1):
-        if bare[:length] in _NEAREST:
-            return _NEAREST[bare[:length]].split()
+    """The ARPAbet symbols of the English sounds nearest to an IPA symbol; an empty list for silence."""
+    letters = symbol.translate(_REMOVE_MARKS)
+    for length in range(len(letters), 0, -1):
+        if letters[:length] in _NEAREST_ARPABET:
+            return _NEAREST_ARPABET[letters[:length]].split()
     name = phoneme_class(symbol)
     return [] if name == "sil" else [_TABLE[name][1].split()[0]]

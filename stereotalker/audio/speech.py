@@ -1,4 +1,7 @@
-"""Stage `audio`: a clip's audio file or script -> Speech at a stated loudness, with words and phonemes where they are known."""
+"""Stage `audio` of a clip: an audio file or a script -> Speech at a given loudness.
+
+The Speech has words and phonemes if there is a script, or a transcript that fits the recording.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +16,17 @@ from stereotalker.errors import ClipError
 from stereotalker.media import audio_files
 from stereotalker.records import Speech
 
-ALIGNABLE_S = 600.0  # of a recording with a transcript
+ALIGNABLE_S = 600.0  # longest recording that is aligned with its transcript, s
 LETTERLESS = "script has no letters or digits; expected words to speak"
 
 
 def from_file(
     path: Path, loudness: float, transcript: str | None = None, language: str = "en-us"
 ) -> tuple[Speech, np.ndarray]:
-    """A recording. Returns the Speech and the sound of the clip, f32 [2, N] at io.OUTPUT_RATE.
+    """Read a recording. Returns the Speech and the sound of the clip, f32 [2, N] at audio_files.OUTPUT_RATE.
 
-    With a transcript, words and phonemes are known where it is what is said, and unknown where it is not. Raises ClipError for one whose
-    recording is longer than ALIGNABLE_S.
+    loudness: target in LUFS. The Speech has words and phonemes only if there is a transcript and it is what is said.
+    Raises ClipError for a recording with a transcript that is longer than ALIGNABLE_S.
     """
     sound, level = audio_files.normalise(audio_files.decode(path), loudness)
     samples = audio_files.to_speech_samples(sound)
@@ -34,17 +37,22 @@ def from_file(
 
 
 def check_alignable(path: Path, seconds: float) -> None:
-    """Raises ClipError for a recording that is too long to be aligned with its transcript."""
+    """Raise ClipError if a recording of this length in s is too long to be aligned with its transcript."""
     if seconds > ALIGNABLE_S:
         raise ClipError(
-            f"{path} lasts {seconds / 60:.0f} min; expected at most {ALIGNABLE_S / 60:.0f} min with a transcript: cut it, or leave the transcript out"
+            f"{path} lasts {seconds / 60:.0f} min; expected at most {ALIGNABLE_S / 60:.0f} min with a transcript: "
+            "cut it, or leave the transcript out"
         )
 
 
 def from_script(
     text: str, voice: Voice, loudness: float, speaker: Callable[[str, Voice], SpokenText] = speak_alone
 ) -> tuple[Speech, np.ndarray]:
-    """A script spoken by espeak-ng, with word and phoneme times. Raises ClipError for a script nobody can speak."""
+    """Speak a script with espeak-ng. Returns the Speech with word and phoneme times, and the sound as `from_file` does.
+
+    loudness: target in LUFS. speaker: the function that synthesizes. Raises ClipError for a script without letters and
+    digits, and as `text_to_speech.speak` does.
+    """
     if not any(c.isalnum() for c in text):
         raise ClipError(LETTERLESS)
     spoken = speaker(text, voice)

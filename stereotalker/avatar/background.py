@@ -1,4 +1,4 @@
-"""The background behind the person, filled in, and the person's colours without it at the edge."""
+"""Fill the background behind the person, and extend the person's colors over the background at the silhouette."""
 
 from __future__ import annotations
 
@@ -8,60 +8,74 @@ from scipy.ndimage import distance_transform_edt
 
 from stereotalker.avatar.inpainting import complete
 
-_HALO = 0.008  # of the longer side: the background begins this far from the person's outline
-_COARSE = 192  # px of the longer side at which the inside is filled
-_SOFT, _INTO = (
-    1.6,
-    3.0,
-)  # px of the coarse picture: blur of the filling, which hides its seams, and how deep that begins
-_BLEND = 0.002  # of the longer side: over which the filling begins
-_EDGE_PX = 1.5  # within the outline, pixels are part background
+# The background begins this far outside the person's silhouette, as a share of the picture's longer side. What lies
+# nearer is filled as well.
+_HALO = 0.008
+# The hole is filled in a picture that is scaled down to this length of the longer side, px.
+_FILL_SIZE_PX = 192
+# Blur of the filling, which hides its seams (standard deviation), and the depth inside the hole at which the blur has
+# its full effect. Both in px of the picture that is scaled down.
+_BLUR_PX, _BLUR_DEPTH_PX = 1.6, 3.0
+# Width over which picture and filling are blended, as a share of the longer side.
+_BLEND = 0.002
+# Pixels of the person this near to the silhouette are mixed with the background, px.
+_EDGE_PX = 1.5
 
 
 def fill_background(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """u8 [H, W, 3] with the person (bool [H, W]) painted over with what the rest shows, a little out of focus. A camera 20 degrees off sees all that is behind the head."""
+    """Replace the person by what the rest of the picture shows, slightly blurred. u8 [H, W, 3].
+
+    picture u8 [H, W, 3]; mask bool [H, W]: the person. A camera 20 degrees off shows all of the background that is
+    behind the head. If hardly any background is visible, the result is its mean color.
+    """
     H, W = mask.shape
     side = max(H, W)
-    hole = cv2.dilate(mask.astype(np.uint8), disc(max(2, round(_HALO * side))), borderValue=0)
-    scale = min(1.0, _COARSE / side)
+    hole = cv2.dilate(mask.astype(np.uint8), disk_kernel(max(2, round(_HALO * side))), borderValue=0)
+    scale = min(1.0, _FILL_SIZE_PX / side)
     size = (max(8, round(W * scale)), max(8, round(H * scale)))
-    share = cv2.resize(1.0 - hole.astype(np.float32), size, interpolation=cv2.INTER_AREA)
-    known = cv2.resize(picture.astype(np.float32) * (1 - hole[..., None]), size, interpolation=cv2.INTER_AREA)
-    small = np.clip(known / np.maximum(share, 1e-3)[..., None], 0, 255).astype(
-        np.uint8
-    )  # means over known pixels alone
-    gone = share < 0.5
-    if gone.all():  # hardly any wall is in sight
-        seen = ~mask if (~mask).any() else mask
-        return np.broadcast_to(picture[seen].mean(0), picture.shape).astype(np.uint8)
-    filled = complete(small, gone, _across(small, gone))
-    amount = np.clip(distance_transform_edt(gone) / _INTO, 0, 1)[..., None]
-    filled = (filled * (1 - amount) + cv2.GaussianBlur(filled, (0, 0), _SOFT) * amount).astype(np.uint8)
+    # Small pixels are means over the background's pixels alone.
+    background_share = cv2.resize(1.0 - hole.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    background = cv2.resize(picture.astype(np.float32) * (1 - hole[..., None]), size, interpolation=cv2.INTER_AREA)
+    small = np.clip(background / np.maximum(background_share, 1e-3)[..., None], 0, 255).astype(np.uint8)
+    small_hole = background_share < 0.5
+    if small_hole.all():
+        visible = ~mask if (~mask).any() else mask
+        return np.broadcast_to(picture[visible].mean(0), picture.shape).astype(np.uint8)
+    filled = complete(small, small_hole, _interpolate_rows(small, small_hole))
+    amount = np.clip(distance_transform_edt(small_hole) / _BLUR_DEPTH_PX, 0, 1)[..., None]
+    filled = (filled * (1 - amount) + cv2.GaussianBlur(filled, (0, 0), _BLUR_PX) * amount).astype(np.uint8)
     large = cv2.resize(filled, (W, H), interpolation=cv2.INTER_CUBIC)
     blend = np.maximum(cv2.GaussianBlur(hole.astype(np.float32), (0, 0), max(_BLEND * side, 0.5)), hole)[..., None]
     return np.rint(large * blend + picture * (1 - blend)).astype(np.uint8)
 
 
-def _across(picture: np.ndarray, hole: np.ndarray) -> np.ndarray:
-    """u8 [H, W, 3]: every row's hole filled from its left to its right; a row that is all hole, as the nearest that is not."""
-    columns, out = np.arange(hole.shape[1]), picture.copy()
-    whole = np.flatnonzero(~hole.all(1))
+def _interpolate_rows(picture: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    """Fill the hole of every row by interpolating between its left and right side. u8 [H, W, 3].
+
+    A row without any pixel outside the hole is filled like the nearest row that has some.
+    """
+    columns, result = np.arange(hole.shape[1]), picture.copy()
+    usable_rows = np.flatnonzero(~hole.all(1))
     for row in range(len(hole)):
-        like = whole[np.abs(whole - row).argmin()] if len(whole) else row
-        seen = columns[~hole[like]]
-        if len(seen):
-            out[row] = np.stack([np.interp(columns, seen, picture[like, seen, c]) for c in range(3)], -1)
-    return out
+        source = usable_rows[np.abs(usable_rows - row).argmin()] if len(usable_rows) else row
+        visible = columns[~hole[source]]
+        if len(visible):
+            channels = [np.interp(columns, visible, picture[source, visible, c]) for c in range(3)]
+            result[row] = np.stack(channels, -1)
+    return result
 
 
 def without_fringe(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The picture, the person's own colours continued over the outline, so that no background travels with a moving edge."""
+    """Extend the person's own colors over the silhouette, so that no background moves with the person. u8 [H, W, 3].
+
+    picture u8 [H, W, 3]; mask bool [H, W]: the person.
+    """
     depth = distance_transform_edt(mask)
     rows, columns = distance_transform_edt(depth <= _EDGE_PX, return_distances=False, return_indices=True)
-    near = (depth <= _EDGE_PX) & (distance_transform_edt(~mask) <= 2 * _EDGE_PX)
-    return np.where(near[..., None], picture[rows, columns], picture)
+    near_edge = (depth <= _EDGE_PX) & (distance_transform_edt(~mask) <= 2 * _EDGE_PX)
+    return np.where(near_edge[..., None], picture[rows, columns], picture)
 
 
-def disc(radius: int) -> np.ndarray:
+def disk_kernel(radius: int) -> np.ndarray:
     """A round structuring element, u8 [2 radius + 1, 2 radius + 1]."""
     return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))

@@ -1,40 +1,57 @@
-"""Telling what a pixel shows by its colour: how far it is from a sample's colours, and graph cuts (Rother et al. 2004, OpenCV's)."""
+"""Segmentation by color: the distance of pixels from the colors of a sample, and graph cuts.
+
+The graph cuts are GrabCut (Rother et al. 2004) as OpenCV implements it.
+"""
 
 from __future__ import annotations
 
 import cv2
 import numpy as np
 
-ALIKE = 3.0  # standard deviations of colour that still are the same stuff
-_ROUNDS = 3  # of the cut; more change little
-_KEPT, _NOISE = 0.85, 2.0  # of a sample, those nearest its median; and the least standard deviation of any stuff
-_FEWEST = 16  # pixels of a sample or a side
+# Colors up to this many standard deviations from a sample count as the same material.
+SAME_MATERIAL_SD = 3.0
+# Iterations of GrabCut; more of them change little.
+_ITERATIONS = 3
+# Share of a sample that is used: the pixels nearest to its median color.
+_USED_SHARE = 0.85
+# Standard deviation of color that every material has at least, in units of `cielab`.
+_MIN_SD = 2.0
+# Fewest pixels of a sample, and of each side of a graph cut.
+_MIN_PIXELS = 16
 
 
 def cielab(picture: np.ndarray) -> np.ndarray:
-    """f32 [H, W, 3] of sRGB u8, as OpenCV scales it; lightness counts half, as skin and cloth lie in shadow, too."""
+    """Convert sRGB u8 [H, W, 3] to CIELAB as OpenCV scales it, f32 [H, W, 3].
+
+    Lightness counts half, because skin and cloth also lie in shadow.
+    """
     return cv2.cvtColor(picture, cv2.COLOR_RGB2LAB).astype(np.float32) * np.float32([0.5, 1, 1])
 
 
 def distance(lab: np.ndarray, sample: np.ndarray) -> np.ndarray:
-    """How many standard deviations pixels f32 [H, W, 3] are from a sample's colours f32 [N, 3], f32 [H, W]; infinite where the sample is nearly empty."""
-    if len(sample) < _FEWEST:
+    """Mahalanobis distance of pixels f32 [H, W, 3] from the colors of a sample f32 [N, 3]. f32 [H, W].
+
+    It is infinite if the sample has too few pixels.
+    """
+    if len(sample) < _MIN_PIXELS:
         return np.full(lab.shape[:2], np.inf, np.float32)
-    off = np.linalg.norm(sample - np.median(sample, 0), axis=1)
-    kept = sample[off <= np.quantile(off, _KEPT)]
-    inverse = np.linalg.inv(np.cov(kept.T) + _NOISE**2 * np.eye(3)).astype(np.float32)
-    off = lab - kept.mean(0)
-    return np.sqrt(np.einsum("hwi,ij,hwj->hw", off, inverse, off, optimize=True))
+    deviation = np.linalg.norm(sample - np.median(sample, 0), axis=1)
+    used = sample[deviation <= np.quantile(deviation, _USED_SHARE)]
+    inverse = np.linalg.inv(np.cov(used.T) + _MIN_SD**2 * np.eye(3)).astype(np.float32)
+    deviation = lab - used.mean(0)
+    return np.sqrt(np.einsum("hwi,ij,hwj->hw", deviation, inverse, deviation, optimize=True))
 
 
-def cut(picture: np.ndarray, marks: np.ndarray) -> np.ndarray:
-    """What is in front, bool [H, W], by OpenCV's GrabCut from its marks u8 [H, W]; as marked where one of the two sides would be empty."""
-    front = np.isin(marks, (cv2.GC_FGD, cv2.GC_PR_FGD))
-    if front.sum() < _FEWEST or (~front).sum() < _FEWEST:
-        return front
+def grab_cut(picture: np.ndarray, marks: np.ndarray) -> np.ndarray:
+    """The foreground that GrabCut finds from its marks u8 [H, W] (cv2.GC_*). bool [H, W].
+
+    picture u8 [H, W, 3]. If foreground or background has too few marks, the result is the marked foreground.
+    """
+    foreground = np.isin(marks, (cv2.GC_FGD, cv2.GC_PR_FGD))
+    if foreground.sum() < _MIN_PIXELS or (~foreground).sum() < _MIN_PIXELS:
+        return foreground
     cv2.setRNGSeed(0)
     models = np.zeros((1, 65)), np.zeros((1, 65))
-    found = cv2.grabCut(
-        cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), marks.copy(), None, *models, _ROUNDS, cv2.GC_INIT_WITH_MASK
-    )[0]
-    return np.isin(found, (cv2.GC_FGD, cv2.GC_PR_FGD))
+    bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+    labels = cv2.grabCut(bgr, marks.copy(), None, *models, _ITERATIONS, cv2.GC_INIT_WITH_MASK)[0]
+    return np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD))

@@ -1,7 +1,9 @@
-"""Where a detector's points lie on our body, and how people hold themselves: measured on rendered synthetic people.
+"""The detector calibration: where a detector's keypoints lie on the body, and priors of how people hold themselves.
 
-The detector runs on rendered heads and its points are cast back onto the surface; its body points become offsets from our joints;
-the acting of all personalities gives the prior of arms and fingers. Stage `avatar` writes the file, fits only read it.
+It is measured on rendered synthetic people. The detector runs on rendered heads, and its points are cast back onto the
+surface. Its body points become offsets from the joints of SMPL-X. The motion examples of all personalities give the
+priors of trunk, arms and fingers. The stage `avatar` writes the file (see `training.detector_calibration`); fits only
+read it.
 """
 
 from __future__ import annotations
@@ -14,50 +16,63 @@ from typing import NamedTuple
 import numpy as np
 
 from stereotalker.errors import UserError
-from stereotalker.params import ROOT
+from stereotalker.params import ASSETS
 from stereotalker.smplx_layout import JOINT, SIDES
 
-FACE_M = 0.165  # from the chin to the upper edge of the forehead, of the mean shape
-FILE = ROOT / "stereotalker" / "assets" / "DETECTOR_FREE.npz"
+# Face height of the mean shape: distance from the chin to the upper edge of the forehead, m.
+FACE_M = 0.165
+FILE = ASSETS / "DETECTOR_FREE.npz"
 ARM_JOINTS = tuple(f"{side}_{name}" for side in SIDES for name in ("collar", "shoulder", "elbow", "wrist"))
 TRUNK_JOINTS = ("spine1", "spine2", "spine3")
+# Body points and the joint whose rotation their offsets follow.
 OFFSET_FRAMES = {
     "shoulder": "{side}_collar",
     "elbow": "{side}_shoulder",
     "wrist": "{side}_elbow",
     "hip": "pelvis",
-}  # that offsets turn with
-FINGERS = ("thumb", "index", "middle", "ring", "pinky")  # in the order in which the detector counts them
-HAND_JOINTS = ("wrist", *(f"{finger}{k}" for finger in FINGERS for k in (1, 2, 3, 3)))  # the last of each is its tip
+}
+# In the order of the detector's hand points.
+FINGERS = ("thumb", "index", "middle", "ring", "pinky")
+# The joint of each of the 21 hand points. A fingertip has no joint of its own and is given the last one of its finger.
+HAND_JOINTS = ("wrist", *(f"{finger}{k}" for finger in FINGERS for k in (1, 2, 3, 3)))
+# Sign of the x coordinate of offsets, which are stored for the left side.
 MIRROR = {"left": 1.0, "right": -1.0}
 
 
 class PosePoint(NamedTuple):
-    """A body point of the detector: how far it lies from our joint, in the frame of a joint. Left side; the right one mirrors x."""
+    """Where a body point of the detector lies, as an offset from the joint of the same name.
 
-    frame: str
+    The offset is that of the left side; mirror x for the right.
+    """
+
+    frame: str  # joint whose rotation the offset follows, a format string with {side}
     offset: np.ndarray  # f32 [3] m
 
 
 @dataclass(frozen=True)
 class Calibration:
-    face_triangle: np.ndarray  # i64 [478]
-    face_weights: np.ndarray  # f32 [478, 3] barycentric
-    face_spread: np.ndarray  # f32 [478] median distance of single casts, in face heights
-    face_template: np.ndarray  # f32 [478, 3] m, on the mean body at rest
-    head_offset: np.ndarray  # f32 [3, 3] takes the detector's head rotation to ours
-    pose_offsets: np.ndarray  # f32 [shoulder elbow wrist hip, 3] m
-    tips: np.ndarray  # f32 [5, 3] from the last joint of each finger, in lengths of the bone before it; left hand, the right one mirrors x
-    arm_examples: np.ndarray  # f32 [N, 24] rad: arms of the acting that differ
-    trunk_mean: np.ndarray  # f32 [3, 3] rad
-    arm_mean: np.ndarray  # f32 [24]
+    """The arrays of the calibration file, under the names that they have there."""
+
+    face_triangle: np.ndarray  # i64 [478] the body's triangle that carries each face point
+    face_weights: np.ndarray  # f32 [478, 3] barycentric coordinates in that triangle
+    face_spread: np.ndarray  # f32 [478] median distance of single heads' points from the template, in face heights
+    face_template: np.ndarray  # f32 [478, 3] m, the face points of the mean body in the rest pose
+    head_offset: np.ndarray  # f32 [3, 3] detector's head rotation @ head_offset = rotation of the SMPL-X head joint
+    pose_offsets: np.ndarray  # f32 [4, 3] m, for shoulder, elbow, wrist and hip
+    # f32 [5, 3] from the last joint of each finger to its tip, in lengths of the bone before that joint. They are those
+    # of the left hand; mirror x for the right.
+    tips: np.ndarray
+    arm_examples: np.ndarray  # f32 [N, 24] rad, arms of motion examples that differ from each other
+    trunk_mean: np.ndarray  # f32 [3, 3] rad, of the three spine joints
+    arm_mean: np.ndarray  # f32 [24] rad, of ARM_JOINTS
     arm_scale: np.ndarray  # f32 [24, 24] Cholesky factor of the covariance
-    hand_mean: np.ndarray  # f32 [2, 45]
-    hand_scale: np.ndarray  # f32 [2, 45, 45]
+    hand_mean: np.ndarray  # f32 [2, 45] rad, left and right
+    hand_scale: np.ndarray  # f32 [2, 45, 45] Cholesky factors of the covariances
     expression_mean: np.ndarray  # f32 [52]
 
     @property
     def pose_points(self) -> dict[str, PosePoint]:
+        """The body points that a fit uses, by name."""
         return {
             name: PosePoint(frame, offset)
             for (name, frame), offset in zip(OFFSET_FRAMES.items(), self.pose_offsets, strict=True)
@@ -65,15 +80,20 @@ class Calibration:
 
     @property
     def arm_joints(self) -> list[int]:
+        """Indices of ARM_JOINTS in a pose."""
         return [JOINT[name] for name in ARM_JOINTS]
 
     def face_points(self, values: np.ndarray, faces: np.ndarray) -> np.ndarray:
-        """Values [V, C] of a body's vertices (places, pixels) at the face's points, [478, C]; faces i32 [F, 3] the body's."""
+        """Interpolate values [V, C] of a body's vertices (positions, pixels) at the face points, [478, C].
+
+        faces i32 [F, 3]: the body's triangles.
+        """
         return (values[faces[self.face_triangle]] * self.face_weights[..., None]).sum(1)
 
 
 @lru_cache(maxsize=1)
 def read_calibration(path: Path = FILE) -> Calibration:
+    """Read a calibration file. Raises UserError if it does not exist."""
     if not path.is_file():
         raise UserError(f"{path} not found; run the stage `avatar`, or restore the repository's file")
     with np.load(path, allow_pickle=False) as file:

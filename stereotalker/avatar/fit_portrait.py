@@ -1,4 +1,7 @@
-"""A portrait becomes an avatar: key points, body, regions, shell, background. Refuses what it cannot do well, with the reason."""
+"""Make an avatar of a portrait: keypoints, body fit, region labels, clothed surface and background.
+
+`fit_portrait` refuses a picture that it cannot fit well, and gives the reason.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,12 @@ import numpy as np
 
 from stereotalker.avatar.background import fill_background, without_fringe
 from stereotalker.avatar.body_fit import Fit, fit, hand_pixels
-from stereotalker.avatar.clothed_surface import Seen, clothe, held_vertices, snap
+from stereotalker.avatar.clothed_surface import Seen, clothe, face_fixed_weights, snap_to_keypoints
 from stereotalker.avatar.detector_calibration import Calibration
 from stereotalker.avatar.hair_depth import FITTED_HEAD, hair_depth
 from stereotalker.avatar.hand_segmentation import fingers
 from stereotalker.avatar.landmarks import FACE_INNER, Detector, Landmarks
-from stereotalker.avatar.segmentation import outline, regions
+from stereotalker.avatar.segmentation import label_regions, outline
 from stereotalker.body.model import Body
 from stereotalker.errors import ClipError
 from stereotalker.geometry.camera import project
@@ -21,154 +24,207 @@ from stereotalker.geometry.rasterizer import rasterize
 from stereotalker.records import Avatar, Motion
 from stereotalker.smplx_layout import JOINT
 
-SMALLEST_PX = 256  # of the picture's shorter side
-_FACE_PX = 48  # chin to forehead
-_TURNED = 40.0  # degrees of the head away from the camera
-_FACE_ERROR, _IOU = 0.02, 0.88  # beyond these the fit is refused
-WRIST_GOAL, IOU_GOAL = 0.04, 0.97  # beyond these it is noted
-_WHOLE_FACE = 0.98  # share of the face's points that must be in the picture
-_SOMEBODY = 0.05  # share of the picture that is a person, if there is one
+# Smallest accepted length of the picture's shorter side, px.
+SMALLEST_PX = 256
+# Smallest accepted distance from the chin to the upper edge of the forehead, px.
+_MIN_FACE_PX = 48
+# Largest accepted angle between the direction of the head and the direction to the camera, degrees.
+_MAX_HEAD_ANGLE_DEG = 40.0
+# A fit is refused if its median face residual (share of the face height) is above the first limit, or if the IoU
+# of its silhouette is below the second.
+_MAX_FACE_ERROR, _MIN_IOU = 0.02, 0.88
+# A fit gets a note if its wrist residual (share of the shoulder width) is above the first limit, or if the IoU of
+# its silhouette is below the second.
+WRIST_GOAL, IOU_GOAL = 0.04, 0.97
+# Share of the face points that must lie within the picture.
+_MIN_FACE_INSIDE = 0.98
+# Share of the picture above which its person pixels count as a person, and not as noise of the detector.
+_MIN_PERSON_SHARE = 0.05
 
 
 @dataclass(frozen=True)
 class Residuals:
-    """How well an avatar fits its portrait; None where there was nothing to compare."""
+    """How well an avatar fits its portrait; a value is None if there was nothing to compare."""
 
-    face: float  # median distance of the face's points, share of face height
-    face_fit: float  # the same before the last pixel was snapped
-    wrist: float | None  # the worse one, share of shoulder width
-    hand: float | None  # median of all hand points, share of shoulder width
-    arm: float | None  # median of shoulders and elbows, share of shoulder width
-    silhouette_iou: float
-    silhouette_iou_bare: float
+    face: float  # median distance of the face points, share of the face height
+    face_fit: float  # the same before the face is snapped to its keypoints
+    wrist: float | None  # the worse wrist, share of the shoulder width
+    hand: float | None  # median over all hand points, share of the shoulder width
+    arm: float | None  # median over shoulders and elbows, share of the shoulder width
+    silhouette_iou: float  # silhouettes of the clothed body and of the person
+    silhouette_iou_bare: float  # silhouettes of the bare body and of the person
 
     def as_dict(self) -> dict[str, float | None]:
+        """All values by name, rounded to five decimal places."""
         return {name: None if value is None else round(value, 5) for name, value in asdict(self).items()}
 
 
+# What the fields of `Residuals` mean, in words for the user.
 IN_WORDS = {
-    "face": "face points off, of the face's height", "face_fit": "the same before the last pixel", "wrist": "worse wrist off, of the shoulders' width",
-    "hand": "hand points off, of the shoulders' width", "arm": "shoulders and elbows off, of their width", "silhouette_iou": "outline covered (IoU)",
-    "silhouette_iou_bare": "the same of the bare body",
-}  # fmt: skip
+    "face": "distance of the face points, share of the face's height",
+    "face_fit": "the same before the face was snapped to its keypoints",
+    "wrist": "distance of the worse wrist, share of the shoulders' width",
+    "hand": "distance of the hand points, share of the shoulders' width",
+    "arm": "distance of shoulders and elbows, share of the shoulders' width",
+    "silhouette_iou": "overlap of the silhouettes of the clothed body and the person (IoU)",
+    "silhouette_iou_bare": "the same for the bare body",
+}
 
 
 @dataclass(frozen=True)
 class FittedPortrait:
+    """An avatar and how well it fits its portrait."""
+
     avatar: Avatar
     residuals: Residuals
-    notes: tuple[str, ...]  # what a user should know, in words
+    notes: tuple[str, ...]  # sentences about the fit for the user
 
 
-def fit_portrait(picture: np.ndarray, name: str, detector: Detector, body: Body, known: Calibration) -> FittedPortrait:
-    """u8 [H, W, 3] sRGB -> avatar. Five to ten seconds on one core at 1024 px. Raises ClipError with the reason."""
+def fit_portrait(
+    picture: np.ndarray, name: str, detector: Detector, body: Body, calibration: Calibration
+) -> FittedPortrait:
+    """Fit an avatar to a portrait, u8 [H, W, 3] sRGB. Five to ten seconds on one core at 1024 px.
+
+    Raises ClipError with the reason if the picture does not show one person well enough or the fit is not good enough.
+    """
     H, W = picture.shape[:2]
     if min(H, W) < SMALLEST_PX:
         raise ClipError(f"the picture is {W} x {H} px; expected at least {SMALLEST_PX} px on the shorter side")
-    marks = detector(picture)
-    _check(marks)
-    found = fit(marks, body, known)
-    if found.face_error > _FACE_ERROR:
+    landmarks = detector(picture)
+    _check_landmarks(landmarks)
+    body_fit = fit(landmarks, body, calibration)
+    if body_fit.face_error > _MAX_FACE_ERROR:
         raise ClipError(
-            f"the face does not fit a human head: its points are off by {100 * found.face_error:.1f} % of its height in the median (at most {100 * _FACE_ERROR:g} %); is it a photo of a face, seen from the front?"
+            f"the face does not fit a human head: the median distance of its points is"
+            f" {100 * body_fit.face_error:.1f} % of its height (at most {100 * _MAX_FACE_ERROR:g} %);"
+            " is it a photo of a face, seen from the front?"
         )
-    mask = outline(picture, marks.person, fingers(marks.hands, (H, W)))
-    seen = _seen(found, found.surface, body)
-    labels = regions(picture, mask, marks, body, seen.pixels)
-    hands = hand_pixels(found, marks, body, known)
-    held = held_vertices(body, known)
-    shift = clothe(seen, mask, body, snap(seen, marks, hands, body, known), held)
-    nearer = hair_depth(seen, shift, held, labels, body, FITTED_HEAD)
-    surface = (found.surface + seen.to_rest(shift, nearer)).astype(np.float16)
-    dressed = _seen(found, surface, body)
-    residuals = _measure(found, marks, mask, seen, dressed, body, known)
-    if residuals.silhouette_iou < _IOU:
+    mask = outline(picture, landmarks.person, fingers(landmarks.hands, (H, W)))
+    bare = _project_body(body_fit, body_fit.surface, body)
+    regions = label_regions(picture, mask, landmarks, body, bare.pixels)
+    hands = hand_pixels(body_fit, landmarks, body, calibration)
+    fixed = face_fixed_weights(body, calibration)
+    shift = clothe(bare, mask, body, snap_to_keypoints(bare, landmarks, hands, body, calibration), fixed)
+    nearer = hair_depth(bare, shift, fixed, regions, body, FITTED_HEAD)
+    surface = (body_fit.surface + bare.to_rest(shift, nearer)).astype(np.float16)
+    clothed = _project_body(body_fit, surface, body)
+    residuals = _measure(body_fit, landmarks, mask, bare, clothed, body, calibration)
+    if residuals.silhouette_iou < _MIN_IOU:
         raise ClipError(
-            f"the person's outline covers only {100 * residuals.silhouette_iou:.0f} % of what the body under it does (at least {100 * _IOU:g} %):"
+            f"the silhouettes of the person and of the fitted body overlap by only"
+            f" {100 * residuals.silhouette_iou:.0f} % (IoU, at least {100 * _MIN_IOU:g} %):"
             " something bulky is worn or held, or stands before the person"
         )
-    middle = found.extrinsics[:3, :3].T @ (np.array([0, 0, _distance(found, body)]) - found.extrinsics[:3, 3])
+    rotation, translation = body_fit.extrinsics[:3, :3], body_fit.extrinsics[:3, 3]
+    target = rotation.T @ (np.array([0, 0, _chest_depth(body_fit, body)]) - translation)
     avatar = Avatar(
-        name=name, portrait=without_fringe(picture, mask), background=fill_background(picture, mask), regions=labels, betas=found.betas, surface=surface,
-        poses=found.poses, expression=found.expression, intrinsics=found.intrinsics, extrinsics=found.extrinsics, target=middle.astype(np.float32),
-        style=0, origin="portrait", arms=bool(marks.hands),
-    )  # fmt: skip
-    return FittedPortrait(avatar, residuals, tuple(_notes(found, avatar, residuals)))
+        name=name,
+        portrait=without_fringe(picture, mask),
+        background=fill_background(picture, mask),
+        regions=regions,
+        betas=body_fit.betas,
+        surface=surface,
+        poses=body_fit.poses,
+        expression=body_fit.expression,
+        intrinsics=body_fit.intrinsics,
+        extrinsics=body_fit.extrinsics,
+        target=target.astype(np.float32),
+        style=0,
+        origin="portrait",
+        arms=bool(landmarks.hands),
+    )
+    return FittedPortrait(avatar, residuals, tuple(_notes(body_fit, avatar, residuals)))
 
 
-def _check(marks: Landmarks) -> None:
-    H, W = marks.size
-    share = float((marks.person > 0.5).mean())
-    if marks.face is None:
-        if share > _SOMEBODY:
+def _check_landmarks(landmarks: Landmarks) -> None:
+    """Raise ClipError unless the landmarks are those of one person whose whole face is turned to the camera."""
+    H, W = landmarks.size
+    person_share = float((landmarks.person > 0.5).mean())
+    if landmarks.face is None:
+        if person_share > _MIN_PERSON_SHARE:
             raise ClipError(
-                "a person, but no face was found: seen from behind, covered, drawn or out of focus; expected a photo with the face to the camera"
+                "a person, but no face was found: seen from behind, covered, drawn or out of focus;"
+                " expected a photo with the face to the camera"
             )
         raise ClipError(
             "no person was found; expected a photo of one person from the front, head and shoulders or more"
         )
-    if marks.faces > 1:
-        raise ClipError(f"{marks.faces} faces were found; expected one person: crop the picture")
-    if marks.people > 1:
-        raise ClipError(f"{marks.people} people were found; expected one: crop the picture")
-    if marks.face_height < _FACE_PX:
+    if landmarks.faces > 1:
+        raise ClipError(f"{landmarks.faces} faces were found; expected one person: crop the picture")
+    if landmarks.people > 1:
+        raise ClipError(f"{landmarks.people} people were found; expected one: crop the picture")
+    if landmarks.face_height < _MIN_FACE_PX:
         raise ClipError(
-            f"the face is {marks.face_height:.0f} px high in a picture of {W} x {H}; expected at least {_FACE_PX}: crop closer or give a larger picture"
+            f"the face is {landmarks.face_height:.0f} px high in a picture of {W} x {H};"
+            f" expected at least {_MIN_FACE_PX}: crop closer or give a larger picture"
         )
-    inside = (marks.face >= 0).all(1) & (marks.face < (W, H)).all(1)
-    if inside.mean() < _WHOLE_FACE:
+    is_inside = (landmarks.face >= 0).all(1) & (landmarks.face < (W, H)).all(1)
+    if is_inside.mean() < _MIN_FACE_INSIDE:
         raise ClipError("the face is cut off by the picture's edge; expected the whole head")
-    x, y = np.clip(marks.face.mean(0).astype(int), 0, (W - 1, H - 1))
-    if marks.person[y, x] < 0.5:
+    x, y = np.clip(landmarks.face.mean(0).astype(int), 0, (W - 1, H - 1))
+    if landmarks.person[y, x] < 0.5:
         raise ClipError("where the face is, the detector sees no person: is it drawn, or on a poster or a screen?")
-    if marks.head is not None:
-        turned = np.degrees(np.arccos(np.clip(marks.head[2, 2], -1, 1)))
-        if turned > _TURNED:
-            raise ClipError(f"the head is turned {turned:.0f} degrees away from the camera; at most {_TURNED:g}")
+    if landmarks.head is not None:
+        angle = np.degrees(np.arccos(np.clip(landmarks.head[2, 2], -1, 1)))
+        if angle > _MAX_HEAD_ANGLE_DEG:
+            raise ClipError(
+                f"the head is turned {angle:.0f} degrees away from the camera; at most {_MAX_HEAD_ANGLE_DEG:g}"
+            )
 
 
-def _seen(found: Fit, surface: np.ndarray, body: Body) -> Seen:
-    posed = body.posed(Motion.still(found.poses, found.expression), found.betas, surface)
-    pixels = project(posed.vertices[0], found.intrinsics, found.extrinsics)
-    return Seen(pixels, posed.vertices[0], posed.turn[0], found.extrinsics[:3, :3], found.intrinsics)
+def _project_body(body_fit: Fit, surface: np.ndarray, body: Body) -> Seen:
+    """The body with a surface (offsets [V, 3] m in the rest pose), as the fitted camera shows it."""
+    posed = body.posed(Motion.still(body_fit.poses, body_fit.expression), body_fit.betas, surface)
+    pixels = project(posed.vertices[0], body_fit.intrinsics, body_fit.extrinsics)
+    return Seen(pixels, posed.vertices[0], posed.turn[0], body_fit.extrinsics[:3, :3], body_fit.intrinsics)
 
 
 def _measure(
-    found: Fit, marks: Landmarks, mask: np.ndarray, bare: Seen, dressed: Seen, body: Body, known: Calibration
+    body_fit: Fit,
+    landmarks: Landmarks,
+    mask: np.ndarray,
+    bare: Seen,
+    clothed: Seen,
+    body: Body,
+    calibration: Calibration,
 ) -> Residuals:
-    off = np.linalg.norm(known.face_points(dressed.pixels[:, :2], body.faces) - marks.face, axis=1)[FACE_INNER]
+    face_points = calibration.face_points(clothed.pixels[:, :2], body.faces)
+    distances = np.linalg.norm(face_points - landmarks.face, axis=1)[FACE_INNER]
 
-    def iou(seen: Seen) -> float:
-        covered = rasterize(seen.pixels, body.faces, mask.shape).face >= 0
+    def iou(projected: Seen) -> float:
+        covered = rasterize(projected.pixels, body.faces, mask.shape).face >= 0
         return float((covered & mask).sum() / (covered | mask).sum())
 
     return Residuals(
-        float(np.median(off)) / marks.face_height,
-        found.face_error,
-        found.wrist_error,
-        found.hand_error,
-        found.arm_error,
-        iou(dressed),
-        iou(bare),
+        face=float(np.median(distances)) / landmarks.face_height,
+        face_fit=body_fit.face_error,
+        wrist=body_fit.wrist_error,
+        hand=body_fit.hand_error,
+        arm=body_fit.arm_error,
+        silhouette_iou=iou(clothed),
+        silhouette_iou_bare=iou(bare),
     )
 
 
-def _distance(found: Fit, body: Body) -> float:
-    """Depth of the chest, m: cameras turn about the point at the picture's middle that is as far away."""
-    chest = body.joints(found.betas)[JOINT["spine3"]]
-    return float((found.extrinsics[:3, :3] @ chest + found.extrinsics[:3, 3])[2])
+def _chest_depth(body_fit: Fit, body: Body) -> float:
+    """Depth of the chest, m. A clip's cameras turn about the point of that depth at the picture's center."""
+    chest = body.joints(body_fit.betas)[JOINT["spine3"]]
+    return float((body_fit.extrinsics[:3, :3] @ chest + body_fit.extrinsics[:3, 3])[2])
 
 
-def _notes(found: Fit, avatar: Avatar, residuals: Residuals) -> list[str]:
+def _notes(body_fit: Fit, avatar: Avatar, residuals: Residuals) -> list[str]:
     notes = []
     if not avatar.arms:
-        notes.append("no hand is in the picture: the arms stay as they are, but in clips that ask for `arms: invent`")
-    elif missing := [side for side, there in found.seen.items() if not there]:
+        notes.append(
+            "no hand is in the picture: the arms stay as they are, except in clips that ask for `arms: invent`"
+        )
+    elif missing := [side for side, is_detected in body_fit.seen.items() if not is_detected]:
         notes.append(f"the {missing[0]} hand was not found: it is placed by the arm alone")
-    if found.wrist_error is not None and found.wrist_error > WRIST_GOAL:
-        notes.append(f"a wrist is {100 * found.wrist_error:.0f} % of the shoulders' width off")
+    if body_fit.wrist_error is not None and body_fit.wrist_error > WRIST_GOAL:
+        notes.append(f"a wrist is {100 * body_fit.wrist_error:.0f} % of the shoulders' width off")
     if residuals.silhouette_iou < IOU_GOAL:
         notes.append(
-            f"the body covers {100 * residuals.silhouette_iou:.0f} % of the outline: look for torn edges in the card's views"
+            f"the silhouettes of the body and the person overlap by {100 * residuals.silhouette_iou:.0f} % (IoU):"
+            " look for torn edges in the card's views"
         )
     return notes

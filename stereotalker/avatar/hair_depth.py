@@ -1,6 +1,7 @@
-"""How far hair stands off the head that is under it, before it and behind it.
+"""How far hair stands off the head under it, in front of it and behind it.
 
-A single picture shows no depth, but it shows how far hair stands out at the head's outline, and it stands out about as much all over.
+A single picture shows no depth. But it shows how far hair stands out at the head's outline, and hair stands out by
+about as much everywhere.
 """
 
 from __future__ import annotations
@@ -12,71 +13,80 @@ from scipy import sparse
 from scipy.ndimage import distance_transform_edt
 from scipy.sparse.linalg import splu
 
-from stereotalker.avatar.clothed_surface import Seen, bending, renumbered
+from stereotalker.avatar.clothed_surface import Seen, bilaplacian, submesh_triangles
 from stereotalker.body.free_body import PARTS
 from stereotalker.body.model import Body
 from stereotalker.geometry.rasterizer import vertex_normals
 from stereotalker.smplx_layout import JOINT, REGION
 
-_SOME = 0.03  # as many pixels as skin of head and neck: less is no hair, but glasses and shadows
-_EDGE_ON = 0.3  # of a normal along the view: smaller, and the surface is seen edge-on
-_RIM = 0.012  # of the longer side: so near the person's edge a vertex is on the outline
-_ROUND = 0.2  # weight of smoothness of hair's depth
-_HAIRLINE_M = 0.04  # from the skin, over which hair rises to its depth
-_DEEPEST_M = 0.06
-_EARS_M = 0.025  # behind the head's outline, no longer ears but the back of the head
-_NECK = 0.9  # of a vertex' weights: with less of the head's it is near the neck, which stays
+# Fewest hair pixels, as a share of the pixels of face, mouth and neck. Less is not hair but glasses and shadows.
+_MIN_HAIR_SHARE = 0.03
+# Largest component of a normal along the view for which the surface is seen edge-on.
+_EDGE_ON = 0.3
+# A vertex this near to the person's silhouette is on the outline, share of the picture's longer side.
+_RIM_WIDTH = 0.012
+# Weight of smoothness of the hair's depth.
+_SMOOTHNESS = 0.2
+# Distance from the skin over which hair rises to its full depth, m.
+_HAIRLINE_M = 0.04
+# Largest depth of hair, m.
+_MAX_DEPTH_M = 0.06
+# Surface this far behind the head's outline is the back of the head; nearer are the ears, m.
+_EARS_M = 0.025
+# Skinning weight of the head below which a vertex is near the neck, whose surface is not changed.
+_MIN_HEAD_WEIGHT = 0.9
 
 
 @dataclass(frozen=True)
 class HairRule:
-    """Hair stands `times` as far off the head as it stands out at the outline, and `more` [m] on top."""
+    """Depth of hair off the head = scale x how far it stands out at the outline + offset."""
 
-    times: float
-    more: float
+    scale: float
+    offset: float  # m
 
 
-# Chosen on synthetic people: the first on eight who were held out then (140 to 147) and are trained on now, the second on eleven rendered and fitted ones.
-BARE_HEAD = HairRule(4.0, -0.02)  # the head under the hair is known
-FITTED_HEAD = HairRule(1.6, 0.015)  # the head was fitted to what the picture shows, and took some of the hair for skull
+# Both rules were chosen on synthetic people: the first on eight who were held out then (140 to 147) and are trained on
+# now, the second on eleven who were rendered and fitted.
+BARE_HEAD = HairRule(4.0, -0.02)  # for a head whose true shape under the hair is known
+FITTED_HEAD = HairRule(1.6, 0.015)  # for a head that was fitted to the picture and took some of the hair for skull
 
 
 def hair_depth(
-    seen: Seen, shift: np.ndarray, held: np.ndarray, regions: np.ndarray, body: Body, rule: HairRule
+    projected: Seen, shift: np.ndarray, fixed: np.ndarray, regions: np.ndarray, body: Body, rule: HairRule
 ) -> np.ndarray:
     """How much nearer to the camera hair is than the head under it, f32 [V] m; negative at the back of the head.
 
-    seen, shift [V, 2] px and `held` [V] as `shell.clothe` knows them; regions u8 [H, W] of the portrait. Skin stays, as does the neck.
+    shift [V, 2] px: offsets in the view plane, and fixed [V] in 0..1: how firmly vertices keep their place, both as in
+    `clothed_surface.clothe`; regions u8 [H, W] of the portrait. Skin and neck are not moved. All zeros if there is too
+    little hair, or no outline or face to measure from.
     """
-    person, hairy = regions != REGION["background"], regions == REGION["hair"]
+    person, hair = regions != REGION["background"], regions == REGION["hair"]
     skin = np.isin(regions, [REGION["face"], REGION["mouth"]])
     nearer = np.zeros(len(shift), np.float32)
-    if person.all() or not skin.any() or hairy.sum() < _SOME * skin.sum():
+    if person.all() or not skin.any() or hair.sum() < _MIN_HAIR_SHARE * skin.sum():
         return nearer
     (H, W), side = regions.shape, max(regions.shape)
-    of_head = body.weights[:, JOINT["head"]]
-    moved = np.flatnonzero((of_head > 0.5) & (body.part == PARTS["body"][0]))
-    columns, rows = (np.clip((seen.pixels[moved, k] + shift[moved, k]).astype(int), 0, (W, H)[k] - 1) for k in (0, 1))
-    normals = vertex_normals(seen.vertices, body.faces)[moved] @ seen.rotation.T  # camera axes: z points away
-    away = normals[:, 2]
-    rim = (
-        (np.abs(away) < _EDGE_ON)
-        & (held[moved] < 0.1)
-        & (distance_transform_edt(person)[rows, columns] < max(_RIM * side, 1.5))
+    head_weight = body.weights[:, JOINT["head"]]
+    head = np.flatnonzero((head_weight > 0.5) & (body.part == PARTS["body"][0]))
+    columns, rows = (
+        np.clip((projected.pixels[head, k] + shift[head, k]).astype(int), 0, (W, H)[k] - 1) for k in (0, 1)
     )
-    metres = seen.pixels[moved, 2] / seen.intrinsics[0, 0]  # of a pixel
-    out = (shift[moved] * normals[:, :2]).sum(1) * metres
-    if not rim.any():
+    normals = vertex_normals(projected.vertices, body.faces)[head] @ projected.rotation.T
+    away = normals[:, 2]  # in camera axes, where z points away from the camera
+    is_near_edge = distance_transform_edt(person)[rows, columns] < max(_RIM_WIDTH * side, 1.5)
+    is_rim = (np.abs(away) < _EDGE_ON) & (fixed[head] < 0.1) & is_near_edge
+    m_per_px = projected.pixels[head, 2] / projected.intrinsics[0, 0]
+    outward = (shift[head] * normals[:, :2]).sum(1) * m_per_px
+    if not is_rim.any():
         return nearer
-    depth = np.clip(rule.times * float(np.median(out[rim])) + rule.more, 0, _DEEPEST_M)
-    vertical_shift = np.clip(distance_transform_edt(~skin)[rows, columns] * metres / _HAIRLINE_M, 0, 1)
-    before = hairy[rows, columns] & (away < 0) & ~rim
-    beyond = seen.pixels[moved, 2] - np.median(seen.pixels[moved[rim], 2])
-    behind = (away > _EDGE_ON) & (of_head[moved] > _NECK) & (beyond > _EARS_M)
-    wanted = depth * np.where(before, vertical_shift * (2 - vertical_shift), -away * behind)
-    still = np.maximum(held[moved], (skin[rows, columns] & ~behind) | (of_head[moved] < _NECK))
-    system = sparse.diags(before + behind + rim + 1e3 * still + 1e-3) + _ROUND * bending(
-        renumbered(body.faces, moved), len(moved)
-    )
-    nearer[moved] = splu(system.tocsc()).solve((before + behind) * wanted)
+    depth = np.clip(rule.scale * float(np.median(outward[is_rim])) + rule.offset, 0, _MAX_DEPTH_M)
+    rise = np.clip(distance_transform_edt(~skin)[rows, columns] * m_per_px / _HAIRLINE_M, 0, 1)
+    is_front = hair[rows, columns] & (away < 0) & ~is_rim
+    behind_rim = projected.pixels[head, 2] - np.median(projected.pixels[head[is_rim], 2])
+    is_back = (away > _EDGE_ON) & (head_weight[head] > _MIN_HEAD_WEIGHT) & (behind_rim > _EARS_M)
+    goal = depth * np.where(is_front, rise * (2 - rise), -away * is_back)
+    anchor = np.maximum(fixed[head], (skin[rows, columns] & ~is_back) | (head_weight[head] < _MIN_HEAD_WEIGHT))
+    smoothness = bilaplacian(submesh_triangles(body.faces, head), len(head))
+    system = sparse.diags(is_front + is_back + is_rim + 1e3 * anchor + 1e-3) + _SMOOTHNESS * smoothness
+    nearer[head] = splu(system.tocsc()).solve((is_front + is_back) * goal)
     return nearer

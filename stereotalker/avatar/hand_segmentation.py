@@ -1,6 +1,7 @@
-"""Where a portrait shows hands. A fit has fingers a few pixels beside their place; their colour tells where they are.
+"""Segmentation of a portrait's hands. The fit places fingers a few pixels off; their color shows where they are.
 
-Warps carry what is a hand with the hand, and all else without it: a finger that counts as sleeve is torn off.
+The reference warp moves pixels of a hand with the hand, and all other pixels without it. A finger that is labeled as a
+sleeve would be torn off.
 """
 
 from __future__ import annotations
@@ -12,92 +13,101 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt
 
 from stereotalker.avatar import color_segmentation
-from stereotalker.avatar.background import disc
+from stereotalker.avatar.background import disk_kernel
+from stereotalker.avatar.color_segmentation import SAME_MATERIAL_SD
 from stereotalker.smplx_layout import REGION
 
-_BAND = 0.025  # of the picture's longer side: how far beside the fit a hand may be
-_SURE = 0.008  # of the longer side, half a finger: so far within the fit's outline what looks like the hand is it
-_FINGER = 0.15  # of the palm's length: how wide a finger is at least
-_GRAIN = 1 / 500  # of the longer side: smaller specks are noise
-_NEARLY = 1.5  # times ALIKE from the face's colours: hands are redder, and lit from elsewhere
-_DRESSED, _BARE = (
-    0.1,
-    0.3,
-)  # shares of clothes and of the fit's hand: with less cloth and skin in sight, colours tell nothing
-_LIKELY = 0.4, 1.6  # of the fit's pixels: of fewer or more, colours do not tell a hand from what lies beside it
-_CLOTH = REGION["arms"], REGION["torso"], REGION["legs"]
+# How far outside the fitted hand the hand may be, share of the picture's longer side.
+_SEARCH_BAND = 0.025
+# Pixels of the hand's color that are this far inside the fitted hand are certainly hand. Share of the longer side,
+# about half a finger.
+_CORE_DEPTH = 0.008
+# Width of a finger, as a share of the distance from the wrist to the knuckle of the middle finger.
+_FINGER_WIDTH = 0.15
+# Radius of the median filter that removes specks, as a share of the longer side.
+_SPECK_RADIUS = 1 / 500
+# Pixels of the fitted hand up to this many standard deviations from the face's colors are its sample. The limit is
+# wider than that of one material, because hands are redder than faces and lit differently.
+_MAX_SKIN_SD = 1.5 * SAME_MATERIAL_SD
+# Colors decide nothing if clothes make up less than the first share of the clothed regions outside the search band,
+# or if skin makes up less than the second share of the fitted hand.
+_MIN_CLOTH_SHARE, _MIN_SKIN_SHARE = 0.1, 0.3
+# Smallest and largest plausible size of the result, as shares of the fitted hand's pixels.
+_MIN_SIZE, _MAX_SIZE = 0.4, 1.6
+_CLOTH_REGIONS = REGION["arms"], REGION["torso"], REGION["legs"]
 
 
 @dataclass(frozen=True)
 class FittedHand:
-    """A hand of the body as the fit has it in the picture."""
+    """One hand of the fitted body in the picture."""
 
-    drawn: np.ndarray  # bool [H, W]
-    fingers: np.ndarray  # bool [H, W]: of them, without palm and wrist
-    behind: (
-        np.ndarray
-    )  # u8 [H, W]: the region that the body shows without this hand; 0 outside it, a hand where that is the head
+    mask: np.ndarray  # bool [H, W]
+    finger_mask: np.ndarray  # bool [H, W], without palm and wrist
+    # u8 [H, W]: the region that the body shows without this hand. It is 0 outside the body, and the label of hands
+    # where the head is behind the hand.
+    region_behind: np.ndarray
 
 
 def fingers(hands: dict[str, np.ndarray], shape: tuple[int, int]) -> np.ndarray:
-    """Where the detector's fingers are, bool [H, W]: its outline of the person at times lacks thumbs. hands: side -> f32 [21, 2] px."""
-    drawn = np.zeros(shape, np.uint8)
+    """Draw the detected fingers, bool [H, W]. The detector's person mask sometimes lacks a thumb.
+
+    hands: side -> f32 [21, 2] px; shape: (height, width) px.
+    """
+    mask = np.zeros(shape, np.uint8)
     for points in hands.values():
-        width = max(1, round(_FINGER * float(np.linalg.norm(points[9] - points[0]))))
+        width = max(1, round(_FINGER_WIDTH * float(np.linalg.norm(points[9] - points[0]))))
         for first in range(1, 21, 4):  # a thumb and four fingers, four points each
-            cv2.polylines(drawn, [np.rint(points[first : first + 4]).astype(np.int32)], False, 1, width)
-    return drawn > 0
+            cv2.polylines(mask, [np.rint(points[first : first + 4]).astype(np.int32)], False, 1, width)
+    return mask > 0
 
 
 def segment_hand(
     regions: np.ndarray, hand: FittedHand, picture: np.ndarray, lab: np.ndarray, skin: np.ndarray
 ) -> np.ndarray:
-    """Regions u8 [H, W] with one hand where its colours are; as they are where colours do not tell.
+    """Region labels u8 [H, W] with one hand where its colors are; unchanged if the colors cannot decide.
 
-    picture u8 [H, W, 3]; lab: its `color_segmentation.cielab`; skin f32 [H, W]: standard deviations from the face's colours. Beside palm and wrist arms
-    stay arms: bare ones have the hand's colours.
+    regions u8 [H, W]; picture u8 [H, W, 3]; lab: its `color_segmentation.cielab`; skin f32 [H, W]: standard deviations
+    from the face's colors. Arms beside palm and wrist stay arms, because bare ones have the hand's colors.
     """
     person, side = regions > 0, max(regions.shape)
-    drawn = hand.drawn & person
-    zone = (cv2.dilate(drawn.astype(np.uint8), disc(max(2, round(_BAND * side)))) > 0) & np.isin(
-        regions, (REGION["hands"], *_CLOTH)
-    )
-    beyond = ~zone & np.isin(regions, _CLOTH)
-    clothes, bare = beyond & (skin > color_segmentation.ALIKE), drawn & (skin < _NEARLY * color_segmentation.ALIKE)
-    if not zone.any() or clothes.sum() <= _DRESSED * beyond.sum() or bare.sum() <= _BARE * drawn.sum():
+    fitted = hand.mask & person
+    band = disk_kernel(max(2, round(_SEARCH_BAND * side)))
+    zone = (cv2.dilate(fitted.astype(np.uint8), band) > 0) & np.isin(regions, (REGION["hands"], *_CLOTH_REGIONS))
+    outside = ~zone & np.isin(regions, _CLOTH_REGIONS)
+    clothes, bare = outside & (skin > SAME_MATERIAL_SD), fitted & (skin < _MAX_SKIN_SD)
+    has_cloth = clothes.sum() > _MIN_CLOTH_SHARE * outside.sum()
+    has_skin = bare.sum() > _MIN_SKIN_SHARE * fitted.sum()
+    if not zone.any() or not has_cloth or not has_skin:
         return regions
     window = _window(zone)
-    sleeve, own = (
-        color_segmentation.distance(lab[window], lab[clothes]),
-        np.minimum(skin[window], color_segmentation.distance(lab[window], lab[bare])),
+    cloth_distance = color_segmentation.distance(lab[window], lab[clothes])
+    hand_distance = np.minimum(skin[window], color_segmentation.distance(lab[window], lab[bare]))
+    core = cv2.erode(fitted.astype(np.uint8), disk_kernel(max(1, round(_CORE_DEPTH * side)))) > 0
+    rows, columns = distance_transform_edt(~hand.mask[window], return_distances=False, return_indices=True)
+    # The background may have the color of skin, so it gets the color of cloth.
+    without_wall = np.where(person[..., None], picture, np.median(picture[clothes], 0).astype(np.uint8))
+    person, zone, core, behind, without_wall = (
+        a[window] for a in (person, zone, core, hand.region_behind, without_wall)
     )
-    sure = cv2.erode(drawn.astype(np.uint8), disc(max(1, round(_SURE * side)))) > 0
-    rows, columns = distance_transform_edt(~hand.drawn[window], return_distances=False, return_indices=True)
-    dressed = np.where(
-        person[..., None], picture, np.median(picture[clothes], 0).astype(np.uint8)
-    )  # a wall may have the skin's colours
-    person, zone, sure, behind, dressed = (a[window] for a in (person, zone, sure, hand.behind, dressed))
     before = zone & (regions[window] == REGION["hands"])
-    alike = (own < color_segmentation.ALIKE) & (own < sleeve)
-    marks = np.select([~person, alike & sure, alike], [cv2.GC_BGD, cv2.GC_FGD, cv2.GC_PR_FGD], cv2.GC_PR_BGD).astype(
-        np.uint8
-    )
-    found = (
-        cv2.medianBlur(color_segmentation.cut(dressed, marks).astype(np.uint8), 2 * max(1, round(_GRAIN * side)) + 1)
-        > 0
-    ) & zone
-    found &= before | hand.drawn[window] | hand.fingers[window][rows, columns]
-    if not _LIKELY[0] * before.sum() < found.sum() < _LIKELY[1] * before.sum():
+    is_hand_color = (hand_distance < SAME_MATERIAL_SD) & (hand_distance < cloth_distance)
+    choices = [~person, is_hand_color & core, is_hand_color], [cv2.GC_BGD, cv2.GC_FGD, cv2.GC_PR_FGD]
+    marks = np.select(*choices, cv2.GC_PR_BGD).astype(np.uint8)
+    cut = color_segmentation.grab_cut(without_wall, marks).astype(np.uint8)
+    after = (cv2.medianBlur(cut, 2 * max(1, round(_SPECK_RADIUS * side)) + 1) > 0) & zone
+    after &= before | hand.mask[window] | hand.finger_mask[window][rows, columns]
+    if not _MIN_SIZE * before.sum() < after.sum() < _MAX_SIZE * before.sum():
         return regions
-    # Of what is no hand by its colour, nails and shadows stay hands: it must be like cloth, the more so where the body has nothing but the hand.
-    lost = before & ~found & (sleeve < own) & ((behind > 0) | (sleeve < color_segmentation.ALIKE))
-    out = regions.copy()
-    out[window][lost] = np.where(behind > 0, behind, REGION["arms"])[lost]
-    out[window][found] = REGION["hands"]
-    return out
+    # Nails and shadows do not have the hand's color but stay hand. A pixel is removed only if it is more like cloth.
+    # Where the body shows nothing behind the hand, it must have the color of cloth.
+    removed = before & ~after & (cloth_distance < hand_distance) & ((behind > 0) | (cloth_distance < SAME_MATERIAL_SD))
+    result = regions.copy()
+    result[window][removed] = np.where(behind > 0, behind, REGION["arms"])[removed]
+    result[window][after] = REGION["hands"]
+    return result
 
 
 def _window(zone: np.ndarray) -> tuple[slice, slice]:
-    """Rows and columns around a zone bool [H, W], as far again as hands may be off, so that what lies beside them is seen."""
-    beyond = round(_BAND * max(zone.shape))
-    return tuple(slice(max(at.min() - beyond, 0), at.max() + 1 + beyond) for at in np.nonzero(zone))
+    """Rows and columns around a zone bool [H, W], with a margin that shows what lies beside the hand."""
+    margin = round(_SEARCH_BAND * max(zone.shape))
+    return tuple(slice(max(i.min() - margin, 0), i.max() + 1 + margin) for i in np.nonzero(zone))

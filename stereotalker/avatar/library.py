@@ -1,7 +1,8 @@
-"""Avatars by name: a user's own in a folder of their own, then the shipped synthetic ones.
+"""The library of avatars by name: first the user's own, which have a folder each, then the shipped synthetic ones.
 
-An avatar of one's own is a folder NAME/ with avatar.safetensors, card.json (whose it is, how well it fits), card.png (what it
-looks like) and texture.png (its surface without the light's shading; alpha 255 where the portrait showed it, 128 where its mirror image, 0 where guessed).
+The folder NAME/ of an own avatar holds avatar.safetensors, card.json (consent, how well it fits), card.png (what it
+looks like) and texture.png (the texture atlas without shading; its alpha is 255 where the portrait shows the surface,
+128 where it shows the mirror image, and 0 where the texel is guessed).
 """
 
 from __future__ import annotations
@@ -19,42 +20,38 @@ from stereotalker.avatar.consent import Consent, check_consent
 from stereotalker.avatar.names import safe_id
 from stereotalker.errors import ClipError, UserError
 from stereotalker.media.photos import is_picture
-from stereotalker.params import ROOT
+from stereotalker.params import ASSETS
 from stereotalker.records import Avatar, load, save
 from stereotalker.store.files import sync
 
-SHIPPED = ROOT / "stereotalker" / "assets" / "avatars"
+SHIPPED = ASSETS / "avatars"
 RECORD, CARD, PICTURE, TEXTURE = "avatar.safetensors", "card.json", "card.png", "texture.png"
 
 
 @dataclass(frozen=True)
 class Card:
-    """What is known of an avatar of one's own."""
+    """What the library stores about an own avatar beside its record."""
 
     name: str
-    key: str  # of the fit in the store: picture, code, detector and numbers
-    picture: str  # the file's name
-    sha256: str  # of the file
-    made: str  # ISO date
-    size: tuple[int, int]  # (height, width) px
-    detector: str
-    residuals: dict[str, float | None]
-    notes: tuple[str, ...]
-    style: str
+    key: str  # store key of the fit, a digest of picture, code, detector and parameters
+    picture: str  # name of the portrait's file
+    sha256: str  # of the portrait's file
+    made: str  # ISO date of the day on which it was added
+    size: tuple[int, int]  # (height, width) px of the fitted picture
+    detector: str  # name and version
+    residuals: dict[str, float | None]  # see `fit_portrait.Residuals`
+    notes: tuple[str, ...]  # sentences about the fit for the user
+    style: str  # name of the acting style
     consent: Consent | None
 
     def to_json(self) -> str:
-        return (
-            json.dumps(
-                self.__dict__ | {"consent": self.consent and self.consent.model_dump(mode="json")},
-                indent=2,
-                ensure_ascii=False,
-            )
-            + "\n"
-        )
+        """The text of card.json."""
+        values = self.__dict__ | {"consent": self.consent and self.consent.model_dump(mode="json")}
+        return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Card:
+        """Read what `to_json` wrote."""
         values = json.loads(text)
         consent = values.pop("consent")
         return cls(
@@ -64,36 +61,42 @@ class Card:
 
 
 class Library:
-    """own: the folder of a user's avatars; None: the shipped ones alone."""
+    """Avatars by name.
+
+    own: the folder of the user's avatars, None for the shipped ones alone; shipped: the folder of the shipped avatars.
+    """
 
     def __init__(self, own: Path | None = None, shipped: Path = SHIPPED):
         self.own, self.shipped = own, shipped
 
     def names(self) -> list[str]:
-        """One's own, then the shipped ones."""
+        """Names of all avatars: the user's own, then the shipped ones, each sorted."""
         return [*self.own_names(), *sorted(path.stem for path in self.shipped.glob("*.safetensors"))]
 
     def own_names(self) -> list[str]:
+        """Sorted names of the user's own avatars. A folder without a card does not count."""
         return sorted(path.parent.name for path in self.own.glob(f"[!.]*/{CARD}")) if self.own else []
 
     def find(self, name: str) -> Path:
-        """The avatar's record. Raises ClipError that names those there are."""
-        safe = name and Path(name).name == name and not name.startswith(".")
-        places = [self.own / name / RECORD] if name in self.own_names() else []
-        for path in (*places, self.shipped / f"{name}.safetensors"):
-            if safe and path.is_file():
+        """Path of the avatar's record. Raises ClipError, which lists the names, if there is no such avatar."""
+        is_safe = name and Path(name).name == name and not name.startswith(".")
+        paths = [self.own / name / RECORD] if name in self.own_names() else []
+        for path in (*paths, self.shipped / f"{name}.safetensors"):
+            if is_safe and path.is_file():
                 return path
-        raise ClipError(
-            f"avatar {name!r} is unknown; expected a picture file or one of {', '.join(self.names()) or 'none, as none are there'}"
-        )
+        names = ", ".join(self.names()) or "none, as none are there"
+        raise ClipError(f"avatar {name!r} is unknown; expected a picture file or one of {names}")
 
     def card(self, name: str) -> Card | None:
-        """None for a shipped avatar. Raises ClipError where there is no such avatar."""
+        """The card of an own avatar, None for a shipped one. Raises ClipError if there is no such avatar."""
         path = self.find(name)
         return Card.from_json((path.parent / CARD).read_text()) if path.name == RECORD else None
 
     def consent(self, avatar: str, clip_consent: Consent | None) -> Consent | None:
-        """The consent that covers a clip's face: the avatar card's for an avatar of the library, else the clip's own."""
+        """The consent that covers a clip's face: that of the card for an own avatar, else that of the clip.
+
+        avatar: a name, or a picture's path. Raises ClipError if there is no such avatar.
+        """
         card = None if is_picture(avatar) else self.card(avatar)
         return card.consent if card else clip_consent
 
@@ -106,16 +109,20 @@ class Library:
             check_consent(avatar, self.consent(avatar, clip_consent), required, today)
 
     def check_name(self, name: str) -> None:
-        """Raises UserError for a name that an avatar of one's own cannot have."""
+        """Raise UserError if an own avatar cannot have this name."""
         if safe_id(name) != name or is_picture(name):
             raise UserError(
-                f"avatar name {name!r}: expected letters, digits, dashes and underscores, beginning with a letter or a digit"
+                f"avatar name {name!r}: expected letters, digits, dashes and underscores,"
+                " beginning with a letter or a digit"
             )
         if (self.shipped / f"{name}.safetensors").is_file():
             raise UserError(f"avatar {name!r} is a shipped one; choose another name")
 
     def add(self, card: Card, avatar: Avatar, pictures: list[Path]) -> Path:
-        """Keep an avatar, its card and pictures. The folder takes its place as a whole. Returns it."""
+        """Store an own avatar with its card and pictures, and return its folder.
+
+        The files are written to a temporary folder, which then takes the place of an old one as a whole.
+        """
         folder = self.own / card.name
         self.own.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self.own, prefix=".adding-") as staging:
@@ -133,19 +140,22 @@ class Library:
         return folder
 
     def remove(self, name: str) -> None:
-        """Of one's own only; the fit and what clips were made from stay in the store. Raises UserError."""
+        """Remove an own avatar from the library. The store keeps the fit and what clips were made from.
+
+        Raises UserError for a shipped or unknown avatar.
+        """
         if name not in self.own_names():
-            shipped = (
+            reason = (
                 "is shipped and stays"
                 if name in self.names()
                 else f"is unknown; your own are {', '.join(self.own_names()) or 'none'}"
             )
-            raise UserError(f"avatar {name!r} {shipped}")
-        with tempfile.TemporaryDirectory(dir=self.own, prefix=".removing-") as bin_:
-            os.replace(self.own / name, Path(bin_) / name)
+            raise UserError(f"avatar {name!r} {reason}")
+        with tempfile.TemporaryDirectory(dir=self.own, prefix=".removing-") as trash:
+            os.replace(self.own / name, Path(trash) / name)
 
 
 @lru_cache(maxsize=8)
 def read_avatar(path: Path) -> Avatar:
-    """Of a file that never changes: a shipped one, or one in the store."""
+    """Read and cache an avatar's record. Only for files that never change: shipped ones, and those in the store."""
     return load(Avatar, path)

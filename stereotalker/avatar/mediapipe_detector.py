@@ -1,6 +1,7 @@
-"""MediaPipe's tasks as our detector: the only file that imports mediapipe, which comes with the extra [photo].
+"""The landmark detector, built on MediaPipe's tasks. No other file imports mediapipe, which the extra [photo] installs.
 
-Model files (Google, Apache-2.0) are read from a folder, or fetched on request and accepted only with the SHA-256 written here.
+Model files (Google, Apache-2.0) are read from a folder, or downloaded on request. They are accepted only with a SHA-256
+that is listed here.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from stereotalker.store.digests import file_digest
 from stereotalker.store.files import write_atomic
 
 _SOURCE = "https://storage.googleapis.com/mediapipe-models"
-# name -> (path at the source, SHA-256 that is accepted; more than one where others pack the same weights)
+# File name -> path at the source, and the accepted SHA-256 digests. There is more than one if the same weights are also
+# distributed in another package.
 FILES: dict[str, tuple[str, tuple[str, ...]]] = {
     "face_landmarker.task": (
         "face_landmarker/face_landmarker/float16/1",
@@ -46,20 +48,26 @@ FILES: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "hand_landmarker_lite.task": ("", ("e635571d01e2ca2908a011b7be5c9135f6830989f6cf419f46a4eae44481920f",)),
 }
-_HANDS = ("hand_landmarker.task", "hand_landmarker_lite.task")  # either will do
+# Hand models in the order of preference; one of them is enough.
+_HANDS = ("hand_landmarker.task", "hand_landmarker_lite.task")
 TELEMETRY = "MediaPipe's wheel sends usage metrics to Google and has no switch against it; it works without a network"
-# Shares of the shoulders' width.
-_APART, _SAME_HAND, _FROM_WRIST, _HAND_CROP = (
-    0.6,
-    0.08,
-    0.35,
-    0.4,
-)  # people; two finds of one hand; hand from its wrist; half a crop's side
-_SURE = 0.3  # detection confidence
+# Distances as shares of the shoulder width.
+# Two bodies whose shoulder centers are farther apart are two people.
+_OTHER_PERSON = 0.6
+# Two detections whose points are nearer on average are the same hand.
+_SAME_HAND = 0.08
+# Largest distance of a hand from the wrist of its arm.
+_MAX_WRIST_DISTANCE = 0.35
+# Half the side of the crop around a wrist in which its hand is searched for.
+_HAND_CROP = 0.4
+# Smallest confidence of a detection.
+_MIN_CONFIDENCE = 0.3
+# Shortest side of a crop in which a hand is searched for, px.
+_MIN_CROP_PX = 16
 
 
 def detector_version() -> str:
-    """Of the installed MediaPipe. Raises UserError that says how to get it."""
+    """Name and version of the installed MediaPipe. Raises UserError, which says how to install it."""
     try:
         return f"mediapipe {version('mediapipe')}"
     except PackageNotFoundError as error:
@@ -68,72 +76,85 @@ def detector_version() -> str:
 
 def _unusable(error: Exception) -> UserError:
     return UserError(
-        f"portraits need the extra [photo] (pip install 'stereotalker[photo]') and the system libraries libEGL and libGLESv2: {error}."
-        f" Know: {TELEMETRY}"
+        "portraits need the extra [photo] (pip install 'stereotalker[photo]')"
+        f" and the system libraries libEGL and libGLESv2: {error}. Note: {TELEMETRY}"
     )
 
 
 def copy_from(source: Path, folder: Path) -> list[Path]:
-    """Take the model files of another folder. Raises UserError where they are not all there with a known SHA-256."""
-    good = [
+    """Copy the model files from another folder, and return the copies.
+
+    Raises UserError unless all files are there with an accepted SHA-256; one hand model is enough.
+    """
+    accepted_names = [
         name
         for name, (_, accepted) in FILES.items()
         if (source / name).is_file() and file_digest(source / name) in accepted
     ]
-    if lacking := [name for name in FILES if name not in good and (name not in _HANDS or not set(_HANDS) & set(good))]:
-        raise UserError(f"{source} does not hold {', '.join(lacking)} with a known SHA-256")
+    has_hands = bool(set(_HANDS) & set(accepted_names))
+    missing = [name for name in FILES if name not in accepted_names and not (name in _HANDS and has_hands)]
+    if missing:
+        raise UserError(f"{source} does not hold {', '.join(missing)} with a known SHA-256")
     folder.mkdir(parents=True, exist_ok=True)
-    for name in good:
+    for name in accepted_names:
         write_atomic(folder / name, (source / name).read_bytes())
-    return [folder / name for name in good]
+    return [folder / name for name in accepted_names]
 
 
 def model_digests(folder: Path) -> list[str]:
-    """SHA-256 of the files that would be used."""
+    """SHA-256 digests of the model files in a folder, in the order of FILES, for a store key."""
     return [file_digest(folder / name) for name in FILES if (folder / name).is_file()]
 
 
 def fetch(folder: Path) -> list[Path]:
-    """Download the model files that are missing into `folder`. Raises UserError for a file that is not what was promised."""
+    """Download the model files that are missing in `folder`, and return their paths.
+
+    Raises UserError if a file cannot be downloaded or its SHA-256 is not accepted.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    made = []
+    paths = []
     for name in _missing(folder):
         path, accepted = FILES[name]
         url = f"{_SOURCE}/{path}/{name}"
         try:
-            with urllib.request.urlopen(url, timeout=60) as answer:
-                content = answer.read()
+            with urllib.request.urlopen(url, timeout=60) as response:
+                content = response.read()
         except OSError as error:
             raise UserError(f"{url} cannot be fetched: {error}; fetch it elsewhere and put it into {folder}") from None
-        if hashlib.sha256(content).hexdigest() not in accepted:
-            raise UserError(
-                f"{url}: SHA-256 {hashlib.sha256(content).hexdigest()} is not the expected {accepted[0]}; nothing was written"
-            )
+        digest = hashlib.sha256(content).hexdigest()
+        if digest not in accepted:
+            raise UserError(f"{url}: SHA-256 {digest} is not the expected {accepted[0]}; nothing was written")
         write_atomic(folder / name, content)
-        made.append(folder / name)
-    return made
+        paths.append(folder / name)
+    return paths
 
 
 def _missing(folder: Path) -> list[str]:
+    """Names of the model files that a folder lacks; one hand model is enough."""
     hands = next((name for name in _HANDS if (folder / name).is_file()), _HANDS[0])
     return [name for name in FILES if not (folder / name).is_file() and (name == hands or name not in _HANDS)]
 
 
 def check_usable(folder: Path) -> None:
-    """That package and model files are there, without loading them. Raises UserError that says how to get them."""
+    """Raise UserError, which says what to do, if the package or model files are missing. Loads nothing."""
     detector_version()
     if missing := _missing(folder):
         raise UserError(
-            f"the detector's model files {', '.join(missing)} are not in {folder}; `stereotalker avatar detector` fetches them"
-            " (or set avatar.detectors in params.yaml to a folder that holds them, or give --landmarks FILE.json to `stereotalker avatar add`)"
+            f"the detector's model files {', '.join(missing)} are not in {folder};"
+            " `stereotalker avatar detector` fetches them (or set avatar.detectors in params.yaml to a folder"
+            " that holds them, or give --landmarks FILE.json to `stereotalker avatar add`)"
         )
 
 
 class MediaPipe:
-    """Face 478 with head pose, body 33, hands 2 x 21, person mask. 0.1 s a picture on two cores."""
+    """The detector that portraits are fitted with. It takes 0.1 s for a picture on two cores.
+
+    It finds 478 face points with the head's rotation, 33 body points, 21 points for each hand, and the person mask.
+    folder: where the model files are. Raises UserError if package, model files or system libraries are missing.
+    """
 
     def __init__(self, folder: Path):
-        make, self._image = _tools(folder)
+        make, self._image = _load_mediapipe(folder)
         hands = next(name for name in _HANDS if (folder / name).is_file())
         self.name = detector_version()
         self._face = make(
@@ -141,17 +162,17 @@ class MediaPipe:
             "face_landmarker.task",
             output_facial_transformation_matrixes=True,
             num_faces=4,
-            min_face_detection_confidence=_SURE,
+            min_face_detection_confidence=_MIN_CONFIDENCE,
         )
         self._pose = make(
-            "PoseLandmarker", "pose_landmarker_lite.task", num_poses=4, min_pose_detection_confidence=_SURE
+            "PoseLandmarker", "pose_landmarker_lite.task", num_poses=4, min_pose_detection_confidence=_MIN_CONFIDENCE
         )
         self._hand = make(
             "HandLandmarker",
             hands,
             num_hands=4,
-            min_hand_detection_confidence=_SURE,
-            min_hand_presence_confidence=_SURE,
+            min_hand_detection_confidence=_MIN_CONFIDENCE,
+            min_hand_presence_confidence=_MIN_CONFIDENCE,
         )
         self._person = make("ImageSegmenter", "selfie_segmenter.tflite", output_confidence_masks=True)
 
@@ -159,136 +180,142 @@ class MediaPipe:
         return self
 
     def __exit__(self, *_) -> None:
-        """Before the interpreter ends: the tasks' own destructors come too late then."""
-        with _quiet():
+        """Close the tasks now, because their own destructors run too late when the interpreter ends."""
+        with _silence_stderr():
             for task in (self._face, self._pose, self._hand, self._person):
                 task.close()
 
     def __call__(self, picture: np.ndarray) -> Landmarks:
-        """u8 [H, W, 3] sRGB -> Landmarks."""
-        with _quiet():
-            return self._look(picture)
+        """Detect the landmarks of a picture u8 [H, W, 3] sRGB."""
+        with _silence_stderr():
+            return self._detect(picture)
 
-    def _look(self, picture: np.ndarray) -> Landmarks:
+    def _detect(self, picture: np.ndarray) -> Landmarks:
         H, W = picture.shape[:2]
-        square = _square(picture)
+        square = _pad_to_square(picture)
         image, side = self._image(square), len(square)
         faces, poses = self._face.detect(image), self._pose.detect(image)
         person = np.squeeze(self._person.segment(image).confidence_masks[0].numpy_view())[:H, :W].copy()
-        best = max(
+        widest = max(
             range(len(faces.face_landmarks)),
-            key=lambda k: np.ptp(_points(faces.face_landmarks[k], side)[:, 0]),
+            key=lambda k: np.ptp(_to_pixels(faces.face_landmarks[k], side)[:, 0]),
             default=None,
         )
         face = head = pose = visible = world = None
-        if best is not None:
-            face = _points(faces.face_landmarks[best], side)
-            head = np.asarray(faces.facial_transformation_matrixes[best], np.float32)[:3, :3]
-            head = head / np.cbrt(np.linalg.det(head))
+        if widest is not None:
+            face = _to_pixels(faces.face_landmarks[widest], side)
+            head = np.asarray(faces.facial_transformation_matrixes[widest], np.float32)[:3, :3]
+            head = head / np.cbrt(np.linalg.det(head))  # the matrix also holds a scale
         if poses.pose_landmarks:
 
-            def nose(k):
-                return (
-                    np.linalg.norm(_points(poses.pose_landmarks[k], side)[POSE["nose"]] - face.mean(0))
-                    if face is not None
-                    else k
-                )
+            def distance_to_face(k):
+                if face is None:
+                    return k
+                return np.linalg.norm(_to_pixels(poses.pose_landmarks[k], side)[POSE["nose"]] - face.mean(0))
 
-            mine = min(range(len(poses.pose_landmarks)), key=nose)
-            pose, world = _points(poses.pose_landmarks[mine], side), _world(poses.pose_world_landmarks[mine])
-            visible = np.array([p.visibility for p in poses.pose_landmarks[mine]], np.float32)
-        middles = [
-            _points(p, side)[[POSE["left_shoulder"], POSE["right_shoulder"]]].mean(0) for p in poses.pose_landmarks
-        ]
-        people = (
-            0
-            if pose is None
-            else 1
-            + sum(
-                np.linalg.norm(m - middles[mine])
-                > _APART * np.linalg.norm(np.subtract(*pose[[POSE["left_shoulder"], POSE["right_shoulder"]]]))
-                for m in middles
-            )
-        )
-        hands, hands_world = self._hands(square, pose, visible)
+            nearest = min(range(len(poses.pose_landmarks)), key=distance_to_face)
+            pose = _to_pixels(poses.pose_landmarks[nearest], side)
+            world = _to_world(poses.pose_world_landmarks[nearest])
+            visible = np.array([p.visibility for p in poses.pose_landmarks[nearest]], np.float32)
+        people = 0
+        if pose is not None:
+            shoulders = [POSE["left_shoulder"], POSE["right_shoulder"]]
+            centers = [_to_pixels(p, side)[shoulders].mean(0) for p in poses.pose_landmarks]
+            limit = _OTHER_PERSON * np.linalg.norm(np.subtract(*pose[shoulders]))
+            people = 1 + sum(np.linalg.norm(center - centers[nearest]) > limit for center in centers)
+        hands, hands_world = self._detect_hands(square, pose, visible)
         return Landmarks(
             size=(H, W), faces=len(faces.face_landmarks), face=face, head=head, people=people, pose=pose,
             visible=visible, pose_world=world, hands=hands, hands_world=hands_world, person=person.astype(np.float32),
         )  # fmt: skip
 
-    def _hands(self, square: np.ndarray, pose: np.ndarray | None, visible: np.ndarray | None) -> tuple[dict, dict]:
-        """Hands in the whole picture, then around wrists that have none yet. Sides by the nearest wrist: the detector's own are often wrong."""
+    def _detect_hands(
+        self, square: np.ndarray, pose: np.ndarray | None, visible: np.ndarray | None
+    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Detect hands in the whole picture, then around visible wrists that have none yet.
+
+        square u8 [S, S, 3]; pose f32 [33, 2] px and visible f32 [33] of the body. Returns side -> f32 [21, 2] px and
+        side -> f32 [21, 3] m. The side is that of the nearest wrist, because the detector's own is often wrong.
+        """
         hands: dict[str, np.ndarray] = {}
         world: dict[str, np.ndarray] = {}
         if pose is None:
             return hands, world
         wrists = {side: pose[POSE[f"{side}_wrist"]] for side in SIDES}
-        shoulders = float(np.linalg.norm(np.subtract(*pose[[POSE["left_shoulder"], POSE["right_shoulder"]]])))
+        shoulder_width = float(np.linalg.norm(np.subtract(*pose[[POSE["left_shoulder"], POSE["right_shoulder"]]])))
 
-        def assign(found, offset: np.ndarray, side_px: int, wanted: list[str]) -> None:
-            candidates = [
-                (np.linalg.norm(points[0] - wrists[side]), side, k, points)
-                for k in range(len(found.hand_landmarks)) for points in [_points(found.hand_landmarks[k], side_px) + offset] for side in wanted
-            ]  # fmt: skip
-            taken: set[int] = set()
+        def assign(detections, offset: np.ndarray, side_px: int, sides: list[str]) -> None:
+            """Give each side that has no hand yet the detection nearest to its wrist."""
+            candidates = []
+            for k in range(len(detections.hand_landmarks)):
+                points = _to_pixels(detections.hand_landmarks[k], side_px) + offset
+                candidates += [(np.linalg.norm(points[0] - wrists[side]), side, k, points) for side in sides]
+            assigned: set[int] = set()
             for distance, side, k, points in sorted(candidates, key=lambda c: c[0]):
-                clash = any(
-                    np.linalg.norm(points - other, axis=1).mean() < _SAME_HAND * shoulders for other in hands.values()
+                is_same_hand = any(
+                    np.linalg.norm(points - other, axis=1).mean() < _SAME_HAND * shoulder_width
+                    for other in hands.values()
                 )
-                if side not in hands and k not in taken and distance < _FROM_WRIST * shoulders and not clash:
-                    hands[side], world[side] = points, _world(found.hand_world_landmarks[k])
-                    taken.add(k)
+                is_near = distance < _MAX_WRIST_DISTANCE * shoulder_width
+                if side not in hands and k not in assigned and is_near and not is_same_hand:
+                    hands[side], world[side] = points, _to_world(detections.hand_world_landmarks[k])
+                    assigned.add(k)
 
         assign(self._hand.detect(self._image(square)), np.zeros(2, np.float32), len(square), list(SIDES))
         for side in SIDES:
             if side in hands or visible[POSE[f"{side}_wrist"]] < VISIBLE:
                 continue
-            centre = pose[[POSE[f"{side}_{name}"] for name in ("wrist", "index", "pinky")]].mean(0)
-            half = int(_HAND_CROP * shoulders)
-            x, y = (int(np.clip(c - half, 0, max(len(square) - 2 * half, 0))) for c in centre)
+            center = pose[[POSE[f"{side}_{name}"] for name in ("wrist", "index", "pinky")]].mean(0)
+            half = int(_HAND_CROP * shoulder_width)
+            x, y = (int(np.clip(c - half, 0, max(len(square) - 2 * half, 0))) for c in center)
             crop = square[y : y + 2 * half, x : x + 2 * half]
-            if min(crop.shape[:2]) > 16:
-                assign(
-                    self._hand.detect(self._image(_square(crop))),
-                    np.array([x, y], np.float32),
-                    max(crop.shape[:2]),
-                    [side],
-                )
+            if min(crop.shape[:2]) > _MIN_CROP_PX:
+                detections = self._hand.detect(self._image(_pad_to_square(crop)))
+                assign(detections, np.array([x, y], np.float32), max(crop.shape[:2]), [side])
         return hands, world
 
 
 class JawTracker:
-    """MediaPipe's face landmarker on finished frames: whether it finds a face, and how far it says the jaw is open."""
+    """Measures how far the jaw is open in finished frames, by MediaPipe's face landmarker.
+
+    folder: where the model files are. Raises UserError if package, model files or system libraries are missing.
+    """
 
     def __init__(self, folder: Path):
-        make, self._image = _tools(folder)
+        make, self._image = _load_mediapipe(folder)
         self._face = make("FaceLandmarker", "face_landmarker.task", output_face_blendshapes=True)
 
     def __enter__(self) -> JawTracker:
         return self
 
     def __exit__(self, *_) -> None:
-        with _quiet():
+        with _silence_stderr():
             self._face.close()
 
     def jaw(self, frames: np.ndarray) -> np.ndarray:
-        """u8 [T, H, W, 3] -> jawOpen in 0..1, nan where no face is found, f32 [T]."""
-        out = np.full(len(frames), np.nan, np.float32)
-        with _quiet():
+        """The ARKit action jawOpen of frames u8 [T, H, W, 3], f32 [T] in 0..1; nan where no face is found."""
+        jaw_open = np.full(len(frames), np.nan, np.float32)
+        with _silence_stderr():
             for t, frame in enumerate(frames):
-                shapes = self._face.detect(self._image(_square(frame))).face_blendshapes
+                shapes = self._face.detect(self._image(_pad_to_square(frame))).face_blendshapes
                 if shapes:
-                    out[t] = next(s.score for s in shapes[0] if s.category_name == "jawOpen")
-        return out
+                    jaw_open[t] = next(s.score for s in shapes[0] if s.category_name == "jawOpen")
+        return jaw_open
 
 
-def _tools(folder: Path) -> tuple[Callable, Callable]:
-    """make(kind, model's file, **options) -> a task, and what wraps u8 [H, W, 3] for it. Raises UserError where package, files or libraries are not there."""
+def _load_mediapipe(folder: Path) -> tuple[Callable, Callable]:
+    """Check the model files and import MediaPipe.
+
+    Returns make(kind, model's file name, **options), which makes a task, and a function that wraps a picture
+    u8 [H, W, 3] for tasks. Raises UserError if package, model files or system libraries are missing, or if a model file
+    has an unknown SHA-256.
+    """
     check_usable(folder)
     for name in FILES:
         if (folder / name).is_file() and file_digest(folder / name) not in FILES[name][1]:
             raise UserError(
-                f"{folder / name}: SHA-256 {file_digest(folder / name)} is none that is known for {name}; remove it and fetch it again"
+                f"{folder / name}: SHA-256 {file_digest(folder / name)} is none that is known for {name};"
+                " remove it and fetch it again"
             )
     try:
         import mediapipe
@@ -299,41 +326,41 @@ def _tools(folder: Path) -> tuple[Callable, Callable]:
     def make(kind: str, name: str, **options):
         base = BaseOptions(model_asset_path=str(folder / name))
         try:
-            with _quiet():
-                return getattr(vision, kind).create_from_options(
-                    getattr(vision, kind + "Options")(base_options=base, **options)
-                )
-        except (OSError, RuntimeError) as error:  # its library is loaded only here
+            with _silence_stderr():
+                task_options = getattr(vision, kind + "Options")(base_options=base, **options)
+                return getattr(vision, kind).create_from_options(task_options)
+        except (OSError, RuntimeError) as error:  # MediaPipe loads its system libraries only here
             raise _unusable(error) from None
 
     return make, lambda a: mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(a))
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the dozens of lines that the tasks' C++ writes to the standard error whatever its log level."""
+def _silence_stderr() -> Iterator[None]:
+    """Suppress the dozens of lines that the tasks' C++ code writes to standard error at every log level."""
     sys.stderr.flush()
-    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, 2)
+    stderr, devnull = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, 2)
     try:
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nothing)
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(devnull)
 
 
-def _square(picture: np.ndarray) -> np.ndarray:
-    """Padded to the right and below: the tasks project key points rightly for squares only."""
+def _pad_to_square(picture: np.ndarray) -> np.ndarray:
+    """Pad a picture to the right and below, because the tasks return correct keypoints for squares only."""
     H, W = picture.shape[:2]
     side = max(H, W)
     return picture if H == W else np.pad(picture, ((0, side - H), (0, side - W), (0, 0)), mode="edge")
 
 
-def _points(landmarks, side: int) -> np.ndarray:
+def _to_pixels(landmarks, side: int) -> np.ndarray:
+    """Keypoints of a square picture with `side` px, as f32 [N, 2] px."""
     return np.array([[p.x * side, p.y * side] for p in landmarks], np.float32)
 
 
-def _world(landmarks) -> np.ndarray:
-    """The detector's y points down and its z away from the camera."""
+def _to_world(landmarks) -> np.ndarray:
+    """Keypoints in world axes, f32 [N, 3] m. The detector's y points down and its z away from the camera."""
     return np.array([[p.x, -p.y, -p.z] for p in landmarks], np.float32)

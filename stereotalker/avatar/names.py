@@ -1,4 +1,4 @@
-"""File names that are safe on every system: of avatars, clips and batches."""
+"""File names that are safe on every system, for avatars, clips and batches."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def check_safe_id(value: str) -> str:
+    """Return the value if it matches SAFE_ID. Raises ValueError if not, as pydantic's validators expect."""
     if not SAFE_ID.fullmatch(value):
         raise ValueError(
             "must be a safe file name: letters, digits, dot, dash, underscore, at most 100, not starting with a dot"
@@ -16,5 +17,5 @@ def check_safe_id(value: str) -> str:
 
 
 def safe_id(name: str) -> str:
-    """An id made of any name."""
+    """Convert any name to a safe id: other characters become dashes. It is "clip" if nothing else remains."""
     return "".join(c if c.isalnum() and c.isascii() or c in "-_" else "-" for c in name)[:100].strip("-_") or "clip"

@@ -1,7 +1,8 @@
-"""Which pixel of a portrait shows what: the person's outline, then the regions of layout.REGIONS (clothes are torso, arms or legs).
+"""Segmentation of a portrait: first the person's outline, then the region label of every pixel (smplx_layout.REGIONS).
 
-The detector's soft mask says roughly where the person is; graph cuts find the edge near it, and tell hair from skin by colour. The
-fitted body says which part a pixel belongs to, but of hands, which colours tell more exactly.
+The detector's soft mask shows roughly where the person is. Graph cuts find the exact edge near it, and separate hair
+from skin by color. The fitted body gives the part that a pixel belongs to, except for hands, whose colors are more
+exact. Clothes are labeled torso, arms or legs.
 """
 
 from __future__ import annotations
@@ -11,161 +12,191 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt
 
 from stereotalker.avatar import color_segmentation
-from stereotalker.avatar.background import disc
+from stereotalker.avatar.background import disk_kernel
+from stereotalker.avatar.color_segmentation import SAME_MATERIAL_SD
 from stereotalker.avatar.hand_segmentation import FittedHand, segment_hand
 from stereotalker.avatar.landmarks import FACE_OVAL, Landmarks
 from stereotalker.body.model import Body
 from stereotalker.geometry.rasterizer import rasterize
 from stereotalker.smplx_layout import JOINT, JOINTS, REGION, SIDES
 
-_WORK = 512  # px of the longer side at which graphs are cut
-_BAND = 0.012  # of the longer side: how far the cut may leave the detector's edge
+# Graph cuts run in a picture that is scaled down to this length of the longer side, px.
+_CUT_SIZE_PX = 512
+# How far the cut may leave the detector's edge, share of the longer side.
+_EDGE_BAND = 0.012
+# Face points along the outer edge of the lips, and above the middle of each eyebrow.
 _LIPS = (61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291, 375, 321, 405, 314, 17, 84, 181, 91, 146)
-_LEGS_Y = 0.13  # m of the rest pose: trousers begin below
 _BROWS = (105, 334)
-_HEAD, _NECK = 100, 101  # parts of the body that no region names
+# Height of the rest pose below which clothes on the trunk are trousers, m.
+_LEGS_Y = 0.13
+# How far below the chin skin and hair are searched for, and the clothes' colors are not sampled. In face heights.
+_NECKLINE = 1.2
+# Labels of body parts that are no region of their own.
+_HEAD, _NECK = 100, 101
 
 
 def outline(picture: np.ndarray, person: np.ndarray, likely: np.ndarray | None = None) -> np.ndarray:
-    """The person's mask, bool [H, W]. picture u8 [H, W, 3]; person f32 [H, W] probability; likely bool [H, W]: may be person, too."""
+    """Segment the person, bool [H, W].
+
+    picture u8 [H, W, 3]; person f32 [H, W]: the detector's probability; likely bool [H, W]: pixels that the detector
+    may have missed, such as fingers.
+    """
     H, W = person.shape
-    scale = min(1.0, _WORK / max(H, W))
+    scale = min(1.0, _CUT_SIZE_PX / max(H, W))
     size = (round(W * scale), round(H * scale))
-    also = np.zeros_like(person) if likely is None else likely.astype(np.float32)
-    small, chance, also = (cv2.resize(a, size, interpolation=cv2.INTER_AREA) for a in (picture, person, also))
-    band = max(2, round(_BAND * max(size)))
-    core = cv2.erode((chance > 0.5).astype(np.uint8), disc(band), borderValue=1)
-    inside = ((chance > 0.5) | (also > 0.5)).astype(np.uint8)
-    reach = cv2.dilate(inside, disc(band))
-    marks = np.where(inside > 0, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
-    marks[core > 0], marks[reach == 0] = cv2.GC_FGD, cv2.GC_BGD
-    soft = cv2.resize(color_segmentation.cut(small, marks).astype(np.float32), (W, H), interpolation=cv2.INTER_CUBIC)
+    likely = np.zeros_like(person) if likely is None else likely.astype(np.float32)
+    small, person, likely = (cv2.resize(a, size, interpolation=cv2.INTER_AREA) for a in (picture, person, likely))
+    band = max(2, round(_EDGE_BAND * max(size)))
+    certain = cv2.erode((person > 0.5).astype(np.uint8), disk_kernel(band), borderValue=1)
+    probable = ((person > 0.5) | (likely > 0.5)).astype(np.uint8)
+    possible = cv2.dilate(probable, disk_kernel(band))
+    marks = np.where(probable > 0, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
+    marks[certain > 0], marks[possible == 0] = cv2.GC_FGD, cv2.GC_BGD
+    foreground = color_segmentation.grab_cut(small, marks).astype(np.float32)
+    soft = cv2.resize(foreground, (W, H), interpolation=cv2.INTER_CUBIC)
     sigma = 0.6 / scale
-    return _largest(cv2.GaussianBlur(soft, (0, 0), sigma) > 0.5)
+    return _largest_component(cv2.GaussianBlur(soft, (0, 0), sigma) > 0.5)
 
 
-def regions(picture: np.ndarray, mask: np.ndarray, marks: Landmarks, body: Body, pixels: np.ndarray) -> np.ndarray:
-    """u8 [H, W], index into layout.REGIONS. pixels f32 [V, 3]: the fitted body in the picture."""
-    unseen = sum(
-        (body.hand_weight(side) for side in SIDES if side not in marks.hands), np.zeros(len(pixels))
-    )  # hands that were not found show nothing
-    part = _parts_in_picture(mask.shape, body, pixels, unseen)
+def label_regions(
+    picture: np.ndarray, mask: np.ndarray, landmarks: Landmarks, body: Body, pixels: np.ndarray
+) -> np.ndarray:
+    """Region labels u8 [H, W], indices into smplx_layout.REGIONS.
+
+    picture u8 [H, W, 3]; mask bool [H, W]: the person; pixels f32 [V, 3]: the fitted body in the picture (x px, y px,
+    depth m).
+    """
+    # A hand that was not detected is outside the picture or hidden, so the body is used without it.
+    hidden = sum((body.hand_weight(side) for side in SIDES if side not in landmarks.hands), np.zeros(len(pixels)))
+    part = _project_parts(mask.shape, body, pixels, hidden)
     lab = color_segmentation.cielab(picture)
-    face, mouth = (_filled(marks.face[list(points)], mask.shape) > 0 for points in (FACE_OVAL, _LIPS))
-    row, chin, height = np.arange(len(mask))[:, None], marks.face[:, 1].max(), marks.face_height
+    face, mouth = (_fill_polygon(landmarks.face[list(points)], mask.shape) > 0 for points in (FACE_OVAL, _LIPS))
+    row, chin, height = np.arange(len(mask))[:, None], landmarks.face[:, 1].max(), landmarks.face_height
     head = (part == _HEAD) & mask
     trunk = np.isin(part, (_NECK, REGION["torso"])) & mask
-    cloth = color_segmentation.distance(lab, lab[trunk & (row > chin + 1.2 * height)])
-    skin = color_segmentation.distance(
-        lab, lab[cv2.erode(face.astype(np.uint8), disc(max(1, round(0.04 * height)))) > 0]
-    )
-    near = head | trunk & (row < chin + 1.2 * height)
-    bare = _cut_skin(picture, near, (skin < color_segmentation.ALIKE) & ((skin < cloth) | head), face)
-    out = np.where(mask, np.where(np.isin(part, (_HEAD, _NECK)), REGION["torso"], part), 0).astype(np.uint8)
-    out[head] = np.where(bare, REGION["face"], REGION["hair"])[head]
-    out[trunk & _touches(bare, face)] = REGION["face"]
-    hair = out == REGION["hair"]
+    # Distances of every pixel from the colors of clothes and of the face.
+    cloth = color_segmentation.distance(lab, lab[trunk & (row > chin + _NECKLINE * height)])
+    inner_face = cv2.erode(face.astype(np.uint8), disk_kernel(max(1, round(0.04 * height)))) > 0
+    skin = color_segmentation.distance(lab, lab[inner_face])
+    near_head = head | trunk & (row < chin + _NECKLINE * height)
+    bare = _segment_skin(picture, near_head, (skin < SAME_MATERIAL_SD) & ((skin < cloth) | head), face)
+    regions = np.where(mask, np.where(np.isin(part, (_HEAD, _NECK)), REGION["torso"], part), 0).astype(np.uint8)
+    regions[head] = np.where(bare, REGION["face"], REGION["hair"])[head]
+    regions[trunk & _connected_to(bare, face)] = REGION["face"]
+    hair = regions == REGION["hair"]
+    # Hair also hangs over the trunk.
     if hair.sum() > 0.03 * head.sum():
-        like = color_segmentation.distance(lab, lab[hair])
-        fallen = near & (out == REGION["torso"]) & (like < color_segmentation.ALIKE) & (like < cloth)
-        out[fallen & _touches(fallen | hair, hair)] = REGION["hair"]
-    brows = marks.face[list(_BROWS), 1].min()
-    fringe = face & mask & ~bare & (row < brows) & _touches(face & ~bare & (row < brows) | hair, hair)
-    out[face & mask & ~fringe] = REGION["face"]
-    out[mouth & mask] = REGION["mouth"]
-    for side in marks.hands:
-        out = segment_hand(out, _fitted_hand(side, mask.shape, body, pixels, unseen), picture, lab, skin)
-    return out
+        hair_color = color_segmentation.distance(lab, lab[hair])
+        is_hair_color = (hair_color < SAME_MATERIAL_SD) & (hair_color < cloth)
+        hanging = near_head & (regions == REGION["torso"]) & is_hair_color
+        regions[hanging & _connected_to(hanging | hair, hair)] = REGION["hair"]
+    # The face is skin, except for hair that hangs over the forehead.
+    brows = landmarks.face[list(_BROWS), 1].min()
+    fringe = face & mask & ~bare & (row < brows) & _connected_to(face & ~bare & (row < brows) | hair, hair)
+    regions[face & mask & ~fringe] = REGION["face"]
+    regions[mouth & mask] = REGION["mouth"]
+    for side in landmarks.hands:
+        hand = _project_hand(side, mask.shape, body, pixels, hidden)
+        regions = segment_hand(regions, hand, picture, lab, skin)
+    return regions
 
 
 def body_parts(body: Body) -> np.ndarray:
-    """The part of every vertex as far as the body alone tells it: a region, or _HEAD or _NECK. u8 [V]."""
+    """The part of every vertex of the body: a region, or _HEAD or _NECK. u8 [V]."""
 
-    def sums(names):
+    def sum_weights(names):
         return body.weights[:, [JOINT[n] for n in names]].sum(1)
 
-    shares = {
-        _HEAD: sums(("head", "jaw", "left_eye", "right_eye")), _NECK: sums(("neck",)), REGION["hands"]: body.hand_weight(),
-        REGION["arms"]: sums([n for n in JOINTS if n.endswith(("shoulder", "elbow"))]),
-        REGION["torso"]: sums(("pelvis", "spine1", "spine2", "spine3", "left_collar", "right_collar")),
-        REGION["legs"]: sums([n for n in JOINTS if n.endswith(("hip", "knee", "ankle", "foot"))]),
-    }  # fmt: skip
-    part = np.array(list(shares))[np.stack(list(shares.values())).argmax(0)]
+    weights = {
+        _HEAD: sum_weights(("head", "jaw", "left_eye", "right_eye")),
+        _NECK: sum_weights(("neck",)),
+        REGION["hands"]: body.hand_weight(),
+        REGION["arms"]: sum_weights([n for n in JOINTS if n.endswith(("shoulder", "elbow"))]),
+        REGION["torso"]: sum_weights(("pelvis", "spine1", "spine2", "spine3", "left_collar", "right_collar")),
+        REGION["legs"]: sum_weights([n for n in JOINTS if n.endswith(("hip", "knee", "ankle", "foot"))]),
+    }
+    part = np.array(list(weights))[np.stack(list(weights.values())).argmax(0)]
     return np.where((part == REGION["torso"]) & (body.template[:, 1] < _LEGS_Y), REGION["legs"], part).astype(np.uint8)
 
 
-def _corners(shape: tuple[int, int], body: Body, pixels: np.ndarray, hidden: np.ndarray) -> np.ndarray:
-    """The vertex that a pixel shows, i64 [H, W], -1 outside the body. hidden [V]: more than half of it, and a vertex is left out."""
-    shown = body.faces[(hidden[body.faces] < 0.5).all(1)]
-    return rasterize(pixels, shown, shape).vertices(shown)
+def _visible_vertices(shape: tuple[int, int], body: Body, pixels: np.ndarray, hidden: np.ndarray) -> np.ndarray:
+    """The vertex that every pixel shows, i64 [H, W], -1 outside the body.
+
+    hidden [V]: a vertex is left out if its value is 0.5 or more.
+    """
+    faces = body.faces[(hidden[body.faces] < 0.5).all(1)]
+    return rasterize(pixels, faces, shape).vertices(faces)
 
 
-def _parts_in_picture(shape: tuple[int, int], body: Body, pixels: np.ndarray, hidden: np.ndarray) -> np.ndarray:
-    """What part of the body a pixel shows, outside the body the nearest. u8 [H, W]."""
-    corner = _corners(shape, body, pixels, hidden)
-    known = np.where(corner >= 0, body_parts(body)[corner], 0)
-    rows, columns = distance_transform_edt(known == 0, return_distances=False, return_indices=True)
-    return known[rows, columns]
+def _project_parts(shape: tuple[int, int], body: Body, pixels: np.ndarray, hidden: np.ndarray) -> np.ndarray:
+    """The body part that every pixel shows; outside the body, that of the nearest pixel inside it. u8 [H, W]."""
+    vertex = _visible_vertices(shape, body, pixels, hidden)
+    part = np.where(vertex >= 0, body_parts(body)[vertex], 0)
+    rows, columns = distance_transform_edt(part == 0, return_distances=False, return_indices=True)
+    return part[rows, columns]
 
 
-def _fitted_hand(side: str, shape: tuple[int, int], body: Body, pixels: np.ndarray, unseen: np.ndarray) -> FittedHand:
-    """One hand of the body in the picture, and the body without it. unseen [V]: weights of what is not in the picture."""
-    corner, own = _corners(shape, body, pixels, unseen), body.hand_weight(side)
-    drawn = (corner >= 0) & (own > 0.5)[corner]
-    palm = body.weights[:, JOINT[f"{side}_wrist"]] > 0.5
-    other = _corners(shape, body, pixels, unseen + own)
-    behind = np.where(other >= 0, body_parts(body)[other], 0)
+def _project_hand(side: str, shape: tuple[int, int], body: Body, pixels: np.ndarray, hidden: np.ndarray) -> FittedHand:
+    """One hand of the fitted body in the picture, and what the body shows without it. hidden: see _visible_vertices."""
+    vertex, hand_weight = _visible_vertices(shape, body, pixels, hidden), body.hand_weight(side)
+    mask = (vertex >= 0) & (hand_weight > 0.5)[vertex]
+    is_palm = body.weights[:, JOINT[f"{side}_wrist"]] > 0.5
+    vertex_behind = _visible_vertices(shape, body, pixels, hidden + hand_weight)
+    behind = np.where(vertex_behind >= 0, body_parts(body)[vertex_behind], 0)
     behind = np.where(behind == _NECK, REGION["torso"], behind)
-    return FittedHand(drawn, drawn & ~palm[corner], np.where(behind == _HEAD, REGION["hands"], behind).astype(np.uint8))
+    behind = np.where(behind == _HEAD, REGION["hands"], behind).astype(np.uint8)
+    return FittedHand(mask, mask & ~is_palm[vertex], behind)
 
 
-def _cut_skin(picture: np.ndarray, near: np.ndarray, skin: np.ndarray, face: np.ndarray) -> np.ndarray:
-    """Bare skin among the pixels `near` the head, bool [H, W]."""
-    H, W = near.shape
-    rows, columns = np.nonzero(near)
+def _segment_skin(picture: np.ndarray, near_head: np.ndarray, skin: np.ndarray, face: np.ndarray) -> np.ndarray:
+    """Segment bare skin among the pixels `near_head`. All bool [H, W] but for the picture, u8 [H, W, 3].
+
+    skin: pixels with the face's colors; face: inside of the face's oval.
+    """
+    H, W = near_head.shape
+    rows, columns = np.nonzero(near_head)
     window = np.s_[max(rows.min() - 4, 0) : rows.max() + 5, max(columns.min() - 4, 0) : columns.max() + 5]
-    scale = min(1.0, _WORK / max(near[window].shape))
-    size = tuple(max(8, round(n * scale)) for n in near[window].shape[::-1])
+    window_size = near_head[window].shape[::-1]
+    scale = min(1.0, _CUT_SIZE_PX / max(near_head[window].shape))
+    size = tuple(max(8, round(n * scale)) for n in window_size)
     small = cv2.resize(picture[window], size, interpolation=cv2.INTER_AREA)
 
-    def flag(a):
-        return cv2.resize(a[window].astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
+    def shrink(mask):
+        return cv2.resize(mask[window].astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
 
-    marks = np.where(flag(skin), cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
-    marks[~flag(near)] = cv2.GC_BGD
-    core = cv2.erode(flag(face).astype(np.uint8), disc(max(1, size[1] // 24))) > 0
-    marks[core & flag(skin)] = cv2.GC_FGD
-    out = np.zeros((H, W), bool)
-    out[window] = (
-        cv2.resize(
-            color_segmentation.cut(small, marks).astype(np.uint8),
-            near[window].shape[::-1],
-            interpolation=cv2.INTER_NEAREST,
-        )
-        > 0
-    )
-    return out & near
+    marks = np.where(shrink(skin), cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
+    marks[~shrink(near_head)] = cv2.GC_BGD
+    core = cv2.erode(shrink(face).astype(np.uint8), disk_kernel(max(1, size[1] // 24))) > 0
+    marks[core & shrink(skin)] = cv2.GC_FGD
+    cut = color_segmentation.grab_cut(small, marks).astype(np.uint8)
+    result = np.zeros((H, W), bool)
+    result[window] = cv2.resize(cut, window_size, interpolation=cv2.INTER_NEAREST) > 0
+    return result & near_head
 
 
-def _touches(mask: np.ndarray, seed: np.ndarray) -> np.ndarray:
-    """The connected parts of `mask` that hold a pixel of `seed`."""
+def _connected_to(mask: np.ndarray, seed: np.ndarray) -> np.ndarray:
+    """The connected components of `mask` that contain a pixel of `seed`. bool [H, W]."""
     _, labels = cv2.connectedComponents(mask.astype(np.uint8))
-    found = np.unique(labels[seed & mask])
-    return np.isin(labels, found[found > 0])
+    kept = np.unique(labels[seed & mask])
+    return np.isin(labels, kept[kept > 0])
 
 
-def _largest(mask: np.ndarray) -> np.ndarray:
-    """The largest connected part, its small holes filled (a hole between arm and trunk stays)."""
+def _largest_component(mask: np.ndarray) -> np.ndarray:
+    """The largest connected component with its small holes filled, bool [H, W].
+
+    A large hole remains, such as that between an arm and the trunk.
+    """
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
     if count < 2:
         return mask
-    kept = labels == 1 + stats[1:, cv2.CC_STAT_AREA].argmax()
-    count, labels, stats, _ = cv2.connectedComponentsWithStats((~kept).astype(np.uint8))
+    largest = labels == 1 + stats[1:, cv2.CC_STAT_AREA].argmax()
+    count, labels, stats, _ = cv2.connectedComponentsWithStats((~largest).astype(np.uint8))
     small = 1 + np.flatnonzero(stats[1:, cv2.CC_STAT_AREA] < 2e-4 * mask.size)
-    return kept | np.isin(labels, small)
+    return largest | np.isin(labels, small)
 
 
-def _filled(polygon: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    out = np.zeros(shape, np.uint8)
-    cv2.fillPoly(out, [np.rint(polygon).astype(np.int32)], 1)
-    return out
+def _fill_polygon(polygon: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Draw the inside of a polygon [N, 2] px, u8 [H, W]."""
+    mask = np.zeros(shape, np.uint8)
+    cv2.fillPoly(mask, [np.rint(polygon).astype(np.int32)], 1)
+    return mask

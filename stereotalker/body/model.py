@@ -1,7 +1,8 @@
-"""The body: SMPL-X parameters in, vertices out. Two readers of the same file, which agree to 1e-5 m.
+"""The body model: SMPL-X parameters in, vertices out. Two readers of the same file, which agree to 1e-5 m.
 
-`smplx` is the reference (its code is licensed for non-commercial research); `native` is our own linear blend skinning of
-the published equations (Loper et al. 2015, Pavlakos et al. 2019), for commercial use.
+The reader "smplx" is the reference; the code of the smplx package is licensed for non-commercial research. The reader
+"native" is our own linear blend skinning by the published equations (Loper et al. 2015, Pavlakos et al. 2019), for
+commercial use. T frames, V vertices, F triangles, B shape coefficients.
 """
 
 from __future__ import annotations
@@ -20,48 +21,48 @@ from stereotalker.errors import UserError
 from stereotalker.geometry.rotations import axis_angle_to_matrix
 from stereotalker.records import Motion
 
-GestureClassifier = Literal["smplx", "native"]
+BodyReader = Literal["smplx", "native"]
 
 
 @dataclass(frozen=True)
 class Posed:
-    """vertices f32 [T, V, 3] m; turn f32 [T, V, 3, 3], from the rest pose."""
+    """The body in every frame of a motion."""
 
-    vertices: np.ndarray
-    turn: np.ndarray
+    vertices: np.ndarray  # f32 [T, V, 3] m
+    turn: np.ndarray  # f32 [T, V, 3, 3], each vertex' rotation from the rest pose; blended, so only nearly orthogonal
 
 
 @dataclass(frozen=True)
 class Body:
-    """A body file in memory. V vertices, F triangles, B shape and E expression coefficients."""
+    """A body file in memory."""
 
     path: Path
-    reader: GestureClassifier
-    betas: int
+    reader: BodyReader
+    betas: int  # B
     template: np.ndarray  # f32 [V, 3] m, rest pose
     faces: np.ndarray  # i32 [F, 3]
-    weights: np.ndarray  # f32 [V, 55]
-    part: np.ndarray  # u8 [V], numbers of body.build.PARTS
+    weights: np.ndarray  # skinning weights f32 [V, 55]
+    part: np.ndarray  # u8 [V], numbers of body.free_body.PARTS
     masks: dict[str, np.ndarray]  # lips, nails, inner_mouth, lids: f32 [V] in 0..1
-    texture_places: np.ndarray  # f32 [N, 2] in 0..1, y up
-    texture_faces: np.ndarray  # i32 [F, 3] into them
-    lip_pair: np.ndarray  # i64 [2] upper and lower lip vertex
+    texture_places: np.ndarray  # texture coordinates f32 [N, 2] in 0..1, y up
+    texture_faces: np.ndarray  # i32 [F, 3], indices into texture_places of the triangles' corners
+    lip_pair: np.ndarray  # i64 [2], the vertices of the upper and the lower lip that meet at the midline
 
     @property
     def skinning(self) -> Skinning:
-        """Our own reader, differentiable."""
+        """The reader "native", which is differentiable in torch."""
         return _skinning(self.path)
 
     def rest(self, betas: np.ndarray) -> np.ndarray:
-        """Vertices of a shape in the rest pose. f32 [B] -> f32 [V, 3] m."""
+        """Vertices of a shape in the rest pose. betas f32 [B] -> f32 [V, 3] m."""
         return self.template + _file(self.path)["shapedirs"][:, :, : self.betas].astype(np.float32) @ betas
 
     def joints(self, betas: np.ndarray) -> np.ndarray:
-        """Where the joints are in the rest pose. f32 [B] -> f32 [55, 3] m."""
+        """Positions of the joints of a shape in the rest pose. betas f32 [B] -> f32 [55, 3] m."""
         return _file(self.path)["J_regressor"].astype(np.float32) @ self.rest(betas)
 
     def hand_weight(self, side: str = "") -> np.ndarray:
-        """How much of every vertex is hand, of one side or both. f32 [V]."""
+        """Summed skinning weight of the wrist and the finger joints, f32 [V]. side: "left", "right" or "" for both."""
         hands = [
             k
             for k, name in enumerate(layout.JOINTS)
@@ -70,51 +71,64 @@ class Body:
         return self.weights[:, hands].sum(1)
 
     def pose(self, motion: Motion, betas: np.ndarray, surface: np.ndarray | None = None) -> np.ndarray:
-        """Vertices of every frame. betas f32 [B]; surface f16 [V, 3] m added in the rest pose -> f32 [T, V, 3] m."""
+        """Vertices of every frame, by the body's reader, f32 [T, V, 3] m.
+
+        betas f32 [B]. surface f16 [V, 3] m: offsets of the clothed surface, which are added in the rest pose.
+        """
         if self.reader == "native":
             return self.posed(motion, betas, surface).vertices
         with torch.inference_mode():
             return _smplx_vertices(self, motion, betas.astype(np.float32), surface).numpy()
 
     def posed(self, motion: Motion, betas: np.ndarray, surface: np.ndarray | None = None) -> Posed:
-        """As `pose`, by our own reader, with how far every vertex has turned, so that other things can hang on the body."""
+        """Vertices and their rotations, always by the reader "native". Arguments as of `pose`.
+
+        The rotations let other meshes, such as hair, follow the body.
+        """
         with torch.inference_mode():
             skinning = self.skinning if surface is None else self.skinning.clothed(surface)
-            found = _skinned(skinning, motion, betas[: self.betas].astype(np.float32))
-            return Posed(found.vertices.numpy(), found.turn.numpy())
+            skinned = _skin(skinning, motion, betas[: self.betas].astype(np.float32))
+            return Posed(skinned.vertices.numpy(), skinned.turn.numpy())
 
     def posed_joints(
         self, motion: Motion, betas: np.ndarray, surface: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Where the joints of every frame are, f32 [T, 55, 3] m, and how far they have turned, f32 [T, 55, 3, 3]."""
+        """Positions f32 [T, 55, 3] m and world rotations f32 [T, 55, 3, 3] of the joints. Arguments as of `pose`."""
         with torch.inference_mode():
             skinning = self.skinning if surface is None else self.skinning.clothed(surface)
-            found = _skinned(skinning.of(np.zeros(0)), motion, betas[: self.betas].astype(np.float32))
-            return found.joints.numpy(), found.joint_turn.numpy()
+            skinned = _skin(skinning.of(np.zeros(0)), motion, betas[: self.betas].astype(np.float32))
+            return skinned.joints.numpy(), skinned.joint_turn.numpy()
 
     def lip_aperture(self, motion: Motion) -> np.ndarray:
-        """Distance between the lips at the midline, mean shape, less its value at rest. f32 [T] mm."""
+        """Distance between the lips of the mean shape at the midline, minus its value at rest. f32 [T] mm."""
         upper, lower = np.moveaxis(self.lips(motion)[:, -2:], 1, 0)
         at_rest = np.linalg.norm(np.subtract(*self.template[self.lip_pair])) * 1000
         return (np.linalg.norm(upper - lower, axis=-1) - at_rest).astype(np.float32)
 
     def lips(self, motion: Motion) -> np.ndarray:
-        """Where the lips' vertices are to a head that keeps still, mean shape; the pair at the midline comes last. f32 [T, L, 3] mm."""
-        head_only = Motion(motion.poses * _only("jaw"), motion.expression, motion.trans * 0, motion.fps)
+        """Positions of the L lip vertices of the mean shape in the frame of the head, f32 [T, L, 3] mm.
+
+        Only the jaw and the expression move them. The last two vertices are `lip_pair`.
+        """
+        face_only = Motion(motion.poses * _joint_mask("jaw"), motion.expression, motion.trans * 0, motion.fps)
         lips, mean = _lip_skinning(self.path), np.zeros(0, np.float32)
         with torch.inference_mode():
             parts = [
-                _skinned(lips, head_only.frames(t, t + 1000), mean).vertices for t in range(0, len(motion.poses), 1000)
+                _skin(lips, face_only.frames(t, t + 1000), mean).vertices for t in range(0, len(motion.poses), 1000)
             ]
         return torch.cat(parts).numpy() * 1000
 
 
 @lru_cache(maxsize=2)
-def load_body(path: Path, reader: GestureClassifier = "smplx", betas: int = 20) -> Body:
-    """Read a body file (ours or a licensed SMPLX_NEUTRAL.npz)."""
+def load_body(path: Path, reader: BodyReader = "smplx", betas: int = 20) -> Body:
+    """Read a body file: ours, or a licensed SMPLX_NEUTRAL.npz.
+
+    betas: B, the number of shape coefficients. Raises UserError if the file is missing.
+    """
     if not Path(path).is_file():
         raise UserError(
-            f"body file {path} not found; expected an SMPL-X .npz: set body.file in params.yaml, or run `dvc repro body`"
+            f"body file {path} not found; expected an SMPL-X .npz: "
+            "set body.file in params.yaml, or run `dvc repro body`"
         )
     data = _file(path)
     V = len(data["v_template"])
@@ -127,23 +141,26 @@ def load_body(path: Path, reader: GestureClassifier = "smplx", betas: int = 20) 
         template=data["v_template"].astype(np.float32), faces=data["f"].astype(np.int32),
         weights=data["weights"].astype(np.float32), part=data.get("part", np.zeros(V, np.uint8)), masks=masks,
         texture_places=data["vt"].astype(np.float32), texture_faces=data["ft"].astype(np.int32),
-        lip_pair=data.get("lip_pair", np.array([8969, 8985])),  # of the licensed mesh: upper and lower inner lip, midline
+        # The licensed file has no lip_pair; these are the inner lips of its mesh at the midline.
+        lip_pair=data.get("lip_pair", np.array([8969, 8985])),
     )  # fmt: skip
 
 
 @lru_cache(maxsize=2)
 def _file(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a body file, without arrays of objects."""
     with np.load(path, allow_pickle=False) as file:
         return {name: file[name] for name in file.files if file[name].dtype != object}
 
 
-def _only(joint: str) -> np.ndarray:
-    keep = np.zeros((1, len(layout.JOINTS), 1), np.float32)
-    keep[0, layout.JOINT[joint]] = 1
-    return keep
+def _joint_mask(joint: str) -> np.ndarray:
+    """1 at one joint and 0 at all others, f32 [1, 55, 1]."""
+    mask = np.zeros((1, len(layout.JOINTS), 1), np.float32)
+    mask[0, layout.JOINT[joint]] = 1
+    return mask
 
 
-# ---- reader "smplx" ------------------------------------------------------------------------------------------------------
+# ---- reader "smplx" --------------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=2)
@@ -174,21 +191,22 @@ def _smplx_vertices(body: Body, motion: Motion, betas: np.ndarray, surface: np.n
     return output.vertices
 
 
-# ---- reader "native" -----------------------------------------------------------------------------------------------------
+# ---- reader "native" -------------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=2)
 def _skinning(path: Path) -> Skinning:
-    with torch.inference_mode(False):  # fits need gradients through it, whoever asked for it first
+    # Fits need gradients through these tensors, also when the first call is made in inference mode.
+    with torch.inference_mode(False):
         return Skinning.read(_file(path))
 
 
 @lru_cache(maxsize=2)
 def _lip_skinning(path: Path) -> Skinning:
-    """Of the lips' vertices; the pair at the midline comes last."""
+    """Skinning of the lips' vertices only; the pair at the midline comes last."""
     body = load_body(path, "native", 0)
     return _skinning(path).of(np.concatenate([np.flatnonzero(body.masks["lips"] > 0.5), body.lip_pair]))
 
 
-def _skinned(skinning: Skinning, motion: Motion, betas: np.ndarray) -> Skinned:
+def _skin(skinning: Skinning, motion: Motion, betas: np.ndarray) -> Skinned:
     return skinning(*(torch.from_numpy(a) for a in (motion.poses, motion.expression, betas, motion.trans)))

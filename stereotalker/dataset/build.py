@@ -21,7 +21,7 @@ from stereotalker.body.shape_space import FACES
 from stereotalker.dataset.shards import FULL_DISK, try_writing, write_shard
 from stereotalker.dataset.speech_corpus import PARTS, REJECTED, Utterance, read_corpus, read_index
 from stereotalker.errors import ClipError, UserError
-from stereotalker.params import ROOT, BodyParams, PeopleParams, resolve
+from stereotalker.params import PACKAGE, BodyParams, PeopleParams, resolve
 from stereotalker.records import Speech, save
 from stereotalker.runtime.process_pool import pool
 from stereotalker.synthetic.actor import build_actor
@@ -84,7 +84,7 @@ def build_people(
             f"people: not one of {params.identities + params.held_out} identities could be made; the first reason: {rejected[0]['reason']}"
         )
     torch.set_num_threads(1)  # as in the workers
-    model = load_body(resolve(body.file), body.reader, body.betas)
+    model = load_body(resolve(body.file), body.file_reader, body.betas)
     avatars.mkdir(parents=True, exist_ok=True)
     for name, offset in params.avatars.items():
         # Hands beside the trunk hide least of it, so that the warp has least to invent.
@@ -96,7 +96,7 @@ def _recipe(body: BodyParams, params: PeopleParams, speeches: Path, pictures: tu
     """Digest of all that shards are made from: numbers, body, faces, speech, pictures and our own code."""
     own = params.model_dump(mode="json", exclude={"avatars", "avatar_size", "wrong"})
     digest = hashlib.sha256(json.dumps(own, sort_keys=True).encode())
-    code = sorted(path for pattern in _SHARD_CODE for path in (ROOT / "stereotalker").glob(pattern))
+    code = sorted(path for pattern in _SHARD_CODE for path in PACKAGE.glob(pattern))
     spoken = [path for part in PARTS for path in sorted((speeches / part).glob("*"))]
     for path in (resolve(body.file), FACES, *spoken, *pictures, *code):
         digest.update(path.name.encode() + path.read_bytes() if path.is_file() else b"absent")
@@ -138,7 +138,7 @@ def _write_shard(job: _Job) -> str:
     """Make one identity's shard. Returns why it could not be made, '' where it could."""
     torch.set_num_threads(1)
     params = job.people
-    body = load_body(resolve(job.body.file), job.body.reader, job.body.betas)
+    body = load_body(resolve(job.body.file), job.body.file_reader, job.body.betas)
     try:
         speeches, rows = _corpus(job.speeches)
         usable = [k for k, speech in enumerate(speeches) if speech.phonemes]

@@ -1,4 +1,4 @@
-"""The one sampling loop, and noise that is a function of (seed, global frame index)."""
+"""The sampling loop that all diffusion models share, and noise that depends only on a seed and the index of a frame."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from stereotalker.diffusion.schedulers import make_scheduler
 def sample(
     predict: Callable[[torch.Tensor, int], torch.Tensor], noise: torch.Tensor, scheduler: str, steps: int
 ) -> torch.Tensor:
-    """From noise to a clean sample in `steps` evaluations. predict(noisy, timestep) gives the clean sample."""
+    """Denoise: from `noise` to a clean sample of the same shape in `steps` evaluations.
+
+    predict(noisy, timestep) returns the model's estimate of the clean sample. scheduler: a name that `make_scheduler`
+    knows; it raises ValueError for others.
+    """
     schedule = make_scheduler(scheduler)
     schedule.set_timesteps(steps)
     noisy = noise
@@ -23,14 +27,16 @@ def sample(
 
 
 def noise(shape: tuple[int, ...], *seed: int) -> torch.Tensor:
-    """Standard normal f32 noise named by integers."""
+    """Standard normal noise f32 of the given shape; the integers in `seed` determine it."""
     return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape, np.float32))
 
 
 def frame_noise(shape: tuple[int, ...], seed: int, start: int, stop: int, period: int) -> torch.Tensor:
-    """Noise of frames start..stop-1, f32 [N, *shape]: slowly turning between anchors every `period` frames, unit variance.
+    """Noise of the frames start..stop-1, f32 [N, *shape], which changes slowly from frame to frame.
 
-    It depends on the seed and the frame's number in the clip alone, not on how the clip was cut into segments.
+    There is independent noise, an anchor, every `period` frames. A frame between two anchors gets a mixture of them by
+    sine and cosine, which keeps the variance at 1. The noise depends only on the seed and the number of the frame in
+    the clip, not on how the clip is cut into segments.
     """
     anchors: dict[int, torch.Tensor] = {}
     frames = []

@@ -1,4 +1,4 @@
-"""A fixed grid of windows or segments over a clip, so that any of them can be made alone."""
+"""A fixed grid of windows or segments over a clip, so that each of them can be computed alone."""
 
 from __future__ import annotations
 
@@ -7,14 +7,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Window:
-    index: int
+    """A range of frames of a clip."""
+
+    index: int  # number of the window in the clip
     start: int  # first frame
-    stop: int  # behind the last frame
-    overlap: int  # frames at the start that the window before has made already
+    stop: int  # one after the last frame
+    overlap: int  # frames at the start that belong to the window before as well
 
 
 def windows(frames: int, length: int, overlap: int = 0) -> list[Window]:
-    """Cover frames 0..frames-1 by windows of `length` that share `overlap` with the one before; the last is shorter."""
+    """Cover the frames 0..frames-1 by windows of `length` frames; the last one may be shorter.
+
+    Each window shares `overlap` frames with the one before. Raises ValueError if 0 <= overlap < length does not hold.
+    """
     if not 0 <= overlap < length:
         raise ValueError(f"overlap {overlap} must be at least 0 and below the window's {length} frames")
     grid = []

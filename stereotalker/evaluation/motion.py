@@ -24,7 +24,7 @@ from stereotalker.motion.features import from_slots, to_motion
 from stereotalker.motion.language_prior import GestureClassifier
 from stereotalker.motion.preview import Mannequin, draw, mannequin
 from stereotalker.motion.synthesize import MotionControls, Synthesizer
-from stereotalker.params import ROOT
+from stereotalker.params import ASSETS
 from stereotalker.records import SAMPLE_RATE, Motion, Speech
 from stereotalker.training.motion import MotionExample
 
@@ -32,7 +32,7 @@ _VOICE = Voice("en-us", "m5", 150)  # of the words that are held out; never trai
 _CARRIER, _LEAD_S = "{}, he said.", 0.8  # nothing before the word, or a beat there would forbid the sign
 _SIGN_STYLES = (0, 4, 8, 13)
 SPOKEN = ("hi", "ar", "cmn")  # languages without recordings: held-out voices of espeak-ng
-_UNHEARD = ROOT / "stereotalker" / "assets" / "unheard"
+_UNHEARD = ASSETS / "unheard"
 _MOMENTS = 8
 
 

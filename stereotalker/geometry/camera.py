@@ -1,4 +1,7 @@
-"""Camera paths: azimuth / elevation / distance key frames -> intrinsics and extrinsics per frame (OpenCV axes)."""
+"""Cameras: a camera path -> intrinsics and extrinsics of every frame, and the projection of points.
+
+Camera axes are OpenCV's: x to the right, y down, z forward. T frames.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,17 @@ from scipy.interpolate import CubicHermiteSpline, PchipInterpolator
 from stereotalker.geometry.camera_path import CameraPath
 from stereotalker.records import Avatar, Camera
 
-FOCAL_IN_HEIGHTS = 2.0  # focal length over image height: a mild portrait lens, 28 degrees of vertical field
-DISTANCE_M = 1.6  # half-body framing: 0.8 m of the person over the height of the picture
+# Focal length over image height: a mild portrait lens with a vertical field of view of 28 degrees.
+FOCAL_IN_HEIGHTS = 2.0
+# Distance of the camera for half-body framing, m: the height of the picture shows 0.8 m of the person.
+DISTANCE_M = 1.6
 
 
 def around(avatar: Avatar, move: CameraPath, frames: int, fps: float, size: tuple[int, int]) -> Camera:
-    """The camera of every frame of an avatar's clip: at rest it stands where the portrait's stood, and shows the same height of the picture.
+    """The camera of every frame of an avatar's clip.
 
-    size (height, width) px; other shapes than the portrait's show more or less to the sides.
+    A path at its default values keeps the camera of the portrait and shows the portrait's full height. size (height,
+    width) px: if its aspect ratio differs from the portrait's, the frames show more or less to the sides.
     """
     portrait, to_camera = avatar.regions.shape, avatar.extrinsics[:3, :3]
     distance = float((to_camera @ avatar.target + avatar.extrinsics[:3, 3])[2])
@@ -35,7 +41,8 @@ def around(avatar: Avatar, move: CameraPath, frames: int, fps: float, size: tupl
     height = size[0]
     level.intrinsics[:, :2, :2] *= angles.zoom[:, None, None].astype(np.float32)
     level.intrinsics[:, 1, 2] += (angles.vertical_shift * height).astype(np.float32)
-    tilt = np.diag([1.0, -1.0, -1.0]) @ to_camera  # of the portrait's camera against a level one in front
+    # Rotation of the portrait's camera against a level camera straight in front of the person.
+    tilt = np.diag([1.0, -1.0, -1.0]) @ to_camera
     extrinsics = level.extrinsics.astype(np.float64)
     extrinsics[:, :3, :3] = extrinsics[:, :3, :3] @ tilt
     extrinsics[:, :3, 3] -= extrinsics[:, :3, :3] @ avatar.target.astype(np.float64)
@@ -43,7 +50,10 @@ def around(avatar: Avatar, move: CameraPath, frames: int, fps: float, size: tupl
 
 
 def stereo_pair(camera: Camera, ipd_mm: float, screen: np.ndarray) -> tuple[Camera, Camera]:
-    """The cameras of the left and the right eye, beside a camera. They look in parallel, with frames shifted so that `screen` [3] m has no parallax."""
+    """The cameras of the left and of the right eye, half of ipd_mm beside a camera.
+
+    Their axes are parallel. Their principal points are shifted so that the point `screen` f32 [3] m has no parallax.
+    """
     depth = (camera.extrinsics[:, :3, :3] @ screen + camera.extrinsics[:, :3, 3])[:, 2]
     pair = []
     for side in (-0.5, 0.5):
@@ -56,37 +66,37 @@ def stereo_pair(camera: Camera, ipd_mm: float, screen: np.ndarray) -> tuple[Came
 
 
 class Angles(NamedTuple):
-    """Of every frame: azimuth and elevation in degrees, distance in portrait distances, zoom, rise in picture heights; f64 [T] each."""
+    """Where the camera is in every frame, f64 [T] each."""
 
-    azimuth: np.ndarray
-    elevation: np.ndarray
-    distance: np.ndarray
-    zoom: np.ndarray
-    vertical_shift: np.ndarray
+    azimuth: np.ndarray  # degrees
+    elevation: np.ndarray  # degrees
+    distance: np.ndarray  # in units of the portrait's distance
+    zoom: np.ndarray  # focal length over the portrait's
+    vertical_shift: np.ndarray  # how much higher the frame lies, in picture heights
 
 
 def angles_along(move: CameraPath, frames: int, fps: float) -> Angles:
-    """Where the manifest's camera stands at every frame.
+    """Evaluate a camera path at every frame.
 
-    Positive azimuth moves the camera towards the speaker's left hand, positive elevation upwards. Key frames are joined by
-    monotone cubics (no overshoot); before the first and after the last the camera rests, and it starts and stops gently.
+    Positive azimuth moves the camera towards the speaker's left hand, positive elevation moves it upwards. Key frames
+    are joined by monotone cubics, which do not overshoot. Before the first and after the last key frame the camera
+    rests; its speed is zero at both.
     """
     seconds = np.arange(frames) / fps
     if move.kind == "keyframes" and len(move.points) > 1:
         times = np.array([key.time for key in move.points])
-        at = np.clip(seconds, times[0], times[-1])
-        return Angles(
-            *(_gentle(times, np.array([getattr(key, name) for key in move.points]))(at) for name in Angles._fields)
-        )
-    still = move.points[0] if move.kind == "keyframes" else move
-    angles = Angles(*(np.full(frames, getattr(still, name)) for name in Angles._fields))
+        clipped = np.clip(seconds, times[0], times[-1])
+        splines = (_ease(times, np.array([getattr(key, name) for key in move.points])) for name in Angles._fields)
+        return Angles(*(spline(clipped) for spline in splines))
+    view = move.points[0] if move.kind == "keyframes" else move
+    angles = Angles(*(np.full(frames, getattr(view, name)) for name in Angles._fields))
     if move.kind == "orbit":
         return angles._replace(azimuth=move.azimuth + move.swing * np.sin(2 * np.pi * seconds / move.period))
     return angles
 
 
-def _gentle(times: np.ndarray, values: np.ndarray) -> CubicHermiteSpline:
-    """Monotone cubics (Fritsch and Butland 1984) that stand still at both ends."""
+def _ease(times: np.ndarray, values: np.ndarray) -> CubicHermiteSpline:
+    """Monotone cubic interpolation (Fritsch and Butland 1984) whose slope is zero at both ends."""
     slopes = PchipInterpolator(times, values).derivative()(times)
     slopes[[0, -1]] = 0
     return CubicHermiteSpline(times, values, slopes)
@@ -100,7 +110,10 @@ def look_at(
     size: tuple[int, int],
     focal_in_heights: float = FOCAL_IN_HEIGHTS,
 ) -> Camera:
-    """Cameras on a sphere around `target` [3] m. azimuth, elevation [T] degrees, distance [T] m -> Camera."""
+    """Level cameras that look at `target` [3] m from azimuth, elevation [T] degrees and distance [T] m.
+
+    size (height, width) px. focal_in_heights: focal length over image height.
+    """
     height, width = size
     a, e = np.radians(azimuth), np.radians(elevation)
     direction = np.stack([np.sin(a) * np.cos(e), np.sin(e), np.cos(a) * np.cos(e)], -1)  # target -> camera, y up
@@ -124,7 +137,10 @@ def look_at(
 
 
 def project(vertices: np.ndarray, intrinsics: np.ndarray, extrinsics: np.ndarray) -> np.ndarray:
-    """Pinhole projection of one frame. vertices f32 [V, 3] m -> f32 [V, 3]: x px, y px, depth m."""
+    """Pinhole projection of one frame. vertices f32 [V, 3] m -> f32 [V, 3]: x px, y px, depth m.
+
+    intrinsics [3, 3] px, extrinsics [4, 4] world -> camera. Depths below 1 mm, also behind the camera, become 1 mm.
+    """
     return _project(
         np.ascontiguousarray(vertices, np.float32), intrinsics.astype(np.float64), extrinsics.astype(np.float64)
     )
@@ -143,27 +159,32 @@ def _project(vertices, K, E):
 
 
 def orthographic(
-    points: np.ndarray, direction: np.ndarray, centre: np.ndarray, extent: float, side: int
+    points: np.ndarray, direction: np.ndarray, center: np.ndarray, extent: float, side: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """View of points [M, 3] m from far off, as from a lamp: axes [3, 3], corner [3] m, and the points as pixels and depth f32 [M, 3].
+    """Orthographic projection of points [M, 3] m, such as the view from a distant light.
 
-    direction f64 [3] unit, from the points, not straight upwards; the square of side x side pixels, extent m wide, has its middle at `centre`
-    [3] m, which lies at a depth of 2 m.
+    direction f64 [3]: unit vector from the points to the viewer; it must not point straight up. The picture is a square
+    of side x side px and `extent` m. The point `center` [3] m is in its middle, at a depth of 2 m.
+    Returns the axes [3, 3] of the view (right, up, away from the viewer), its corner [3] m along these axes, and the
+    projected points f32 [M, 3]: x px, y px upwards, depth m.
     """
     right = np.cross([0.0, 1.0, 1e-3], direction)
     right /= np.linalg.norm(right)
     axes = np.stack([right, np.cross(direction, right), -direction])
-    low = np.append(axes[:2] @ centre - extent / 2, axes[2] @ centre - 2.0)
-    return axes, low, flatten(points, axes, low, side / extent)
+    corner = np.append(axes[:2] @ center - extent / 2, axes[2] @ center - 2.0)
+    return axes, corner, flatten(points, axes, corner, side / extent)
 
 
 @numba.njit(cache=True)
-def flatten(points, axes, low, scale):
-    """Points f32 [M, 3] m along axes, from a corner on, in pixels of 1 / scale m; depth in m."""
+def flatten(points, axes, corner, scale):
+    """Project points [M, 3] m into the view that `orthographic` returned: f32 [M, 3], x px, y px, depth m.
+
+    scale: pixels in a meter.
+    """
     out = np.empty((len(points), 3), np.float32)
     for p in range(len(points)):
         x, y, z = points[p, 0], points[p, 1], points[p, 2]
-        out[p, 0] = (axes[0, 0] * x + axes[0, 1] * y + axes[0, 2] * z - low[0]) * scale
-        out[p, 1] = (axes[1, 0] * x + axes[1, 1] * y + axes[1, 2] * z - low[1]) * scale
-        out[p, 2] = axes[2, 0] * x + axes[2, 1] * y + axes[2, 2] * z - low[2]
+        out[p, 0] = (axes[0, 0] * x + axes[0, 1] * y + axes[0, 2] * z - corner[0]) * scale
+        out[p, 1] = (axes[1, 0] * x + axes[1, 1] * y + axes[1, 2] * z - corner[1]) * scale
+        out[p, 2] = axes[2, 0] * x + axes[2, 1] * y + axes[2, 2] * z - corner[2]
     return out

@@ -1,4 +1,4 @@
-"""Camera paths as users write them: a fixed camera, an orbit, or key frames."""
+"""Camera paths as users write them in a manifest: a fixed camera, an orbit, or key frames."""
 
 from __future__ import annotations
 
@@ -9,16 +9,20 @@ from pydantic import AliasChoices, Field, model_validator
 
 from stereotalker.validation import StrictModel
 
-AZIMUTH, ELEVATION = 45.0, 20.0  # degrees to either side that the renderer was made for
+# Largest angles to either side that the renderer supports, degrees.
+MAX_AZIMUTH_DEG, MAX_ELEVATION_DEG = 45.0, 20.0
 
 
 class CameraView(StrictModel):
-    """Where a camera stands, and what of the speaker it frames. Outside of the cone that the renderer was made for it is refused."""
+    """Where a camera is and what it frames. Angles that the renderer does not support are an error."""
 
     azimuth: float = Field(
-        0.0, ge=-AZIMUTH, le=AZIMUTH, description="degrees around the speaker, positive towards their left hand"
+        0.0,
+        ge=-MAX_AZIMUTH_DEG,
+        le=MAX_AZIMUTH_DEG,
+        description="degrees around the speaker, positive towards their left hand",
     )
-    elevation: float = Field(0.0, ge=-ELEVATION, le=ELEVATION, description="degrees, positive upwards")
+    elevation: float = Field(0.0, ge=-MAX_ELEVATION_DEG, le=MAX_ELEVATION_DEG, description="degrees, positive upwards")
     distance: float = Field(1.0, ge=0.5, le=2.0, description="dolly: in portrait distances")
     zoom: float = Field(1.0, ge=0.5, le=2.0, description="focal length over the portrait's")
     vertical_shift: float = Field(
@@ -31,26 +35,30 @@ class CameraView(StrictModel):
 
 
 class CameraKeyFrame(CameraView):
-    """Where the camera is at a moment."""
+    """A view of the camera at a moment of the clip."""
 
     time: float = Field(ge=0, le=86_400, description="s")
 
 
-_CAMERA_KEYS = {
+# The fields that each kind of path reads, besides `kind` and `points`.
+_FIELDS_OF_KIND = {
     "fixed": (*CameraView.model_fields,),
     "orbit": (*CameraView.model_fields, "swing", "period"),
     "keyframes": (),
-}  # beside kind and points
-
-
-_CAMERA_HINT = {"fixed": "kind: orbit does", "keyframes": "each of its points has its own"}
+}
+# What the error message adds if a path has fields that its kind does not read.
+_HINT = {"fixed": "kind: orbit does", "keyframes": "each of its points has its own"}
 
 
 class CameraPath(CameraView):
-    """fixed: one place. orbit: swings `swing` degrees around `azimuth`, once in `period` s. keyframes: through `points`."""
+    """How the camera moves during a clip.
+
+    fixed: it stays. orbit: its azimuth swings by `swing` degrees to both sides of `azimuth`, once in `period` s.
+    keyframes: it moves through `points`.
+    """
 
     kind: Literal["fixed", "orbit", "keyframes"] = "fixed"
-    swing: float = Field(15.0, ge=-AZIMUTH, le=AZIMUTH)
+    swing: float = Field(15.0, ge=-MAX_AZIMUTH_DEG, le=MAX_AZIMUTH_DEG)
     period: float = Field(8.0, gt=0.5, le=86_400)
     points: tuple[CameraKeyFrame, ...] = ()
 
@@ -58,13 +66,13 @@ class CameraPath(CameraView):
     def _agree(self):
         if (self.kind == "keyframes") != bool(self.points):
             raise ValueError("camera points and kind keyframes go together: give both or neither")
-        if given := sorted(self.model_fields_set - {"kind", "points", *_CAMERA_KEYS[self.kind]}):
-            raise ValueError(f"camera of kind {self.kind} does not read {', '.join(given)}; {_CAMERA_HINT[self.kind]}")
+        if unread := sorted(self.model_fields_set - {"kind", "points", *_FIELDS_OF_KIND[self.kind]}):
+            raise ValueError(f"camera of kind {self.kind} does not read {', '.join(unread)}; {_HINT[self.kind]}")
         times = [key.time for key in self.points]
         if any(b <= a for a, b in pairwise(times)):
             raise ValueError("camera points must have rising times")
-        if self.kind == "orbit" and abs(self.azimuth) + abs(self.swing) > AZIMUTH:
+        if self.kind == "orbit" and abs(self.azimuth) + abs(self.swing) > MAX_AZIMUTH_DEG:
             raise ValueError(
-                f"camera orbit reaches {abs(self.azimuth) + abs(self.swing):g} degrees; at most {AZIMUTH:g}"
+                f"camera orbit reaches {abs(self.azimuth) + abs(self.swing):g} degrees; at most {MAX_AZIMUTH_DEG:g}"
             )
         return self

@@ -1,4 +1,7 @@
-"""Z-buffer rasteriser: which triangle a pixel shows, and where in it; labels by the vote of samples. Compiled with numba, one thread, deterministic."""
+"""Z-buffer rasterizer: which triangle each pixel shows and where in it, vertex normals, and majority pooling of labels.
+
+The functions are compiled with numba, run in one thread and are deterministic. V vertices, F triangles.
+"""
 
 from __future__ import annotations
 
@@ -14,18 +17,18 @@ _LABELS = len(REGIONS)
 
 @dataclass(frozen=True)
 class Fragments:
-    """One rasterised picture. face i32 [H, W] (-1: nothing), bary f32 [H, W, 3] perspective-correct, depth f32 [H, W] m."""
+    """One rasterized picture."""
 
-    face: np.ndarray
-    bary: np.ndarray
-    depth: np.ndarray
+    face: np.ndarray  # i32 [H, W], index of the triangle; -1 where there is none
+    bary: np.ndarray  # f32 [H, W, 3], perspective-correct barycentric coordinates
+    depth: np.ndarray  # f32 [H, W] m; infinite where there is no triangle
 
     def interpolate(self, faces: np.ndarray, values: np.ndarray) -> np.ndarray:
-        """Vertex values f32 [V, C] -> f32 [H, W, C], zero where nothing is hit."""
+        """Interpolate vertex values [V, C] -> f32 [H, W, C], zero where there is no triangle. faces i32 [F, 3]."""
         return _interpolate(self.face, self.bary, faces, np.ascontiguousarray(values, np.float32))
 
     def vertices(self, faces: np.ndarray) -> np.ndarray:
-        """The nearest vertex of the triangle that each pixel shows, i64 [H, W], -1 where nothing is hit. faces i32 [F, 3]."""
+        """The vertex nearest to each pixel in its triangle, i64 [H, W]; -1 where there is none. faces i32 [F, 3]."""
         nearest = np.take_along_axis(faces[self.face], self.bary.argmax(-1)[..., None], -1)[..., 0]
         return np.where(self.face >= 0, nearest, -1).astype(np.int64)
 
@@ -33,8 +36,9 @@ class Fragments:
 def rasterize(pixels: np.ndarray, faces: np.ndarray, size: tuple[int, int]) -> Fragments:
     """Draw triangles. pixels f32 [V, 3]: x px, y px, depth m; faces i32 [F, 3]; size (height, width) px.
 
-    Pixel centres lie at +0.5. Nearest depth wins; of equal depths the lower face index does, so the picture does not
-    depend on anything but its input. Both sides of a triangle are drawn.
+    Pixel centers lie at +0.5. The nearest triangle is visible; of equal depths it is the one with the lower index, so
+    the picture depends on its input only. Both sides of a triangle are drawn. Triangles with a corner nearer than 1 cm
+    are left out.
     """
     height, width = size
     face = np.full((height, width), -1, np.int32)
@@ -122,7 +126,10 @@ def _vertex_normals(vertices, faces):
 
 @numba.njit(cache=True)
 def majority_pool(regions, s):
-    """The commonest label of every block of s x s px, u8 [H, W] -> u8 [H // s, W // s]; of equals, the first in layout.REGIONS."""
+    """The most frequent label of every block of s x s px, u8 [H, W] -> u8 [H // s, W // s].
+
+    Labels are indices into smplx_layout.REGIONS. Of equally frequent ones the first in REGIONS is taken.
+    """
     H, W = regions.shape[0] // s, regions.shape[1] // s
     out, votes = np.zeros((H, W), np.uint8), np.zeros(_LABELS, np.int64)
     for y in range(H):

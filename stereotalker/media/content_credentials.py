@@ -109,9 +109,7 @@ def verify(file: Path) -> Credentials:
     if not file.is_file():
         raise UserError(f"{file} not found; expected a video file")
     try:
-        with c2pa.Reader(
-            _MIME.get(file.suffix.lower(), _MIME[".mp4"]), io.BytesIO(file.read_bytes())
-        ) as reader:
+        with c2pa.Reader(_MIME.get(file.suffix.lower(), _MIME[".mp4"]), io.BytesIO(file.read_bytes())) as reader:
             report = json.loads(reader.json())
             state = reader.get_validation_state() or "Invalid"
     except c2pa.C2paError as error:

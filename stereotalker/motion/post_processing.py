@@ -1,4 +1,7 @@
-"""What is laid over a finished motion: blinks, and what a director asks: emotion by key frames, eyes on the camera, a body that keeps still. T frames."""
+"""Edits a synthesized motion: adds blinks and emotions, turns the eyes to the camera, keeps the body or the arms still.
+
+T frames.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +15,26 @@ from stereotalker.motion.features import BODY_JOINTS
 from stereotalker.records import Motion
 from stereotalker.smplx_layout import ACTION, JOINT, JOINTS, PARENTS
 
-# What an emotion adds to the 52 actions, and by what it multiplies the smile that is there.
+# For every emotion: the values that it adds to the 52 facial actions, and the factor on the smile that the motion
+# already has.
 _FACES: dict[str, tuple[dict[str, float], float]] = {
     "neutral": ({}, 1.0),
-    "happy": ({"mouthSmileL/R": 0.42, "cheekSquintL/R": 0.35, "eyeSquintL/R": 0.12, "browOuterUpL/R": 0.08, "mouthDimpleL/R": 0.10}, 1.0),
+    "happy": (
+        {
+            "mouthSmileL/R": 0.42,
+            "cheekSquintL/R": 0.35,
+            "eyeSquintL/R": 0.12,
+            "browOuterUpL/R": 0.08,
+            "mouthDimpleL/R": 0.10,
+        },
+        1.0,
+    ),
     "serious": ({"browDownL/R": 0.45, "eyeSquintL/R": 0.10, "mouthFrownL/R": 0.10, "mouthShrugLower": 0.06}, 0.1),
-}  # fmt: skip
-_CHANGE_S = 0.5  # that a face takes from one emotion to the next
-_EYES = np.array([0.35, 0.50])  # rad, the most that eyes turn down or up, and aside
-_HEAD_SHARE = 0.35  # of the way to the camera that the head takes; the eyes do the rest
+}
+_CHANGE_S = 0.5  # seconds in which the face changes from one emotion to the next, and in which gaze comes or goes
+_MAX_EYE_ANGLES = np.array([0.35, 0.50])  # rad: largest rotation of the eyes down or up, and sideways
+_HEAD_SHARE = 0.35  # share of the turn to the camera that the head makes; the eyes make the rest
+# Indices into JOINTS of arms, hands and fingers.
 _ARMS = [
     k
     for k, name in enumerate(JOINTS)
@@ -28,97 +42,109 @@ _ARMS = [
     and name.split("_")[1][:-1] in ("index", "middle", "pinky", "ring", "thumb")
     or name.endswith(("collar", "shoulder", "elbow", "wrist"))
 ]
-_ALIVE = 0.02  # rad of the eyes' own unrest that is left on the camera
+# rad: the eyes' own movement that is kept while they look at the camera, so that they do not freeze.
+_MAX_EYE_JITTER = 0.02
 
 
 @dataclass(frozen=True)
 class Emotion:
-    """From `time` s on the face is `name`, as strongly as `amount` 0..1 says."""
+    """A key frame of emotion: from `time` on the face shows the emotion `name`."""
 
-    time: float
-    name: str
-    amount: float = 1.0
+    time: float  # s
+    name: str  # key of _FACES
+    amount: float = 1.0  # in 0..1
 
 
 def with_emotion(motion: Motion, keys: tuple[Emotion, ...]) -> Motion:
-    """The emotions of `keys` (rising times; neutral before the first) over the expression. Lips that are closed stay closed."""
+    """Add the emotions of `keys` to the expression. Lips that are closed stay closed.
+
+    The times of the keys rise; before the first one the face is neutral, unless its time is 0 or less.
+    """
     if not keys:
         return motion
     time = (np.arange(len(motion.expression)) + 0.5) / motion.fps
-    added, smiles, previous = (
+    added, smile_factors, previous = (
         np.zeros_like(motion.expression),
         np.ones(len(time)),
         (np.zeros(motion.expression.shape[1]), 1.0),
     )
     for index, key in enumerate(keys):
-        face, smile = _face(key)
-        share = np.clip((time - key.time) / _CHANGE_S + (key.time <= 0 and index == 0), 0, 1)
-        share = share**3 * (10 - 15 * share + 6 * share**2)
-        added += share[:, None] * (face - previous[0])
-        smiles += share * (smile - previous[1])
-        previous = face, smile
+        face, smile_factor = _face(key)
+        weight = np.clip((time - key.time) / _CHANGE_S + (key.time <= 0 and index == 0), 0, 1)
+        weight = weight**3 * (10 - 15 * weight + 6 * weight**2)  # minimum jerk
+        added += weight[:, None] * (face - previous[0])
+        smile_factors += weight * (smile_factor - previous[1])
+        previous = face, smile_factor
     expression = motion.expression.copy()
     for side in ("Left", "Right"):
-        expression[:, ACTION[f"mouthSmile{side}"]] *= smiles
+        expression[:, ACTION[f"mouthSmile{side}"]] *= smile_factors
     return replace(motion, expression=np.clip(expression + added, 0, 1).astype(np.float32))
 
 
 def _face(key: Emotion) -> tuple[np.ndarray, float]:
-    actions, smile = _FACES[key.name]
+    """The actions [52] that a key frame adds, and its factor on the motion's own smile."""
+    actions, smile_factor = _FACES[key.name]
     face = np.zeros(len(ACTION))
     for action, value in actions.items():
         for side in ("Left", "Right") if action.endswith("L/R") else ("",):
             face[ACTION[action.removesuffix("L/R") + side]] = key.amount * value
-    return face, 1 + key.amount * (smile - 1)
+    return face, 1 + key.amount * (smile_factor - 1)
 
 
 def with_gaze(
     motion: Motion, azimuth: np.ndarray, elevation: np.ndarray, from_start: bool = False, to_end: bool = False
 ) -> Motion:
-    """Eyes, and a little of the head, towards a camera that stands at these degrees around the speaker, each f32 [T].
+    """Turn the eyes, and the head a little, to a camera that moves around the speaker.
 
-    from_start, to_end: the first and the last pose are given, and gaze comes and goes beside them within half a second.
+    `azimuth` and `elevation`: the camera's angles, each f32 [T] degrees.
+    If `from_start` or `to_end` is True, the first or the last pose is prescribed: there the gaze is unchanged, and it
+    moves to or from the camera within _CHANGE_S beside it.
     """
     poses, time = motion.poses.copy(), np.arange(len(motion.poses)) / motion.fps
-    share = np.ones(len(time))
-    for given, away in ((from_start, time), (to_end, time[::-1])):
-        share *= np.clip(away / _CHANGE_S, 0, 1) if given else 1
+    weight = np.ones(len(time))
+    for is_prescribed, distance in ((from_start, time), (to_end, time[::-1])):
+        weight *= np.clip(distance / _CHANGE_S, 0, 1) if is_prescribed else 1
     a, e = np.radians(azimuth), np.radians(elevation)
-    to = np.stack([np.sin(a) * np.cos(e), np.sin(e), np.cos(a) * np.cos(e)], 1)
-    turn = _angles(_turned(poses, PARENTS[JOINT["head"]]).inv().apply(to)) - _angles(
+    to_camera = np.stack([np.sin(a) * np.cos(e), np.sin(e), np.cos(a) * np.cos(e)], 1)
+    turn = _angles(_world_rotation(poses, PARENTS[JOINT["head"]]).inv().apply(to_camera)) - _angles(
         Rotation.from_rotvec(poses[:, JOINT["head"]]).apply([0.0, 0.0, 1.0])
     )
-    poses[:, JOINT["head"], :2] += (_HEAD_SHARE * share[:, None] * turn).astype(np.float32)
-    wanted = _angles(_turned(poses, JOINT["head"]).inv().apply(to))
+    poses[:, JOINT["head"], :2] += (_HEAD_SHARE * weight[:, None] * turn).astype(np.float32)
+    eye_angles = _angles(_world_rotation(poses, JOINT["head"]).inv().apply(to_camera))
     for eye in ("left_eye", "right_eye"):
-        own = np.clip(poses[:, JOINT[eye], :2], -_ALIVE, _ALIVE)
-        poses[:, JOINT[eye], :2] += share[:, None] * (np.clip(wanted + own, -_EYES, _EYES) - poses[:, JOINT[eye], :2])
-        poses[:, JOINT[eye], 2] *= 1 - share
+        jitter = np.clip(poses[:, JOINT[eye], :2], -_MAX_EYE_JITTER, _MAX_EYE_JITTER)
+        target = np.clip(eye_angles + jitter, -_MAX_EYE_ANGLES, _MAX_EYE_ANGLES)
+        poses[:, JOINT[eye], :2] += weight[:, None] * (target - poses[:, JOINT[eye], :2])
+        poses[:, JOINT[eye], 2] *= 1 - weight
     return replace(motion, poses=poses)
 
 
-def _turned(poses: np.ndarray, joint: int) -> Rotation:
-    """How a joint has turned in the world, from rotations alone."""
-    turn = Rotation.from_rotvec(poses[:, joint])
+def _world_rotation(poses: np.ndarray, joint: int) -> Rotation:
+    """Rotations [T] of a joint in world axes, chained from the root."""
+    rotation = Rotation.from_rotvec(poses[:, joint])
     while (joint := PARENTS[joint]) >= 0:
-        turn = Rotation.from_rotvec(poses[:, joint]) * turn
-    return turn
+        rotation = Rotation.from_rotvec(poses[:, joint]) * rotation
+    return rotation
 
 
 def _angles(direction: np.ndarray) -> np.ndarray:
-    """Down and left, rad, of directions [T, 3]. [T, 2]."""
+    """Angles down and left [T, 2], rad, of directions [T, 3]."""
     return np.stack([-np.arcsin(np.clip(direction[:, 1], -1, 1)), np.arctan2(direction[:, 0], direction[:, 2])], 1)
 
 
 def with_blinks(motion: Motion, seed: int) -> Motion:
-    """Lids that close every 2 to 5 s, as the acting's do: a thing of chance that the sampler forgets."""
+    """Close the eyelids every 2 to 5 s, as the reference acting does.
+
+    The times of blinks are random and the sampled motion loses them, so they are drawn again here. Equal seeds give
+    equal blinks.
+    """
     expression = motion.expression.copy()
     blink(expression, np.zeros(0), np.random.default_rng([seed, 61]), len(expression), motion.fps)
     return replace(motion, expression=expression)
 
 
 def with_still_body(motion: Motion) -> Motion:
-    """Only head, neck and face move; the rest keeps the pose it begins in."""
+    """Keep every joint but head, neck and face, and the translation, as in the first frame."""
     poses = motion.poses.copy()
     still = [JOINT[name] for name in BODY_JOINTS if name not in ("head", "neck")]
     poses[:, still] = poses[:1, still]
@@ -126,7 +152,7 @@ def with_still_body(motion: Motion) -> Motion:
 
 
 def with_arms(motion: Motion, poses: np.ndarray) -> Motion:
-    """Arms and hands held as in one pose f32 [55, 3]."""
-    held = motion.poses.copy()
-    held[:, _ARMS] = poses[_ARMS]
-    return replace(motion, poses=held)
+    """Keep arms and hands as in one pose f32 [55, 3] in every frame."""
+    edited = motion.poses.copy()
+    edited[:, _ARMS] = poses[_ARMS]
+    return replace(motion, poses=edited)

@@ -1,4 +1,7 @@
-"""A clothed mannequin from the front: a motion to look at before anybody is rendered."""
+"""Draws a clothed mannequin from the front, to check a motion before a person is rendered.
+
+T frames of H x W, V vertices, B shape coefficients.
+"""
 
 from __future__ import annotations
 
@@ -18,15 +21,17 @@ from stereotalker.params import VideoParams
 from stereotalker.records import Motion
 from stereotalker.smplx_layout import JOINT, JOINTS
 
-SIZE = (288, 288)  # px
-_DISTANCE = 1.8  # m: the head and the hands' reach
-_CHUNK = 50  # frames posed at once
+SIZE = (288, 288)  # (height, width) px
+_DISTANCE = 1.8  # m, from the camera to the middle of the picture: head and hands stay inside it
+_CHUNK = 50  # frames that are posed at once, which bounds the memory
+# sRGB colors in 0..255.
 _SKIN, _LIPS, _HAIR, _CLOTH = (
     np.array(c) for c in ((214.0, 178.0, 156.0), (176.0, 92.0, 90.0), (70.0, 54.0, 46.0), (86.0, 108.0, 128.0))
 )
-_PAPER = np.array([238.0, 238.0, 234.0])
-_LIGHT = np.array([0.35, 0.55, 0.76])
-_MODEL = "ben"  # the shipped avatar whose clothes the body wears
+_BACKGROUND = np.array([238.0, 238.0, 234.0])
+_LIGHT = np.array([0.35, 0.55, 0.76])  # direction to the light in world axes
+_CLOTHED_AVATAR = "ben"  # name of the shipped avatar whose clothes the mannequin wears
+# Joints whose skin is drawn bare: head, eyes, jaw, neck, wrists and fingers.
 _BARE = [
     k
     for k, name in enumerate(JOINTS)
@@ -39,57 +44,65 @@ _BARE = [
 
 @dataclass(frozen=True)
 class Mannequin:
-    """What is drawn: betas f32 [B], surface f16 [V, 3] m (None on a body that the avatar's clothes do not fit), colours f64 [V, 3] sRGB."""
+    """Shape, clothes and colors of the figure that `draw` shows."""
 
-    betas: np.ndarray
-    surface: np.ndarray | None
-    colours: np.ndarray
-    target: np.ndarray  # f32 [3] m, the middle of the picture
+    betas: np.ndarray  # f32 [B]
+    surface: np.ndarray | None  # f16 [V, 3] m, clothes over the body; None if the body's vertices are not the avatar's
+    colours: np.ndarray  # f64 [V, 3] sRGB in 0..255
+    target: np.ndarray  # f32 [3] m, the point in the middle of the picture
 
 
 def mannequin(body: Body) -> Mannequin:
-    """The body of a shipped avatar in its clothes; every part but head and hands is cloth."""
-    avatar = read_avatar(SHIPPED / f"{_MODEL}.safetensors")
-    fits = len(avatar.surface) == len(body.template) and len(avatar.betas) == body.betas
-    bare = body.weights[:, _BARE].sum(1, keepdims=True) > 0.5
-    colours = np.where(bare, _SKIN, _CLOTH) + body.masks["lips"][:, None] * (_LIPS - _SKIN)
-    if fits:
-        far = np.linalg.norm(avatar.surface.astype(np.float32), axis=1) > 0.012  # a shell of hair; faces differ by less
-        colours[far & (body.weights[:, JOINT["head"]] > 0.5)] = _HAIR
+    """The body of a shipped avatar in its clothes. Everything but head and hands has the color of cloth.
+
+    If the avatar does not fit the body model, it is the mean body without clothes.
+    """
+    avatar = read_avatar(SHIPPED / f"{_CLOTHED_AVATAR}.safetensors")
+    fits_body = len(avatar.surface) == len(body.template) and len(avatar.betas) == body.betas
+    is_bare = body.weights[:, _BARE].sum(1, keepdims=True) > 0.5
+    colours = np.where(is_bare, _SKIN, _CLOTH) + body.masks["lips"][:, None] * (_LIPS - _SKIN)
+    if fits_body:
+        # On the head, only the shell of hair lies more than 12 mm above the body; faces differ by less.
+        is_raised = np.linalg.norm(avatar.surface.astype(np.float32), axis=1) > 0.012
+        colours[is_raised & (body.weights[:, JOINT["head"]] > 0.5)] = _HAIR
         return Mannequin(avatar.betas, avatar.surface, colours, avatar.target)
     zeros = np.zeros(body.betas, np.float32)
     return Mannequin(zeros, None, colours, body.joints(zeros)[JOINT["spine3"]])
 
 
 def write_preview(path: Path, motion: Motion, body: Body, wav: bytes, params: VideoParams, title: str) -> None:
-    """An mp4 of the mannequin with the sound."""
+    """Write an mp4 of the mannequin with the sound of `wav`, the bytes of a WAV file."""
     with tempfile.TemporaryDirectory() as folder:
-        sound = Path(folder) / "sound.wav"
-        sound.write_bytes(wav)
-        write_video(path, _chunks(motion, body), SIZE, motion.fps, sound, len(motion.poses) / motion.fps, params, title)
+        sound_path = Path(folder) / "sound.wav"
+        sound_path.write_bytes(wav)
+        seconds = len(motion.poses) / motion.fps
+        write_video(path, _chunks(motion, body), SIZE, motion.fps, sound_path, seconds, params, title)
 
 
 def _chunks(motion: Motion, body: Body) -> Iterator[np.ndarray]:
-    worn = mannequin(body)
+    """Pictures u8 [t, H, W, 3] of the motion, some frames at a time."""
+    figure = mannequin(body)
     for start in range(0, len(motion.poses), _CHUNK):
-        yield draw(motion.frames(start, start + _CHUNK), body, worn)
+        yield draw(motion.frames(start, start + _CHUNK), body, figure)
 
 
-def draw(motion: Motion, body: Body, worn: Mannequin, size: tuple[int, int] = SIZE) -> np.ndarray:
-    """u8 [T, H, W, 3]."""
-    view = look_at(np.zeros(1), np.zeros(1), np.array([_DISTANCE]), worn.target, size)
-    vertices = body.posed(motion, worn.betas, worn.surface).vertices
+def draw(motion: Motion, body: Body, figure: Mannequin, size: tuple[int, int] = SIZE) -> np.ndarray:
+    """Pictures u8 [T, H, W, 3] sRGB of the mannequin; `size` is (height, width) px."""
+    view = look_at(np.zeros(1), np.zeros(1), np.array([_DISTANCE]), figure.target, size)
+    vertices = body.posed(motion, figure.betas, figure.surface).vertices
     return np.stack(
-        [_picture(points, body, worn.colours, view.intrinsics[0], view.extrinsics[0], size) for points in vertices]
+        [_picture(points, body, figure.colours, view.intrinsics[0], view.extrinsics[0], size) for points in vertices]
     )
 
 
 def _picture(
     vertices: np.ndarray, body: Body, colours: np.ndarray, K: np.ndarray, E: np.ndarray, size: tuple[int, int]
 ) -> np.ndarray:
-    seen = rasterize(project(vertices, K, E), body.faces, size)
+    """One picture u8 [H, W, 3] of the posed vertices f32 [V, 3]."""
+    hit = rasterize(project(vertices, K, E), body.faces, size)
     facing = np.clip(vertex_normals(vertices, body.faces) @ _LIGHT, 0, 1)
-    cloth = (colours == _CLOTH).all(1)  # shaded softly: thick stuff shows less of what is under it
-    light = np.where(cloth, 0.7 + 0.3 * facing, 0.35 + 0.65 * facing)
-    shaded = seen.interpolate(body.faces, (colours * light[:, None]).astype(np.float32))
-    return np.where((seen.face >= 0)[..., None], shaded, _PAPER).clip(0, 255).astype(np.uint8)
+    # Cloth is shaded softly, because thick cloth shows less of the body under it.
+    is_cloth = (colours == _CLOTH).all(1)
+    light = np.where(is_cloth, 0.7 + 0.3 * facing, 0.35 + 0.65 * facing)
+    shaded = hit.interpolate(body.faces, (colours * light[:, None]).astype(np.float32))
+    return np.where((hit.face >= 0)[..., None], shaded, _BACKGROUND).clip(0, 255).astype(np.uint8)

@@ -1,4 +1,8 @@
-"""Stage `motion`: speech in, SMPL-X motion out, window after window; each starts from the last frames of the one before."""
+"""Stage `motion`: synthesizes SMPL-X motion from speech, window by window.
+
+Each window starts with the last frames of the window before it. T frames, S = T / SLOT slots, P face columns, K body
+coefficients.
+"""
 
 from __future__ import annotations
 
@@ -22,27 +26,26 @@ from stereotalker.records import Motion, Speech
 from stereotalker.runtime.device import autocast
 from stereotalker.store.digests import digest
 
-_JOIN_S = 0.4  # over which a window's first new frames leave the held ones
-_PINNED = 2  # slots that a pinned pose holds
+_BLEND_S = 0.4  # seconds over which a window's new frames move from the fixed frames to what was sampled
+_PINNED_SLOTS = 2  # slots that a pinned start or end pose fixes
 
 
 @dataclass(frozen=True)
 class MotionControls:
-    """How a speaker is to move."""
+    """How the speaker of a clip is to move."""
 
-    style: int  # index of people.acting.STYLES
+    style: int  # index into acting.reference_acting.STYLES
     strength: float = 1.0  # of gestures: 0 (still arms) to 2
     seed: int = 0
-    start: Motion | None = None  # of one frame: the pose the clip begins in
-    end: Motion | None = None
-    still: bool = False  # only head and face move
+    start: Motion | None = None  # one frame: the pose in which the clip begins
+    end: Motion | None = None  # one frame: the pose in which the clip ends
+    still: bool = False  # if True, only head and face move
     emotions: tuple[Emotion, ...] = ()
-    gaze: np.ndarray | None = (
-        None  # f32 [2, frames]: azimuth and elevation, degrees, of the camera that the eyes are on
-    )
+    # f32 [2, frames]: azimuth and elevation, degrees, of the camera that the eyes look at. None leaves the gaze free.
+    gaze: np.ndarray | None = None
 
     def digest(self) -> str:
-        """Equal for equal directions."""
+        """Equal for equal controls."""
         poses = [None if pose is None else [pose.poses, pose.trans] for pose in (self.start, self.end)]
         return digest(
             self.style,
@@ -56,7 +59,7 @@ class MotionControls:
 
 
 class Synthesizer:
-    """Models in memory, ready for speech."""
+    """The models of the motion stage, loaded, with the parameters to sample from them."""
 
     def __init__(
         self,
@@ -65,20 +68,23 @@ class Synthesizer:
         params: MotionParams,
         reader: GestureClassifier | None = None,
     ):
-        """reader: another than the denoiser's own prior, for comparison."""
+        """`reader` replaces the gesture classifier of the denoiser's own prior, to compare priors."""
         self.encoder, self.denoiser, self.params = encoder.eval(), denoiser.eval(), params
         self.reader = reader or GestureClassifier(denoiser.prior)
 
     def motion(self, speech: Speech, controls: MotionControls, frames: int, fps: float) -> Motion:
-        """`frames` frames of motion at `fps`. Work grows with the length, memory only by what comes out."""
-        own = self.params.fps
-        count = int(np.ceil(frames / fps * own)) + 1
+        """`frames` frames of motion at `fps`.
+
+        Time grows linearly with the length. Memory holds one window and the result.
+        """
+        model_fps = self.params.fps
+        count = int(np.ceil(frames / fps * model_fps)) + 1
         count += -count % SLOT
         faces, bodies = zip(*self._windows(speech, controls, count), strict=True)
-        face, slots = self.denoiser.columns(
+        face, slots = self.denoiser.denormalize(
             Streams(torch.from_numpy(np.concatenate(faces)), torch.from_numpy(np.concatenate(bodies)))
         )
-        motion = resample(to_motion(face.numpy(), from_slots(slots.numpy()), own), frames, fps)
+        motion = resample(to_motion(face.numpy(), from_slots(slots.numpy()), model_fps), frames, fps)
         motion = with_blinks(motion, controls.seed)
         motion = with_still_body(motion) if controls.still else motion
         if controls.gaze is not None:
@@ -87,147 +93,182 @@ class Synthesizer:
             )
         return with_emotion(motion, controls.emotions)
 
-    def signs(self, speech: Speech, count: int) -> np.ndarray:
-        """The sign in each of `count` slots that the language prior reads off the words, or off the sound where none are known. i64 [S]."""
+    def gesture_labels(self, speech: Speech, count: int) -> np.ndarray:
+        """Gesture class of each of `count` slots, i64 [S], index into GESTURE_NAMES.
+
+        The language prior predicts it from the words, or from the sound if the speech has no words.
+        """
         if speech.words:
-            found = chosen(self.reader.words([w.text for w in speech.words]), self.params.gesture_threshold)
-            return at_slots(speech.words, found, count, self.params.fps)
-        hearing, signs = self._hearing(speech), np.zeros(count + POOLED, np.int64)
+            labels = chosen(self.reader.words([w.text for w in speech.words]), self.params.gesture_threshold)
+            return at_slots(speech.words, labels, count, self.params.fps)
+        audio_features, gesture_labels = self._audio_features(speech), np.zeros(count + POOLED, np.int64)
         span = 32 * POOLED
         for start in range(0, count, span):
-            heard = hearing.frames(start * SLOT, (start + min(span, count - start)) * SLOT)
-            found = chosen(
-                self.reader.sound(heard.reshape(-1, SLOT, heard.shape[1]).mean(1)), self.params.gesture_threshold
+            features = audio_features.frames(start * SLOT, (start + min(span, count - start)) * SLOT)
+            labels = chosen(
+                self.reader.sound(features.reshape(-1, SLOT, features.shape[1]).mean(1)), self.params.gesture_threshold
             )
-            signs[start : start + POOLED * len(found) : POOLED] = found
-        return signs[:count]
+            gesture_labels[start : start + POOLED * len(labels) : POOLED] = labels
+        return gesture_labels[:count]
 
-    def _hearing(self, speech: Speech) -> Hearing:
+    def _audio_features(self, speech: Speech) -> Hearing:
         return Hearing(self.encoder, speech, self.params.fps, self.params.closure_odds)
 
     def _windows(self, speech: Speech, controls: MotionControls, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """New frames [t, P] and slots [t / SLOT, K] of every window, normalised."""
-        hearing = self._hearing(speech)
+        """Yield every window's new frames [t, P] and slots [t / SLOT, K], normalized; `count` frames in all."""
+        audio_features = self._audio_features(speech)
         T, config = self.params.window, self.denoiser.config
         grid = windows(count, T, self.params.overlap)
         if controls.end is not None and len(grid) > 1:
-            grid = _with_room_to_end(grid, T)
-        signs = self.signs(speech, grid[-1].start // SLOT + T // SLOT)
+            grid = _with_full_last_window(grid, T)
+        gesture_labels = self.gesture_labels(speech, grid[-1].start // SLOT + T // SLOT)
         last = Streams(torch.zeros(1, T, FACE_COLUMNS), torch.zeros(1, T // SLOT, config.body))
         for window in grid:
-            held, given = self._given(window, count, last, hearing, signs, controls)
-            made, new, stop = self._sample(window, given, controls.seed), window.overlap, window.stop - window.start
-            reach = _JOIN_S * self.params.fps
+            context, conditions = self._conditions(window, count, last, audio_features, gesture_labels, controls)
+            sampled = self._sample(window, conditions, controls.seed)
+            new, stop = window.overlap, window.stop - window.start
+            reach = _BLEND_S * self.params.fps
             face, body = (
-                _joined(made.face, held.face, given.held_face, reach),
-                _joined(made.body, held.body, given.held_body, reach / SLOT),
+                _joined(sampled.face, context.face, conditions.face_mask, reach),
+                _joined(sampled.body, context.body, conditions.body_mask, reach / SLOT),
             )
             yield face[0, new:stop].numpy(), body[0, new // SLOT : stop // SLOT].numpy()
             last = Streams(face[:, :stop], body[:, : stop // SLOT])
 
-    def _given(
-        self, window: Window, count: int, last: Streams, hearing: Hearing, signs: np.ndarray, controls: MotionControls
+    def _conditions(
+        self,
+        window: Window,
+        count: int,
+        last: Streams,
+        audio_features: Hearing,
+        gesture_labels: np.ndarray,
+        controls: MotionControls,
     ) -> tuple[Streams, MotionConditions]:
+        """The fixed motion of a window and all of its conditions, in a batch of one.
+
+        `last` is the motion of the window before, normalized.
+        """
         T, K, overlap, first = self.params.window, self.denoiser.config.body, window.overlap, window.start // SLOT
-        held = Streams(torch.zeros(1, T, FACE_COLUMNS), torch.zeros(1, T // SLOT, K))
-        held_face, held_body = torch.zeros(1, T, dtype=torch.bool), torch.zeros(1, T // SLOT, dtype=torch.bool)
+        context = Streams(torch.zeros(1, T, FACE_COLUMNS), torch.zeros(1, T // SLOT, K))
+        face_mask, body_mask = torch.zeros(1, T, dtype=torch.bool), torch.zeros(1, T // SLOT, dtype=torch.bool)
 
         def pin(pose: Motion, start: int) -> None:
-            at = slice(max(start, overlap // SLOT), max(start + _PINNED, overlap // SLOT))
-            columns = self.denoiser.normalised(
+            """Fix `pose` from slot `start` on; slots outside the window or inside its overlap are left out."""
+            slots = slice(max(start, overlap // SLOT), max(start + _PINNED_SLOTS, overlap // SLOT))
+            columns = self.denoiser.normalize(
                 torch.from_numpy(face_columns(pose)), torch.from_numpy(body_columns(pose))
             )
-            held.body[:, at], held_body[:, at] = columns.body, True
-            frames = slice(at.start * SLOT, at.stop * SLOT)
-            held.face[:, frames], held_face[:, frames] = columns.face, True
+            context.body[:, slots], body_mask[:, slots] = columns.body, True
+            frames = slice(slots.start * SLOT, slots.stop * SLOT)
+            context.face[:, frames], face_mask[:, frames] = columns.face, True
 
         if overlap:
-            held.face[:, :overlap], held.body[:, : overlap // SLOT] = (
+            context.face[:, :overlap], context.body[:, : overlap // SLOT] = (
                 last.face[:, -overlap:],
                 last.body[:, -(overlap // SLOT) :],
             )
-            held_face[:, :overlap], held_body[:, : overlap // SLOT] = True, True
+            face_mask[:, :overlap], body_mask[:, : overlap // SLOT] = True, True
         elif controls.start is not None:
             pin(controls.start, 0)
-        if controls.end is not None:  # where the clip's last slots lie in this window
-            pin(controls.end, count // SLOT - _PINNED - first)
-        told = torch.tensor([float(bool(hearing.speech.words))])
-        audio = torch.from_numpy(hearing.frames(window.start, window.start + T))[None]
-        read = torch.from_numpy(signs[first : first + T // SLOT])[None]
-        return held, MotionConditions(
-            audio, read, told, torch.tensor([controls.style]), torch.tensor([controls.strength], dtype=torch.float32), held, held_face, held_body
-        )  # fmt: skip
+        if controls.end is not None:  # pins only where the clip's last slots lie in this window
+            pin(controls.end, count // SLOT - _PINNED_SLOTS - first)
+        has_text = torch.tensor([float(bool(audio_features.speech.words))])
+        audio = torch.from_numpy(audio_features.frames(window.start, window.start + T))[None]
+        window_labels = torch.from_numpy(gesture_labels[first : first + T // SLOT])[None]
+        style = torch.tensor([controls.style])
+        strength = torch.tensor([controls.strength], dtype=torch.float32)
+        return context, MotionConditions(audio, window_labels, has_text, style, strength, context, face_mask, body_mask)
 
     @torch.inference_mode()
-    def _sample(self, window: Window, given: MotionConditions, seed: int) -> Streams:
-        """The body is guided away from what it would do without words (Ho & Salimans 2022): few steps shrink its swing."""
-        shapes, w = (given.before.face.shape, given.before.body.shape), self.params.guidance
-        split = shapes[0].numel()
-        asked = given if w == 1 else _with_unsaid(given)
-        rows = len(asked.style)
+    def _sample(self, window: Window, conditions: MotionConditions, seed: int) -> Streams:
+        """Sample a window, normalized, with a batch of one.
+
+        The body is guided away from the prediction without words (classifier-free guidance, Ho & Salimans 2022),
+        because few sampling steps make its movements smaller than they should be. `guidance` 1 turns guidance off.
+        """
+        shapes, guidance = (conditions.context.face.shape, conditions.context.body.shape), self.params.guidance
+        face_size = shapes[0].numel()
+        batch = conditions if guidance == 1 else _with_unconditional_row(conditions)
+        rows = len(batch.style)
 
         def predict(noisy: torch.Tensor, timestep: int) -> torch.Tensor:
+            """The clean window, flattened, from a noisy flattened one."""
             streams = Streams(
                 *(
                     x.view(shape).expand(rows, -1, -1)
-                    for x, shape in zip(noisy.split([split, shapes[1].numel()]), shapes, strict=True)
+                    for x, shape in zip(noisy.split([face_size, shapes[1].numel()]), shapes, strict=True)
                 )
             )
             with autocast():
-                clean = self.denoiser(streams, torch.full((rows,), timestep), asked)
+                clean = self.denoiser(streams, torch.full((rows,), timestep), batch)
             face, body = clean.face.float(), clean.body.float()
-            return torch.cat([face[0].flatten(), (body[-1] + w * (body[0] - body[-1])).flatten()])
+            return torch.cat([face[0].flatten(), (body[-1] + guidance * (body[0] - body[-1])).flatten()])
 
-        start = noise((split + shapes[1].numel(),), seed, window.index)
-        made = sample(predict, start, self.params.scheduler, self.params.steps)
-        return Streams(made[:split].view(shapes[0]), made[split:].view(shapes[1]))
+        start = noise((face_size + shapes[1].numel(),), seed, window.index)
+        sampled = sample(predict, start, self.params.scheduler, self.params.steps)
+        return Streams(sampled[:face_size].view(shapes[0]), sampled[face_size:].view(shapes[1]))
 
 
-def _with_unsaid(given: MotionConditions) -> MotionConditions:
-    """A second row, in which nobody knows what is said."""
+def _with_unconditional_row(conditions: MotionConditions) -> MotionConditions:
+    """Add a second row that is equal but for the words: it has no gesture labels and no text."""
 
     def twice(x: torch.Tensor) -> torch.Tensor:
         return torch.cat([x, x])
 
-    signs, told = (torch.cat([x, torch.zeros_like(x)]) for x in (given.signs, given.told))
+    gesture_labels, has_text = (
+        torch.cat([x, torch.zeros_like(x)]) for x in (conditions.gesture_labels, conditions.has_text)
+    )
     return MotionConditions(
-        twice(given.audio), signs, told, twice(given.style), twice(given.strength), Streams(twice(given.before.face), twice(given.before.body)), twice(given.held_face), twice(given.held_body)
-    )  # fmt: skip
+        twice(conditions.audio),
+        gesture_labels,
+        has_text,
+        twice(conditions.style),
+        twice(conditions.strength),
+        Streams(twice(conditions.context.face), twice(conditions.context.body)),
+        twice(conditions.face_mask),
+        twice(conditions.body_mask),
+    )
 
 
-def _with_room_to_end(grid: list[Window], length: int) -> list[Window]:
-    """The same frames, the last window of full `length`, so that the way to an end pose is not shorter than a window."""
+def _with_full_last_window(grid: list[Window], length: int) -> list[Window]:
+    """The same frames, but the last window has full `length`, so that the speaker has time to reach the end pose."""
     *others, before, last = grid
     moved = replace(last, start=last.stop - length)
     return [*others, replace(before, stop=moved.start + moved.overlap), moved]
 
 
-def _joined(made: torch.Tensor, held: torch.Tensor, where: torch.Tensor, reach: float) -> torch.Tensor:
-    """What was made, put on what was held: the difference at every border dies away within `reach` frames (min-jerk), sooner where another comes."""
-    out, known = made.clone(), where[0]
-    index = torch.arange(len(known))
-    for border in index[known]:
+def _joined(sampled: torch.Tensor, context: torch.Tensor, mask: torch.Tensor, reach: float) -> torch.Tensor:
+    """Blend sampled motion [1, N, C] into the context [1, N, C] at the positions where `mask` [1, N] is True.
+
+    Masked positions take the context. At each border between masked and free positions, the difference between context
+    and sample is added to the free side with a minimum-jerk weight that falls from 1 to 0 within `reach` positions, or
+    sooner if another masked position is nearer.
+    """
+    out, is_fixed = sampled.clone(), mask[0]
+    index = torch.arange(len(is_fixed))
+    for border in index[is_fixed]:
         for step in (-1, 1):
-            free = (index - border) * step > 0
-            if not (0 <= border + step < len(known)) or known[border + step]:
+            on_side = (index - border) * step > 0
+            if not (0 <= border + step < len(is_fixed)) or is_fixed[border + step]:
                 continue
-            other = index[free & known]
+            other = index[on_side & is_fixed]
             room = min(float((other - border).abs().min()) if len(other) else np.inf, reach)
-            share = (1 - ((index - border) * step / max(room, 1.0)).clamp(0, 1)) * free
-            share = share**3 * (10 - 15 * share + 6 * share**2)
-            out = out + share[None, :, None] * (held[:, border] - made[:, border])[:, None]
-    out[:, known] = held[:, known]
+            weight = (1 - ((index - border) * step / max(room, 1.0)).clamp(0, 1)) * on_side
+            weight = weight**3 * (10 - 15 * weight + 6 * weight**2)
+            out = out + weight[None, :, None] * (context[:, border] - sampled[:, border])[:, None]
+    out[:, is_fixed] = context[:, is_fixed]
     return out
 
 
 def resample(motion: Motion, frames: int, fps: float) -> Motion:
-    """The same motion sampled at the centres of `frames` frames of another rate."""
+    """The same motion, sampled at the centers of `frames` frames at another rate."""
     times = (np.arange(len(motion.poses)) + 0.5) / motion.fps
-    new = (np.arange(frames) + 0.5) / fps
+    new_times = (np.arange(frames) + 0.5) / fps
     if fps == motion.fps and frames <= len(motion.poses):
         return motion.frames(0, frames)
-    at = [np.interp(new, times, column) for column in np.concatenate([motion.expression, motion.trans], 1).T]
-    linear = np.stack(at, 1).astype(np.float32)
+    columns = np.concatenate([motion.expression, motion.trans], 1).T
+    interpolated = [np.interp(new_times, times, column) for column in columns]
+    linear = np.stack(interpolated, 1).astype(np.float32)
     split = motion.expression.shape[1]
-    poses = resample_axis_angle(motion.poses, times, new)
+    poses = resample_axis_angle(motion.poses, times, new_times)
     return Motion(poses, np.ascontiguousarray(linear[:, :split]), np.ascontiguousarray(linear[:, split:]), fps)

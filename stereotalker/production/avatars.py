@@ -29,7 +29,8 @@ from stereotalker.params import Params
 from stereotalker.production.manifest import BACKGROUNDS
 from stereotalker.records import Avatar, load, save
 from stereotalker.runtime.home import Home
-from stereotalker.store.digests import code_version, digest, file_digest
+from stereotalker.store import keys
+from stereotalker.store.digests import file_digest
 from stereotalker.store.remote import AnyStore
 
 _FIT = "fit.json"
@@ -86,7 +87,7 @@ def fit_key(path: Path, models: Models, landmarks: Path | None = None) -> str:
     except OSError as error:
         raise ClipError(f"{error.filename}: {error.strerror}") from None
     detector = [] if landmarks else [detector_version(), *model_digests(detector_folder(models.params))]
-    return digest("portrait", code_version(), source, detector, models.params.avatar.size, models.digests["body"])
+    return keys.portrait_key(source, detector, models.params.avatar.size, models.digests["body"])
 
 
 def detector_folder(params: Params) -> Path:

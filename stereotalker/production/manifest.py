@@ -1,16 +1,13 @@
-"""The batch manifest: YAML, JSONL or CSV -> clips. Every fault is reported at once, with file, row and clip id."""
+"""The batch manifest: its clips, checked. Every fault is reported at once, with file, row and clip id."""
 
 from __future__ import annotations
 
-import csv
-import json
 import re
 from datetime import datetime, time, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from stereotalker.acting.reference_acting import STYLE_INDEX
@@ -21,10 +18,11 @@ from stereotalker.geometry.camera_path import CameraPath
 from stereotalker.media.photos import is_picture
 from stereotalker.media.stereo import Stereo
 from stereotalker.params import hour_of_day
-from stereotalker.validation import StrictModel
+from stereotalker.production.manifest_files import read_rows
+from stereotalker.validation import StrictModel, explain
 
-_JSON_COLUMNS = ("camera.points", "retakes", "emotion")  # of a CSV file
-REST_POSE = Path("rest")
+REST_POSE = Path("rest")  # what start_pose and end_pose call the resting pose
+OLD_NAMES = {"rise": "vertical_shift", "pupils": "ipd_mm"}  # keys of older manifests, which still work
 
 
 class Retake(StrictModel):
@@ -66,40 +64,49 @@ _COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
 
 
 class Clip(StrictModel):
-    """One row of the manifest. `script` is spoken by `voice` in `language`; `audio` and poses are paths relative to the manifest."""
+    """One row of the manifest: a speaker, what is said, and how it is filmed.
 
-    id: Annotated[str, AfterValidator(check_safe_id)]
-    avatar: str = Field(description="a name of the library, or a portrait's file, which is fitted once")
-    consent: Consent | None = Field(None, description="of a portrait's file; an avatar of the library has its own")
+    Paths (`audio`, poses, pictures) are relative to the manifest's folder.
+    """
+
+    id: Annotated[str, AfterValidator(check_safe_id)] = Field(
+        description="the clip's name, unique in the manifest; the video becomes clips/ID.mp4"
+    )
+    avatar: str = Field(description="a name of the avatar library, or a portrait's file, which is fitted once")
+    consent: Consent | None = Field(None, description="for a portrait's file; an avatar of the library has its own")
     arms: Literal["auto", "invent"] = Field(
-        "auto", description="auto: of a portrait without hands the arms stay as they are; invent: they move"
+        "auto", description="auto: if the portrait shows no hands, its arms stay still; invent: they move"
     )
     background: str = Field(
         "portrait", description="portrait, blur, transparent (a .mov in ProRes 4444), #rrggbb, or a picture's file"
     )
-    audio: Path | None = None
-    script: str | None = None
+    audio: Path | None = Field(None, description="a file with speech; any format that ffmpeg reads")
+    script: str | None = Field(None, description="words to speak, instead of `audio`")
     transcript: str | None = Field(None, description="what is said in `audio`, in `language`")
-    language: str = "en-us"
-    voice: str = ""
+    language: str = Field("en-us", description="language of `script` or `transcript`, as espeak-ng names it")
+    voice: str = Field("", description="variant of espeak-ng's voice, such as m3 or f4; empty: the plain voice")
     rate: int = Field(165, ge=80, le=400, description="words a minute")
-    camera: CameraPath = CameraPath()
+    camera: CameraPath = Field(CameraPath(), description="where the camera stands and how it moves")
     stereo: Stereo | None = Field(None, description="left and right eye in one video; null: one camera")
-    width: int = Field(256, ge=64, le=1024)
-    height: int = Field(256, ge=64, le=1024)
-    fps: float = Field(25.0, ge=5, le=60)
-    seed: int = Field(0, ge=0)
-    gesture: float = Field(1.0, ge=0, le=2)
-    style: str | None = Field(None, description="a personality of people.acting; null: the avatar's")
-    gaze: Literal["free", "camera"] = "free"
-    body: Literal["moving", "still"] = "moving"
-    emotion: Annotated[tuple[EmotionKey, ...], BeforeValidator(_emotion_keys)] = ()
+    width: int = Field(256, ge=64, le=1024, description="px, even; of each eye where there are two")
+    height: int = Field(256, ge=64, le=1024, description="px, even; of each eye where there are two")
+    fps: float = Field(
+        25.0, ge=5, le=60, description="frames a second; 23.976, 29.97 and 59.94 are written as broadcast rates"
+    )
+    seed: int = Field(0, ge=0, description="another seed gives another take")
+    gesture: float = Field(1.0, ge=0, le=2, description="size of gestures; 0: still arms")
+    style: str | None = Field(None, description="a personality, such as presenter; null: the avatar's own")
+    gaze: Literal["free", "camera"] = Field("free", description="camera: the eyes stay on the clip's camera")
+    body: Literal["moving", "still"] = Field("moving", description="still: only head and face move")
+    emotion: Annotated[tuple[EmotionKey, ...], BeforeValidator(_emotion_keys)] = Field(
+        (), description="one name for the whole clip, or key frames of the face's emotion"
+    )
     start_pose: Path | None = Field(None, description="`rest`, or a motion .npz whose last frame the clip begins in")
     end_pose: Path | None = Field(None, description="`rest`, or a motion .npz whose first frame the clip ends in")
-    retakes: tuple[Retake, ...] = ()
-    priority: int = Field(0, description="higher goes first")
+    retakes: tuple[Retake, ...] = Field((), description="stretches that are rendered again; the rest is found")
+    priority: int = Field(0, description="clips with a higher number are made first")
     deadline: Annotated[datetime | time | None, BeforeValidator(hour_of_day)] = Field(
-        None, description="local; among equal priorities the earlier goes first"
+        None, description="local time of day, or date and time; among equal priorities the earlier comes first"
     )
 
     @model_validator(mode="after")
@@ -138,33 +145,41 @@ class Clip(StrictModel):
 
     @property
     def video_size(self) -> tuple[int, int]:
-        """(height, width) px of the file: both eyes' where there are two."""
+        """(height, width) of the file in px, which holds both eyes of a stereoscopic clip."""
         down, across = {None: (1, 1), "side-by-side": (1, 2), "over-under": (2, 1)}[self.stereo and self.stereo.layout]
         return self.height * down, self.width * across
 
     @property
     def pixels(self) -> int:
-        """Of a frame of the file."""
+        """Pixels of one frame of the file."""
         return self.video_size[0] * self.video_size[1]
 
     @property
+    def has_alpha(self) -> bool:
+        """Whether the video has a transparent background."""
+        return self.background == "transparent"
+
+    @property
     def file_name(self) -> str:
-        """Of its video: H.264 knows no transparency."""
-        return f"{self.id}.{'mov' if self.background == 'transparent' else 'mp4'}"
+        """Name of the video. H.264 has no transparency, so a transparent clip is ProRes 4444 in a .mov."""
+        return f"{self.id}.{'mov' if self.has_alpha else 'mp4'}"
 
 
 class Manifest(StrictModel):
+    """The clips of a batch."""
+
     path: Path
     clips: tuple[Clip, ...]
+    notes: tuple[str, ...] = ()  # what the manifest's author should know: keys with newer names
 
     def in_order(self, now: datetime) -> list[tuple[int, Clip]]:
-        """(row, clip) as they are to be made: priority, then deadline, then the manifest's order."""
+        """(row, clip) in the order of work: by priority, then deadline, then the manifest's order."""
         rows = enumerate(self.clips, 1)
         return sorted(rows, key=lambda item: (-item[1].priority, due(item[1], now) or datetime.max, item[0]))
 
 
 def due(clip: Clip, now: datetime) -> datetime | None:
-    """A clip's deadline as a moment; a time of day is the next one."""
+    """A clip's deadline as a local date and time; a time of day means the next one."""
     if clip.deadline is None or isinstance(clip.deadline, datetime):
         return (
             clip.deadline.astimezone().replace(tzinfo=None) if clip.deadline and clip.deadline.tzinfo else clip.deadline
@@ -174,39 +189,45 @@ def due(clip: Clip, now: datetime) -> datetime | None:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Read .yaml/.yml (defaults + clips), .jsonl (a clip a line) or .csv (a clip a row). Raises UserError with every fault."""
-    readers = {".yaml": _yaml_rows, ".yml": _yaml_rows, ".jsonl": _jsonl_rows, ".csv": _csv_rows}
-    if not path.is_file():
-        raise UserError(f"{path}: manifest not found; expected a .yaml, .jsonl or .csv file")
-    if path.suffix.lower() not in readers:
-        raise UserError(f"{path}: a manifest ends in .yaml, .jsonl or .csv, not {path.suffix!r}")
-    try:
-        rows, faults = readers[path.suffix.lower()](path)
-    except (yaml.YAMLError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: not readable as {path.suffix[1:]}: {' '.join(str(error).split())}") from None
+    """Read .yaml/.yml (defaults and clips), .jsonl (a clip a line) or .csv (a clip a row).
+
+    Raises UserError with every fault at once, each with file, row and clip id.
+    """
+    rows, faults = read_rows(path)
     clips: list[Clip] = []
-    seen: dict[str, int] = {}
+    row_of: dict[str, int] = {}
     for row, values in rows:
         name = values.get("id")
         where = f"{path}, row {row}, clip {name!r}" if name else f"{path}, row {row}"
-        faults += [
-            f"{where}: unknown key {key!r}; expected one of {', '.join(Clip.model_fields)}"
-            for key in values
-            if key not in Clip.model_fields
-        ]
-        if isinstance(name, str) and name in seen:
-            faults.append(f"{where}: id is already taken by row {seen[name]}; ids must differ")
+        unknown = [key for key in values if key not in Clip.model_fields]
+        expected = ", ".join(Clip.model_fields)
+        faults += [f"{where}: unknown key {key!r}; expected one of {expected}" for key in unknown]
+        if isinstance(name, str) and name in row_of:
+            faults.append(f"{where}: id is already taken by row {row_of[name]}; ids must differ")
         try:
-            clips.append(Clip.model_validate({key: value for key, value in values.items() if key in Clip.model_fields}))
+            clips.append(Clip.model_validate({key: value for key, value in values.items() if key not in unknown}))
         except ValidationError as error:
-            faults += [f"{where}: {_explain(fault)}" for fault in error.errors()]
+            faults += [f"{where}: {explain(fault)}" for fault in error.errors()]
         if isinstance(name, str):
-            seen.setdefault(name, row)
+            row_of.setdefault(name, row)
     if not rows and not faults:
         faults.append(f"{path}: no clips; expected at least one")
     if faults:
         raise UserError("\n".join(faults))
-    return Manifest(path=path, clips=tuple(_located(clip, path.parent) for clip in clips))
+    located = tuple(_with_paths_from(clip, path.parent) for clip in clips)
+    return Manifest(path=path, clips=located, notes=tuple(_old_names([values for _, values in rows])))
+
+
+def _old_names(value: Any) -> list[str]:
+    """Notes on the older names of keys that are used anywhere in the rows."""
+    used = {old for old in OLD_NAMES if _has_key(value, old)}
+    return [f"the key `{old}` is now called `{OLD_NAMES[old]}`; the older name still works" for old in sorted(used)]
+
+
+def _has_key(value: Any, key: str) -> bool:
+    if isinstance(value, dict):
+        return key in value or any(_has_key(item, key) for item in value.values())
+    return isinstance(value, list) and any(_has_key(item, key) for item in value)
 
 
 def emotion_key(text: str) -> dict[str, str]:
@@ -224,7 +245,7 @@ def consent_of(holder: str | None, scope: str | None, expires: str | None) -> Co
     try:
         return Consent.model_validate({"holder": holder, "scope": scope, "expires": expires})
     except ValidationError as error:
-        raise UserError("\n".join(f"consent {_explain(fault)}" for fault in error.errors())) from None
+        raise UserError("\n".join(f"consent {explain(fault)}" for fault in error.errors())) from None
 
 
 def single_clip(name: str, values: dict) -> Clip:
@@ -232,25 +253,11 @@ def single_clip(name: str, values: dict) -> Clip:
     try:
         return Clip.model_validate({"id": safe_id(name), "avatar": "none"} | values)
     except ValidationError as error:
-        raise UserError("\n".join(_explain(fault) for fault in error.errors())) from None
+        raise UserError("\n".join(explain(fault) for fault in error.errors())) from None
 
 
-def _explain(fault: dict) -> str:
-    field = ".".join(str(part) for part in fault["loc"])
-    if fault["type"] == "extra_forbidden":
-        return f"unknown key {field!r}"
-    if fault["type"] == "missing":
-        return f"{field} is missing"
-    got = "" if isinstance(fault.get("input"), dict) else f" (got {fault.get('input')!r})"
-    told = (
-        "expected keys and their values"
-        if fault["type"] == "model_type"
-        else fault["msg"].removeprefix("Value error, ")
-    )
-    return f"{field + ': ' if field else ''}{told}{got}"
-
-
-def _located(clip: Clip, folder: Path) -> Clip:
+def _with_paths_from(clip: Clip, folder: Path) -> Clip:
+    """The clip with paths that no longer depend on the working directory: relative ones are taken from `folder`."""
     named = {name: getattr(clip, name) for name in ("audio", "start_pose", "end_pose")}
     moved = {
         name: folder / path
@@ -261,74 +268,3 @@ def _located(clip: Clip, folder: Path) -> Clip:
         name: str(folder / getattr(clip, name)) for name in ("avatar", "background") if is_picture(getattr(clip, name))
     }
     return clip.model_copy(update=moved | pictures)
-
-
-def _yaml_rows(path: Path) -> tuple[list[tuple[int, dict]], list[str]]:
-    content = yaml.safe_load(path.read_text())
-    if not isinstance(content, dict) or not isinstance(content.get("clips"), list):
-        return [], [f"{path}: expected a mapping with `clips:` (a list) and, if wanted, `defaults:`"]
-    defaults = content.get("defaults") or {}
-    faults = [
-        f"{path}: unknown key {key!r} beside defaults and clips" for key in content if key not in ("defaults", "clips")
-    ]
-    if not isinstance(defaults, dict):
-        return [], [*faults, f"{path}: defaults must be a mapping"]
-    rows = []
-    for number, entry in enumerate(content["clips"], 1):
-        if isinstance(entry, dict):
-            rows.append((number, {**{k: v for k, v in defaults.items() if not _overruled(k, entry)}, **entry}))
-        else:
-            faults.append(f"{path}, row {number}: expected a mapping of a clip's keys, got {entry!r}")
-    return rows, faults
-
-
-def _overruled(key: str, entry: dict) -> bool:
-    """A default audio gives way to a clip's script, and the other way round."""
-    return (key == "audio" and "script" in entry) or (key == "script" and "audio" in entry)
-
-
-def _jsonl_rows(path: Path) -> tuple[list[tuple[int, dict]], list[str]]:
-    rows, faults = [], []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError as error:
-            faults.append(f"{path}, row {number}: not JSON: {error.msg} at column {error.colno}")
-            continue
-        if isinstance(entry, dict):
-            rows.append((number, entry))
-        else:
-            faults.append(f"{path}, row {number}: expected an object of a clip's keys, got {line.strip()[:40]!r}")
-    return rows, faults
-
-
-def _csv_rows(path: Path) -> tuple[list[tuple[int, dict]], list[str]]:
-    """Columns are a clip's keys; `camera.azimuth` reaches inside; an empty cell takes the key's default."""
-    rows, faults = [], []
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        for number, cells in enumerate(csv.DictReader(file), 2):
-            if cells.pop(None, None) is not None or None in cells.values():
-                faults.append(
-                    f"{path}, row {number}, clip {cells.get('id')!r}: the number of cells differs from the header's"
-                )
-                continue
-            values: dict[str, Any] = {}
-            for column, cell in cells.items():
-                if cell == "" and column != "script":
-                    continue
-                if cell == "" and cells.get("audio"):
-                    continue
-                try:
-                    value = json.loads(cell) if column in _JSON_COLUMNS and cell.lstrip()[:1] in "[{" else cell
-                except json.JSONDecodeError as error:
-                    faults.append(f"{path}, row {number}, clip {cells.get('id')!r}: {column}: not JSON: {error.msg}")
-                    continue
-                first, _, second = column.partition(".")
-                if second and isinstance(values.setdefault(first, {}), dict):
-                    values[first][second] = value
-                else:
-                    values[first] = value
-            rows.append((number, values))
-    return rows, faults

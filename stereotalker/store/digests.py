@@ -26,11 +26,18 @@ def bytes_digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+_ORCHESTRATION = {"cli", "flows", "tasks"}  # an installed package holds flows and tasks too, a checkout links to them
+
+
 @cache
 def code_version() -> str:
-    """Digest of the library's own source: a changed line never finds an old result."""
+    """Digest of the source of everything that makes results: after a change no old result is found.
+
+    The command line, the flows and the tasks only say when and where results are made, so they are left out.
+    """
     root = Path(__file__).parent.parent
-    return digest([(str(p.relative_to(root)), p.read_bytes()) for p in sorted(root.rglob("*.py"))])
+    files = [path.relative_to(root) for path in sorted(root.rglob("*.py"))]
+    return digest([(str(path), (root / path).read_bytes()) for path in files if path.parts[0] not in _ORCHESTRATION])
 
 
 def _feed(hasher, value) -> None:

@@ -1,6 +1,8 @@
-"""What masks and renderer see in training: crops of takes around what matters, mirrored, recoloured, with holes in the warp.
+"""Draws training crops for the mask predictor and the renderer from samples of takes.
 
-W runs of T frames that follow each other, B = W x T, S x S px a crop.
+Crops lie around important regions. They are mirrored and recolored at random, and some get holes in the reference warp.
+
+W runs of T consecutive frames, B = W x T crops of S x S px.
 """
 
 from __future__ import annotations
@@ -15,16 +17,20 @@ from stereotalker.control.reference_warp import GUESSED, SEEN
 from stereotalker.smplx_layout import REGION
 from stereotalker.training.samples import Sample
 
-# How often a crop's middle is looked for in these regions; next to these, where the portrait showed nothing of the person; else anywhere on it.
-_MIDDLES = ((0.3, ("face", "mouth", "hair")), (0.2, ("hands",)))
-_HIDDEN = 0.3
-_HOLE, _NO_WARP = 0.2, 0.03  # how often the warp has a hole, or is nothing but colours
-_GAIN, _GAMMA = 0.2, 0.25  # of colours: changes of channels and of brightness
+# Probabilities with which a crop is placed around a pixel of these regions.
+_REGION_PROBABILITIES = ((0.3, ("face", "mouth", "hair")), (0.2, ("hands",)))
+# Probability with which it is placed around a part of the person that the portrait did not show. Otherwise: any pixel
+# of the person.
+_HIDDEN_PROBABILITY = 0.3
+# Probability that the warp of a run has a hole, and that the hole covers the whole crop.
+_HOLE_PROBABILITY, _FULL_HOLE_PROBABILITY = 0.2, 0.03
+# Largest changes of color: gain of single channels (relative), and log of the gamma exponent.
+_GAIN, _GAMMA = 0.2, 0.25
 
 
 @dataclass(frozen=True)
 class Crops:
-    """A batch. u8 [B, S, S(, 3)] but the portraits, which are whole, and the angles."""
+    """A batch of crops. Fields without a comment are u8 [B, S, S] or, with three channels, u8 [B, S, S, 3]."""
 
     image: torch.Tensor
     regions: torch.Tensor
@@ -33,8 +39,8 @@ class Crops:
     normals: torch.Tensor
     labels: torch.Tensor
     plate: torch.Tensor
-    portrait: torch.Tensor  # u8 [W, PH, PW, 3], one a run
-    angles: torch.Tensor  # f32 [B, 2] degrees
+    portrait: torch.Tensor  # u8 [W, PH, PW, 3], the whole portrait, one per run
+    angles: torch.Tensor  # f32 [B, 2] azimuth and elevation, degrees
     frames: int  # T
 
     def to(self, device: torch.device) -> Crops:
@@ -42,7 +48,10 @@ class Crops:
 
 
 def draw_crops(people: list[Sample], rng: np.random.Generator, runs: int, frames: int, size: int) -> Crops:
-    """`runs` crops of random takes and cameras, `frames` that follow each other in each. Of a take that is too short the last frame stands."""
+    """Draw `runs` crops of `size` px from random takes and cameras, with `frames` consecutive frames each.
+
+    If a take is too short, its last frame is repeated.
+    """
     drawn = [_crop(people[rng.integers(len(people))], frames, rng, size) for _ in range(runs)]
     return Crops(
         **{name: torch.from_numpy(np.concatenate([d[name] for d in drawn])) for name in drawn[0]}, frames=frames
@@ -50,67 +59,75 @@ def draw_crops(people: list[Sample], rng: np.random.Generator, runs: int, frames
 
 
 def _crop(sample: Sample, frames: int, rng: np.random.Generator, size: int) -> dict[str, np.ndarray]:
+    """Arrays of one run [T, S, S(, 3)], with the names of Crops' fields; `portrait` is [1, PH, PW, 3]."""
     T = sample.frames
     first, start = T * int(rng.integers(len(sample.image) // T)), int(rng.integers(max(T - frames, 0) + 1))
-    at = first + np.minimum(start + np.arange(frames), T - 1)
-    rows, columns = _window(sample.regions[at[0]], sample.visibility[at[0]], rng, size)
-    cut = {
-        name: getattr(sample, name)[at, rows, columns]
+    frame_index = first + np.minimum(start + np.arange(frames), T - 1)
+    rows, columns = _window(sample.regions[frame_index[0]], sample.visibility[frame_index[0]], rng, size)
+    crop = {
+        name: getattr(sample, name)[frame_index, rows, columns]
         for name in ("image", "regions", "warp", "visibility", "normals", "labels", "plate")
     }
-    cut |= {"portrait": sample.portrait[None], "angles": sample.angles[at]}
-    if rng.random() < _HOLE:
-        cut["warp"], cut["visibility"] = _holed(cut["warp"], cut["visibility"], rng)
+    crop |= {"portrait": sample.portrait[None], "angles": sample.angles[frame_index]}
+    if rng.random() < _HOLE_PROBABILITY:
+        crop["warp"], crop["visibility"] = _with_hole(crop["warp"], crop["visibility"], rng)
     if rng.random() < 0.5:
-        cut = _mirrored(cut)
-    table = _recolouring(rng)
-    return cut | {name: _recoloured(cut[name], table) for name in ("image", "warp", "plate", "portrait")}
+        crop = _mirrored(crop)
+    table = _color_table(rng)
+    return crop | {name: _recolored(crop[name], table) for name in ("image", "warp", "plate", "portrait")}
 
 
 def _window(regions: np.ndarray, visibility: np.ndarray, rng: np.random.Generator, size: int) -> tuple[slice, slice]:
-    """Where to cut: around a pixel of the person."""
+    """Rows and columns of a crop around a random pixel of the person.
+
+    The pixel lies in the middle half of the crop, where the borders of the picture allow."""
     H, W = regions.shape
     person = regions != REGION["background"]
-    groups = [(share, np.isin(regions, [REGION[name] for name in names])) for share, names in _MIDDLES] + [
-        (_HIDDEN, person & (visibility != SEEN))
-    ]
-    chance, where = rng.random(), person
-    for share, wanted in groups:
-        if 0 <= chance < share and wanted.any():
-            where = wanted
-        chance -= share
-    spots = np.argwhere(where)
-    y, x = spots[rng.integers(len(spots))] if len(spots) else (H // 2, W // 2)
+    groups = [
+        (probability, np.isin(regions, [REGION[name] for name in names]))
+        for probability, names in _REGION_PROBABILITIES
+    ] + [(_HIDDEN_PROBABILITY, person & (visibility != SEEN))]
+    draw, candidates = rng.random(), person
+    for probability, group in groups:
+        if 0 <= draw < probability and group.any():
+            candidates = group
+        draw -= probability
+    pixels = np.argwhere(candidates)
+    y, x = pixels[rng.integers(len(pixels))] if len(pixels) else (H // 2, W // 2)
     top, left = (
-        int(np.clip(at - rng.integers(size // 4, 3 * size // 4 + 1), 0, max(extent - size, 0)))
-        for at, extent in ((y, H), (x, W))
+        int(np.clip(center - rng.integers(size // 4, 3 * size // 4 + 1), 0, max(extent - size, 0)))
+        for center, extent in ((y, H), (x, W))
     )
     return slice(top, top + size), slice(left, left + size)
 
 
-def _holed(warp: np.ndarray, visibility: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """As if the portrait had not shown an ellipse of the crop: blurred colours there, known for a guess."""
+def _with_hole(warp: np.ndarray, visibility: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Warp and visibility as if the portrait had not shown an ellipse of the crop.
+
+    Inside it the warp is blurred and the visibility is GUESSED. Sometimes the hole covers the whole crop.
+    """
     size = warp.shape[1]
     y, x = np.mgrid[:size, :size]
     cy, cx, ry, rx = (*rng.uniform(0.1, 0.9, 2) * size, *rng.uniform(0.06, 0.25, 2) * size)
     inside = ((y - cy) / ry) ** 2 + ((x - cx) / rx) ** 2 < 1
-    if rng.random() < _NO_WARP / _HOLE:
+    if rng.random() < _FULL_HOLE_PROBABILITY / _HOLE_PROBABILITY:
         inside[:] = True
     blurred = uniform_filter(warp, (0, size // 6, size // 6, 0))
     hole = inside & (visibility > 0)
     return np.where(hole[..., None], blurred, warp), np.where(hole, GUESSED, visibility).astype(np.uint8)
 
 
-def _mirrored(cut: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    flipped = {name: a if name == "angles" else a[:, :, ::-1] for name, a in cut.items()}
+def _mirrored(crop: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The crop mirrored left to right, with the x component of its normals and its azimuth negated."""
+    flipped = {name: a if name == "angles" else a[:, :, ::-1] for name, a in crop.items()}
     normals = flipped["normals"].copy()
-    inside = flipped["visibility"] > 0  # seen at the very places that normals are
+    inside = flipped["visibility"] > 0  # normals are set exactly where visibility is above 0
     normals[..., 0] = np.where(inside, 255 - normals[..., 0], normals[..., 0])
-    return flipped | {"normals": normals, "angles": cut["angles"] * np.array([-1, 1], np.float32)}
+    return flipped | {"normals": normals, "angles": crop["angles"] * np.array([-1, 1], np.float32)}
 
 
-def _recolouring(rng: np.random.Generator) -> np.ndarray:
-    """A table u8 [256, 3]: other light, other white."""
+def _color_table(rng: np.random.Generator) -> np.ndarray:
+    """A table u8 [256, 3] from old to new channel values, which changes brightness and white balance."""
     gain, gamma = (
         rng.uniform(1 - _GAIN, 1 + _GAIN, 3) ** 0.5 * rng.uniform(1 - _GAIN, 1 + _GAIN / 2),
         np.exp(rng.uniform(-_GAMMA, _GAMMA)),
@@ -119,5 +136,5 @@ def _recolouring(rng: np.random.Generator) -> np.ndarray:
     return np.clip(np.rint(255 * level), 0, 255).astype(np.uint8)
 
 
-def _recoloured(picture: np.ndarray, table: np.ndarray) -> np.ndarray:
+def _recolored(picture: np.ndarray, table: np.ndarray) -> np.ndarray:
     return np.stack([table[picture[..., k], k] for k in range(3)], -1)

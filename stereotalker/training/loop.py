@@ -1,4 +1,8 @@
-"""The one training loop: AdamW with cosine decay, moving average of the weights, checkpoints that resume to the same end, on a GPU but for rounding."""
+"""The training loop of every model: AdamW with cosine decay, a moving average of the weights, and checkpoints.
+
+A run that was interrupted and resumed ends with the same weights as one that was not. On a GPU they are the same up to
+rounding.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +24,9 @@ from torch.utils.data import DataLoader, Dataset
 from stereotalker.params import Training
 
 Log = Callable[[str, float, int], None]  # name, value, step
-CHECKPOINT_EVERY_S = 180
-_AVERAGE = 0.998
-_DRAWERS = 8
+CHECKPOINT_EVERY_S = 180  # seconds between checkpoints
+_EMA_DECAY = 0.998  # of the moving average of the weights, per step
+_MAX_DRAWING_PROCESSES = 8  # that draw batches ahead of a model on a GPU
 
 
 def fit(
@@ -34,11 +38,13 @@ def fit(
     frozen: str | None = None,
     draw: Callable[[np.random.Generator], Any] | None = None,
 ) -> None:
-    """Train `model` in place; at the end it holds the averaged weights.
+    """Train `model` in place; at the end it holds the averaged weights and is in evaluation mode.
 
-    loss(rng) draws a batch from `rng` and returns a scalar; rng and torch's own seed depend on (seed, step) alone, so that a run stopped
-    anywhere and started again sees the same batches. Where there is `draw`, loss gets draw(rng) in rng's place: where the model is on a GPU,
-    processes draw ahead of it. `checkpoint` is a safetensors file, removed at the end. Parameters whose names begin with `frozen` stay as they are.
+    `loss(rng)` draws a batch from `rng` and returns a scalar. `rng` and torch's own seed depend on (seed, step) alone,
+    so a run that is interrupted and started again sees the same batches. If `draw` is given, `loss` gets `draw(rng)`
+    instead of `rng`; if the model is on a GPU, separate processes then draw batches ahead of it. `checkpoint` is a
+    safetensors file, which is written every CHECKPOINT_EVERY_S and removed at the end. Parameters whose names begin
+    with `frozen` are not trained.
     """
     named = {
         name: p for name, p in model.named_parameters() if p.requires_grad and not (frozen and name.startswith(frozen))
@@ -59,9 +65,9 @@ def fit(
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         step += 1
-        keep = min(_AVERAGE, step / (step + 10))
-        get_ema_multi_avg_fn(keep)(list(average.values()), list(named.values()), step)
-        recent.append(value.detach())  # on its device: to read it is to wait for it
+        decay = min(_EMA_DECAY, step / (step + 10))  # early steps average over fewer weights
+        get_ema_multi_avg_fn(decay)(list(average.values()), list(named.values()), step)
+        recent.append(value.detach())  # stays on its device, because reading it waits for the GPU
         if step % 50 == 0 or step == options.steps:
             log("loss", float(torch.stack(recent).mean()), step)
             log("seconds_a_step", (time.monotonic() - started) / len(recent), step)
@@ -79,24 +85,27 @@ def fit(
 def _batches(
     draw: Callable[[np.random.Generator], Any] | None, options: Training, first: int, device: str
 ) -> Iterator[Any]:
-    """What `loss` gets at every step from the `first` on."""
+    """The argument of `loss` for every step from `first` on."""
     steps = range(first, options.steps)
     if draw is None:
         return (_generator(options.seed, step) for step in steps)
-    # Forked, processes share what they draw from, which is gigabytes; each holds two batches in shared memory.
-    ahead = (
+    # Forked processes share the gigabytes of samples that they draw from. Each of them holds two batches in shared
+    # memory.
+    workers = (
         {}
         if device == "cpu"
-        else {"num_workers": min(max(os.cpu_count() - 1, 1), _DRAWERS), "multiprocessing_context": "fork"}
+        else {"num_workers": min(max(os.cpu_count() - 1, 1), _MAX_DRAWING_PROCESSES), "multiprocessing_context": "fork"}
     )
     return iter(
-        DataLoader(_Drawn(draw, options.seed), batch_size=None, sampler=steps, collate_fn=lambda batch: batch, **ahead)
+        DataLoader(
+            _Batches(draw, options.seed), batch_size=None, sampler=steps, collate_fn=lambda batch: batch, **workers
+        )
     )
 
 
 @dataclass(frozen=True)
-class _Drawn(Dataset):
-    """The batch of every step."""
+class _Batches(Dataset):
+    """A dataset whose item is the batch of a step."""
 
     draw: Callable[[np.random.Generator], Any]
     seed: int
@@ -110,15 +119,21 @@ def _generator(seed: int, step: int) -> np.random.Generator:
 
 
 def _rate(step: int, options: Training) -> float:
-    warm = min(200, options.steps // 10 + 1)
-    if step < warm:
-        return options.learning_rate * (step + 1) / warm
+    """Learning rate of a step: linear warm-up, then cosine decay to 2 % of the full rate."""
+    warmup = min(200, options.steps // 10 + 1)
+    if step < warmup:
+        return options.learning_rate * (step + 1) / warmup
     return options.learning_rate * (
-        0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * (step - warm) / max(options.steps - warm, 1)))
+        0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * (step - warmup) / max(options.steps - warmup, 1)))
     )
 
 
 def _save(path: Path, step: int, named, average, optimizer) -> None:
+    """Write a checkpoint atomically.
+
+    Keys: p/ parameters, a/ averaged parameters, m/ and v/ AdamW's first and second moments. The metadata holds the
+    step.
+    """
     tensors = {f"p/{n}": p.detach() for n, p in named.items()} | {f"a/{n}": a for n, a in average.items()}
     for name, p in named.items():
         state = optimizer.state[p]
@@ -132,6 +147,7 @@ def _save(path: Path, step: int, named, average, optimizer) -> None:
 
 
 def _resume(path: Path, named, average, optimizer) -> int:
+    """Restore a checkpoint of `_save` in place and return the number of steps done; 0 if there is none."""
     if not path.exists():
         return 0
     with safetensors.safe_open(path, "pt") as file:
@@ -142,13 +158,14 @@ def _resume(path: Path, named, average, optimizer) -> int:
                 average[name].copy_(file.get_tensor(f"a/{name}"))
                 optimizer.state[p] = {
                     "step": torch.tensor(float(step)),
-                    "exp_avg": file.get_tensor(f"m/{name}").to(p.device), "exp_avg_sq": file.get_tensor(f"v/{name}").to(p.device),
-                }  # fmt: skip
+                    "exp_avg": file.get_tensor(f"m/{name}").to(p.device),
+                    "exp_avg_sq": file.get_tensor(f"v/{name}").to(p.device),
+                }
     return step
 
 
 def print_log(stage: str, path: Path | None = None) -> Log:
-    """A Log that prints, and appends JSON lines to `path`."""
+    """A Log that prints every value and appends it to `path` (None: no file) as a line of JSON."""
 
     def log(name: str, value: float, step: int) -> None:
         print(f"{stage} step {step:6d}  {name} {value:.5f}", flush=True)

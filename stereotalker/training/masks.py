@@ -1,4 +1,4 @@
-"""Training of the mask predictor."""
+"""Training of the mask predictor: it learns to segment the regions of a person from the control maps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stereotalker.training.crops import Crops
 
 
 def training_loss(model: MaskPredictor):
-    """loss(crops): cross entropy plus soft intersection over union."""
+    """A function loss(crops): cross entropy of the region labels plus half the soft intersection-over-union loss."""
 
     def loss(crops: Crops) -> torch.Tensor:
         crops = crops.to(model.net.device)
@@ -21,10 +21,11 @@ def training_loss(model: MaskPredictor):
             logits = model(
                 control_channels(crops.labels, crops.warp, crops.visibility, crops.normals, crops.plate)
             ).float()
-        entropy = functional.cross_entropy(logits, truth, label_smoothing=0.01)
-        share, one_hot = logits.softmax(1), functional.one_hot(truth, len(REGIONS)).permute(0, 3, 1, 2)
-        overlap = (share * one_hot).sum((0, 2, 3))
-        union = (share + one_hot).sum((0, 2, 3)) - overlap
-        return entropy + 0.5 * (1 - (overlap + 1) / (union + 1)).mean()
+        cross_entropy = functional.cross_entropy(logits, truth, label_smoothing=0.01)
+        probabilities, one_hot = logits.softmax(1), functional.one_hot(truth, len(REGIONS)).permute(0, 3, 1, 2)
+        intersection = (probabilities * one_hot).sum((0, 2, 3))
+        union = (probabilities + one_hot).sum((0, 2, 3)) - intersection
+        # Adding 1 to both avoids a division by zero for regions that are absent from the batch.
+        return cross_entropy + 0.5 * (1 - (intersection + 1) / (union + 1)).mean()
 
     return loss

@@ -1,4 +1,7 @@
-"""What the motion model learns from: speech that the rules of people/acting perform, and how far it is from that. T frames, S slots."""
+"""Training of the motion denoiser: its examples, which the reference acting makes from speech, and its loss.
+
+T frames, S = T / SLOT slots, P face columns, Q body columns, F audio features, C phoneme classes.
+"""
 
 from __future__ import annotations
 
@@ -22,30 +25,31 @@ from stereotalker.records import SAMPLE_RATE, Speech, Timed
 from stereotalker.runtime.device import autocast
 from stereotalker.training.language_prior import Utterance, gesture_label
 
-CLOSED_JAW = 0.02  # rad
-_BY_SIGN: dict[str, list[str]] = {}
+CLOSED_JAW = 0.02  # rad: the mouth counts as closed if the jaw opens less
+_WORDS_BY_GESTURE: dict[str, list[str]] = {}  # gesture class -> words of the lexicon that carry it
 for _word, _name in LEXICON.items():
-    _BY_SIGN.setdefault(_name, []).append(_word)
+    _WORDS_BY_GESTURE.setdefault(_name, []).append(_word)
 
 
 @dataclass(frozen=True)
 class MotionExample:
-    """Speech somebody acted, at the model's frame rate."""
+    """Speech and the motion of the reference acting for it, at the motion model's frame rate."""
 
-    heard: np.ndarray  # f16 [T, F] as the encoder hears it
-    known: np.ndarray  # f16 [T, C] one-hot phoneme classes
+    audio_features: np.ndarray  # f16 [T, F] from the encoder, of augmented sound
+    phoneme_posteriors: np.ndarray  # f16 [T, C] of the speech's own phonemes: one-hot, interpolated to the frames
     face: np.ndarray  # f32 [T, P]
     body: np.ndarray  # f32 [S, Q]
-    signs: np.ndarray  # i64 [S]
-    style: int
-    strength: float
-    said: Utterance  # words as they were spoken
+    gesture_labels: np.ndarray  # i64 [S] index into GESTURE_NAMES
+    style: int  # index into STYLES
+    strength: float  # of gestures
+    utterance: Utterance  # the words as they were spoken, and the audio features per slot, for the language prior
 
 
 def make_example(corpus: list[Speech], encoder: SpeechEncoder, fps: float, seed: int) -> MotionExample:
-    """Some utterances with pauses between, acted in a random style; one performance in eight is noise that nobody speaks.
+    """A motion example of three utterances with pauses between them, acted in a random style.
 
-    A third of the words are acted as if they were words of the lexicon, so that every sign is seen as often as the others.
+    One example in eight holds sound without speech. A third of the words are acted as if they were words of the
+    lexicon, so that all gesture classes are about equally frequent. Equal seeds give equal examples.
     """
     rng = np.random.default_rng([seed, 21])
     speech = _joined([corpus[i] for i in rng.integers(len(corpus), size=3)], rng)
@@ -53,76 +57,90 @@ def make_example(corpus: list[Speech], encoder: SpeechEncoder, fps: float, seed:
         sound = unspoken(len(speech.samples), rng)
         speech = Speech(sound, -40.0)
     style, strength = int(rng.integers(len(STYLES))), float(rng.choice([0.0, 1.0, 1.0, 1.0, rng.uniform(0.3, 2.0)]))
-    acted = replace(speech, words=tuple(_as_if(word, rng) for word in speech.words))
-    motion = act(acted, STYLES[style], int(rng.integers(1 << 30)), fps, strength)
+    acted_speech = replace(speech, words=tuple(_with_random_gesture(word, rng) for word in speech.words))
+    motion = act(acted_speech, STYLES[style], int(rng.integers(1 << 30)), fps, strength)
     T = len(motion.poses) // SLOT * SLOT
     samples = augment(speech.samples, rng) if rng.random() < 0.7 else speech.samples
     samples = np.clip(samples, -1, 1).astype(np.float32)
-    heard = Hearing(encoder, Speech(samples, speech.loudness), fps).frames(0, T)
-    known = Hearing(
-        encoder, Speech(samples, speech.loudness, (), speech.phonemes or (Timed("_", 0.0, 0.01),)), fps
-    ).frames(0, T)[:, -len(CLASSES) :]
-    signs = at_slots(
-        acted.words, np.array([max(gesture_label(w.text), 0) for w in acted.words], np.int64), T // SLOT, fps
-    )
-    said = Utterance(speech.words, heard.reshape(-1, SLOT, heard.shape[1]).mean(1).astype(np.float16))
+    audio_features = Hearing(encoder, Speech(samples, speech.loudness), fps).frames(0, T)
+    # Sound without speech gets one short phoneme of silence, because a speech without phonemes would get the encoder's
+    # posteriors.
+    phonemes = speech.phonemes or (Timed("_", 0.0, 0.01),)
+    with_phonemes = Speech(samples, speech.loudness, (), phonemes)
+    phoneme_posteriors = Hearing(encoder, with_phonemes, fps).frames(0, T)[:, -len(CLASSES) :]
+    word_labels = np.array([max(gesture_label(w.text), 0) for w in acted_speech.words], np.int64)
+    slots = audio_features.reshape(-1, SLOT, audio_features.shape[1]).mean(1)
     return MotionExample(
-        heard.astype(np.float16), known.astype(np.float16), face_columns(motion)[:T], to_slots(body_columns(motion)[:T]), signs, style, strength, said
-    )  # fmt: skip
+        audio_features=audio_features.astype(np.float16),
+        phoneme_posteriors=phoneme_posteriors.astype(np.float16),
+        face=face_columns(motion)[:T],
+        body=to_slots(body_columns(motion)[:T]),
+        gesture_labels=at_slots(acted_speech.words, word_labels, T // SLOT, fps),
+        style=style,
+        strength=strength,
+        utterance=Utterance(speech.words, slots.astype(np.float16)),
+    )
 
 
-def _as_if(word: Timed, rng: np.random.Generator) -> Timed:
-    names = list(_BY_SIGN)
+def _with_random_gesture(word: Timed, rng: np.random.Generator) -> Timed:
+    """The word, or with probability 0.33 a word of the lexicon at its time, with every gesture class equally likely."""
+    names = list(_WORDS_BY_GESTURE)
     if rng.random() > 0.33:
         return word
-    words = _BY_SIGN[names[rng.integers(len(names))]]
+    words = _WORDS_BY_GESTURE[names[rng.integers(len(names))]]
     return replace(word, text=words[rng.integers(len(words))])
 
 
 def _joined(speeches: list[Speech], rng) -> Speech:
-    """Utterances one after the other with pauses."""
-    samples, words, phonemes, at = [], [], [], 0
+    """The utterances one after the other, each after a pause of 0.1 to 1.5 s."""
+    samples, words, phonemes, length = [], [], [], 0
     for speech in speeches:
         pause = int(rng.uniform(0.1, 1.5) * SAMPLE_RATE)
         samples += [np.zeros(pause, np.float32), speech.samples]
-        shift = (at + pause) / SAMPLE_RATE
+        shift = (length + pause) / SAMPLE_RATE
         words += [Timed(w.text, w.start + shift, w.end + shift) for w in speech.words]
         phonemes += [Timed(p.text, p.start + shift, p.end + shift) for p in speech.phonemes]
-        at += pause + len(speech.samples)
+        length += pause + len(speech.samples)
     return Speech(np.concatenate(samples), -20.0, tuple(words), tuple(phonemes))
 
 
-# ---- training ------------------------------------------------------------------------------------------------------------
-
-
 def training_loss(model: MotionDenoiser, examples: list[MotionExample], params: MotionParams):
-    """Error of the clean window, of its velocity, and of the body's acceleration; a mouth that must be shut counts six times over."""
+    """A function loss(rng): error of the predicted clean window on a batch that it draws from `rng`.
+
+    It sums squared errors of the motion, of its velocity, and of the body's acceleration. Where the mouth is closed,
+    errors of the mouth weigh six times as much, because a viewer notices lips that do not close. Sets the model's
+    statistics from the examples.
+    """
     set_statistics(model, examples)
-    schedule, weights = make_scheduler(params.scheduler), _face_weights()
-    visible = (model.body_deviation / model.body_deviation.mean()).sqrt()
-    shut = (CLOSED_JAW - model.face_mean[JAW]) / model.face_deviation[JAW]
-    schedule.set_timesteps(params.steps)
-    asked = schedule.timesteps.numpy()  # where sampling will ask
+    scheduler, weights = make_scheduler(params.scheduler), _face_weights()
+    body_weights = (model.body_deviation / model.body_deviation.mean()).sqrt()
+    closed_jaw = (CLOSED_JAW - model.face_mean[JAW]) / model.face_deviation[JAW]
+    scheduler.set_timesteps(params.steps)
+    sampling_timesteps = scheduler.timesteps.numpy()
 
     def loss(rng: np.random.Generator) -> torch.Tensor:
-        given, clean = _batch(model, examples, params, rng)
+        conditions, clean = _batch(model, examples, params, rng)
         B = len(clean.face)
-        t = torch.from_numpy(np.where(rng.random(B) < 0.7, rng.choice(asked, B), rng.integers(0, TRAIN_TIMESTEPS, B)))
+        # Most timesteps are those that sampling uses.
+        use_sampling = rng.random(B) < 0.7
+        t = torch.from_numpy(
+            np.where(use_sampling, rng.choice(sampling_timesteps, B), rng.integers(0, TRAIN_TIMESTEPS, B))
+        )
         noisy = Streams(
             *(
-                schedule.add_noise(x, torch.from_numpy(rng.standard_normal(x.shape, np.float32)), t)
+                scheduler.add_noise(x, torch.from_numpy(rng.standard_normal(x.shape, np.float32)), t)
                 for x in (clean.face, clean.body)
             )
         )
         with autocast():
-            made = model(noisy, t, given)
-        face, body = made.face.float() - clean.face, made.body.float() - clean.body
-        closing = 1 + 5 * (clean.face[..., JAW, None] < shut) * (weights > 1)
-        face_loss = (face.square() * weights * closing).mean() + 2 * (face.diff(dim=1).square() * weights).mean()
+            predicted = model(noisy, t, conditions)
+        face, body = predicted.face.float() - clean.face, predicted.body.float() - clean.body
+        closed_weights = 1 + 5 * (clean.face[..., JAW, None] < closed_jaw) * (weights > 1)
+        face_loss = (face.square() * weights * closed_weights).mean() + 2 * (face.diff(dim=1).square() * weights).mean()
         body_loss = (
-            (body.square() * visible).mean()
-            + 2 * (body.diff(dim=1).square() * visible).mean()
-            + (body.diff(n=2, dim=1).square() * visible).mean()
+            (body.square() * body_weights).mean()
+            + 2 * (body.diff(dim=1).square() * body_weights).mean()
+            + (body.diff(n=2, dim=1).square() * body_weights).mean()
         )
         return face_loss + 2 * body_loss
 
@@ -132,64 +150,75 @@ def training_loss(model: MotionDenoiser, examples: list[MotionExample], params: 
 def _batch(
     model: MotionDenoiser, examples: list[MotionExample], params: MotionParams, rng: np.random.Generator
 ) -> tuple[MotionConditions, Streams]:
-    """Windows at random. Words are withheld from some; windows follow frames that are held, end in a pinned pose, or do neither."""
+    """Conditions and clean motion of random windows.
+
+    Words are left out of some windows. 70 % of the windows continue frames that are fixed, 15 % start in a pinned pose,
+    the others are free at the start; 15 % of all have a pinned pose near the end.
+    """
     T, S, rows = params.window, params.window // SLOT, []
     for index in rng.integers(len(examples), size=params.training.batch):
-        p = examples[index]
-        first = int(rng.integers(max(len(p.body) - S, 0) + 1))
+        example = examples[index]
+        first = int(rng.integers(max(len(example.body) - S, 0) + 1))
         frames, slots = slice(first * SLOT, first * SLOT + T), slice(first, first + S)
-        audio = _fit(p.heard[frames], T).astype(np.float32)
+        audio = _fit_length(example.audio_features[frames], T).astype(np.float32)
         if rng.random() < params.phonemes_known:
-            audio[:, -p.known.shape[1] :] = _fit(p.known[frames], T)
-        told, signs = rng.random() >= params.word_dropout, _fit(p.signs[slots], S)
-        signs = signs * (told | (rng.random(S) < 0.3))
-        held_face, held_body = np.zeros(T, bool), np.zeros(S, bool)
-        start = rng.random()
-        if start < 0.7:
-            held_face[: params.overlap], held_body[: params.overlap // SLOT] = True, True
-        elif start < 0.85:
-            held_body[:2] = True
+            audio[:, -example.phoneme_posteriors.shape[1] :] = _fit_length(example.phoneme_posteriors[frames], T)
+        has_text, gesture_labels = rng.random() >= params.word_dropout, _fit_length(example.gesture_labels[slots], S)
+        # Without text, 30 % of the labels remain: at inference the prior still predicts some from the sound.
+        gesture_labels = gesture_labels * (has_text | (rng.random(S) < 0.3))
+        face_mask, body_mask = np.zeros(T, bool), np.zeros(S, bool)
+        start_case = rng.random()
+        if start_case < 0.7:
+            face_mask[: params.overlap], body_mask[: params.overlap // SLOT] = True, True
+        elif start_case < 0.85:
+            body_mask[:2] = True
         if rng.random() < 0.15:
-            at = S - 2 - int(rng.integers(S // 2))
-            held_body[at : at + 2] = True
+            pinned = S - 2 - int(rng.integers(S // 2))
+            body_mask[pinned : pinned + 2] = True
         rows.append(
             (
                 audio,
-                signs,
-                np.float32(told),
-                p.style,
-                np.float32(p.strength),
-                _fit(p.face[frames], T),
-                _fit(p.body[slots], S),
-                held_face,
-                held_body,
+                gesture_labels,
+                np.float32(has_text),
+                example.style,
+                np.float32(example.strength),
+                _fit_length(example.face[frames], T),
+                _fit_length(example.body[slots], S),
+                face_mask,
+                body_mask,
             )
         )
-    audio, signs, told, style, strength, face, body, held_face, held_body = (
+    audio, gesture_labels, has_text, style, strength, face, body, face_mask, body_mask = (
         torch.from_numpy(np.stack(c)) for c in zip(*rows, strict=True)
     )
-    clean = model.normalised(face, body)
-    return MotionConditions(audio, signs, told, style, strength, clean, held_face, held_body), clean
+    clean = model.normalize(face, body)
+    return MotionConditions(audio, gesture_labels, has_text, style, strength, clean, face_mask, body_mask), clean
 
 
-def _fit(values: np.ndarray, length: int) -> np.ndarray:
-    """Cut, or lengthened by the last row, to `length` rows."""
+def _fit_length(values: np.ndarray, length: int) -> np.ndarray:
+    """The first `length` rows; if there are fewer, the last row is repeated."""
     return np.concatenate([values[:length], np.repeat(values[-1:], max(length - len(values), 0), 0)])
 
 
 def set_statistics(model: MotionDenoiser, examples: list[MotionExample]) -> None:
-    """Means, deviations and the body's axes, from what will be learnt."""
-    faces = np.concatenate([p.face for p in examples])
+    """Set the model's means, deviations and body axes from the examples it will be trained on."""
+    faces = np.concatenate([example.face for example in examples])
     deviation = faces.std(0)
-    mean, axes, spread = principal_axes(np.concatenate([p.body for p in examples]), model.config.body)
+    mean, axes, body_deviation = principal_axes(
+        np.concatenate([example.body for example in examples]), model.config.body
+    )
     for buffer, value in (
-        (model.face_mean, faces.mean(0)), (model.face_deviation, np.where(deviation < 1e-4, 1.0, deviation)),
-        (model.body_mean, mean), (model.body_axes, axes), (model.body_deviation, spread),
-    ):  # fmt: skip
+        (model.face_mean, faces.mean(0)),
+        (model.face_deviation, np.where(deviation < 1e-4, 1.0, deviation)),
+        (model.body_mean, mean),
+        (model.body_axes, axes),
+        (model.body_deviation, body_deviation),
+    ):
         buffer.copy_(torch.from_numpy(value))
 
 
 def _face_weights() -> torch.Tensor:
+    """Weight of every face column in the loss, f32 [P]: mouth and jaw count more than the rest of the face."""
     weights = torch.ones(FACE_COLUMNS)
     weights[MOUTH] = 3.0
     weights[JAW] = 12.0

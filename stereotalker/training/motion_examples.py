@@ -1,4 +1,6 @@
-"""What the stage `motion` and the ablations of its evaluation share: the performances, made by many processes, and the prior's training."""
+"""Makes the motion examples in parallel and trains the language prior on them.
+
+The stage `motion` and the ablations of its evaluation share this module."""
 
 from __future__ import annotations
 
@@ -20,31 +22,36 @@ from stereotalker.training.motion import MotionExample, make_example
 
 
 def acted(speech: Path, weights: Path, params: MotionParams, processes: int | None = None) -> list[MotionExample]:
-    """What the motion model is trained on; the same however many processes make it. Raises UserError where there is no speech."""
+    """The examples on which the motion model is trained, made by `processes` processes (None: one per core).
+
+    The result does not depend on the number of processes. `speech` is the folder of the corpus, `weights` the folder of
+    the audio encoder's weights. Raises UserError if there is no speech.
+    """
     read_index(speech)
     with pool(processes) as workers:
         return list(
             workers.map(
-                partial(_performance, speech, weights, params.fps),
+                partial(_example, speech, weights, params.fps),
                 range(params.training.seed, params.training.seed + params.examples),
                 chunksize=4,
             )
         )
 
 
-def _performance(speech: Path, weights: Path, fps: float, seed: int) -> MotionExample:
-    torch.set_num_threads(1)
-    return make_example(*_cast(speech, weights), fps, seed)
+def _example(speech: Path, weights: Path, fps: float, seed: int) -> MotionExample:
+    torch.set_num_threads(1)  # every core already runs a process
+    return make_example(*_corpus_and_encoder(speech, weights), fps, seed)
 
 
 @cache
-def _cast(speech: Path, weights: Path) -> tuple[list[Speech], SpeechEncoder]:
+def _corpus_and_encoder(speech: Path, weights: Path) -> tuple[list[Speech], SpeechEncoder]:
+    """Read once per process."""
     return read_corpus(speech), read_encoder(weights)
 
 
 def train_prior(
     prior: LanguagePrior, examples: list[MotionExample], params: MotionParams, checkpoint: Path, log: Log
 ) -> None:
-    """Train the language model's adapter in place."""
-    loss = training_loss(prior, [p.said for p in examples], params.prior.batch, params.fps)
+    """Train the prior in place; of its language model, only the adapter. `checkpoint`: see training.loop.fit."""
+    loss = training_loss(prior, [example.utterance for example in examples], params.prior.batch, params.fps)
     fit(prior, loss, params.prior, checkpoint, lambda name, value, step: log(f"prior_{name}", value, step))

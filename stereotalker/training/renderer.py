@@ -1,4 +1,7 @@
-"""Training of the renderer: the predicted clean picture against the truth, where people look most of all."""
+"""Training of the renderer: the predicted clean picture is compared with the truth, most of all where viewers look.
+
+B = runs x frames pictures of a batch of crops.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,7 @@ from stereotalker.training.crops import Crops, draw_crops
 from stereotalker.training.loop import Log, fit
 from stereotalker.training.samples import Sample
 
+# Weight of a pixel of each region in the loss.
 _WEIGHTS = {
     "background": 1.0,
     "hair": 1.0,
@@ -30,10 +34,12 @@ _WEIGHTS = {
     "hands": 3.0,
     "legs": 1.0,
 }
-_PURE_NOISE = 0.85  # share of training at the noise that sampling begins with
-_SQUARES, _EDGES = 3.0, 0.5  # weight of squared differences, and of differences of neighbours, beside the absolute ones
-# Weight of differences of 4 x 4 px means: what a thread of cloth does nobody can foretell, how light the cloth is they can.
-_COARSE, _COARSE_PX = 2.0, 4
+_PURE_NOISE = 0.85  # share of runs that are trained at pure noise, where sampling begins
+# Weights of squared differences and of gradient differences, relative to that of absolute differences.
+_SQUARED_WEIGHT, _GRADIENT_WEIGHT = 3.0, 0.5
+# Weight of differences of means over 4 x 4 px. Single threads of cloth cannot be predicted, but the brightness of the
+# cloth can.
+_COARSE_WEIGHT, _COARSE_PX = 2.0, 4
 
 
 def train_denoiser(
@@ -45,10 +51,14 @@ def train_denoiser(
     log: Log,
     checkpoint: Path,
 ) -> RenderDenoiser:
-    """Train a denoiser on crops of people. Raises UserError where crops are no whole cells."""
+    """Train a denoiser in place on crops of people and return it, on the device.
+
+    Raises UserError if the size of the crops is not a multiple of what the denoiser's grids need.
+    """
     if options.crop % model.multiple:
         raise UserError(
-            f"a training crop of {options.crop} px; expected a multiple of {model.multiple}, which the denoiser's grids ask for"
+            f"a training crop of {options.crop} px; expected a multiple of {model.multiple}, "
+            "which the denoiser's grids ask for"
         )
     model, masks = (net.to(device(), memory_format=torch.channels_last) for net in (model, masks))
     draw = partial(draw_crops, people, runs=options.batch, frames=options.run, size=options.crop)
@@ -57,15 +67,13 @@ def train_denoiser(
 
 
 def training_loss(model: RenderDenoiser, masks: MaskPredictor, scheduler: str):
-    """loss(crops) at a random noise level."""
-    schedule, weights = (
-        make_scheduler(scheduler),
-        torch.tensor([_WEIGHTS[name] for name in REGIONS], device=masks.net.device),
-    )
+    """A function loss(crops): error of the picture predicted from a random noise level."""
+    schedule = make_scheduler(scheduler)
+    weights = torch.tensor([_WEIGHTS[name] for name in REGIONS], device=masks.net.device)
 
     def loss(crops: Crops) -> torch.Tensor:
         crops = crops.to(weights.device)
-        given, shares = _given(model, masks, crops)
+        render_conditions, mask_probabilities = _render_conditions(model, masks, crops)
         image = to_float(crops.image)
         clean = model.codec.encode(image)
         runs = len(clean) // crops.frames
@@ -75,39 +83,47 @@ def training_loss(model: RenderDenoiser, masks: MaskPredictor, scheduler: str):
             .repeat_interleave(crops.frames)
             .to(clean.device)
         )
-        noise = (
-            torch.randn(runs, *clean.shape[1:]).repeat_interleave(crops.frames, 0).to(clean.device)
-        )  # in clips it hardly changes from frame to frame
+        # All frames of a run share their noise, because in clips the noise hardly changes from frame to frame.
+        noise = torch.randn(runs, *clean.shape[1:]).repeat_interleave(crops.frames, 0).to(clean.device)
         with autocast(clean.device.type):
-            cells = model(schedule.add_noise(clean, noise, t), t, given)
-        picture = composite_seen_pixels(model.codec.decode(cells), to_float(crops.warp), one_channel(crops.visibility))
-        off = composite(picture, to_float(crops.plate), shares) - image
+            latents = model(schedule.add_noise(clean, noise, t), t, render_conditions)
+        picture = composite_seen_pixels(
+            model.codec.decode(latents), to_float(crops.warp), one_channel(crops.visibility)
+        )
+        error = composite(picture, to_float(crops.plate), mask_probabilities) - image
         weight = weights[crops.regions.long()][:, None]
-        coarse = functional.avg_pool2d(weight, _COARSE_PX) * functional.avg_pool2d(off, _COARSE_PX).abs()
-        return 4 * ((weight * (off.abs() + _SQUARES * off**2 + _EDGES * _steps(off))).mean() + _COARSE * coarse.mean())
+        coarse = functional.avg_pool2d(weight, _COARSE_PX) * functional.avg_pool2d(error, _COARSE_PX).abs()
+        fine = weight * (error.abs() + _SQUARED_WEIGHT * error**2 + _GRADIENT_WEIGHT * _gradient(error))
+        return 4 * (fine.mean() + _COARSE_WEIGHT * coarse.mean())
 
     return loss
 
 
-def _given(model: RenderDenoiser, masks: MaskPredictor, crops: Crops) -> tuple[Conditions, torch.Tensor]:
-    kind = crops.image.device.type
-    with (
-        torch.no_grad(),
-        autocast(kind),
-    ):  # without `predict`'s rule for the body's inside, which changes next to nothing on synthetic people
-        shares = (
+def _render_conditions(model: RenderDenoiser, masks: MaskPredictor, crops: Crops) -> tuple[Conditions, torch.Tensor]:
+    """The denoiser's conditions, and the region probabilities f32 [B, R, S, S] of the frozen mask predictor."""
+    device_type = crops.image.device.type
+    # `MaskPredictor.predict` has a rule for the inside of the body that is left out here: on synthetic people it
+    # changes almost nothing.
+    with torch.no_grad(), autocast(device_type):
+        mask_probabilities = (
             masks(control_channels(crops.labels, crops.warp, crops.visibility, crops.normals, crops.plate))
             .float()
             .softmax(1)
         )
-    with autocast(kind):  # a run's frames have one portrait
+    with autocast(device_type):  # the frames of a run share one portrait, so its tokens are computed once and repeated
         tokens = model.reference(2 * to_float(crops.portrait) - 1).float().repeat_interleave(crops.frames, 0)
-    maps = (to_float(crops.warp), one_channel(crops.visibility), to_float(crops.normals), to_float(crops.plate), shares)
-    return conditions(model.codec, *maps, crops.angles, tokens, crops.frames), shares
+    maps = (
+        to_float(crops.warp),
+        one_channel(crops.visibility),
+        to_float(crops.normals),
+        to_float(crops.plate),
+        mask_probabilities,
+    )
+    return conditions(model.codec, *maps, crops.angles, tokens, crops.frames), mask_probabilities
 
 
-def _steps(x: torch.Tensor) -> torch.Tensor:
-    """Absolute differences to the right and lower neighbour, summed; the shape is kept."""
+def _gradient(x: torch.Tensor) -> torch.Tensor:
+    """Sum of the absolute differences to the right and the lower neighbor, in the shape of `x`; 0 beyond the border."""
     right = functional.pad((x[..., 1:] - x[..., :-1]).abs(), (0, 1))
     lower = functional.pad((x[..., 1:, :] - x[..., :-1, :]).abs(), (0, 0, 0, 1))
     return right + lower

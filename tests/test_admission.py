@@ -36,45 +36,45 @@ class Clock:
 
 def test_the_window_closes_and_a_clock_that_jumps_moves_nothing_else():
     clock = Clock(DAY + timedelta(hours=21))
-    gate = AdmissionControl(NIGHT, now=clock)
-    gate.wait()
+    admission = AdmissionControl(NIGHT, now=clock)
+    admission.wait()
     clock.now -= timedelta(days=400)  # set back by a year: shut for now, nothing is lost
-    assert "when the time window opens" in gate.waiting_for
+    assert "when the time window opens" in admission.waiting_for
     clock.now += timedelta(days=400, hours=2)
-    gate.wait()
+    admission.wait()
     clock.now += timedelta(days=3)  # far ahead: past the end
     with pytest.raises(Stopped, match="closed at 06:30"):
-        gate.wait()
+        admission.wait()
     clock.now -= timedelta(days=3)
     with pytest.raises(Stopped):  # a batch that has ended does not begin again
-        gate.check()
+        admission.check()
 
 
 def test_it_waits_for_the_window():
     clock = Clock(DAY + timedelta(hours=19, minutes=59, seconds=59))
-    gate = AdmissionControl(NIGHT, now=clock)
-    assert gate.waiting_for.startswith("20:00")
+    admission = AdmissionControl(NIGHT, now=clock)
+    assert admission.waiting_for.startswith("20:00")
     clock.now += timedelta(seconds=1)
-    gate.wait()
+    admission.wait()
 
 
 def test_the_budget_counts_lost_hours_too():
-    gate = AdmissionControl(budget_hours=1)
-    gate.spend(1800)
-    gate.check()
-    gate.spend(1800, lost=True)
+    admission = AdmissionControl(budget_hours=1)
+    admission.spend(1800)
+    admission.check()
+    admission.spend(1800, lost=True)
     with pytest.raises(Stopped, match="budget of 1 worker-hours"):
-        gate.check()
+        admission.check()
 
 
 def test_the_breaker_wants_the_same_cause_in_a_row():
-    gate = AdmissionControl(breaker=3)
+    admission = AdmissionControl(breaker=3)
     for error in ("x 1 died", "x 2 died", "", "x 3 died", "y", "x 4 died", "x 5 died"):
-        gate.outcome(error)
-    gate.check()
-    gate.outcome("x 6 died")
+        admission.outcome(error)
+    admission.check()
+    admission.outcome("x 6 died")
     with pytest.raises(Stopped, match="3 clips in a row failed for the same cause, the last with: x 6 died"):
-        gate.check()
+        admission.check()
 
 
 def test_causes_leave_names_out():
@@ -84,23 +84,23 @@ def test_causes_leave_names_out():
 
 def test_waiting_is_said_once_and_ends_with_the_word():
     said = []
-    gate = AdmissionControl(say=said.append)
-    gate.hold("a button")
-    threading.Timer(1.2, gate.release).start()
-    gate.wait()
-    gate.hold("a button")
-    threading.Timer(0.2, gate.stop, ("cancelled",)).start()
+    admission = AdmissionControl(say=said.append)
+    admission.hold("a button")
+    threading.Timer(1.2, admission.release).start()
+    admission.wait()
+    admission.hold("a button")
+    threading.Timer(0.2, admission.stop, ("cancelled",)).start()
     with pytest.raises(Stopped, match="cancelled"):
-        gate.wait()
+        admission.wait()
     assert said == ["waiting for a button"] * 2
 
 
 def test_hold_and_release_and_the_first_reason_stays():
-    gate = AdmissionControl()
-    gate.hold("a button")
-    assert gate.waiting_for == "a button"
-    gate.release()
-    gate.wait()
-    gate.stop("first")
-    gate.stop("second")
-    assert gate.stopped == "first"
+    admission = AdmissionControl()
+    admission.hold("a button")
+    assert admission.waiting_for == "a button"
+    admission.release()
+    admission.wait()
+    admission.stop("first")
+    admission.stop("second")
+    assert admission.stopped == "first"
