@@ -27,50 +27,10 @@ GROUPS = {
     "motion": ("seed", "gesture", "style", "gaze", "body", "emotion", "start_pose", "end_pose"),
     "order": ("retakes", "priority", "deadline"),
 }
-# Of keys that the model does not describe. A description in the model counts more.
-MORE_WORDS = {
-    "Clip.id": "name of the clip, and of its video: letters, digits, dot, dash and underscore, at most 100",
-    "Clip.audio": "a file with speech, anything that ffmpeg reads; a relative path starts at the manifest's folder",
-    "Clip.script": "words that espeak-ng speaks",
-    "Clip.language": "of `script` or `transcript`, as espeak-ng names it",
-    "Clip.voice": "variant of espeak-ng's voice, such as `f4` or `m3`; empty: the language's plain voice",
-    "Clip.camera": "where the camera stands and how it moves",
-    "Clip.width": "px, even; of each eye in a stereoscopic clip",
-    "Clip.height": "px, even; of each eye in a stereoscopic clip",
-    "Clip.fps": "frames a second; 23.976, 29.97 and 59.94 mean the broadcast rates over 1,001",
-    "Clip.seed": "another number gives another take",
-    "Clip.gesture": "size of the gestures: 0 still arms, 1 as the style has them",
-    "Clip.style": "one of the 20 personalities below; none: the avatar's own",
-    "Clip.gaze": "`camera`: the eyes stay on the clip's camera",
-    "Clip.body": "`still`: only head and face move",
-    "Clip.emotion": "one name for the whole clip, or key frames",
-    "Clip.retakes": "stretches that are rendered again",
-    "CameraPath.kind": "`fixed`: one place; `orbit`: swings to and fro; `keyframes`: goes through `points`",
-    "CameraPath.swing": "degrees to either side of `azimuth`; of an orbit only",
-    "CameraPath.period": "s of one swing there and back; of an orbit only",
-    "CameraPath.points": "where the camera is and when; of `keyframes` only",
-    "Stereo.layout": "where the two eyes lie in the picture; the left eye comes first",
-    "Retake.seed": "another seed for this stretch",
-    "Retake.camera": "another camera for this stretch",
-    "EmotionKey.name": "what the face shows from `time` on",
-    "EmotionKey.amount": "how strongly",
-}
 _ANCHORS = {"CameraPath": "camera", "CameraKeyFrame": "camera-points", "Stereo": "stereo", "Consent": "consent", "EmotionKey": "emotion", "Retake": "retakes"}  # fmt: skip
 
 
 # ---- MkDocs' events
-
-
-def on_config(config):
-    """Add the pages that may or may not be there to the navigation: training, and the decisions one by one."""
-    docs = Path(config.docs_dir)
-    inside = next(list(entry.values())[0] for entry in config.nav if "Inside" in entry)
-    if (docs / "training.md").is_file():
-        inside.insert(1, {"Training": "training.md"})
-    decisions = sorted(path.relative_to(docs).as_posix() for path in docs.glob("decisions/*.md"))
-    if decisions:
-        inside.append({"Decisions": sorted(decisions, key=lambda name: not name.endswith("/index.md"))})
-    return config
 
 
 def on_files(files, config):
@@ -161,7 +121,7 @@ def key_table(models: dict[str, type], schema: dict, model: str, keys: list[str]
     required, rows = node.get("required", ()), []
     for key in keys if keys is not None else node["properties"]:
         own = node["properties"][key]
-        words = own.get("description") or MORE_WORDS.get(f"{model}.{key}", "")
+        words = own.get("description", "")
         older = _aliases(models[model], key)
         note = f" (also written `{'`, `'.join(older)}`)" if older else ""
         words = re.sub(r" \(older name: \w+\)", "", words) + note
