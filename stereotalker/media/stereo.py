@@ -12,7 +12,9 @@ from stereotalker.validation import StrictModel
 class Stereo(StrictModel):
     """Two cameras beside each other. The clip's width and height are each eye's; the video is twice as wide or twice as high."""
 
-    layout: Literal["side-by-side", "over-under"] = "side-by-side"
+    layout: Literal["side-by-side", "over-under"] = Field(
+        "side-by-side", description="where the two eyes lie in the picture; the left eye comes first"
+    )
     ipd_mm: float = Field(
         63.0,
         gt=0,
