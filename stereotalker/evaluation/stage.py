@@ -26,7 +26,7 @@ from stereotalker.errors import ClipError, UserError
 from stereotalker.evaluation import motion, rendering
 from stereotalker.evaluation.avatars import portraits, rendered_people, summary
 from stereotalker.evaluation.motion import Case, mean
-from stereotalker.evaluation.motion_metrics import read_gestures
+from stereotalker.evaluation.motion_metrics import read_gesture_autoencoder
 from stereotalker.evaluation.rendering import Scores
 from stereotalker.evaluation.talking_portraits import Spoken, speak
 from stereotalker.evaluation.talking_portraits import summary as portraits_summary
@@ -89,7 +89,7 @@ def evaluate_motion(params: Params, data: Path, weights: Path, log: Log) -> None
     compared = compared or cases[: own.utterances]
     made = motion.systems(synthesizer, GestureClassifier(ablated), examples[: own.examples])
     words = motion.held_out_words(loudness, fps, own.seed, own.words)
-    table = motion.compare(made, compared, words, body, read_gestures(weights))
+    table = motion.compare(made, compared, words, body, read_gesture_autoencoder(weights))
     by_language = motion.languages(synthesizer, [c for c in cases if c.kind == "real"] + spoken, body)
     quiet = motion.unspoken(synthesizer, [resolve(path) for path in own.unspoken], body, own.seed)
     long = motion.long_run(synthesizer, compared, own.minutes)
