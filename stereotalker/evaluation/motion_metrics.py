@@ -185,6 +185,7 @@ class NearestGesture:
             if word is None:  # beats belong to no word
                 continue
             for seed in range(takes):
+                # 1.2 s is 0.12 s after the start of the word in the reference acting.
                 strokes.append(self._window(self._reference_acting(word, style, seed), 1.2))
                 self._names.append(name)
         self._strokes = np.stack(strokes)
