@@ -136,7 +136,7 @@ def main(clips: int, rounds: int, seed: int) -> dict:
 def _run_with_kills(
     run: BatchRun, cluster: Cluster, second_node, rng: random.Random, undisturbed_seconds: float
 ) -> dict:
-    """Run a batch to its end with three kills at random moments. Returns a row of chaos.json with the cluster's new node.
+    """Run a batch with three kills at random moments. Returns a row of chaos.json with the cluster's new node.
 
     The moments lie before the time that an undisturbed run takes. Where the driver ends earlier, the other kills are
     left out.
