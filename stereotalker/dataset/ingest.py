@@ -230,9 +230,9 @@ class _DecodedShot:
         if not self.frames:
             return "no frame can be decoded"
         if len(self.faces) < MIN_FACE_SHARE * self.checked:
-            return f"a face in {len(self.faces)} of {self.checked} looked-at frames; expected {MIN_FACE_SHARE:.0%}"
+            return f"a face in {len(self.faces)} of {self.checked} checked frames; expected {MIN_FACE_SHARE:.0%}"
         if self.crowded > 0.3 * self.checked:
-            return f"more than one face in {self.crowded} of {self.checked} looked-at frames; expected one speaker"
+            return f"more than one face in {self.crowded} of {self.checked} checked frames; expected one speaker"
         return ""
 
 
