@@ -25,7 +25,8 @@ from stereotalker.synthetic.shading_kernels import (
     ShadowMap,
     Texels,
     View,
-    shade,
+    shade_strands,
+    shade_surfaces,
 )
 from stereotalker.synthetic.strand_rasterizer import (
     ProjectedStrands,
@@ -118,17 +119,13 @@ def render(
     image = np.repeat(np.repeat(plate, s, 0), s, 1)
     regions = np.zeros((H * s, W * s), np.uint8)
     eye = (-extrinsics[:3, :3].T @ extrinsics[:3, 3]).astype(np.float32)
-    shade(
-        Samples(fragments.face, fragments.bary, fragments.depth, strand),
-        PosedMesh(points, vertex_normals(points, figure.faces), figure.faces, figure.sky_visibility, figure.recess),
-        figure.texels,
-        PosedStrands(hairs, strands.colour, strands.sky_visibility, strands.region),
-        View(eye, focal),
-        light,
-        _shadow_map(figure, points, hairs, light.directions[0]),
-        image,
-        regions,
-    )
+    samples = Samples(fragments.face, fragments.bary, fragments.depth, strand)
+    normals = vertex_normals(points, figure.faces)
+    mesh = PosedMesh(points, normals, figure.faces, figure.sky_visibility, figure.recess)
+    posed_strands = PosedStrands(hairs, strands.colour, strands.sky_visibility, strands.region)
+    view, shadow = View(eye, focal), _shadow_map(figure, points, hairs, light.directions[0])
+    shade_surfaces(samples, mesh, figure.texels, view, light, shadow, image, regions)
+    shade_strands(samples, posed_strands, view, light, shadow, image, regions)
     if s == 1:
         return Picture(image, regions, fragments.depth)
     blocks = image.reshape(H, s, W, s, 3).mean((1, 3))
