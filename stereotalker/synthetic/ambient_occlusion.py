@@ -48,7 +48,7 @@ def bake_sky_visibility(
 
 
 def view_center(points: np.ndarray) -> np.ndarray:
-    """A point of the chest that half-body views are centered on, f64 [3] m. points [M, 3] m."""
+    """A point a little above the middle of what half-body pictures show, f64 [3] m. points [M, 3] m."""
     top = points[:, 1].max()
     return np.array([np.median(points[:, 0]), top - 0.40, np.median(points[:, 2])])
 
