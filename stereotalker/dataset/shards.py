@@ -20,7 +20,7 @@ import numpy as np
 import safetensors.numpy
 from PIL import Image
 
-from stereotalker.acting.gestures import Gesture
+from stereotalker.acting.gesture_planning import Gesture
 from stereotalker.errors import UserError
 from stereotalker.media.audio_files import wav_bytes
 from stereotalker.records import SAMPLE_RATE, Avatar, Camera, Motion, Speech, Timed

@@ -23,10 +23,11 @@ from stereotalker.body.model import Body
 from stereotalker.dataset.shards import read_summaries
 from stereotalker.dataset.speech_corpus import PARTS, read_corpus, read_index
 from stereotalker.errors import ClipError, UserError
-from stereotalker.evaluation import motion, rendering
+from stereotalker.evaluation import motion, motion_cases, motion_report, rendering
 from stereotalker.evaluation.avatars import evaluate_rendered_people, fit_portraits
 from stereotalker.evaluation.avatars import summary as avatar_summary
-from stereotalker.evaluation.motion import Case, mean
+from stereotalker.evaluation.motion import mean
+from stereotalker.evaluation.motion_cases import Case
 from stereotalker.evaluation.motion_metrics import read_gesture_autoencoder
 from stereotalker.evaluation.rendering import Scores
 from stereotalker.evaluation.talking_portraits import Spoken, render_and_track
@@ -93,24 +94,26 @@ def evaluate_motion(params: Params, data: Path, weights: Path, log: Log) -> None
     torch.manual_seed(params.motion.prior.seed)
     ablated = LanguagePrior(synthesizer.encoder.features, NO_MODEL, params.motion.lora_rank)
     train_prior(ablated, examples, params.motion, data / "ablated.checkpoint", log)
-    cases = motion.read_cases(data / "speech" / "held_out", fps, settings.seed)
-    spoken = motion.synthetic_language_cases(loudness, fps, settings.seed)
+    cases = motion_cases.read_cases(data / "speech" / "held_out", fps, settings.seed)
+    spoken = motion_cases.synthetic_language_cases(loudness, fps, settings.seed)
     synthetic, real = ([c for c in cases if c.language == "en" and c.kind == kind] for kind in ("synthetic", "real"))
     # Half of the compared utterances are real; synthetic ones take the place of those that are missing.
     half = settings.utterances // 2
     compared = synthetic[: settings.utterances - min(len(real), half)] + real[:half]
     compared = compared or cases[: settings.utterances]
     systems = motion.systems(synthesizer, GestureClassifier(ablated), examples[: settings.examples])
-    words = motion.held_out_words(loudness, fps, settings.seed, settings.words)
+    words = motion_cases.held_out_words(loudness, fps, settings.seed, settings.words)
     table = motion.compare_systems(systems, compared, words, body, read_gesture_autoencoder(weights))
     by_language = motion.lips_by_language(synthesizer, [c for c in cases if c.kind == "real"] + spoken, body)
     sounds = [resolve(path) for path in settings.unspoken]
     non_speech = motion.non_speech_metrics(synthesizer, sounds, body, settings.seed)
     long_clip = motion.long_clip_metrics(synthesizer, compared, settings.minutes)
-    figures = motion.summary(table) | motion.language_and_sound_summary(by_language, non_speech) | long_clip
+    figures = (
+        motion_report.summary(table) | motion_report.language_and_sound_summary(by_language, non_speech) | long_clip
+    )
     _write("motion", figures, log)
-    Image.fromarray(motion.contact_sheet(systems, compared, words, body)).save(METRICS / "motion.png")
-    write_atomic(METRICS / "motion.md", motion.report(table, by_language, non_speech, long_clip).encode())
+    Image.fromarray(motion_report.contact_sheet(systems, compared, words, body)).save(METRICS / "motion.png")
+    write_atomic(METRICS / "motion.md", motion_report.report(table, by_language, non_speech, long_clip).encode())
 
 
 def evaluate_render(params: Params, data: Path, weights: Path, log: Log) -> None:
@@ -127,7 +130,7 @@ def evaluate_render(params: Params, data: Path, weights: Path, log: Log) -> None
     steps = rendering.scores_by_steps(renderer, first_takes["exact"][:_STEPS_PEOPLE])
     masks = {fit: rendering.mask_summary(renderer, samples) for fit, samples in samples_by_fit.items()}
     experts = _ablation(renderer, first_takes, data, params.ablation.experts)
-    cases = motion.read_cases(data / "speech" / "held_out", params.motion.fps, settings.seed)
+    cases = motion_cases.read_cases(data / "speech" / "held_out", params.motion.fps, settings.seed)
     long_motion = motion.long_motion(models.synthesizer, cases, settings.minutes)
     avatar = read_avatar(Library().find(settings.avatar))
     stability = rendering.long_clip_stability(renderer, avatar, long_motion, settings.lasting)

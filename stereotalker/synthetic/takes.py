@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stereotalker.acting.gestures import Gesture
+from stereotalker.acting.gesture_planning import Gesture
 from stereotalker.acting.reference_acting import STYLES, Style, act, gesture_plan
 from stereotalker.body.model import Body
 from stereotalker.control.background_plate import background_plate
