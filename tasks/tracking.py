@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
-from stereotalker.models import STAGES, weights_file
+from stereotalker.models import PRODUCTION_WEIGHTS, weights_file
 from stereotalker.runtime.home import Home, free_port
 from stereotalker.runtime.process_identity import identity, is_dead
 from stereotalker.store.digests import file_digest
@@ -104,7 +104,7 @@ class Tracker:
     def versions(self, digests: dict[str, str]) -> dict[str, str]:
         """What each stage's weights on disk are called: the champion's version if it is the same file, else "unregistered"."""
         found = {}
-        for stage in STAGES:
+        for stage in PRODUCTION_WEIGHTS:
             found[stage] = "unregistered"
             try:
                 champion = self._client.get_model_version_by_alias(f"stereotalker-{stage}", CHAMPION)
