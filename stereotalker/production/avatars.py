@@ -88,7 +88,7 @@ def fit_portrait_once(path: Path, models: Models, store: AnyStore, landmarks: Pa
 
 
 def fit_key(path: Path, models: Models, landmarks: Path | None = None) -> str:
-    """Store key of a portrait's fit, see `keys.portrait_key`. Raises UserError if a file that it needs does not exist."""
+    """Store key of a portrait's fit, see `keys.portrait_key`. Raises UserError if a file it needs does not exist."""
     try:
         landmark_files = KeyPointFile(landmarks, path).files() if landmarks else []
         source = [file_digest(file) for file in (path, *landmark_files)]
