@@ -74,7 +74,7 @@ app.add_typer(pipeline.dataset, name="dataset")
 
 
 def main() -> None:
-    """Run the command line. A UserError becomes one line for each fault and exit status 2; our bugs show a traceback."""
+    """Run the command line. A UserError is printed without a traceback, and the exit status is 2."""
     try:
         app()
     except UserError as error:

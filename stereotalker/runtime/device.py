@@ -6,7 +6,7 @@ import torch
 
 
 def device() -> str:
-    """Device of the mask predictor and the renderer, in training and use. The other models are small and stay on the CPU."""
+    """Device of the mask predictor and the renderer. The other models are small and stay on the CPU."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 

@@ -43,7 +43,7 @@ class SharedStore:
             return None
 
     def make(self, stage: str, key: str, write: Callable[[Path], None]) -> Path:
-        """Folder of the local copy of an entry. If there is none, `write(folder)` writes its files; they are uploaded."""
+        """Folder of the local copy of an entry. If there is no entry, `write(folder)` writes one, which is uploaded."""
         if found := self.find(stage, key):
             return found
         folder = self._local.make(stage, key, write)
