@@ -165,8 +165,8 @@ def _prefect(batch: BatchRecord, items: list[WorkItem], context: BatchContext, l
         Artifacts,
         FlowRunControl,
         close_orphans,
-        register_silence_automation,
         owner_tag,
+        register_silence_automation,
     )
 
     register_silence_automation()
@@ -235,10 +235,10 @@ def _open_pool(
 
 @contextmanager
 def _interrupts(admission: AdmissionControl, give_up: Callable[[], object]) -> Iterator[None]:
-    """Handle Ctrl-C and SIGTERM. The first stops the batch after the running segments; the second ends the process at once.
+    """Handle Ctrl-C and SIGTERM.
 
-    The second one calls `give_up` before. The store stays intact either way. In a thread that is not the main thread
-    signals cannot be handled, and nothing is done.
+    The first one stops the batch after the running segments. The second one calls `give_up` and ends the process. The
+    store stays intact either way. Outside the main thread signals cannot be handled, and nothing is done.
     """
     received: list[int] = []
 

@@ -178,7 +178,7 @@ class MaskParams(Section):
 
 
 class DenoiserTraining(Training):
-    """Training of the renderer's denoiser: a step takes `batch` runs of `run` consecutive frames, each `crop` px wide."""
+    """Training of the renderer's denoiser: each step has `batch` runs of `run` frames, of `crop` x `crop` px."""
 
     crop: int = Field(gt=0)
     run: int = Field(gt=0)
