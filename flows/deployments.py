@@ -1,4 +1,4 @@
-"""The nightly deployment: a folder is looked at by the clock, and every manifest in it is produced, once."""
+"""The nightly deployment: at set times, every manifest in a folder that is new is produced, once."""
 
 from __future__ import annotations
 
@@ -17,18 +17,21 @@ from stereotalker.store.digests import digest, file_digest
 from stereotalker.store.files import write_atomic
 from stereotalker.store.urls import is_url
 
-_SUFFIXES = (".yaml", ".yml", ".jsonl", ".csv")
+_MANIFEST_SUFFIXES = (".yaml", ".yml", ".jsonl", ".csv")
 
 
 def serve_nightly(folder: Path, out: str, cron: str, params: Path | None) -> None:
-    """Register with Prefect's server and stay until Ctrl-C. Raises UserError."""
+    """Register the deployment with Prefect's server and serve it until Ctrl-C.
+
+    cron: five fields, local time. Raises UserError if the folder, the schedule or the parameters cannot be used.
+    """
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; expected the place where manifests are dropped")
     try:
         schedule = Cron(cron, timezone=None)
     except ValueError as error:
         raise UserError(f"--cron {cron!r}: {error}; expected five fields like '0 20 * * *'") from None
-    load_params(params)
+    load_params(params)  # raises UserError now rather than at night
     arguments = {
         "folder": str(folder.resolve()),
         "out": out if is_url(out) else str(Path(out).resolve()),
@@ -46,45 +49,47 @@ def serve_nightly(folder: Path, out: str, cron: str, params: Path | None) -> Non
 
 @flow(name="nightly", flow_run_name="nightly {folder}", log_prints=True)
 def nightly(folder: str, out: str, params: str | None = None) -> dict[str, str]:
-    """Produce what is new in the folder, one batch after the other. Returns manifest -> how it ended."""
-    home, ended = Home.default(), {}
+    """Produce the new manifests of a folder, one batch after the other. Returns manifest -> how its batch ended.
+
+    A manifest that was produced, or cannot be, is marked as finished. One whose batch stopped early is produced again
+    at the next time. If it was stopped by hand, by the time window, the budget or a full disk, the remaining manifests
+    wait for the next time too, because the reason holds for them as well.
+    """
+    home = Home.default()
+    ended: dict[str, str] = {}
     for manifest in new_manifests(Path(folder), home):
-        mark, again = _mark(manifest, home), False  # of what is read now: a manifest that is changed meanwhile is new
+        # The marker is named after the content that is read now, so a manifest that is changed meanwhile stays new.
+        marker, is_unfinished, has_crashed = _marker(manifest, home), False, False
         try:
             end = produce(manifest, f"{out}/{manifest.stem}", load_params(Path(params) if params else None), home).end
-            ended[manifest.name], again = end.summary(), bool(end.stopped) and not end.broken
+            ended[manifest.name] = end.summary()
+            is_unfinished = bool(end.stopped) and not end.broken
         except UserError as error:
             ended[manifest.name] = f"refused: {error}"
-        except Exception as error:  # one manifest never keeps the others from their night
-            ended[manifest.name], again = f"broke off: {type(error).__name__}: {error}", True
+        except Exception as error:  # the other manifests are produced all the same
+            ended[manifest.name] = f"broke off: {type(error).__name__}: {error}"
+            is_unfinished = has_crashed = True
         print(f"{manifest.name}: {ended[manifest.name]}")
-        if not again:
-            write_atomic(
-                mark,
-                json.dumps(
-                    {
-                        "manifest": str(manifest),
-                        "ended": time.strftime("%Y-%m-%dT%H:%M:%S"),
-                        "how": ended[manifest.name],
-                    }
-                ).encode(),
-            )
-        elif not ended[manifest.name].startswith("broke off"):
-            break  # stopped by hand, window, budget or disk: that holds for the whole night, and the next one goes on
+        if not is_unfinished:
+            now = time.strftime("%Y-%m-%dT%H:%M:%S")
+            record = {"manifest": str(manifest), "ended": now, "how": ended[manifest.name]}
+            write_atomic(marker, json.dumps(record).encode())
+        elif not has_crashed:
+            break
     return ended
 
 
 def new_manifests(folder: Path, home: Home) -> list[Path]:
-    """Manifests that no night has finished yet, oldest first; one that was changed since is new."""
-    found = [
+    """Manifests that are not marked as finished, oldest first. A manifest that was changed since then is new."""
+    manifests = [
         path
         for path in folder.iterdir()
-        if path.suffix.lower() in _SUFFIXES and path.is_file() and not path.name.startswith(".")
+        if path.suffix.lower() in _MANIFEST_SUFFIXES and path.is_file() and not path.name.startswith(".")
     ]
-    return sorted(
-        (path for path in found if not _mark(path, home).is_file()), key=lambda path: (path.stat().st_mtime, path.name)
-    )
+    unfinished = (path for path in manifests if not _marker(path, home).is_file())
+    return sorted(unfinished, key=lambda path: (path.stat().st_mtime, path.name))
 
 
-def _mark(manifest: Path, home: Home) -> Path:
+def _marker(manifest: Path, home: Home) -> Path:
+    """Path of the file that marks a manifest, with its present content, as finished."""
     return home.root / "taken" / f"{digest(str(manifest.resolve()), file_digest(manifest))}.json"

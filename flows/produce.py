@@ -1,4 +1,4 @@
-"""A batch: manifest in, finished videos and a report out. With Prefect and Ray, or inline for tests and debugging."""
+"""Produces a batch: from a manifest to finished videos and a report, with Prefect and Ray, or inline for tests."""
 
 from __future__ import annotations
 
@@ -41,21 +41,26 @@ from stereotalker.tasks.report import BatchLog
 from stereotalker.tasks.tracking import Tracker, TrackingError
 from stereotalker.weights import FOLDER
 
-_AHEAD = 2  # clips in flight beyond the workers: their audio and motion are made while others render
+# Clips in progress beyond the number of workers. Their audio and motion are made while other clips are rendered.
+_CLIPS_AHEAD = 2
 
 
 @dataclass(frozen=True)
 class BatchDone:
+    """The result of `produce`."""
+
     end: BatchEnd
-    report: str  # path or URL
+    report: str  # path or URL of the page
     run: str  # MLflow run id
 
     @property
     def results(self) -> list[ClipResult]:
+        """A row for every clip of the manifest."""
         return self.end.results
 
     @property
     def failed(self) -> int:
+        """Number of clips that were not made, or that failed the quality gate."""
         return sum(not result.ok for result in self.results)
 
 
@@ -69,12 +74,15 @@ def produce(
     stream=None,
     only_failed: bool = False,
 ) -> BatchDone:
-    """Make every clip of a manifest, or those that failed the last time. Running it again finds what is finished in the store.
+    """Make every clip of a manifest. What was finished in an earlier run is found in the store and not made again.
 
-    Raises UserError for a faulty manifest, missing models or no place for results; a clip's own fault is a row of the result.
+    executor: "ray" or "inline"; weights: folder; stream: text stream for the progress display, stderr if None;
+    only_failed: make only the clips that the last run with the same outputs did not make well. Raises UserError if the
+    manifest is faulty, models are missing or the results cannot be written. The fault of one clip becomes its row.
     """
     set_library_defaults()
     manifest, outputs, rules = read_manifest(manifest_path), Outputs(out), params.produce
+    # Rows of the last run that stay as they are.
     before = {name: row for name, row in rows_before(outputs).items() if row.ok} if only_failed else {}
     models = Models(params, weights)
     plan = prepare(manifest, outputs, models, home)
@@ -86,7 +94,7 @@ def produce(
     torch.set_num_threads(rules.worker.threads)
     tracker = _open_tracker(home)
     admission = AdmissionControl(rules.window, rules.budget_hours, rules.breaker, say=_say)
-    batch = _record(manifest, models, tracker)
+    batch = _batch_record(manifest, models, tracker)
     log = BatchLog(tracker, batch, manifest, outputs, home, admission, before)
     maker = ClipMaker(models, store, open_signer(params.provenance, home.credentials), Library(home.avatars))
 
@@ -111,7 +119,7 @@ def produce(
                 _inline(items, context, log)
             else:
                 _prefect(batch, items, context, log)
-    except BaseException as error:  # our own bug: the rows made so far are not lost
+    except BaseException as error:  # a bug of ours: save the rows made so far
         admission.stop(f"the driver failed: {type(error).__name__}: {error}")
         log.close()
         raise
@@ -122,24 +130,28 @@ def produce(
 
 
 def _work_items(plan: Plan, finished: set[str], side: int | None) -> list[WorkItem]:
-    """Previews of the whole batch first, if asked for, then the clips."""
-    good = [planned for planned in plan.clips if not planned.fault and planned.clip.id not in finished]
-    small = [WorkItem(p.row, place, preview(p.clip, side), True) for place, p in enumerate(good)] if side else []
-    return small + [WorkItem(p.row, len(good) + place, p.clip) for place, p in enumerate(good)]
+    """The work in its order: previews of the whole batch first, if wanted, then the clips.
+
+    finished: ids of clips that are left out; side: px of the previews' smaller side, None: no previews.
+    """
+    feasible = [planned for planned in plan.clips if not planned.fault and planned.clip.id not in finished]
+    previews = [WorkItem(p.row, place, preview(p.clip, side), True) for place, p in enumerate(feasible)] if side else []
+    return previews + [WorkItem(p.row, len(feasible) + place, p.clip) for place, p in enumerate(feasible)]
 
 
 def _inline(items: list[WorkItem], context: BatchContext, log: BatchLog) -> None:
-    """One clip after the other, in a thread of its own, so that this one hears Ctrl-C."""
+    """Make one clip after the other in another thread, so that this thread can handle Ctrl-C."""
     with _interrupts(context.admission, log.close), ThreadPoolExecutor(1) as thread:
         try:
             for item in items:
                 context.admission.wait()
                 thread.submit(produce_inline, item, context).result()
         except Stopped:
-            pass  # the rows say so
+            pass  # the rows of the remaining clips say why
 
 
 def _prefect(batch: BatchRecord, items: list[WorkItem], context: BatchContext, log: BatchLog) -> None:
+    """Make the clips as tasks of a Prefect flow run, some at once."""
     from prefect import flow, tags
     from prefect.futures import as_completed
     from prefect.runtime import flow_run
@@ -148,16 +160,25 @@ def _prefect(batch: BatchRecord, items: list[WorkItem], context: BatchContext, l
     from prefect.tasks import exponential_backoff
 
     from stereotalker.tasks.clip import clip_task
-    from stereotalker.tasks.flowrun import FLOW, Artifacts, Buttons, close_orphans, mark_silence, owner_tag
+    from stereotalker.tasks.flowrun import (
+        FLOW,
+        Artifacts,
+        FlowRunControl,
+        close_orphans,
+        owner_tag,
+        register_silence_automation,
+    )
 
-    mark_silence()
+    register_silence_automation()
     close_orphans()
-    window = context.pool.workers + _AHEAD
-    name, ended = f"{batch.name} {batch.started.replace('T', ' ')}", False
+    in_progress = context.pool.workers + _CLIPS_AHEAD
+    name, has_ended = f"{batch.name} {batch.started.replace('T', ' ')}", False
 
-    @flow(name=FLOW, flow_run_name=name, task_runner=ThreadPoolTaskRunner(max_workers=window), persist_result=False)
+    @flow(
+        name=FLOW, flow_run_name=name, task_runner=ThreadPoolTaskRunner(max_workers=in_progress), persist_result=False
+    )
     def produce_batch(manifest: str, clips: int):
-        nonlocal ended
+        nonlocal has_ended
         artifacts = Artifacts(batch.name, len(items))
         task = clip_task.with_options(retries=context.retries, retry_delay_seconds=exponential_backoff(RETRY_S))
         running: list = []
@@ -166,27 +187,27 @@ def _prefect(batch: BatchRecord, items: list[WorkItem], context: BatchContext, l
             running.remove(next(as_completed(running)))
             artifacts.clip()
 
-        with _interrupts(context.admission, log.close), Buttons(flow_run.id, context.admission):
+        with _interrupts(context.admission, log.close), FlowRunControl(flow_run.id, context.admission):
             try:
                 for item in items:
                     context.admission.wait()
                     running.append(task.submit(item.name, item, context))
-                    if len(running) >= window:
+                    if len(running) >= in_progress:
                         wait_for_one()
             except Stopped:
-                pass  # the rows say so
+                pass  # the rows of the remaining clips say why
             while running:
                 wait_for_one()
         end = log.ended()
         artifacts.end(end, context.outputs)
-        ended = True
+        has_ended = True
         if end.stopped:
             return Cancelled(message=end.summary())
         return Failed(message=end.summary()) if end.status == 1 else Completed(message=end.summary())
 
     with tags(batch.name, owner_tag(identity())):
         state = produce_batch(batch.manifest, len(items), return_state=True)
-    if not ended:  # our own bug, or Prefect's
+    if not has_ended:  # a bug of ours or of Prefect
         context.admission.stop(f"the flow run broke off: {state.message}")
 
 
@@ -194,7 +215,7 @@ def _prefect(batch: BatchRecord, items: list[WorkItem], context: BatchContext, l
 def _open_pool(
     executor: str, models: Models, store: AnyStore, home: Home, admission: AdmissionControl
 ) -> Iterator[Pool]:
-    """executor: "ray" or "inline"."""
+    """Yield the pool of workers. executor: "ray" or "inline"."""
     cluster = None
     if executor == "inline":
         slots = [LocalSlot(models, store)]
@@ -214,12 +235,16 @@ def _open_pool(
 
 @contextmanager
 def _interrupts(admission: AdmissionControl, give_up: Callable[[], object]) -> Iterator[None]:
-    """The first Ctrl-C or SIGTERM finishes what runs and stops; the second ends the process at once. The store is whole either way."""
-    heard: list[int] = []
+    """Handle Ctrl-C and SIGTERM.
+
+    The first one stops the batch after the running segments. The second one calls `give_up` and ends the process. The
+    store stays intact either way. Outside the main thread signals cannot be handled, and nothing is done.
+    """
+    received: list[int] = []
 
     def handle(number, frame) -> None:
-        heard.append(number)
-        if len(heard) > 1:
+        received.append(number)
+        if len(received) > 1:
             try:
                 give_up()
             finally:
@@ -239,27 +264,35 @@ def _interrupts(admission: AdmissionControl, give_up: Callable[[], object]) -> I
 
 
 def _open_tracker(home: Home) -> Tracker:
+    """The records of batches. Raises UserError if the tracking server does not answer."""
     try:
         return Tracker(home, "batch")
     except TrackingError as error:
-        raise UserError(f"MLflow at {home.tracking_uri} does not answer: {str(error).splitlines()[0][:200]}") from None
+        reason = str(error).splitlines()[0][:200]
+        raise UserError(f"MLflow at {home.tracking_uri} does not answer: {reason}") from None
 
 
 def _say(text: str) -> None:
     print(f"note: {text}", file=sys.stderr, flush=True)
 
 
-def _record(manifest: Manifest, models: Models, tracker: Tracker) -> BatchRecord:
-    """What the batch is made with, resolved once, so that nothing changes under it."""
+def _batch_record(manifest: Manifest, models: Models, tracker: Tracker) -> BatchRecord:
+    """The versions of everything that the batch is made with. They are read once, at its start."""
     return BatchRecord(
-        name=manifest.path.stem, manifest=str(manifest.path), started=time.strftime("%Y-%m-%dT%H:%M:%S"),
-        models=models.digests, versions=tracker.versions(models.digests), data=_data_versions(), code=code_version(), commit=_commit(),
+        name=manifest.path.stem,
+        manifest=str(manifest.path),
+        started=time.strftime("%Y-%m-%dT%H:%M:%S"),
+        models=models.digests,
+        versions=tracker.versions(models.digests),
+        data=_data_versions(),
+        code=code_version(),
+        commit=_commit(),
         params=digest(models.params.model_dump(mode="json")),
-    )  # fmt: skip
+    )
 
 
 def _data_versions() -> dict[str, str]:
-    """Digests of the training data, as dvc.lock has them; empty for an installed package."""
+    """Digests of the training data from dvc.lock; empty for an installed package."""
     lock = ROOT / "dvc.lock"
     stages = yaml.safe_load(lock.read_text())["stages"] if lock.is_file() else {}
     return {
@@ -271,8 +304,8 @@ def _data_versions() -> dict[str, str]:
 
 
 def _commit() -> str:
-    """The commit of a checkout; empty for an installed package."""
+    """Short hash of the checkout's commit; empty for an installed package."""
     if not (ROOT / ".git").exists():
         return ""
-    answer = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
-    return answer.stdout.strip()
+    result = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    return result.stdout.strip()

@@ -18,7 +18,8 @@ from stereotalker.render.renderer import Renderer
 from stereotalker.store.digests import file_digest
 from stereotalker.weights import FOLDER, load_weights
 
-STAGES = ("audio", "motion", "masks", "render")  # stages whose weights production needs
+# Stages whose weights production loads. They are some of pipeline.TRAINING_STAGES, which train and save the weights.
+PRODUCTION_WEIGHTS = ("audio", "motion", "masks", "render")
 
 
 def weights_file(stage: str, folder: Path = FOLDER) -> Path:
@@ -84,7 +85,8 @@ class Models:
 
         Raises UserError if one of them does not exist.
         """
-        files = {stage: weights_file(stage, self.folder) for stage in STAGES} | {"body": resolve(self.params.body.file)}
+        files = {stage: weights_file(stage, self.folder) for stage in PRODUCTION_WEIGHTS}
+        files["body"] = resolve(self.params.body.file)
         for stage, path in files.items():
             if not path.is_file():
                 raise UserError(f"{stage}: {path} not found; run `dvc repro`, or restore the repository's file")

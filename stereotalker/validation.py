@@ -1,4 +1,4 @@
-"""Checked records that users write: unknown keys, NaN and infinity are refused, and the refusal is explained."""
+"""Base class for records that users write, and explanations of their faults."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from pydantic import BaseModel, ConfigDict
 
 
 class StrictModel(BaseModel):
+    """A frozen record that refuses unknown keys, NaN and infinity."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def explain(fault: dict) -> str:
-    """One line for one fault of a pydantic ValidationError: the key, what was expected, and what came."""
+    """One line for one entry of a pydantic ValidationError.errors(): the key, what was expected, and what came."""
     field = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
         return f"unknown key {field!r}"

@@ -1,4 +1,7 @@
-"""The two Prefect tasks of a batch: `clip`, and inside it `render`. Thin: each is one library call and its bookkeeping."""
+"""The two Prefect tasks of a batch: `clip`, and inside it `render`.
+
+Each is one call of the library, with the bookkeeping for retries, errors and the row in the report.
+"""
 
 from __future__ import annotations
 
@@ -24,53 +27,65 @@ from stereotalker.production.report import ClipResult
 from stereotalker.production.segments import Progress, Render, RenderedSegment, SegmentJob
 from stereotalker.tasks.pool import Pool
 
-RETRY_S = 2  # before the first retry, then doubled
-_FAILED = "ClipFailed"  # final; a state that Prefect makes of a raised Again is called Failed
+RETRY_S = 2  # seconds before the first retry; the pause doubles with every retry
+
+# Name of the final state of a failed clip. It is not retried. Prefect calls the state of a task that raised "Failed".
+_FAILED = "ClipFailed"
 
 
 @dataclass(frozen=True)
 class BatchContext:
-    """What every clip of a batch is made with."""
+    """Everything that the clips of a batch share."""
 
     maker: ClipMaker
     pool: Pool
     outputs: Outputs
     progress: Progress
     admission: AdmissionControl
-    retries: int
-    on_result: Callable[[ClipResult, bool], None]  # and whether it was a preview
+    retries: int  # of a clip, after a fault that may pass
+    on_result: Callable[[ClipResult, bool], None]  # the second argument: whether it is a preview
 
 
 @dataclass(frozen=True)
 class WorkItem:
-    """One clip to make: its row in the manifest, its place in the order of work, and whether this is the preview."""
+    """One clip to make, or its preview."""
 
-    row: int
-    place: int
+    row: int  # in the manifest, from 1
+    place: int  # in the order of work
     clip: Clip
     preview: bool = False
 
     @property
     def name(self) -> str:
+        """Name of the task run."""
         return f"{'preview' if self.preview else 'clip'}-{self.clip.id}"
 
 
-class Again(Exception):
-    """A fault that may pass; the clip is tried once more."""
+class RetryClip(Exception):
+    """A fault occurred that may pass. The clip is tried again."""
 
 
 @task(name="render", task_run_name="render-{name}", cache_policy=NO_CACHE, persist_result=False)
 def render_task(name: str, context: BatchContext, jobs: list[SegmentJob], progress: Progress) -> list[RenderedSegment]:
+    """Render the segments of a clip. See Pool.render."""
     return context.pool.render(jobs, progress)
 
 
 @task(
-    name="clip", task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False, retry_delay_seconds=exponential_backoff(RETRY_S),
+    name="clip",
+    task_run_name="{name}",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retry_delay_seconds=exponential_backoff(RETRY_S),
     retry_condition_fn=lambda task, run, state: state.name != _FAILED,
-)  # fmt: skip
+)
 def clip_task(name: str, item: WorkItem, context: BatchContext) -> State:
-    """Its state is the clip's: Completed, Failed with the reason, Cancelled when not reached. The row goes to context.on_result."""
-    _shield_children()
+    """Make a clip. Its row of the report goes to context.on_result.
+
+    The state that it returns is Completed; Failed, with the reason; or Cancelled, if the batch stopped before the clip
+    was done.
+    """
+    _block_signals()
     attempt = task_run.run_count or 1
     result = produce_clip(item, context, lambda jobs, progress: render_task(name, context, jobs, progress), attempt)
     context.on_result(result, item.preview)
@@ -84,30 +99,38 @@ def clip_task(name: str, item: WorkItem, context: BatchContext) -> State:
 
 
 def produce_inline(item: WorkItem, context: BatchContext) -> None:
-    """The same without Prefect."""
-    _shield_children()
+    """Make a clip as `clip_task` does, but without Prefect."""
+    _block_signals()
     for attempt in range(1, context.retries + 2):
         try:
             context.on_result(produce_clip(item, context, context.pool.render, attempt), item.preview)
             return
-        except Again:
+        except RetryClip:
             time.sleep(RETRY_S * 2 ** (attempt - 1))
 
 
-def _camera(clip: Clip) -> str:
-    """The kind, and whatever is not as it is by default."""
+def _camera_text(clip: Clip) -> str:
+    """The kind of camera path, and its keys that differ from the defaults."""
     keys = clip.camera.model_dump(mode="json", exclude_defaults=True, exclude={"kind"})
     return " ".join([clip.camera.kind, *(f"{name} {value}" for name, value in keys.items())])
 
 
 def produce_clip(item: WorkItem, context: BatchContext, render: Render, attempt: int) -> ClipResult:
-    """One clip and its row in the report, whatever happens to it. Raises Again while a passing fault may be tried once more."""
+    """Make one clip and return its row in the report. An error becomes a row, too.
+
+    render: renders the segments; attempt: 1 for the first. Raises RetryClip after a fault that may pass, if the clip
+    has retries left.
+    """
     clip, timings = item.clip, StageTimings()
+    stereo = f", stereo {clip.stereo.layout}" if clip.stereo else ""
     facts = {
-        "avatar": clip.avatar, "speech": str(clip.audio) if clip.audio else (clip.script or "")[:80],
-        "picture": f"{clip.width} x {clip.height}, {clip.fps:g} fps" + (f", stereo {clip.stereo.layout}" if clip.stereo else ""), "camera": _camera(clip), "seed": str(clip.seed),
-    }  # fmt: skip
-    known = {
+        "avatar": clip.avatar,
+        "speech": str(clip.audio) if clip.audio else (clip.script or "")[:80],
+        "picture": f"{clip.width} x {clip.height}, {clip.fps:g} fps{stereo}",
+        "camera": _camera_text(clip),
+        "seed": str(clip.seed),
+    }
+    common = {
         "id": clip.id,
         "row": item.row,
         "attempts": attempt,
@@ -120,28 +143,35 @@ def produce_clip(item: WorkItem, context: BatchContext, render: Render, attempt:
         notes = context.maker.fit_notes(clip)
         files = _deliver(item, finished, context, timings)
     except Stopped as stop:
-        return ClipResult(state="stopped", error=str(stop), **known)
-    except Exception as error:  # a clip is never lost: its own fault in its own words, ours with a traceback beside it
+        return ClipResult(state="stopped", error=str(stop), **common)
+    except Exception as error:  # every clip gets a row; for a bug of ours the traceback is saved beside it
         if fault := disk_fault(error):
-            context.admission.stop(
-                f"{fault.strerror}: {fault.filename or context.maker.store}; make room or mend it and run the batch again"
-            )
-            return ClipResult(state="stopped", error=context.admission.stopped, **known)
+            place = fault.filename or context.maker.store
+            context.admission.stop(f"{fault.strerror}: {place}; make room or mend it and run the batch again")
+            return ClipResult(state="stopped", error=context.admission.stopped, **common)
         if is_passing(error) and attempt <= context.retries:
             context.progress(clip.id, "retry", 0, 1)
-            raise Again(str(error)) from error
-        known_fault = isinstance(error, UserError) or is_passing(error)
-        reason, log = (str(error), "") if known_fault else _our_fault(error, clip.id, context.outputs)
+            raise RetryClip(str(error)) from error
+        is_expected = isinstance(error, UserError) or is_passing(error)
+        reason, log = (str(error), "") if is_expected else _save_traceback(error, clip.id, context.outputs)
         context.admission.outcome(reason)
-        return ClipResult(state="failed", error=reason, log=log, **known)
+        return ClipResult(state="failed", error=reason, log=log, **common)
     context.admission.outcome("")
     verdict = finished.verdict
-    told = {"verdict": verdict.verdict, "reasons": (*verdict.reasons, *notes), "measures": verdict.measures}
-    return ClipResult(state="done", rendered=timings.rendered, frames=finished.frames, **told, **files, **known)
+    return ClipResult(
+        state="done",
+        rendered=timings.rendered,
+        frames=finished.frames,
+        verdict=verdict.verdict,
+        reasons=(*verdict.reasons, *notes),
+        measures=verdict.measures,
+        **files,
+        **common,
+    )
 
 
 def _deliver(item: WorkItem, finished: FinishedClip, context: BatchContext, timings: StageTimings) -> dict[str, str]:
-    """Sign the video and put it and its poster where results go. Returns their names there."""
+    """Sign the video, and copy it and its poster to the outputs. Returns their names there."""
     signed = context.maker.sign(item.clip, finished, timings)
     folder = "previews" if item.preview else "clips"
     files = {"video": f"{folder}/{item.clip.file_name}", "poster": f"posters/{item.clip.id}.jpg"}
@@ -150,17 +180,18 @@ def _deliver(item: WorkItem, finished: FinishedClip, context: BatchContext, timi
     return files
 
 
-def _shield_children() -> None:
-    """A terminal's Ctrl-C reaches every process of its group; ffmpeg and espeak-ng, started from this thread, inherit that it is blocked."""
+def _block_signals() -> None:
+    """Block SIGINT and SIGTERM in this thread, and so in ffmpeg and espeak-ng, which are started from it.
+
+    Otherwise Ctrl-C on a terminal would end them, because it reaches every process of the group.
+    """
     assert threading.current_thread() is not threading.main_thread()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
 
 
-def _our_fault(error: Exception, clip: str, outputs: Outputs) -> tuple[str, str]:
-    """A line for the row, and the name of the file with the traceback."""
+def _save_traceback(error: Exception, clip: str, outputs: Outputs) -> tuple[str, str]:
+    """Save the traceback of a bug. Returns a line for the row, and the name of the file in the outputs."""
     log = f"logs/{clip}.txt"
     outputs.put(log, "".join(traceback.format_exception(error)).encode())
-    return (
-        f"unexpected {type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}; the traceback is in {outputs.name(log)}",
-        log,
-    )
+    message = str(error).splitlines()[0] if str(error) else "no message"
+    return f"unexpected {type(error).__name__}: {message}; the traceback is in {outputs.name(log)}", log

@@ -1,4 +1,4 @@
-"""Ray: actors that hold the renderer, one for every slot. The only file that knows it."""
+"""Ray actors that hold the renderer, one for each slot of the pool. No other module imports Ray."""
 
 from __future__ import annotations
 
@@ -15,43 +15,55 @@ from stereotalker.params import Params, WorkerParams
 from stereotalker.production.segments import RenderedSegment, SegmentJob
 from stereotalker.tasks.worker import RenderWorker
 
-_OBJECT_STORE_BYTES = 200 * 1024**2  # nothing but small jobs travels
+_OBJECT_STORE_BYTES = 200 * 1024**2  # enough, because only small jobs are sent
+
+# Errors after which the worker is gone.
 _LOST = (
-    exceptions.RayActorError, exceptions.ActorUnavailableError, exceptions.NodeDiedError, exceptions.WorkerCrashedError,
+    exceptions.RayActorError,
+    exceptions.ActorUnavailableError,
+    exceptions.NodeDiedError,
+    exceptions.WorkerCrashedError,
     exceptions.OutOfMemoryError,
-)  # fmt: skip
+)
 
 
 class Cluster:
-    """A connection to Ray: the cluster at an address, else one started here. `slots` share it."""
+    """A connection to the Ray cluster at an address, or else to one that is started here. The `slots` share it.
+
+    Raises UserError if no cluster answers, or if a worker does not fit on this machine.
+    """
 
     def __init__(self, params: Params, weights: Path, store: str, local_store: Path):
         rules = params.produce.worker
         address = rules.address or os.environ.get("RAY_ADDRESS")
-        self._shared = ray.is_initialized()
-        if not self._shared:
-            local = {
+        self._was_initialized = ray.is_initialized()
+        if not self._was_initialized:
+            local_options = {
                 "num_cpus": params.produce.workers * rules.threads,
                 "object_store_memory": _OBJECT_STORE_BYTES,
                 "include_dashboard": False,
             }
             try:
-                ray.init(address=address, log_to_driver=False, logging_level="ERROR", **({} if address else local))
+                ray.init(
+                    address=address, log_to_driver=False, logging_level="ERROR", **({} if address else local_options)
+                )
             except (ConnectionError, ValueError) as error:
                 raise UserError(
-                    f"no Ray cluster answers at {address}: {error}; start one with `ray start --head`, or leave --ray-address out"
+                    f"no Ray cluster answers at {address}: {error}; "
+                    "start one with `ray start --head`, or leave --ray-address out"
                 ) from None
-        _check_room(rules, address)
+        _check_resources(rules, address)
         digests = Models(params, weights).digests
         self.slots = [ActorSlot(params, weights, digests, store, local_store) for _ in range(params.produce.workers)]
 
     def close(self) -> None:
-        if not self._shared:
+        """End the connection, unless somebody else had made it before."""
+        if not self._was_initialized:
             ray.shutdown()
 
 
 class ActorSlot:
-    """One actor with one call in flight; started at its first job, given back when there is none."""
+    """One actor, with one call at a time. It is started at the first job, and killed by `rest`. See pool.Slot."""
 
     def __init__(self, params: Params, weights: Path, digests: dict[str, str], store: str, local_store: Path):
         self._rules = params.produce.worker
@@ -59,34 +71,36 @@ class ActorSlot:
         self._actor = None
 
     def run(self, job: SegmentJob) -> RenderedSegment:
-        """Raises WorkerLost when the actor dies or none can be had, ClipError when the segment runs out of time."""
+        """Render a job. Raises WorkerLost if the actor dies or cannot start, ClipError if the job takes too long."""
         actor = self._actor = self._actor or self._start()
         try:
             return ray.get(actor.render.remote(job), timeout=self._rules.segment_timeout)
         except _LOST as error:
             self.rest()
-            raise WorkerLost(_first_line(error), blameless=_node_went(error)) from None
+            raise WorkerLost(_first_line(error), blameless=_is_node_lost(error)) from None
         except exceptions.GetTimeoutError:
             self.rest()
             limit = self._rules.segment_timeout
             raise ClipError(
-                f"frames {job.window.start}-{job.window.stop} took longer than {limit:g} s; raise produce.worker.segment_timeout"
+                f"frames {job.window.start}-{job.window.stop} took longer than {limit:g} s; "
+                "raise produce.worker.segment_timeout"
             ) from None
         except exceptions.RayTaskError as error:
             raise error.cause from None
 
     def rest(self) -> None:
+        """Kill the actor, so that its memory is free."""
         if self._actor is not None:
             ray.kill(self._actor)
             self._actor = None
 
     @property
     def process(self) -> int | None:
-        """Process id of the worker; None while there is none."""
+        """Process id of the worker; None if there is no worker."""
         return ray.get(self._actor.process.remote()) if self._actor is not None else None
 
     def _start(self):
-        """A ready actor: models load when its first segment comes."""
+        """Start an actor and wait until it is ready. It loads its models when the first segment needs them."""
         rules = self._rules
         options = {"num_cpus": rules.threads, "num_gpus": rules.gpus, "max_restarts": 0, "max_task_retries": 0}
         actor = ray.remote(**options)(RenderWorker).remote(*self._arguments)
@@ -99,7 +113,7 @@ class ActorSlot:
                 blameless=True,
             ) from None
         except _LOST as error:
-            if getattr(error, "actor_init_failed", False):  # it cannot even begin: no other try will do better
+            if getattr(error, "actor_init_failed", False):  # the worker's constructor raised, and would raise again
                 raise UserError(f"a worker could not start: {str(error).strip().splitlines()[-1]}") from None
             raise WorkerLost(_first_line(error), blameless=True) from None
         except exceptions.RayTaskError as error:
@@ -107,20 +121,21 @@ class ActorSlot:
         return actor
 
 
-def _check_room(rules: WorkerParams, address: str | None) -> None:
-    """A worker must fit somewhere. A cluster may still grow: there it is a note."""
+def _check_resources(rules: WorkerParams, address: str | None) -> None:
+    """Raise UserError if no node has room for a worker. With a cluster it is only a note, because clusters may grow."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if any(node.get("CPU", 0) >= rules.threads and node.get("GPU", 0) >= rules.gpus for node in nodes):
         return
-    has = "; ".join(f"{node.get('CPU', 0):g} CPUs, {node.get('GPU', 0):g} GPUs" for node in nodes)
-    reason = f"a worker needs {rules.threads} CPUs and {rules.gpus:g} GPUs, the nodes have {has}"
+    available = "; ".join(f"{node.get('CPU', 0):g} CPUs, {node.get('GPU', 0):g} GPUs" for node in nodes)
+    reason = f"a worker needs {rules.threads} CPUs and {rules.gpus:g} GPUs, the nodes have {available}"
     if address is None:
         ray.shutdown()
         raise UserError(f"{reason}; lower --threads or --gpus")
     print(f"note: {reason}; waiting for a larger node", file=sys.stderr)
 
 
-def _node_went(error: BaseException) -> bool:
+def _is_node_lost(error: BaseException) -> bool:
+    """Whether the whole node was lost. Some errors of Ray say so in their text only."""
     return (
         isinstance(error, exceptions.NodeDiedError | exceptions.ActorUnavailableError)
         or "node" in str(error).lower()

@@ -1,4 +1,4 @@
-"""A word to people when a batch ends: Apprise URLs, or Prefect's notification blocks."""
+"""Sends a message to people when a batch ends, through Apprise URLs or Prefect's notification blocks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from prefect.blocks.core import Block
 
 
 def notify(targets: list[str], title: str, text: str) -> None:
-    """targets: "json://host/path", "mailto://..." and the like, or a saved block as "slack-webhook/name". A message that is lost is said on stderr."""
+    """Send a message to all targets. One that cannot be sent is reported on stderr.
+
+    targets: Apprise URLs like "json://host/path" or "mailto://...", or saved Prefect blocks like "slack-webhook/name".
+    """
     for target in targets:
         try:
             if "://" in target:
@@ -18,9 +21,7 @@ def notify(targets: list[str], title: str, text: str) -> None:
                     raise ConnectionError("not delivered")
             else:
                 Block.load(target).notify(text, subject=title)
-        except Exception as error:  # whatever a messenger does, the batch is done
-            kind = target.split(":")[0]  # the rest may hold a password
-            print(
-                f"the notice through {kind} was lost: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
-                file=sys.stderr,
-            )
+        except Exception as error:  # the batch is done, whatever error a messenger raises
+            kind = target.split(":")[0]  # the rest may contain a password
+            message = str(error).splitlines()[0] if str(error) else ""
+            print(f"the notice through {kind} was lost: {type(error).__name__}: {message}", file=sys.stderr)

@@ -1,4 +1,7 @@
-"""Who renders segments: slots, each one worker, fed from one queue. What to do when a worker dies or runs out of memory is here."""
+"""The pool of render workers: slots, each with room for one worker, that take segments from one queue.
+
+Also decides what happens when a worker dies or runs out of memory.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import random
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from itertools import count
 from queue import Empty, PriorityQueue
@@ -20,21 +24,21 @@ from stereotalker.production.admission import AdmissionControl
 from stereotalker.production.segments import Progress, RenderedSegment, SegmentJob, render_segment
 from stereotalker.store.remote import AnyStore
 
-_LONGEST_BACKOFF_S = 60.0
+_MAX_BACKOFF_S = 60.0  # seconds, before jitter
 
 
 class Slot(Protocol):
-    """Room for one worker. Used by one thread."""
+    """Room for one worker. It is used by one thread."""
 
     def run(self, job: SegmentJob) -> RenderedSegment:
-        """Raises WorkerLost, OutOfMemory, or what is wrong with the job."""
+        """Render a job. Raises WorkerLost, OutOfMemory, or the error of the job itself."""
 
     def rest(self) -> None:
-        """There is no work: give back what is held."""
+        """Release memory and other resources, because there is no work."""
 
 
 class LocalSlot:
-    """Renders in this process: for --executor inline, tests and debugging."""
+    """Renders in this process, for --executor inline, tests and debugging."""
 
     def __init__(self, models: Models, store: AnyStore):
         self._models, self._store = models, store
@@ -48,18 +52,25 @@ class LocalSlot:
 
 
 class Pool:
-    """Threads, one a slot, started when there is work. Jobs wait in the order of their clips, not with Ray."""
+    """One thread for each slot, started when there is work for it.
+
+    Jobs wait in this queue, in the order of their clips, and not in Ray's.
+    """
 
     def __init__(self, slots: list[Slot], rules: WorkerParams, admission: AdmissionControl, store: AnyStore):
         self._slots, self._rules, self._admission, self._store = list(slots), rules, admission, store
         self.workers = len(slots)
         self._queue: PriorityQueue[tuple[int, int, SegmentJob | None, Future]] = PriorityQueue()
-        self._number, self._lock = count(), threading.Lock()
-        self._idle, self._threads, self._closing = 0, [], False
+        self._sequence, self._lock = count(), threading.Lock()
+        self._idle, self._threads, self._closing = 0, [], False  # _idle: threads that wait for a job
 
     def render(self, jobs: list[SegmentJob], progress: Progress) -> list[RenderedSegment]:
-        """All segments of a clip, in the order of `jobs`. The first that fails takes the waiting ones back."""
-        ready, lock, total = 0, threading.Lock(), sum(job.window.stop - job.window.start for job in jobs)
+        """Render all segments of a clip, and return them in the order of `jobs`.
+
+        If one of them fails, those that still wait are cancelled, and its error is raised.
+        """
+        ready, lock = 0, threading.Lock()  # ready: frames
+        total = sum(job.window.stop - job.window.start for job in jobs)
 
         def report(future: Future) -> None:
             nonlocal ready
@@ -76,17 +87,18 @@ class Pool:
                 future.cancel()
 
     def close(self) -> None:
-        """Nothing more is begun; what runs is waited for."""
+        """Begin no more jobs, and wait for those that run."""
         self._closing = True
         for _ in self._threads:
-            self._queue.put((sys.maxsize, next(self._number), None, Future()))  # wakes a thread that waits for work
+            self._queue.put((sys.maxsize, next(self._sequence), None, Future()))  # wakes a thread that waits for work
         for thread in self._threads:
             thread.join()
 
-    def _submit(self, job: SegmentJob, report) -> Future:
+    def _submit(self, job: SegmentJob, report: Callable[[Future], None]) -> Future:
+        """Queue a job, and start another thread if none waits for it and a slot has no thread yet."""
         future: Future = Future()
         future.add_done_callback(report)
-        self._queue.put((job.order, next(self._number), job, future))
+        self._queue.put((job.order, next(self._sequence), job, future))
         with self._lock:
             if self._queue.qsize() > self._idle and len(self._threads) < len(self._slots):
                 thread = threading.Thread(target=self._serve, args=(self._slots[len(self._threads)],), daemon=True)
@@ -95,22 +107,26 @@ class Pool:
         return future
 
     def _serve(self, slot: Slot) -> None:
-        """A slot's thread: the next job when the gate is open, rest when none came for a while."""
-        resting = False
+        """Loop of a slot's thread: take the next job, wait until it may begin, render it.
+
+        If no job comes for `idle` seconds, the slot releases its worker.
+        """
+        is_resting = False
         while not self._closing:
             with self._lock:
                 self._idle += 1
             try:
-                _, _, job, future = self._queue.get(timeout=min(self._rules.idle, 1.0) if resting else self._rules.idle)
+                timeout = min(self._rules.idle, 1.0) if is_resting else self._rules.idle
+                _, _, job, future = self._queue.get(timeout=timeout)
             except Empty:
-                if not resting:
+                if not is_resting:
                     slot.rest()
-                resting = True
+                is_resting = True
                 continue
             finally:
                 with self._lock:
                     self._idle -= 1
-            resting = False
+            is_resting = False
             if job is None or not future.set_running_or_notify_cancel():
                 continue
             try:
@@ -121,36 +137,41 @@ class Pool:
         slot.rest()
 
     def _attempt(self, job: SegmentJob, slot: Slot) -> RenderedSegment:
-        """One segment, whatever it takes: again after a lost worker, in halves when memory or two workers went with it."""
+        """Render one segment. It is tried again after a lost worker, and in halves if it may need too much memory.
+
+        Memory is the suspected cause if it ran out, or if two workers died. Raises ClipError or WorkerLost if the
+        limits in `produce.worker` are reached.
+        """
         deaths = losses = 0
         todo, done = [job], []
         while todo:
             part = todo.pop(0)
-            halves = part.halves()
+            halves, where = part.halves(), f"frames {part.window.start}-{part.window.stop}"
             if halves and self._store.find("cut", part.key) and self._store.find("render", part.key) is None:
-                todo[:0] = halves  # an earlier run has cut it already
+                todo[:0] = halves  # an earlier run had to render it in halves
                 continue
             try:
                 done.append(self._timed(part, slot))
             except OutOfMemory as error:
                 if not halves:
                     raise ClipError(
-                        f"frames {part.window.start}-{part.window.stop} do not fit into memory ({error}); render fewer pixels, or with fewer workers"
+                        f"{where} do not fit into memory ({error}); render fewer pixels, or with fewer workers"
                     ) from None
                 todo[:0] = self._cut(part, halves)
             except WorkerLost as error:
                 deaths, losses = deaths + (not error.blameless), losses + error.blameless
-                where = f"frames {part.window.start}-{part.window.stop}"
                 if deaths >= self._rules.deaths:
                     raise ClipError(
-                        f"{where}: {deaths} workers died on them, one after the other ({error}); is there enough memory?"
+                        f"{where}: {deaths} workers died on them, one after the other ({error}); "
+                        "is there enough memory?"
                     ) from None
                 if losses > self._rules.lost_nodes:
                     raise WorkerLost(
                         f"{where}: no worker stayed long enough, {losses} times ({error})", blameless=True
                     ) from None
                 self._back_off(deaths + losses)
-                todo[:0] = self._cut(part, halves) if halves and deaths >= 2 and not error.blameless else (part,)
+                may_be_memory = deaths >= 2 and not error.blameless
+                todo[:0] = self._cut(part, halves) if halves and may_be_memory else (part,)
         return RenderedSegment(
             tuple(key for part in done for key in part.keys),
             sum(part.frames for part in done),
@@ -158,7 +179,7 @@ class Pool:
         )
 
     def _timed(self, job: SegmentJob, slot: Slot) -> RenderedSegment:
-        """Run it, and book the worker's time as useful or lost."""
+        """Render a job, and add the worker's time to the budget as useful or lost."""
         started, done = time.monotonic(), None
         try:
             done = slot.run(job)
@@ -167,12 +188,13 @@ class Pool:
             self._admission.spend(time.monotonic() - started, lost=done is None)
 
     def _cut(self, job: SegmentJob, halves: tuple[SegmentJob, SegmentJob]) -> tuple[SegmentJob, SegmentJob]:
-        """Remember that this segment is made in halves, so that the next run does not try it whole."""
+        """Record in the store that this segment is rendered in halves, so that the next run does not try it whole."""
         self._store.make("cut", job.key, lambda folder: (folder / "cut.txt").write_text(str(halves[1].window.start)))
         return halves
 
     def _back_off(self, tries: int) -> None:
-        pause = min(self._rules.backoff * 2 ** (tries - 1), _LONGEST_BACKOFF_S) * random.uniform(0.5, 1.0)
+        """Wait before the next try, longer after each, with jitter. Raises Stopped if the batch stops meanwhile."""
+        pause = min(self._rules.backoff * 2 ** (tries - 1), _MAX_BACKOFF_S) * random.uniform(0.5, 1.0)
         until = time.monotonic() + pause
         while (left := until - time.monotonic()) > 0:
             if self._closing or self._admission.stopped:

@@ -1,4 +1,4 @@
-"""The batch's records: MLflow runs as clips finish, the page at the end."""
+"""The records of a batch: a run in MLflow for every clip when it ends, and the report at the end."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from stereotalker.tasks.tracking import Tracker, TrackingError
 
 
 class BatchLog:
-    """The rows of a batch, and its records: a parent run in MLflow with a child run for every clip, written by the driver alone.
+    """Collects the rows of a batch and writes its records: a run in MLflow, with a child run for every clip.
 
-    A tracking server that is away costs records, not clips.
+    Only the driver writes. If the tracking server does not answer, records are lost, but no clips.
     """
 
     def __init__(
@@ -35,20 +35,18 @@ class BatchLog:
         admission: AdmissionControl,
         before: dict[str, ClipResult],
     ):
-        self._tracker, self._batch, self._manifest, self._outputs, self._admission = (
-            tracker,
-            batch,
-            manifest,
-            outputs,
-            admission,
-        )
-        self._history, self._clips = History(home.history), {clip.id: clip for clip in manifest.clips}
-        self._rows, self._previews, self._begun = dict(before), {}, time.monotonic()
-        self._started = datetime.now()
-        self._lock, self._complaints = threading.Lock(), set()
+        """before: rows of an earlier run that stay as they are, by clip id."""
+        self._tracker, self._batch, self._manifest = tracker, batch, manifest
+        self._outputs, self._admission, self._history = outputs, admission, History(home.history)
+        self._clips = {clip.id: clip for clip in manifest.clips}
+        self._rows: dict[str, ClipResult] = dict(before)
+        self._previews: dict[str, str] = {}  # clip id -> name of its preview in the outputs
+        self._started, self._started_monotonic = datetime.now(), time.monotonic()
+        self._lock = threading.Lock()  # for calls of the tracker
+        self._reported: set[str] = set()  # causes of tracking errors that were printed
         tracker.close_orphans()
         self.run = tracker.start(batch.name, tags={"batch": batch.name, "git_commit": batch.commit})
-        pinned = {f"model.{stage}": digest for stage, digest in batch.models.items()}
+        models = {f"model.{stage}": digest for stage, digest in batch.models.items()}
         versions = {f"version.{stage}": version for stage, version in batch.versions.items()}
         data = {f"data.{name}": digest for name, digest in batch.data.items()}
         tracker.note(
@@ -58,56 +56,56 @@ class BatchLog:
                 "clips": len(manifest.clips),
                 "code": batch.code,
                 "params": batch.params,
-                **pinned,
+                **models,
                 **versions,
                 **data,
             },
         )
 
     def take(self, result: ClipResult, threads: int, is_preview: bool = False) -> ClipResult:
-        """A clip has ended. Returns its row as it will stand in the report."""
+        """Add the result of a clip that has ended. Returns its row as it will be in the report."""
         if is_preview:
             self._previews[result.id] = result.video
             return result
-        reasons = (*result.reasons, *self._late(self._clips[result.id]))
+        reasons = (*result.reasons, *self._lateness(self._clips[result.id]))
         row = self._rows[result.id] = replace(result, preview=self._previews.get(result.id, ""), reasons=reasons)
-        if row.state == "done" and row.rendered >= row.frames:  # a clip that was partly found says nothing about speed
-            clip, other = (
-                self._clips[row.id],
-                sum(seconds for stage, seconds in row.seconds.items() if stage != "render"),
-            )
+        # A clip that was partly found in the store says nothing about speed.
+        if row.state == "done" and row.rendered >= row.frames:
+            clip = self._clips[row.id]
+            other = sum(seconds for stage, seconds in row.seconds.items() if stage != "render")
             self._history.add(Pace(clip.pixels, row.frames, threads, row.seconds["render"], other))
         with self._lock:
-            self._record(row.id, lambda: self._note(row))
+            self._record(row.id, lambda: self._write_clip(row))
         return row
 
-    def _late(self, clip: Clip) -> list[str]:
+    def _lateness(self, clip: Clip) -> list[str]:
+        """A remark if the clip ended after its deadline."""
         deadline = due(clip, self._started)
         over = (datetime.now() - deadline).total_seconds() if deadline else 0.0
         return [f"{duration(over)} after its deadline"] if over > 0 else []
 
     def ended(self) -> BatchEnd:
-        """The batch as it stands: what has no row yet was not reached."""
-        missing = self._admission.stopped or "the batch ended before it"
+        """The result of the batch so far. Clips without a row get one that says that they were not reached."""
+        reason = self._admission.stopped or "the batch ended before it"
         rows = [
             self._rows.get(clip.id)
-            or ClipResult(clip.id, row, "stopped", missing, preview=self._previews.get(clip.id, ""))
+            or ClipResult(clip.id, row, "stopped", reason, preview=self._previews.get(clip.id, ""))
             for row, clip in enumerate(self._manifest.clips, 1)
         ]
         return BatchEnd(
             rows,
             self._admission.stopped,
-            time.monotonic() - self._begun,
+            time.monotonic() - self._started_monotonic,
             self._admission.spent.useful,
             self._admission.spent.lost,
         )
 
     def close(self) -> tuple[BatchEnd, str]:
-        """Write the page, close the run. Returns the end and the page's path or URL."""
+        """Write the report and end the run in MLflow. Returns the result, and the path or URL of the report."""
         end = self.ended()
         try:
             page = write_report(self._outputs, self._batch, end)
-        except OSError as error:  # a disk that is full or away: the clips are in the store
+        except OSError as error:  # the disk is full or not mounted; the clips are in the store
             print(f"note: the report could not be written: {error}", file=sys.stderr)
             page = "not written"
         counts = {shown: end.count(shown) for shown in SHOWN}
@@ -118,7 +116,7 @@ class BatchLog:
         }
         frames = sum(result.frames for result in end.results)
 
-        def note() -> None:
+        def write() -> None:
             self._tracker.note(
                 self.run,
                 metrics={"clips": len(end.results), "frames": frames, **counts, **hours},
@@ -128,21 +126,23 @@ class BatchLog:
                 self._tracker.attach(self.run, "report.html", report)
             self._tracker.end(self.run, "KILLED" if end.stopped else "FAILED" if end.status == 1 else "FINISHED")
 
-        self._record("the batch", note)
+        self._record("the batch", write)
         return end, page
 
     def _record(self, what: str, write: Callable[[], None]) -> None:
+        """Call `write`. The first tracking error of each cause is printed, and none is raised."""
         try:
             write()
         except TrackingError as error:
-            if cause(str(error)) not in self._complaints:
-                self._complaints.add(cause(str(error)))
+            if cause(str(error)) not in self._reported:
+                self._reported.add(cause(str(error)))
                 print(
                     f"MLflow did not take the record of {what}, the clips go on: {str(error).splitlines()[0]}",
                     file=sys.stderr,
                 )
 
-    def _note(self, result: ClipResult) -> None:
+    def _write_clip(self, result: ClipResult) -> None:
+        """Write the run of a clip."""
         tags = {
             "batch": self._batch.name,
             "clip": result.id,
@@ -153,10 +153,10 @@ class BatchLog:
         run = self._tracker.start(result.id, parent=self.run, tags=tags)
         seconds = {f"seconds.{stage}": value for stage, value in result.seconds.items()}
         measures = {f"quality.{name}": value for name, value in result.measures.items()}
-        pinned = {f"version.{stage}": version for stage, version in self._batch.versions.items()}
+        versions = {f"version.{stage}": version for stage, version in self._batch.versions.items()}
         self._tracker.note(
             run,
-            params={**result.facts, **pinned, "code": self._batch.code},
+            params={**result.facts, **versions, "code": self._batch.code},
             metrics={"frames": result.frames, **seconds, **measures},
         )
         self._tracker.end(run, {"done": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}[result.state])

@@ -1,4 +1,7 @@
-"""One Prefect server for this home, started when needed and left running; PREFECT_API_URL, if set, is used instead."""
+"""The Prefect server of a home. It is started when it is needed, and stays running.
+
+If PREFECT_API_URL is set, that server is used instead.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +20,14 @@ from stereotalker.errors import UserError
 from stereotalker.runtime.home import Home, free_port
 from stereotalker.store.files import write_atomic
 
-_START_S = 90
+_START_TIMEOUT_S = 90  # seconds until the server must answer
 
 
 def ensure_server(home: Home) -> str:
-    """The API's URL, of a server that answers. Sets PREFECT_API_URL and PREFECT_HOME for this process, before Prefect is imported."""
+    """Make sure that a server answers, and return the URL of its API. Raises UserError if none does.
+
+    Sets PREFECT_API_URL and PREFECT_HOME for this process, so it must be called before Prefect is imported.
+    """
     if url := os.environ.get("PREFECT_API_URL"):
         if not _healthy(url):
             raise UserError(
@@ -31,14 +37,14 @@ def ensure_server(home: Home) -> str:
     folder = home.prefect
     folder.mkdir(parents=True, exist_ok=True)
     os.environ["PREFECT_HOME"] = str(folder)
-    with FileLock(folder / "server.lock", timeout=2 * _START_S):
+    with FileLock(folder / "server.lock", timeout=2 * _START_TIMEOUT_S):
         url = _running(home) or _start(home)
     os.environ["PREFECT_API_URL"] = url
     return url
 
 
 def stop_server(home: Home) -> bool:
-    """Stop the server this home has started. Returns whether there was one."""
+    """Stop the server that was started for this home. Returns whether one was running."""
     record = home.prefect / "server.json"
     if not _running(home):
         record.unlink(missing_ok=True)
@@ -49,6 +55,7 @@ def stop_server(home: Home) -> bool:
 
 
 def _running(home: Home) -> str | None:
+    """URL of the server of this home; None if it does not answer."""
     try:
         url = json.loads((home.prefect / "server.json").read_text())["url"]
     except FileNotFoundError:
@@ -57,20 +64,22 @@ def _running(home: Home) -> str | None:
 
 
 def _start(home: Home) -> str:
+    """Start a server and wait until it answers. Returns its URL."""
     folder, port = home.prefect, free_port()
     url = f"http://127.0.0.1:{port}/api"
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     with open(folder / "server.log", "ab") as log:
-        own = {**os.environ, "PREFECT_SERVER_UI_API_URL": url}  # else its page asks the default port
+        # Without this variable the server's web page would call the API at the default port.
+        environment = {**os.environ, "PREFECT_SERVER_UI_API_URL": url}
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=own, start_new_session=True
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
         )
-    deadline = time.monotonic() + _START_S
+    deadline = time.monotonic() + _START_TIMEOUT_S
     while not _healthy(url):
         if process.poll() is not None or time.monotonic() > deadline:
             process.kill()
             raise UserError(
-                f"Prefect's server did not start within {_START_S} s; its words are in {folder / 'server.log'}"
+                f"Prefect's server did not start within {_START_TIMEOUT_S} s; its output is in {folder / 'server.log'}"
             )
         time.sleep(0.3)
     write_atomic(folder / "server.json", json.dumps({"url": url, "pid": process.pid}).encode())

@@ -1,4 +1,7 @@
-"""What is written down about batches, trainings and evaluations. The only file that knows MLflow; the driver alone writes."""
+"""Records of batches, trainings and evaluations in MLflow, and the registry of weights.
+
+No other module imports MLflow. Only the driver of a batch writes.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
-from stereotalker.models import STAGES, weights_file
+from stereotalker.models import PRODUCTION_WEIGHTS, weights_file
 from stereotalker.runtime.home import Home, free_port
 from stereotalker.runtime.process_identity import identity, is_dead
 from stereotalker.store.digests import file_digest
@@ -25,30 +28,35 @@ EXPERIMENTS = {
     "evaluation": "stereotalker-evaluation",
 }
 TrackingError = MlflowException
+
+# Aliases in the registry: the weights in production, and newly trained ones.
 CHAMPION, CHALLENGER = "champion", "challenger"
+
+# Characters of a value that MLflow accepts.
+_MAX_PARAM_CHARS, _MAX_TAG_CHARS = 6000, 5000
 
 
 class Tracker:
-    """Runs in MLflow's store of a home."""
+    """Writes runs of one kind, a key of EXPERIMENTS, to the MLflow records of a home. Methods raise TrackingError."""
 
     def __init__(self, home: Home, kind: str):
         home.root.mkdir(parents=True, exist_ok=True)
-        logging.getLogger("mlflow").setLevel(
-            logging.WARNING
-        )  # "Creating initial MLflow database tables" says nothing to a user
+        # Messages like "Creating initial MLflow database tables" are of no use to a user.
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
         self._home = home
         self._client = MlflowClient(tracking_uri=home.tracking_uri, registry_uri=home.tracking_uri)
         name = EXPERIMENTS[kind]
-        found = self._client.get_experiment_by_name(name)
-        self.experiment = (
-            found.experiment_id if found else self._client.create_experiment(name, artifact_location=home.artifacts)
-        )
+        existing = self._client.get_experiment_by_name(name)
+        if existing:
+            self.experiment = existing.experiment_id
+        else:
+            self.experiment = self._client.create_experiment(name, artifact_location=home.artifacts)
 
     def start(self, name: str, parent: str | None = None, tags: dict[str, str] | None = None) -> str:
-        """A new run; returns its id."""
-        extra = {"mlflow.parentRunId": parent} if parent else {}
-        own = {"owner": identity(), **(tags or {}), **extra}
-        return self._client.create_run(self.experiment, run_name=name, tags=own).info.run_id
+        """Start a run, inside the run with the id `parent` if given. Returns its id."""
+        parent_tag = {"mlflow.parentRunId": parent} if parent else {}
+        all_tags = {"owner": identity(), **(tags or {}), **parent_tag}
+        return self._client.create_run(self.experiment, run_name=name, tags=all_tags).info.run_id
 
     def note(
         self,
@@ -58,25 +66,27 @@ class Tracker:
         tags: dict | None = None,
         step: int = 0,
     ) -> None:
-        now = int(time.time() * 1000)
+        """Add parameters, metrics and tags to a run. Long texts are cut to the lengths that MLflow accepts."""
+        now_ms = int(time.time() * 1000)
         self._client.log_batch(
             run,
-            metrics=[Metric(name, float(value), now, step) for name, value in (metrics or {}).items()],
-            params=[Param(name, str(value)[:6000]) for name, value in (params or {}).items()],
-            tags=[RunTag(name, str(value)[:5000]) for name, value in (tags or {}).items()],
+            metrics=[Metric(name, float(value), now_ms, step) for name, value in (metrics or {}).items()],
+            params=[Param(name, str(value)[:_MAX_PARAM_CHARS]) for name, value in (params or {}).items()],
+            tags=[RunTag(name, str(value)[:_MAX_TAG_CHARS]) for name, value in (tags or {}).items()],
         )
 
     def attach(self, run: str, name: str, data: bytes) -> None:
+        """Add a file to a run."""
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / name).write_bytes(data)
             self._client.log_artifact(run, str(Path(folder) / name))
 
     def end(self, run: str, status: str = "FINISHED") -> None:
-        """status: FINISHED, FAILED or KILLED."""
+        """End a run. status: FINISHED, FAILED or KILLED."""
         self._client.set_terminated(run, status)
 
     def close_orphans(self) -> int:
-        """Runs whose process on this machine is gone become KILLED, children too. Returns how many."""
+        """End runs, as KILLED, whose process ran on this machine and has ended. Returns the number of runs."""
         runs = self._client.search_runs([self.experiment], "attributes.status = 'RUNNING'")
         dead = [run for run in runs if is_dead(run.data.tags.get("owner", ""))]
         for run in dead:
@@ -84,7 +94,7 @@ class Tracker:
         return len(dead)
 
     def register(self, stage: str, folder: Path, run: str, alias: str) -> str:
-        """A new version of a stage's weights in the registry, under an alias. Returns the version."""
+        """Add a stage's weights in `folder` to the registry as a new version with an alias. Returns the version."""
         name = f"stereotalker-{stage}"
         try:
             self._client.create_registered_model(name)
@@ -99,29 +109,33 @@ class Tracker:
         return str(version)
 
     def promote(self, stage: str, version: str) -> None:
+        """Make a version the champion."""
         self._client.set_registered_model_alias(f"stereotalker-{stage}", CHAMPION, version)
 
     def versions(self, digests: dict[str, str]) -> dict[str, str]:
-        """What each stage's weights on disk are called: the champion's version if it is the same file, else "unregistered"."""
-        found = {}
-        for stage in STAGES:
-            found[stage] = "unregistered"
+        """Version of every stage's weights on disk: the champion's if the files are the same, else "unregistered".
+
+        digests: SHA-256 of the weights of every stage.
+        """
+        versions = {}
+        for stage in PRODUCTION_WEIGHTS:
+            versions[stage] = "unregistered"
             try:
                 champion = self._client.get_model_version_by_alias(f"stereotalker-{stage}", CHAMPION)
             except MlflowException:
-                continue  # none was ever promoted
+                continue  # the stage has no champion
             if champion.tags.get("sha256") == digests[stage]:
-                found[stage] = str(champion.version)
-        return found
+                versions[stage] = str(champion.version)
+        return versions
 
 
-class OpenUi:
-    """MLflow's page while it is open."""
+class UiServer:
+    """A process that serves MLflow's web page. A context manager, which ends it."""
 
     def __init__(self, process: subprocess.Popen, url: str):
         self._process, self.url = process, url
 
-    def __enter__(self) -> OpenUi:
+    def __enter__(self) -> UiServer:
         return self
 
     def __exit__(self, *error) -> None:
@@ -129,33 +143,22 @@ class OpenUi:
         self._process.wait()
 
     def wait(self) -> None:
+        """Wait until the process ends, or until Ctrl-C."""
         try:
             self._process.wait()
         except KeyboardInterrupt:
             pass
 
 
-def open_ui(home: Home) -> OpenUi:
-    """Start MLflow's own page on the records of a home."""
+def open_ui(home: Home) -> UiServer:
+    """Start MLflow's web page on the records of a home."""
     port = free_port()
-    command = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "server",
-        "--backend-store-uri",
-        home.tracking_uri,
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--workers",
-        "1",
-    ]
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", home.tracking_uri]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     process = subprocess.Popen(
         command,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
     )
-    return OpenUi(process, f"http://127.0.0.1:{port}")
+    return UiServer(process, f"http://127.0.0.1:{port}")

@@ -1,4 +1,4 @@
-"""Stages of the data and training pipeline, with their curves and files in MLflow."""
+"""Runs stages of the data and training pipeline and writes their curves to MLflow. Registers trained weights."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from stereotalker.runtime.home import Home
 from stereotalker.tasks.tracking import CHALLENGER, Tracker
 from stereotalker.training.loop import Log, print_log
 
-_SECTIONLESS = {"body", "speech", "people", "avatar"}  # data stages: no curves worth a run
-
 
 def run_stage(name: str, params: Params, home: Home, part: str = "all") -> None:
-    """Run a stage; training and evaluation become MLflow runs. part: "motion", "avatar" or "all" of an evaluation. Raises UserError for an unknown stage."""
-    if name not in pipeline.STAGES:
-        raise UserError(f"stage {name!r} is unknown; expected one of {', '.join(pipeline.STAGES)}")
-    if name in _SECTIONLESS:
+    """Run a stage. A training or an evaluation becomes a run in MLflow.
+
+    part: what is evaluated, "motion", "render", "avatar" or "all". Raises UserError for an unknown stage.
+    """
+    if name not in pipeline.PIPELINE_STAGES:
+        raise UserError(f"stage {name!r} is unknown; expected one of {', '.join(pipeline.PIPELINE_STAGES)}")
+    if name in pipeline.DATA_STAGES:
         pipeline.run(name, params)
         return
     tracker = Tracker(home, "evaluation" if name == "evaluate" else "training")
@@ -36,15 +37,17 @@ def run_stage(name: str, params: Params, home: Home, part: str = "all") -> None:
 
 
 def register_all(tracker: Tracker, weights: Path, metrics: dict[str, float]) -> dict[str, str]:
-    """Register the weights of every trained stage as challengers. Returns stage -> version."""
+    """Register the weights that production loads as challengers. Returns stage -> version."""
     run = tracker.start("register", tags={"stage": "register"})
     tracker.note(run, metrics=metrics)
-    versions = {stage: tracker.register(stage, weights, run, CHALLENGER) for stage in models.STAGES}
+    versions = {stage: tracker.register(stage, weights, run, CHALLENGER) for stage in models.PRODUCTION_WEIGHTS}
     tracker.end(run)
     return versions
 
 
 def _both(first: Log, tracker: Tracker, run: str) -> Log:
+    """A log that writes to `first` and to a run in MLflow."""
+
     def log(name: str, value: float, step: int) -> None:
         first(name, value, step)
         tracker.note(run, metrics={name: value}, step=step)

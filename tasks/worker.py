@@ -1,6 +1,6 @@
-"""What a render worker runs in a process of its own. It imports neither Prefect nor MLflow.
+"""The render worker, which runs in a process of its own. It imports neither Prefect nor MLflow.
 
-The process imports this module first, so the settings of other libraries are made here, before torch is imported.
+The process imports this module first. So the environment of other libraries is set here, before torch is imported.
 """
 
 from __future__ import annotations
@@ -22,23 +22,27 @@ from stereotalker.store.remote import open_store
 
 
 class RenderWorker:
-    """Holds the models, loaded once, and renders one segment after the other."""
+    """Renders one segment after the other. The models are loaded once."""
 
     def __init__(self, params: str, weights: str, digests: dict[str, str], store: str, local_store: str):
-        """params: as JSON; digests: of the driver's models, which must be the same here. Raises UserError if not."""
+        """Arguments are plain values, because they are sent over the network.
+
+        params: the parameters as JSON; weights: folder; digests: those of the driver's models; store, local_store: see
+        open_store. Raises UserError if the models of this machine have other digests.
+        """
         self._models = Models(Params.model_validate_json(params), Path(weights))
-        if other := [stage for stage, digest in self._models.digests.items() if digest != digests[stage]]:
+        if different := [stage for stage, digest in self._models.digests.items() if digest != digests[stage]]:
             raise UserError(
-                f"this machine's models differ from the driver's: {', '.join(other)}; "
+                f"this machine's models differ from the driver's: {', '.join(different)}; "
                 "install the same weights everywhere"
             )
         self._store = open_store(store, Path(local_store))
 
     def process(self) -> int:
-        """The id of this process."""
+        """Process id of the worker."""
         return os.getpid()
 
     def render(self, job: SegmentJob) -> RenderedSegment:
-        """See `render_segment`."""
+        """Render a segment into the store. See segments.render_segment."""
         torch.set_num_threads(self._models.params.produce.worker.threads)
         return render_segment(job, lambda: self._models.renderer, self._store)

@@ -9,8 +9,9 @@ import pytest
 import yaml
 
 from stereotalker.errors import UserError
+from stereotalker.models import PRODUCTION_WEIGHTS
 from stereotalker.params import ROOT, Params, Scale, load_params
-from stereotalker.pipeline import STAGES
+from stereotalker.pipeline import PIPELINE_STAGES, TRAINING_STAGES
 
 EXTRA_PACKAGES = ("anny", "mediapipe", "scenedetect", "s3fs")
 PACKAGE_FILES = {
@@ -21,8 +22,9 @@ PACKAGE_FILES = {
 
 def test_stages_agree():
     described = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-    assert set(described) == set(STAGES)
-    assert set(STAGES) <= set(Params.model_fields)
+    assert set(described) == set(PIPELINE_STAGES)
+    assert set(PIPELINE_STAGES) <= set(Params.model_fields)
+    assert set(PRODUCTION_WEIGHTS) <= set(TRAINING_STAGES)
     for name, stage in described.items():
         assert stage["cmd"] == f"stereotalker stage {name}"
         assert any(param.split(".")[0] == name for param in stage["params"])

@@ -66,7 +66,7 @@ def trained(tmp_path_factory) -> Path:
     copied, before = copy_project(tmp_path_factory.mktemp("project")), Path.cwd()
     os.chdir(copied)
     try:
-        for stage in pipeline.STAGES:
+        for stage in pipeline.PIPELINE_STAGES:
             if stage not in ("body", "avatar"):  # they need anny's first construction and the detector
                 run_stage(stage, load_params(copied / "params.yaml"), Home(copied / "runs"))
     finally:

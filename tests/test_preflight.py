@@ -129,7 +129,7 @@ def test_the_room_is_checked_with_every_fault_at_once(tmp_path, tiny_models):
 
 
 def test_a_disk_that_is_too_small_is_told_before_any_compute(tmp_path, home, tiny_models, monkeypatch):
-    monkeypatch.setattr(preflight, "_DISK_PER_PIXEL", 1e15)
+    monkeypatch.setattr(preflight, "_DISK_BYTES_PER_PIXEL", 1e15)
     manifest = read_manifest(write_batch(tmp_path, [{"id": "a", "script": "hi"}]))
     found = prepare(manifest, Outputs(tmp_path / "out"), tiny_models, home)
     assert any(

@@ -8,7 +8,7 @@ import pytest
 from stereotalker.audio.forced_alignment import align
 from stereotalker.audio.speech import from_file
 from stereotalker.evaluation.motion_metrics import diversity, lips_closed
-from stereotalker.models import STAGES, Models, weights_file
+from stereotalker.models import PRODUCTION_WEIGHTS, Models, weights_file
 from stereotalker.motion.language_prior import GESTURE_NAMES, chosen
 from stereotalker.motion.synthesize import MotionControls
 from stereotalker.params import ROOT, load_params
@@ -25,7 +25,7 @@ def shipped():
 
 
 def test_weights_are_small_enough_to_ship():
-    assert sum(weights_file(stage).stat().st_size for stage in STAGES) < 60e6
+    assert sum(weights_file(stage).stat().st_size for stage in PRODUCTION_WEIGHTS) < 60e6
 
 
 def test_real_speech_moves_lips_and_body(shipped, real_speech):

@@ -1,4 +1,7 @@
-"""The command line, `stereotalker`. Importing it sets the environment of other libraries, before they are imported."""
+"""The command line, `stereotalker`.
+
+Importing this package sets the environment variables of other libraries before those libraries are imported.
+"""
 
 from stereotalker.runtime.environment import set_library_defaults
 

@@ -1,4 +1,4 @@
-"""`python -m stereotalker.cli`."""
+"""Entry point of `python -m stereotalker.cli`."""
 
 from stereotalker.cli.main import main
 

@@ -1,4 +1,4 @@
-"""What this machine can do: one line a finding, for `stereotalker doctor`."""
+"""The checks of `stereotalker doctor`: what is installed, missing and usable on this machine."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from stereotalker.params import load_params
 from stereotalker.runtime.device import autocast
 from stereotalker.runtime.home import Home
 
-_NEEDED = (
+_REQUIRED = (
     "torch",
     "diffusers",
     "transformers",
@@ -39,6 +40,7 @@ _NEEDED = (
     "c2pa-python",
     "pocketsphinx",
 )
+# Optional packages: the extra that installs each of them, and what it is for.
 _EXTRAS = {
     "anny": "[people]: rebuild the body",
     "mediapipe": "[photo]: fit portraits",
@@ -48,72 +50,79 @@ _EXTRAS = {
 
 @dataclass(frozen=True)
 class Finding:
-    mark: str  # "ok", "optional", "MISSING"
+    """The result of one check."""
+
+    mark: str  # "ok", "optional" (missing, but production works without it) or "MISSING"
     what: str
     detail: str
 
 
 def examine() -> list[Finding]:
-    """Every finding, most basic first. Our own modules import the core packages, so without those it cannot even start."""
-    found = [Finding("ok", "python", f"{platform.python_version()} on {platform.machine()}, {os.cpu_count()} cores")]
-    found += [_package(name, "MISSING", "run `make setup`") for name in _NEEDED]
-    found += [_package(name, "optional", f"not installed; extra {use}") for name, use in _EXTRAS.items()]
-    found.append(_check("ffmpeg", _ffmpeg))
-    found.append(
-        _check(
-            "models",
-            lambda: ", ".join(f"{stage} {digest[:8]}" for stage, digest in Models(load_params()).digests.items()),
-        )
-    )
-    found.append(_check("language model", lambda: f"all-MiniLM-L6-v2, hash as expected, {minilm_folder().name}"))
-    found.append(
-        _check(
-            "avatars",
-            lambda: ", ".join(Library(Home.default().avatars).names()) or _fail("none; run `dvc repro people`"),
-        )
-    )
-    found.append(_check("speech synthesis", _speech))
+    """Run all checks and return their findings, the most basic ones first.
+
+    This module imports torch and our own modules, so without those packages `doctor` cannot start at all.
+    """
+    findings = [Finding("ok", "python", f"{platform.python_version()} on {platform.machine()}, {os.cpu_count()} cores")]
+    findings += [_check_package(name, "MISSING", "run `make setup`") for name in _REQUIRED]
+    findings += [_check_package(name, "optional", f"not installed; extra {use}") for name, use in _EXTRAS.items()]
+    findings.append(_check("ffmpeg", _ffmpeg))
+    findings.append(_check("models", _models))
+    findings.append(_check("language model", lambda: f"all-MiniLM-L6-v2, hash as expected, {minilm_folder().name}"))
+    findings.append(_check("avatars", _avatars))
+    findings.append(_check("speech synthesis", _speech))
     arithmetic = "bfloat16" if autocast()._enabled else "float32 (no native bfloat16: slower)"
-    found.append(Finding("ok", "arithmetic", arithmetic))
-    found.append(
-        Finding("ok", "gpu", torch.cuda.get_device_name() if torch.cuda.is_available() else "none; the CPU renders")
-    )
-    home = Home.default().root
-    existing = next(p for p in (home, *home.parents) if p.exists())
-    free = shutil.disk_usage(existing).free / 1e9
-    writable = os.access(existing, os.W_OK)
-    found.append(
-        Finding(
-            "ok" if writable and free > 1 else "MISSING",
-            "workplace",
-            f"{home}: {free:.0f} GB free{'' if writable else ', not writable'}",
-        )
-    )
-    return found
+    findings.append(Finding("ok", "arithmetic", arithmetic))
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none; the CPU renders"
+    findings.append(Finding("ok", "gpu", gpu))
+    findings.append(_check_home(Home.default().root))
+    return findings
 
 
-def _package(name: str, absent: str, remedy: str) -> Finding:
+def _check_package(name: str, missing_mark: str, remedy: str) -> Finding:
+    """The version of an installed package."""
     try:
         return Finding("ok", name, importlib.metadata.version(name))
     except importlib.metadata.PackageNotFoundError:
-        return Finding(absent, name, remedy)
+        return Finding(missing_mark, name, remedy)
 
 
-def _check(what: str, look) -> Finding:
+def _check(what: str, check: Callable[[], str]) -> Finding:
+    """The text that `check` returns, or the error that it raises."""
     try:
-        return Finding("ok", what, look())
+        return Finding("ok", what, check())
     except (UserError, OSError, RuntimeError, ImportError) as error:
         return Finding("MISSING", what, str(error))
 
 
-def _fail(reason: str) -> str:
-    raise UserError(reason)
+def _check_home(home: Path) -> Finding:
+    """Whether the home folder, or the folder in which it will be made, is writable and has at least 1 GB free."""
+    existing = next(folder for folder in (home, *home.parents) if folder.exists())
+    free_gb = shutil.disk_usage(existing).free / 1e9
+    is_writable = os.access(existing, os.W_OK)
+    return Finding(
+        "ok" if is_writable and free_gb > 1 else "MISSING",
+        "home",
+        f"{home}: {free_gb:.0f} GB free{'' if is_writable else ', not writable'}",
+    )
+
+
+def _models() -> str:
+    return ", ".join(f"{stage} {digest[:8]}" for stage, digest in Models(load_params()).digests.items())
+
+
+def _avatars() -> str:
+    names = Library(Home.default().avatars).names()
+    if not names:
+        raise UserError("none; run `dvc repro people`")
+    return ", ".join(names)
 
 
 def _ffmpeg() -> str:
-    answer = subprocess.run([FFMPEG, "-hide_banner", "-encoders"], capture_output=True, text=True, check=True).stdout
-    missing = [codec for codec in ("libx264", " aac ") if codec not in answer]
-    return f"{Path(FFMPEG).name} with H.264 and AAC" if not missing else _fail(f"{FFMPEG} lacks {', '.join(missing)}")
+    encoders = subprocess.run([FFMPEG, "-hide_banner", "-encoders"], capture_output=True, text=True, check=True).stdout
+    missing = [codec for codec in ("libx264", " aac ") if codec not in encoders]
+    if missing:
+        raise UserError(f"{FFMPEG} lacks {', '.join(missing)}")
+    return f"{Path(FFMPEG).name} with H.264 and AAC"
 
 
 def _speech() -> str:

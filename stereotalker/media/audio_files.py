@@ -1,4 +1,7 @@
-"""Any file ffmpeg reads -> speech. Decoding through ffmpeg-python with the binary of imageio-ffmpeg's wheel."""
+"""Reads the sound of any file that ffmpeg can decode, and normalizes and converts it.
+
+Files are decoded with ffmpeg-python and the ffmpeg binary in imageio-ffmpeg's wheel.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +22,16 @@ from stereotalker.records import SAMPLE_RATE
 
 OUTPUT_RATE = 48_000  # Hz of the sound in a finished clip
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
-MIN_SECONDS, MAX_SECONDS = 0.2, 3 * 3600.0
-_PEAK = 0.97
-_BLOCK_S = 0.4  # shortest sound ITU-R BS.1770 can measure
+MIN_SECONDS, MAX_SECONDS = 0.2, 3 * 3600.0  # of sound in an input file
+_MAX_PEAK = 0.97  # of full scale, after normalization
+_BLOCK_S = 0.4  # seconds of the shortest sound that ITU-R BS.1770 can measure
 
 
 def decode(path: Path) -> np.ndarray:
-    """The first audio stream of a file, f32 [2, N] at OUTPUT_RATE. Raises ClipError saying what is wrong with the file."""
+    """Decode the first audio stream of a file to f32 [2, N] at OUTPUT_RATE.
+
+    Raises ClipError, which says what is wrong with the file.
+    """
     check_readable(path)
     try:
         raw, _ = (
@@ -48,7 +54,7 @@ def decode(path: Path) -> np.ndarray:
 
 
 def check_readable(path: Path) -> None:
-    """Raises ClipError where there is no file or it may not be read."""
+    """Raise ClipError if the file does not exist or may not be read."""
     if not path.is_file():
         raise ClipError(f"audio file {path} not found; expected an audio or video file")
     if not os.access(path, os.R_OK):
@@ -56,7 +62,7 @@ def check_readable(path: Path) -> None:
 
 
 def media_seconds(path: Path) -> float:
-    """Length of a file's sound by its header; 0 where the header does not say. Raises ClipError as `decode` would."""
+    """Seconds of sound in a file, from its header; 0 if the header does not say. Raises ClipError like `decode`."""
     check_readable(path)
     try:
         with av.open(str(path)) as container:
@@ -65,11 +71,10 @@ def media_seconds(path: Path) -> float:
                     f"{path} cannot be read as audio (it has no audio stream); expected a file with an audio stream"
                 )
             stream = container.streams.audio[0]
-            seconds = (
-                float(stream.duration * stream.time_base)
-                if stream.duration
-                else (container.duration or 0) / av.time_base
-            )
+            if stream.duration:
+                seconds = float(stream.duration * stream.time_base)
+            else:
+                seconds = (container.duration or 0) / av.time_base
     except av.FFmpegError as error:
         raise ClipError(
             f"{path} cannot be read as audio ({error.strerror}); expected a file with an audio stream"
@@ -80,26 +85,35 @@ def media_seconds(path: Path) -> float:
 
 
 def normalise(stereo: np.ndarray, target: float) -> tuple[np.ndarray, float]:
-    """Bring sound f32 [2, N] to `target` LUFS (BS.1770, peaks kept below 0.97). Silence stays. Returns sound and its LUFS."""
+    """Scale sound f32 [2, N] to a loudness of `target` LUFS (ITU-R BS.1770), with peaks of at most 0.97 of full scale.
+
+    Returns the sound and its loudness. Silence is returned unchanged, with a loudness of -inf.
+    """
     level = loudness(stereo)
     if not np.isfinite(level):
         return stereo, -np.inf
-    gain = min(10 ** ((target - level) / 20), _PEAK / max(float(np.abs(stereo).max()), 1e-9))
+    gain = min(10 ** ((target - level) / 20), _MAX_PEAK / max(float(np.abs(stereo).max()), 1e-9))
     return (stereo * gain).astype(np.float32), level + 20 * np.log10(gain)
 
 
 def loudness(stereo: np.ndarray) -> float:
-    """Integrated loudness in LUFS of f32 [2, N] at OUTPUT_RATE; -inf for silence."""
-    need = int(_BLOCK_S * OUTPUT_RATE) + 1
-    if stereo.shape[1] < need:
-        stereo = np.tile(stereo, -(-need // stereo.shape[1]))
+    """Integrated loudness in LUFS (ITU-R BS.1770) of f32 [2, N] at OUTPUT_RATE; -inf for silence.
+
+    A sound that is too short to be measured is repeated.
+    """
+    min_samples = int(_BLOCK_S * OUTPUT_RATE) + 1
+    if stereo.shape[1] < min_samples:
+        stereo = np.tile(stereo, -(-min_samples // stereo.shape[1]))
     if not np.any(np.abs(stereo) > 1e-5):
         return -np.inf
     return float(pyloudnorm.Meter(OUTPUT_RATE).integrated_loudness(stereo.T.astype(np.float64)))
 
 
 def to_speech_samples(stereo: np.ndarray) -> np.ndarray:
-    """Stereo at OUTPUT_RATE -> mono f32 [S] at SAMPLE_RATE. Channels in opposite phase are not cancelled: the louder one is kept."""
+    """Convert stereo f32 [2, N] at OUTPUT_RATE to mono f32 [S] at SAMPLE_RATE.
+
+    If the channels are in opposite phase and their mean would cancel them, the louder one is used instead.
+    """
     mono = stereo.mean(0)
     louder = stereo[np.argmax((stereo**2).mean(1))]
     if (mono**2).mean() < 0.1 * (louder**2).mean():
@@ -108,7 +122,7 @@ def to_speech_samples(stereo: np.ndarray) -> np.ndarray:
 
 
 def from_mono(samples: np.ndarray, sample_rate: int) -> np.ndarray:
-    """Mono f32 [S] at any rate -> f32 [2, N] at OUTPUT_RATE."""
+    """Convert mono f32 [S] at any sample rate to f32 [2, N] at OUTPUT_RATE."""
     common = np.gcd(OUTPUT_RATE, sample_rate)
     return np.tile(resample_poly(samples, OUTPUT_RATE // common, sample_rate // common).astype(np.float32), (2, 1))
 

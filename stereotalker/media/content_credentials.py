@@ -1,8 +1,9 @@
-"""Provenance: C2PA content credentials in every video. They say: made by a trained model, by which one, from whose consent.
+"""C2PA content credentials: every video says that a trained model made it, which one, and with whose consent.
 
-The mark follows C2PA 2 (`c2pa.actions.v2`, `c2pa.created`) with IPTC's digital source type trainedAlgorithmicMedia, as the EU AI
-Act's Article 50 asks for machine-readable marking. Signed with ES256 by the studio's certificate, or by a local one made at first
-use: then the seal tells that nothing was changed, and not who made it.
+The marking follows C2PA 2 (`c2pa.actions.v2`, `c2pa.created`) with IPTC's digital source type trainedAlgorithmicMedia,
+because the EU AI Act's Article 50 asks for machine-readable marking. The signature is ES256, with the certificate of
+the studio, or with a local certificate that is made at first use. A local certificate proves that the file was not
+changed; it does not prove who made it.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from stereotalker.store.digests import digest
 from stereotalker.store.files import write_atomic
 
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
-_ASSERTION = "org.stereotalker.generation"  # what was made, with which models and whose consent
-_YEARS = 10
+_ASSERTION = "org.stereotalker.generation"  # label of our assertion: clip, avatar, models and consent
+_YEARS = 10  # for which a local certificate is valid
 _MIME = {".mp4": "video/mp4", ".mov": "video/quicktime"}
 
 
@@ -41,10 +42,14 @@ class C2paSigner:
 
     @property
     def identity(self) -> str:
+        """Digest of the certificate chain."""
         return digest(self.chain)
 
     def sign(self, source: Path, target: Path, title: str, claims: dict) -> None:
-        """Copy a video with credentials put in. claims: plain values about how it was made. Raises UserError."""
+        """Write a copy of a video that holds content credentials.
+
+        claims: plain values that say how the video was made. Raises UserError if it cannot be signed.
+        """
         manifest = {
             "claim_generator_info": [{"name": "StereoTalker", "version": __version__}],
             "title": title,
@@ -68,44 +73,48 @@ class C2paSigner:
 
 
 def open_signer(params: ProvenanceParams, folder: Path) -> C2paSigner | None:
-    """The studio's certificate, else the local one of `folder`, made at first use; None when signing is off. Raises UserError."""
+    """The signer with the studio's certificate, or else with the local one in `folder`, which is made at first use.
+
+    Returns None if signing is switched off. Raises UserError if the certificate or its key cannot be used.
+    """
     if not params.sign:
         return None
     if (params.certificate is None) != (params.key is None):
         raise UserError("provenance: give certificate and key, or neither for a local one")
     if params.certificate is None:
-        return _local(folder)
+        return _local_signer(folder)
     try:
-        seal = C2paSigner(params.certificate.read_bytes(), params.key.read_bytes())
-        leaf = x509.load_pem_x509_certificates(seal.chain)[0]
-        private = serialization.load_pem_private_key(seal.key, None)
+        signer = C2paSigner(params.certificate.read_bytes(), params.key.read_bytes())
+        leaf = x509.load_pem_x509_certificates(signer.chain)[0]
+        private = serialization.load_pem_private_key(signer.key, None)
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"provenance: {params.certificate} with {params.key} cannot be used: {error}") from None
     if leaf.not_valid_after_utc < datetime.now(UTC):
         raise UserError(f"provenance: {params.certificate} ended on {leaf.not_valid_after_utc:%Y-%m-%d}; renew it")
     if leaf.public_key() != private.public_key():
         raise UserError(f"provenance: {params.key} is not the key of {params.certificate}")
-    return seal
+    return signer
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """What `verify` found in a file."""
+    """The content credentials of a file, as `verify` read them."""
 
-    state: str  # "Valid" (whole, signer not on a trust list), "Trusted", or "Invalid"
+    state: str  # "Valid" (unchanged, signer not on a trust list), "Trusted" or "Invalid"
     signer: str
-    signed: str  # when, as the signer says
+    signed: str  # time of signing, as the signer states it
     source_type: str
     claims: dict
     faults: tuple[str, ...]
 
     @property
     def good(self) -> bool:
+        """Whether the file is unchanged and marked as generated."""
         return self.state in ("Valid", "Trusted") and self.source_type == SOURCE_TYPE
 
 
 def verify(file: Path) -> Credentials:
-    """Read and check the credentials of a video. Raises UserError where there are none or the file cannot be read."""
+    """Read and check the credentials of a video. Raises UserError if it has none, or if it cannot be read."""
     if not file.is_file():
         raise UserError(f"{file} not found; expected a video file")
     try:
@@ -113,42 +122,47 @@ def verify(file: Path) -> Credentials:
             report = json.loads(reader.json())
             state = reader.get_validation_state() or "Invalid"
     except c2pa.C2paError as error:
-        kind = (
-            "holds no content credentials"
-            if "ManifestNotFound" in str(error) or "no JUMBF" in str(error)
-            else f"cannot be read: {error}"
-        )
+        has_none = "ManifestNotFound" in str(error) or "no JUMBF" in str(error)
+        problem = "holds no content credentials" if has_none else f"cannot be read: {error}"
         raise UserError(
-            f"{file} {kind}; expected a video made by `stereotalker produce` with provenance.sign on"
+            f"{file} {problem}; expected a video made by `stereotalker produce` with provenance.sign on"
         ) from None
     active = report["manifests"][report["active_manifest"]]
     assertions = {entry["label"]: entry["data"] for entry in active.get("assertions", [])}
     actions = next((data["actions"] for label, data in assertions.items() if label.startswith("c2pa.actions")), [{}])
     signature = active.get("signature_info", {})
     failures = report.get("validation_results", {}).get("activeManifest", {}).get("failure", [])
-    untrusted = {"signingCredential.untrusted"}  # a matter of trust lists, not of the file
+    untrusted = {"signingCredential.untrusted"}  # this says nothing about the file, only that no trust list was given
     faults = tuple(
         f"{fault['code']}: {fault.get('explanation', '')}" for fault in failures if fault["code"] not in untrusted
     )
     return Credentials(
-        state, signature.get("issuer") or signature.get("common_name") or "unknown", signature.get("time", "not stated"),
-        actions[0].get("digitalSourceType", ""), assertions.get(_ASSERTION, {}), faults,
-    )  # fmt: skip
+        state=state,
+        signer=signature.get("issuer") or signature.get("common_name") or "unknown",
+        signed=signature.get("time", "not stated"),
+        source_type=actions[0].get("digitalSourceType", ""),
+        claims=assertions.get(_ASSERTION, {}),
+        faults=faults,
+    )
 
 
-def _local(folder: Path) -> C2paSigner:
+def _local_signer(folder: Path) -> C2paSigner:
+    """The signer whose certificate chain and key are in `folder`; they are made if they do not exist."""
     chain, key = folder / "local-chain.pem", folder / "local-key.pem"
     if not (chain.is_file() and key.is_file()):
-        made = _make_local()
+        signer = _make_local_signer()
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_atomic(key, made.key)
+        write_atomic(key, signer.key)
         os.chmod(key, 0o600)
-        write_atomic(chain, made.chain)
+        write_atomic(chain, signer.chain)
     return C2paSigner(chain.read_bytes(), key.read_bytes())
 
 
-def _make_local() -> C2paSigner:
-    """A local authority and a leaf that it signs; C2PA refuses self-signed leaves. The authority's key is thrown away."""
+def _make_local_signer() -> C2paSigner:
+    """Make a local certificate authority and a leaf certificate that it signs. C2PA refuses self-signed leaves.
+
+    The key of the authority is not kept.
+    """
     authority_key, leaf_key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     authority = _certificate("StereoTalker local authority", authority_key, None, authority_key, True)
     leaf = _certificate("StereoTalker local signer", leaf_key, authority, authority_key, False)
@@ -157,7 +171,8 @@ def _make_local() -> C2paSigner:
     return C2paSigner(leaf.public_bytes(pem) + authority.public_bytes(pem), key)
 
 
-def _certificate(name: str, key, issuer: x509.Certificate | None, issuer_key, authority: bool) -> x509.Certificate:
+def _certificate(name: str, key, issuer: x509.Certificate | None, issuer_key, is_authority: bool) -> x509.Certificate:
+    """An X.509 certificate for `key`, signed with `issuer_key`. issuer None: the certificate names itself."""
     subject = x509.Name(
         [
             x509.NameAttribute(NameOID.COMMON_NAME, name),
@@ -165,27 +180,34 @@ def _certificate(name: str, key, issuer: x509.Certificate | None, issuer_key, au
         ]
     )
     begin = datetime.now(UTC) - timedelta(days=1)
-    usage = {
-        name: False
-        for name in (
-            "content_commitment",
-            "key_encipherment",
-            "data_encipherment",
-            "key_agreement",
-            "encipher_only",
-            "decipher_only",
-        )
-    }
+    unused = (
+        "content_commitment",
+        "key_encipherment",
+        "data_encipherment",
+        "key_agreement",
+        "encipher_only",
+        "decipher_only",
+    )
+    usage = x509.KeyUsage(
+        digital_signature=not is_authority,
+        key_cert_sign=is_authority,
+        crl_sign=is_authority,
+        **{name: False for name in unused},
+    )
+    authority_id = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key())
     builder = (
         x509.CertificateBuilder()
-        .subject_name(subject).issuer_name(issuer.subject if issuer else subject)
-        .public_key(key.public_key()).serial_number(x509.random_serial_number())
-        .not_valid_before(begin).not_valid_after(begin + timedelta(days=365 * _YEARS))
-        .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
-        .add_extension(x509.KeyUsage(digital_signature=not authority, key_cert_sign=authority, crl_sign=authority, **usage), critical=True)
+        .subject_name(subject)
+        .issuer_name(issuer.subject if issuer else subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(begin)
+        .not_valid_after(begin + timedelta(days=365 * _YEARS))
+        .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
+        .add_extension(usage, critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False)
-    )  # fmt: skip
-    if not authority:
+        .add_extension(authority_id, critical=False)
+    )
+    if not is_authority:
         builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.EMAIL_PROTECTION]), critical=False)
     return builder.sign(issuer_key, hashes.SHA256())

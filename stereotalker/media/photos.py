@@ -1,4 +1,4 @@
-"""Pictures that users give, opened with care: any colour mode, turned as the camera says, never more pixels than are promised."""
+"""Reads pictures of users: in any color mode, upright as their EXIF data says, and never larger than a limit."""
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from stereotalker.errors import UserError
 
-MOST_PIXELS = 100_000_000  # more is refused from the header alone, before any of it is decoded
-_NEUTRAL = (128, 128, 128)  # what shows through a transparent picture
+# A picture with more pixels is refused from its header, before any of it is decoded.
+MOST_PIXELS = 100_000_000
+
+_BACKDROP = (128, 128, 128)  # sRGB color behind transparent pixels
 
 
 def read_photo(path: Path, longest: int | None = None) -> np.ndarray:
-    """One still picture as u8 [H, W, 3] sRGB, upright, scaled down so that no side is longer than `longest` px.
+    """Read a still picture as u8 [H, W, 3] sRGB, upright, scaled down so that no side is longer than `longest` px.
 
-    CMYK, grey, 16-bit and palette pictures are converted, embedded colour profiles followed, transparency laid on grey.
-    Raises UserError for what is no picture, is broken, moves, or is larger than MOST_PIXELS.
+    CMYK, gray, 16-bit and palette pictures are converted, embedded color profiles are applied, and transparent pictures
+    are put on gray. Raises UserError for a file that is not a picture, is damaged, holds several frames, or has more
+    than MOST_PIXELS pixels.
     """
     with _opened(path) as file:
         picture = _to_srgb(ImageOps.exif_transpose(file))
@@ -31,23 +34,29 @@ def read_photo(path: Path, longest: int | None = None) -> np.ndarray:
 
 
 def check_photo(path: Path, smallest: int = 1) -> None:
-    """The same refusals from the header alone; and of a picture whose shorter side is less than `smallest` px."""
+    """Raise UserError if `read_photo` would, or if the shorter side has less than `smallest` px.
+
+    Only the header is read, so damage in the pixels is not found.
+    """
     with _opened(path) as file:
         if min(file.size) < smallest:
             raise UserError(
-                f"{path}: the picture is {file.width} x {file.height} px; expected at least {smallest} px on the shorter side"
+                f"{path}: the picture is {file.width} x {file.height} px; "
+                f"expected at least {smallest} px on the shorter side"
             )
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
+    """Open a picture and check its header. Errors inside the block become UserErrors too."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as file:
                 if file.width * file.height > MOST_PIXELS:
                     raise UserError(
-                        f"{path}: {file.width} x {file.height} px are more than {MOST_PIXELS // 1_000_000} megapixels; scale the picture down"
+                        f"{path}: {file.width} x {file.height} px are more than {MOST_PIXELS // 1_000_000} megapixels; "
+                        "scale the picture down"
                     )
                 if getattr(file, "n_frames", 1) > 1:
                     raise UserError(
@@ -67,7 +76,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 
 
 def read_mask(path: Path, size: tuple[int, int]) -> np.ndarray:
-    """A grey picture of exactly (height, width) px as f32 [H, W] in 0..1."""
+    """Read a gray picture of exactly (height, width) px as f32 [H, W] in 0..1. Raises UserError for another size."""
     mask = read_photo(path)[:, :, 0].astype(np.float32) / 255
     if mask.shape != size:
         raise UserError(
@@ -77,24 +86,24 @@ def read_mask(path: Path, size: tuple[int, int]) -> np.ndarray:
 
 
 def _to_srgb(picture: Image.Image) -> Image.Image:
+    """A picture in any mode, converted to the mode RGB in the color space sRGB."""
     profile = picture.info.get("icc_profile")
-    if picture.mode.startswith("I"):  # 16-bit grey, which convert() would clip
-        return Image.fromarray(np.clip(np.asarray(picture, np.float64) * 255 / 65535, 0, 255).astype(np.uint8)).convert(
-            "RGB"
-        )
+    if picture.mode.startswith("I"):  # 16-bit gray, which convert() would clip
+        gray = np.clip(np.asarray(picture, np.float64) * 255 / 65535, 0, 255).astype(np.uint8)
+        return Image.fromarray(gray).convert("RGB")
     if picture.mode in ("P", "PA") or "transparency" in picture.info:
         picture = picture.convert("RGBA")
     if picture.mode in ("RGBA", "LA"):
         rgba = picture.convert("RGBA")
-        ground = Image.new("RGBA", rgba.size, (*_NEUTRAL, 255))
-        picture = Image.alpha_composite(ground, rgba).convert("RGB")
+        backdrop = Image.new("RGBA", rgba.size, (*_BACKDROP, 255))
+        picture = Image.alpha_composite(backdrop, rgba).convert("RGB")
     if profile and picture.mode in ("RGB", "CMYK"):
         try:
             return ImageCms.profileToProfile(
                 picture, ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB"), outputMode="RGB"
             )
         except (ImageCms.PyCMSError, OSError):
-            pass  # a broken profile is the same as none
+            pass  # a broken profile is ignored
     return picture.convert("RGB")
 
 
@@ -102,5 +111,5 @@ PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", "
 
 
 def is_picture(name: str) -> bool:
-    """Whether an avatar or a background is named by a picture file."""
+    """Whether the name of an avatar or a background is that of a picture's file, by its ending."""
     return Path(name).suffix.lower() in PICTURES

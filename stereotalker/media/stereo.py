@@ -1,4 +1,4 @@
-"""Stereoscopic layouts: how the two eyes share one video."""
+"""The stereoscopic layout of a clip: how the two eyes share one video."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from stereotalker.validation import StrictModel
 
 
 class Stereo(StrictModel):
-    """Two cameras beside each other. The clip's width and height are each eye's; the video is twice as wide or twice as high."""
+    """Two cameras side by side, one for each eye.
+
+    Width and height of the clip are those of one eye; the video is twice as wide or twice as high.
+    """
 
     layout: Literal["side-by-side", "over-under"] = Field(
         "side-by-side", description="where the two eyes lie in the picture; the left eye comes first"
@@ -20,5 +23,6 @@ class Stereo(StrictModel):
         gt=0,
         le=100,
         validation_alias=AliasChoices("ipd_mm", "pupils"),
-        description="inter-pupillary distance in mm; the speaker stands in the plane of the screen (older name: pupils)",
+        description="inter-pupillary distance in mm; the speaker stands in the plane of the screen "
+        "(older name: pupils)",
     )

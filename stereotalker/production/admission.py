@@ -1,6 +1,8 @@
-"""The gate that all work of a batch passes: pause, time window, budget, breaker, and the word to stop.
+"""Admission control of a batch: it decides whether the next piece of work may begin.
 
-Workers ask before every segment, the flow before every clip. What is running when the gate closes is finished.
+Work may have to wait (the batch is paused, or its time window is not open yet), or the batch may have to stop (the
+window closed, the budget is spent, too many clips failed alike, or somebody cancelled it). Workers ask before every
+segment, and the flow asks before every clip. Work that is already running is always finished.
 """
 
 from __future__ import annotations
@@ -15,34 +17,38 @@ from datetime import time as time_of_day
 from stereotalker.errors import SAME_CAUSE, Stopped, cause
 from stereotalker.params import TimeWindow
 
-_TICK_S = 0.5
+_POLL_S = 0.5  # seconds between two looks at the clock while work waits
 
 
 @dataclass
 class Hours:
-    """What workers' time went into, in seconds."""
+    """Seconds that workers have spent."""
 
-    useful: float = 0.0
-    lost: float = 0.0  # attempts that ended in a death, a time-out or an error
+    useful: float = 0.0  # on attempts that succeeded
+    lost: float = 0.0  # on attempts that ended in a death, a time-out or an error
 
 
 @dataclass
 class AdmissionControl:
-    """Thread-safe. `now` is local wall time, asked anew every time: a clock that jumps moves the window, and nothing else."""
+    """Decides whether work may begin. Thread-safe.
+
+    `now` returns local wall time. It is called for every decision, so that a change of the clock moves the time window
+    and affects nothing else.
+    """
 
     window: TimeWindow = TimeWindow()
     budget_hours: float | None = None
-    breaker: int = 5  # failures in a row with the same cause that stop the batch
+    breaker: int = 5  # number of failures in a row with the same cause that stop the batch
     now: Callable[[], datetime] = datetime.now
-    say: Callable[[str], None] = lambda text: None  # told once when work has to wait
+    say: Callable[[str], None] = lambda text: None  # called once when work has to wait
     spent: Hours = field(default_factory=Hours)
 
     def __post_init__(self):
         self._lock = threading.Lock()
         self._stopped = ""
-        self._held = self._said = ""
+        self._hold_reason = self._announced = ""
         self._cause, self._repeats = "", 0
-        self._opening, self._closing = next_window(self.now(), self.window)
+        self._opens, self._closes = next_window(self.now(), self.window)
 
     @property
     def stopped(self) -> str:
@@ -51,44 +57,47 @@ class AdmissionControl:
 
     @property
     def waiting_for(self) -> str:
-        """What keeps the gate shut for now; empty when it is open."""
-        if self._held:
-            return self._held
-        return f"{self._opening:%H:%M}, when the time window opens" if self.now() < self._opening else ""
+        """What work has to wait for; empty if it may begin now."""
+        if self._hold_reason:
+            return self._hold_reason
+        return f"{self._opens:%H:%M}, when the time window opens" if self.now() < self._opens else ""
 
     def hold(self, reason: str) -> None:
-        self._held = reason
+        """Make work wait until `release`. The reason says what it waits for."""
+        self._hold_reason = reason
 
     def release(self) -> None:
-        self._held = ""
+        """End the effect of `hold`."""
+        self._hold_reason = ""
 
     def stop(self, reason: str) -> None:
-        """Nothing more is begun. The first reason stays."""
+        """Let no more work begin. If this is called again, the first reason is kept."""
         with self._lock:
             self._stopped = self._stopped or reason
 
     def check(self) -> None:
-        """Raises Stopped if nothing may be begun any more."""
-        if not self._stopped and self._closing and self.now() >= self._closing:
-            self.stop(f"the time window closed at {self._closing:%H:%M}")
+        """Raise Stopped if no more work may begin in this run of the batch."""
+        if not self._stopped and self._closes and self.now() >= self._closes:
+            self.stop(f"the time window closed at {self._closes:%H:%M}")
         if self.budget_hours is not None and (self.spent.useful + self.spent.lost) / 3600 >= self.budget_hours:
             self.stop(f"the budget of {self.budget_hours:g} worker-hours is spent")
         if self._stopped:
             raise Stopped(self._stopped)
 
     def wait(self) -> None:
-        """Come back when work may begin. Raises Stopped."""
+        """Return when work may begin. Raises Stopped like `check`."""
         self.check()
         while reason := self.waiting_for:
             with self._lock:
-                new, self._said = reason != self._said, reason
-            if new:
+                is_new, self._announced = reason != self._announced, reason
+            if is_new:
                 self.say(f"waiting for {reason}")
-            time.sleep(_TICK_S)
+            time.sleep(_POLL_S)
             self.check()
-        self._said = ""
+        self._announced = ""
 
     def spend(self, seconds: float, lost: bool = False) -> None:
+        """Add a worker's time to the budget. lost: the attempt did not succeed."""
         with self._lock:
             if lost:
                 self.spent.lost += seconds
@@ -96,18 +105,24 @@ class AdmissionControl:
                 self.spent.useful += seconds
 
     def outcome(self, error: str) -> None:
-        """Tell how a clip ended (empty: well). The same cause `breaker` times in a row stops the batch with one message."""
+        """Record how a clip ended; `error` is empty if it was made.
+
+        `breaker` failures in a row with the same cause stop the batch.
+        """
         with self._lock:
-            same = bool(error) and cause(error) == self._cause
-            self._repeats = self._repeats + 1 if same else 1
+            is_same = bool(error) and cause(error) == self._cause
+            self._repeats = self._repeats + 1 if is_same else 1
             self._cause = cause(error) if error else ""
-            tripped = error and self._repeats >= self.breaker
-        if tripped:
+            is_tripped = error and self._repeats >= self.breaker
+        if is_tripped:
             self.stop(f"{self._repeats} clips in a row {SAME_CAUSE}, the last with: {error}")
 
 
 def next_window(now: datetime, window: TimeWindow) -> tuple[datetime, datetime | None]:
-    """When work may begin and when it must end: the window that is open now, or the next one. No `stop`: no end."""
+    """When work may begin and when it must end, as local times: the window that is open now, or else the next one.
+
+    The end is None if the window has no `stop`.
+    """
     if window.stop is None:
         return max(now, _at(now, window.start)) if window.start else now, None
     for day in (-1, 0, 1):
@@ -120,4 +135,5 @@ def next_window(now: datetime, window: TimeWindow) -> tuple[datetime, datetime |
 
 
 def _at(day: datetime, hour: time_of_day) -> datetime:
+    """The time of day `hour` on the date of `day`."""
     return day.replace(hour=hour.hour, minute=hour.minute, second=0, microsecond=0)

@@ -1,4 +1,4 @@
-"""A portrait's file to a fitted avatar in the store: the same picture is fitted once, whoever asks."""
+"""Turns portraits into avatars. The fit of a portrait is kept in the store, so the same picture is fitted only once."""
 
 from __future__ import annotations
 
@@ -33,57 +33,65 @@ from stereotalker.store import keys
 from stereotalker.store.digests import file_digest
 from stereotalker.store.remote import AnyStore
 
-_FIT = "fit.json"
-_LOCK = threading.Lock()  # clips of a batch share one detector, and a fit uses every thread it may
-_THREADS = 2  # of a fit, always: its last digits depend on them
-_BLUR = 0.02  # of the longer side
+_FIT_FILE = "fit.json"  # in a store entry of the stage "portrait": what the fit found, beside the avatar's record
+
+# Fits run one after the other: the clips of a batch share one detector, and one fit uses all threads.
+_FIT_LOCK = threading.Lock()
+
+# Threads of a fit. The number is fixed because the last digits of the result depend on it.
+_FIT_THREADS = 2
+
+_BLUR_SIGMA = 0.02  # standard deviation of a blurred background, relative to the picture's longer side
 
 
 @dataclass(frozen=True)
 class AvatarRequest:
-    """What is asked of an avatar that is added."""
+    """Options of an avatar that is added to the library."""
 
-    consent: Consent | None = None  # None: the old one of the same picture
+    consent: Consent | None = None  # None: keep the consent recorded for the same picture
     style: str = "presenter"
-    landmarks: Path | None = None  # a file of key points instead of the detector
-    replace: bool = False  # another picture under a name that is there
+    landmarks: Path | None = None  # file of key points that is used instead of the detector
+    replace: bool = False  # whether a name that exists may get another picture
 
 
 def fit_portrait_once(path: Path, models: Models, store: AnyStore, landmarks: Path | None = None) -> tuple[str, Path]:
-    """Key and folder of the store's entry: RECORD, PICTURE, TEXTURE and fit.json. Raises ClipError with the reason where it cannot be done."""
+    """Fit a portrait, or find its fit in the store. Returns key and folder of the store entry.
+
+    The folder holds RECORD, PICTURE, TEXTURE and fit.json. Raises ClipError, with the reason, if no fit is possible.
+    """
     key = fit_key(path, models, landmarks)
-    own = models.params.avatar
+    size = models.params.avatar.size
 
     def write(folder: Path) -> None:
-        with _LOCK:
-            torch.set_num_threads(_THREADS)
-            picture = read_photo(path, own.size)
+        with _FIT_LOCK:
+            torch.set_num_threads(_FIT_THREADS)
+            picture = read_photo(path, size)
             with KeyPointFile(landmarks, path) if landmarks else MediaPipe(detector_folder(models.params)) as detector:
                 try:
-                    made = fit_portrait(picture, path.stem, detector, models.body, read_calibration())
+                    result = fit_portrait(picture, path.stem, detector, models.body, read_calibration())
                 except ClipError as error:
                     raise ClipError(f"{path.name}: {error}") from None
-        save(made.avatar, folder / RECORD)
-        Image.fromarray(draw_card(made.avatar, models.body)).save(folder / PICTURE)
-        texture = reference(made.avatar, models.body).texture
-        Image.fromarray(np.dstack([np.clip(np.rint(texture.colour), 0, 255).astype(np.uint8), texture.seen])).save(
-            folder / TEXTURE
-        )
+        save(result.avatar, folder / RECORD)
+        Image.fromarray(draw_card(result.avatar, models.body)).save(folder / PICTURE)
+        texture = reference(result.avatar, models.body).texture
+        colors = np.clip(np.rint(texture.colour), 0, 255).astype(np.uint8)
+        Image.fromarray(np.dstack([colors, texture.seen])).save(folder / TEXTURE)
         fit = {
             "size": picture.shape[:2],
             "detector": detector.name,
-            "residuals": made.residuals.as_dict(),
-            "notes": made.notes,
+            "residuals": result.residuals.as_dict(),
+            "notes": result.notes,
         }
-        (folder / _FIT).write_text(json.dumps(fit))
+        (folder / _FIT_FILE).write_text(json.dumps(fit))
 
     return key, store.make("portrait", key, write)
 
 
 def fit_key(path: Path, models: Models, landmarks: Path | None = None) -> str:
-    """Of a portrait's fit in the store: picture, code, body, numbers, and what finds the key points. Raises UserError for what is not there."""
+    """Store key of a portrait's fit, see `keys.portrait_key`. Raises UserError if a file it needs does not exist."""
     try:
-        source = [file_digest(file) for file in (path, *(KeyPointFile(landmarks, path).files() if landmarks else []))]
+        landmark_files = KeyPointFile(landmarks, path).files() if landmarks else []
+        source = [file_digest(file) for file in (path, *landmark_files)]
     except OSError as error:
         raise ClipError(f"{error.filename}: {error.strerror}") from None
     detector = [] if landmarks else [detector_version(), *model_digests(detector_folder(models.params))]
@@ -91,67 +99,82 @@ def fit_key(path: Path, models: Models, landmarks: Path | None = None) -> str:
 
 
 def detector_folder(params: Params) -> Path:
-    """Where MediaPipe's model files are looked for."""
+    """The folder in which MediaPipe's model files are expected."""
     return params.avatar.detectors or Home.default().detectors
 
 
 def add_avatar(
-    library: Library, name: str, picture: Path, models: Models, store: AnyStore, wish: AvatarRequest
+    library: Library, name: str, picture: Path, models: Models, store: AnyStore, request: AvatarRequest
 ) -> tuple[Card, bool]:
-    """Fit a portrait, or find its fit, and keep it by a name. Returns its card and whether anything changed. Raises UserError."""
+    """Fit a portrait, or find its fit, and add it to the library under a name.
+
+    Returns the avatar's card, and whether anything in the library changed. Raises UserError.
+    """
     library.check_name(name)
-    if wish.style not in STYLE_INDEX:
-        raise UserError(f"style {wish.style!r} is unknown; expected one of {', '.join(STYLE_INDEX)}")
-    check_consent(name, wish.consent, False, date.today())
+    if request.style not in STYLE_INDEX:
+        raise UserError(f"style {request.style!r} is unknown; expected one of {', '.join(STYLE_INDEX)}")
+    check_consent(name, request.consent, False, date.today())
     old = library.card(name) if name in library.own_names() else None
-    key, folder = fit_portrait_once(picture, models, store, wish.landmarks)
+    key, folder = fit_portrait_once(picture, models, store, request.landmarks)
     sha256 = file_digest(picture)
-    same = old is not None and old.sha256 == sha256
-    if old and not same and not wish.replace:
+    is_same_picture = old is not None and old.sha256 == sha256
+    if old and not is_same_picture and not request.replace:
         raise UserError(f"avatar {name!r} is there already, from {old.picture}; give --replace, or another name")
-    fit = json.loads((folder / _FIT).read_text())
+    fit = json.loads((folder / _FIT_FILE).read_text())
     card = Card(
-        name=name, key=key, picture=picture.name, sha256=sha256, made=date.today().isoformat(), size=tuple(fit["size"]), detector=fit["detector"],
-        residuals=fit["residuals"], notes=tuple(fit["notes"]), style=wish.style, consent=wish.consent or (old.consent if same else None),
-    )  # fmt: skip
+        name=name,
+        key=key,
+        picture=picture.name,
+        sha256=sha256,
+        made=date.today().isoformat(),
+        size=tuple(fit["size"]),
+        detector=fit["detector"],
+        residuals=fit["residuals"],
+        notes=tuple(fit["notes"]),
+        style=request.style,
+        consent=request.consent or (old.consent if is_same_picture else None),
+    )
     if old and replace(old, made=card.made) == card:
         return old, False
-    avatar = replace(load(Avatar, folder / RECORD), name=name, style=STYLE_INDEX[wish.style])
+    avatar = replace(load(Avatar, folder / RECORD), name=name, style=STYLE_INDEX[request.style])
     library.add(card, avatar, [folder / PICTURE, folder / TEXTURE])
     return card, True
 
 
 def avatar_record(name: str, library: Library, models: Models, store: AnyStore) -> Path:
-    """The record of a named avatar, or of a portrait's file. Raises ClipError."""
+    """Path of the record of an avatar, which is named in the library or by a portrait's file. Raises ClipError."""
     return fit_portrait_once(Path(name), models, store)[1] / RECORD if is_picture(name) else library.find(name)
 
 
 def fit_notes(name: str, models: Models, store: AnyStore) -> tuple[str, ...]:
-    """What the fit of a portrait's file has to say; what a named avatar's had, its card does."""
-    return (
-        tuple(json.loads((fit_portrait_once(Path(name), models, store)[1] / _FIT).read_text())["notes"])
-        if is_picture(name)
-        else ()
-    )
+    """Notes on the fit of a portrait's file. Empty for an avatar of the library, whose card shows them."""
+    if not is_picture(name):
+        return ()
+    folder = fit_portrait_once(Path(name), models, store)[1]
+    return tuple(json.loads((folder / _FIT_FILE).read_text())["notes"])
 
 
 def with_background(record: Path, background: str) -> Avatar:
-    """An avatar before another background: portrait and transparent keep its own. Raises ClipError."""
-    avatar = load(Avatar, record)  # not read_avatar: one's own may be replaced
+    """The avatar of a record with another background plate.
+
+    background: portrait and transparent keep the portrait's own; blur blurs it; else #rrggbb, or a picture's file.
+    Raises ClipError.
+    """
+    avatar = load(Avatar, record)  # read_avatar would cache it, but a user may replace an avatar
     H, W = avatar.regions.shape
     if background in ("portrait", "transparent"):
         return avatar
     if background == "blur":
-        wall = cv2.GaussianBlur(avatar.background, (0, 0), _BLUR * max(H, W))
+        plate = cv2.GaussianBlur(avatar.background, (0, 0), _BLUR_SIGMA * max(H, W))
     elif background.startswith("#"):
-        wall = np.broadcast_to(np.array(list(bytes.fromhex(background[1:])), np.uint8), (H, W, 3)).copy()
+        plate = np.broadcast_to(np.array(list(bytes.fromhex(background[1:])), np.uint8), (H, W, 3)).copy()
     else:
-        wall = _filling(Path(background), (H, W))
-    return replace(avatar, background=wall)
+        plate = _scale_to_fill(Path(background), (H, W))
+    return replace(avatar, background=plate)
 
 
 def background_digest(background: str) -> str:
-    """What a background is made of. Raises ClipError for a file that is not there."""
+    """The part of a store key that stands for a background. Raises ClipError if a picture's file does not exist."""
     if background in BACKGROUNDS or background.startswith("#"):
         return background
     try:
@@ -160,14 +183,14 @@ def background_digest(background: str) -> str:
         raise ClipError(f"background {background}: {error.strerror}") from None
 
 
-def _filling(path: Path, size: tuple[int, int]) -> np.ndarray:
-    """A picture scaled to fill (height, width), cut at the longer side's ends."""
+def _scale_to_fill(path: Path, size: tuple[int, int]) -> np.ndarray:
+    """A picture, scaled to fill (height, width) px, and cropped at both ends where it is too long. u8 [H, W, 3]."""
     try:
         picture = read_photo(path)
     except UserError as error:
         raise ClipError(f"background {error}") from None
     scale = max(size[0] / picture.shape[0], size[1] / picture.shape[1])
-    wide = (max(size[1], round(picture.shape[1] * scale)), max(size[0], round(picture.shape[0] * scale)))
-    large = cv2.resize(picture, wide, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    scaled_size = (max(size[1], round(picture.shape[1] * scale)), max(size[0], round(picture.shape[0] * scale)))
+    large = cv2.resize(picture, scaled_size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
     top, left = (large.shape[0] - size[0]) // 2, (large.shape[1] - size[1]) // 2
     return np.ascontiguousarray(large[top : top + size[0], left : left + size[1]])

@@ -1,4 +1,4 @@
-"""The batch manifest: its clips, checked. Every fault is reported at once, with file, row and clip id."""
+"""The batch manifest: the record of a clip, its checks, and the reader. All faults are reported at once."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ class Retake(StrictModel):
         return self
 
     def frames(self, fps: float, frames: int) -> tuple[int, int]:
-        """Its first frame, and the one behind its last, of a clip of so many."""
+        """First frame of the retake, and the frame behind its last one. frames: number of frames of the clip."""
         return round(self.start * fps), min(round(self.end * fps), frames)
 
 
 class EmotionKey(StrictModel):
-    """From `time` on the face is `name`."""
+    """From `time` on, the face shows the emotion `name`."""
 
     time: float = Field(0.0, ge=0, description="s from the clip's start")
     name: Literal["neutral", "happy", "serious"] = Field(description="what the face shows from `time` on")
@@ -55,12 +55,12 @@ class EmotionKey(StrictModel):
 
 
 def _emotion_keys(value):
-    """A name alone holds from the start."""
+    """One name stands for the whole clip."""
     return [{"name": value}] if isinstance(value, str) else value
 
 
 BACKGROUNDS = ("portrait", "blur", "transparent")
-_COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
+_COLOR = re.compile(r"#[0-9a-fA-F]{6}")
 
 
 class Clip(StrictModel):
@@ -119,11 +119,12 @@ class Clip(StrictModel):
             raise ValueError("transcript is what is said in an audio file; a script needs none")
         if (
             self.background not in BACKGROUNDS
-            and not _COLOUR.fullmatch(self.background)
+            and not _COLOR.fullmatch(self.background)
             and not is_picture(self.background)
         ):
             raise ValueError(
-                f"background {self.background!r} is unknown; expected {', '.join(BACKGROUNDS)}, a colour like #20304a or a picture's file"
+                f"background {self.background!r} is unknown; expected {', '.join(BACKGROUNDS)}, "
+                "a colour like #20304a or a picture's file"
             )
         if self.consent is not None and not is_picture(self.avatar):
             raise ValueError(
@@ -145,13 +146,13 @@ class Clip(StrictModel):
 
     @property
     def video_size(self) -> tuple[int, int]:
-        """(height, width) of the file in px, which holds both eyes of a stereoscopic clip."""
-        down, across = {None: (1, 1), "side-by-side": (1, 2), "over-under": (2, 1)}[self.stereo and self.stereo.layout]
-        return self.height * down, self.width * across
+        """(height, width) of the video in px. The video of a stereoscopic clip holds both eyes."""
+        rows, columns = {None: (1, 1), "side-by-side": (1, 2), "over-under": (2, 1)}[self.stereo and self.stereo.layout]
+        return self.height * rows, self.width * columns
 
     @property
     def pixels(self) -> int:
-        """Pixels of one frame of the file."""
+        """Number of pixels in one frame of the video."""
         return self.video_size[0] * self.video_size[1]
 
     @property
@@ -239,7 +240,7 @@ def emotion_key(text: str) -> dict[str, str]:
 
 
 def consent_of(holder: str | None, scope: str | None, expires: str | None) -> Consent | None:
-    """From what a command line says; None where it says nothing. Raises UserError."""
+    """Consent from the options of a command line; None if no option is given. Raises UserError."""
     if holder is None and scope is None and expires is None:
         return None
     try:
@@ -249,7 +250,7 @@ def consent_of(holder: str | None, scope: str | None, expires: str | None) -> Co
 
 
 def single_clip(name: str, values: dict) -> Clip:
-    """A clip of no manifest and no avatar. Raises UserError with every fault."""
+    """A clip without manifest and avatar, for its motion alone. Raises UserError with every fault."""
     try:
         return Clip.model_validate({"id": safe_id(name), "avatar": "none"} | values)
     except ValidationError as error:
@@ -259,7 +260,7 @@ def single_clip(name: str, values: dict) -> Clip:
 def _with_paths_from(clip: Clip, folder: Path) -> Clip:
     """The clip with paths that no longer depend on the working directory: relative ones are taken from `folder`."""
     named = {name: getattr(clip, name) for name in ("audio", "start_pose", "end_pose")}
-    moved = {
+    paths = {
         name: folder / path
         for name, path in named.items()
         if path is not None and path != REST_POSE and not path.is_absolute()
@@ -267,4 +268,4 @@ def _with_paths_from(clip: Clip, folder: Path) -> Clip:
     pictures = {
         name: str(folder / getattr(clip, name)) for name in ("avatar", "background") if is_picture(getattr(clip, name))
     }
-    return clip.model_copy(update=moved | pictures)
+    return clip.model_copy(update=paths | pictures)

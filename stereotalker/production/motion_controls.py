@@ -1,4 +1,4 @@
-"""What a row of the manifest says of how its speaker moves; and a clip's motion alone, without a picture of anybody."""
+"""The motion controls of a clip, taken from its row in the manifest, and the export of a clip's motion to files."""
 
 from __future__ import annotations
 
@@ -26,39 +26,48 @@ FORMATS: tuple[str, ...] = (*WRITERS, "mp4")
 
 
 def clip_motion_controls(clip: Clip, style: int, frames: int) -> MotionControls:
-    """style: the speaker's own, where the clip names none. Raises ClipError for a pose file that is none."""
+    """What the clip asks of the motion model.
+
+    style: index of the speaker's style, used if the clip names none; frames: number of frames of the clip. Raises
+    ClipError if a pose file cannot be read.
+    """
     style = style if clip.style is None else STYLE_INDEX[clip.style]
     gaze = None
     if clip.gaze == "camera":
         view = camera.angles_along(clip.camera, frames, clip.fps)
         gaze = np.stack([view.azimuth, view.elevation])
-    start, end = (_pose(path, style, at) for path, at in ((clip.start_pose, -1), (clip.end_pose, 0)))
+    start, end = (_pose(path, style, index) for path, index in ((clip.start_pose, -1), (clip.end_pose, 0)))
     emotions = tuple(Emotion(key.time, key.name, key.amount) for key in clip.emotion)
     return MotionControls(style, clip.gesture, clip_seed(clip), start, end, clip.body == "still", emotions, gaze)
 
 
 def clip_seed(clip: Clip, seed: int | None = None) -> int:
-    """The clip's own seed, from the manifest's seed (or a retake's) and the clip's id."""
-    return int.from_bytes(
-        hashlib.sha256(f"{clip.seed if seed is None else seed}/{clip.id}".encode()).digest()[:4], "big"
-    )
+    """The seed of a clip's random numbers. It depends on the clip's id, and on its seed in the manifest or `seed`.
+
+    seed: that of a retake; None: that of the clip.
+    """
+    text = f"{clip.seed if seed is None else seed}/{clip.id}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
 
 
-def _pose(path: Path | None, style: int, at: int) -> Motion | None:
-    """One frame: the style's rest, or frame `at` of a motion file."""
+def _pose(path: Path | None, style: int, index: int) -> Motion | None:
+    """A motion of one frame: the resting pose of the style, or frame `index` of a motion file; None without a path."""
     if path is None:
         return None
     if path == REST_POSE:
         return resting_pose(STYLES[style])
     motion = read_npz(path)
-    at %= len(motion.poses)
-    return motion.frames(at, at + 1)
+    index %= len(motion.poses)
+    return motion.frames(index, index + 1)
 
 
 def make_motion(clip: Clip, models: Models, out: Path, formats: list[str]) -> tuple[Speech, list[Path]]:
-    """A clip's motion in files `out`/ID.npz, .csv, .bvh, .mp4. Raises UserError and ClipError."""
-    if strange := set(formats) - set(FORMATS):
-        raise UserError(f"format {', '.join(sorted(strange))}; expected some of {', '.join(FORMATS)}")
+    """Synthesize a clip's motion and write it to files `out`/ID.npz, .csv, .bvh and .mp4, as `formats` says.
+
+    Returns the speech and the paths of the files. Raises UserError, or ClipError if the speech cannot be used.
+    """
+    if unknown := set(formats) - set(FORMATS):
+        raise UserError(f"format {', '.join(sorted(unknown))}; expected some of {', '.join(FORMATS)}")
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file; expected a folder, new or old")
     loudness = models.params.audio.loudness

@@ -1,4 +1,4 @@
-"""What past clips took on this machine, so that the next batch can be estimated."""
+"""The time that past clips took on this machine, from which the duration of the next batch is estimated."""
 
 from __future__ import annotations
 
@@ -7,51 +7,58 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
-_LAST = 500  # clips that count: machines and models change
+# Number of latest clips that are used. Older ones are ignored, because machines and models change.
+_MAX_CLIPS = 500
 
 
 @dataclass(frozen=True)
 class Pace:
-    """One clip that was really made."""
+    """The time that one clip took. All its frames were rendered, none was found in the store."""
 
-    pixels: int  # of a frame
+    pixels: int  # of one frame
     frames: int
     threads: int
-    render_s: float
-    other_s: float  # audio, motion, video, quality
+    render_s: float  # worker-seconds
+    other_s: float  # seconds for audio, motion, video and quality together
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Medians of past clips."""
+    """Medians over past clips."""
 
-    render: float  # s for a pixel of a frame
-    other: float  # s for a frame
+    render: float  # seconds per pixel and frame
+    other: float  # seconds per frame
 
     def worker_seconds(self, pixels: int, frames: int) -> float:
+        """Estimated time of a clip. pixels: of one frame."""
         return frames * (pixels * self.render + self.other)
 
 
 class History:
-    """A JSONL file of the home, appended by the driver alone."""
+    """The file of past clips, JSON lines. Only the driver of a batch appends to it."""
 
     def __init__(self, path: Path):
         self._path = path
 
     def add(self, pace: Pace) -> None:
+        """Append a clip."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with open(self._path, "a") as file:
             file.write(json.dumps(asdict(pace)) + "\n")
 
     def speed(self, threads: int) -> Speed | None:
-        """From the last clips made with this number of threads; None without any. A line cut off by a crash is passed over."""
-        found = []
-        for line in self._path.read_text().splitlines()[-_LAST:] if self._path.is_file() else ():
+        """The speed of the latest clips that were made with this number of threads; None if there is none.
+
+        Lines that a crash cut off are ignored.
+        """
+        history = []
+        lines = self._path.read_text().splitlines()[-_MAX_CLIPS:] if self._path.is_file() else []
+        for line in lines:
             try:
-                found.append(Pace(**json.loads(line)))
+                history.append(Pace(**json.loads(line)))
             except (json.JSONDecodeError, TypeError):
                 continue
-        paces = [pace for pace in found if pace.threads == threads and pace.frames]
+        paces = [pace for pace in history if pace.threads == threads and pace.frames]
         if not paces:
             return None
         return Speed(

@@ -1,4 +1,8 @@
-"""Pre-flight: everything that can be known before any compute. The room's own faults end the batch, a clip's own are its row."""
+"""Pre-flight check: it finds what would go wrong before any compute is spent, and estimates time, disk and memory.
+
+A fault of the environment (models, encoder, outputs, store, signing) ends the batch. A fault of one clip becomes the
+row of that clip in the report, and the other clips are made.
+"""
 
 from __future__ import annotations
 
@@ -35,118 +39,135 @@ from stereotalker.production.report import duration
 from stereotalker.runtime.home import Home
 from stereotalker.store.urls import is_url
 
-# Measured on the shipped models: 1.53 bytes of stored segment and 0.05 of video (kept three times) for a pixel of a frame; a worker's
-# peak is 1.03 GB at 256 x 256 and 1.44 GB at 512 x 512; a driver that also renders peaks at 1.9 GB, so one that does not stays below.
-_DISK_PER_PIXEL = 1.7
+# Measured on the shipped models. A pixel of a frame takes 1.53 bytes in a stored segment and 0.05 bytes in a video, of
+# which three copies are kept.
+_DISK_BYTES_PER_PIXEL = 1.7
+
+# A worker's peak memory is 1.03 GB at 256 x 256 px and 1.44 GB at 512 x 512 px.
 _WORKER_BYTES, _WORKER_BYTES_PER_PIXEL = 0.9e9, 2100
+
+# A driver that also renders peaks at 1.9 GB. One that does not render needs less, so this is an upper bound.
 _DRIVER_BYTES = 1.9e9
-_READERS = 8
+
+_READER_THREADS = 8  # input files that are read at once
 
 
 @dataclass(frozen=True)
 class ClipPlan:
-    row: int
+    """What is known about one clip before it is made."""
+
+    row: int  # in the manifest, from 1
     clip: Clip
-    frames: int  # estimated for a script; 0 with a fault
-    worker_seconds: float | None  # None: nothing to estimate from
-    fault: str = ""  # why it cannot be made, in the words of its row
+    frames: int  # estimated for a script; 0 if the clip has a fault
+    worker_seconds: float | None  # None: no earlier clips to estimate from
+    fault: str = ""  # why the clip cannot be made; empty if it can
+
+    def text(self) -> str:
+        """Length, size and estimated time, or the fault."""
+        if self.fault:
+            return f"FAULT {self.fault}"
+        clip = self.clip
+        return f"{self.frames / clip.fps:7.1f} s {clip.width} x {clip.height}, {_hours(self.worker_seconds)}"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a batch is about to do, clips in the order they will be made."""
+    """The plan of a batch: its clips in the order in which they will be made, and estimates."""
 
     clips: tuple[ClipPlan, ...]
-    begins: datetime
+    begins: datetime  # local time, when the time window is open
     workers: int
     threads: int  # of every worker
     disk_bytes: float
     memory_bytes: float
-    local: bool  # workers are on this machine
-    free_bytes: float = math.inf  # where the store lies
+    local: bool  # whether the workers are on this machine
+    free_bytes: float = math.inf  # on the disk of the store
 
     @property
     def faults(self) -> list[ClipPlan]:
+        """The clips that cannot be made."""
         return [planned for planned in self.clips if planned.fault]
 
     @property
     def wall_seconds(self) -> float | None:
-        known = [planned.worker_seconds for planned in self.clips if not planned.fault]
-        return None if None in known else sum(known) / self.workers
+        """Estimated duration of the batch; None if there is nothing to estimate from."""
+        seconds = [planned.worker_seconds for planned in self.clips if not planned.fault]
+        return None if None in seconds else sum(seconds) / self.workers
 
     @property
     def warnings(self) -> list[str]:
-        """What may go wrong and is no reason not to begin."""
-        found, elapsed = [], 0.0
+        """Problems that may occur but do not keep the batch from beginning."""
+        warnings, elapsed = [], 0.0
         for planned in self.clips:
             elapsed += (planned.worker_seconds or 0.0) / self.workers
             deadline = due(planned.clip, self.begins)
             if deadline and self.begins + timedelta(seconds=elapsed) > deadline:
-                found.append(f"{planned.clip.id} will miss its deadline {deadline:%Y-%m-%d %H:%M} by the estimate")
+                warnings.append(f"{planned.clip.id} will miss its deadline {deadline:%Y-%m-%d %H:%M} by the estimate")
         if self.disk_bytes > self.free_bytes:
-            found.append(
-                f"the whole batch needs about {self.disk_bytes / 1e6:.0f} MB, {self.free_bytes / 1e6:.0f} MB are free: it will stop when the disk is full; make room, or set produce.store"
+            warnings.append(
+                f"the whole batch needs about {self.disk_bytes / 1e6:.0f} MB, {self.free_bytes / 1e6:.0f} MB are free: "
+                "it will stop when the disk is full; make room, or set produce.store"
             )
         total = psutil.virtual_memory().total
         if self.local and self.memory_bytes > total:
-            found.append(
-                f"{self.workers} workers need about {self.memory_bytes / 1e9:.1f} GB of memory, the machine has {total / 1e9:.1f}; segments may have to be halved"
+            warnings.append(
+                f"{self.workers} workers need about {self.memory_bytes / 1e9:.1f} GB of memory, "
+                f"the machine has {total / 1e9:.1f}; segments may have to be halved"
             )
-        return found
+        return warnings
 
     def text(self) -> str:
-        """For a person, a line a clip and a summary."""
+        """The plan as text for a person: a line for each clip, and a summary."""
         width = max(len(planned.clip.id) for planned in self.clips)
-        lines = [
-            f"{planned.row:5} {planned.clip.id:{width}} "
-            + (
-                f"FAULT {planned.fault}"
-                if planned.fault
-                else f"{planned.frames / planned.clip.fps:7.1f} s {planned.clip.width} x {planned.clip.height}, {_hours(planned.worker_seconds)}"
-            )
-            for planned in self.clips
-        ]
-        good = [planned for planned in self.clips if not planned.fault]
-        seconds = sum(planned.frames / planned.clip.fps for planned in good)
+        lines = [f"{planned.row:5} {planned.clip.id:{width}} {planned.text()}" for planned in self.clips]
+        feasible = [planned for planned in self.clips if not planned.fault]
+        seconds = sum(planned.frames / planned.clip.fps for planned in feasible)
         lines.append(
-            f"{len(good)} of {len(self.clips)} clips can be made: {seconds / 60:.1f} min of video, about {self.disk_bytes / 1e9:.2f} GB of disk, {self.memory_bytes / 1e9:.1f} GB of memory"
+            f"{len(feasible)} of {len(self.clips)} clips can be made: {seconds / 60:.1f} min of video, "
+            f"about {self.disk_bytes / 1e9:.2f} GB of disk, {self.memory_bytes / 1e9:.1f} GB of memory"
         )
-        took = _hours(self.wall_seconds) + (
+        estimate = _hours(self.wall_seconds) + (
             f" with {self.workers} workers of {self.threads} threads"
             if self.wall_seconds is not None
             else ": no clip was made here yet"
         )
-        lines.append(f"begins {self.begins:%Y-%m-%d %H:%M}, takes {took}")
+        lines.append(f"begins {self.begins:%Y-%m-%d %H:%M}, takes {estimate}")
         return "\n".join(lines + [f"note: {warning}" for warning in self.warnings])
 
 
 def prepare(manifest: Manifest, outputs: Outputs, models: Models, home: Home) -> Plan:
-    """The whole pre-flight. Raises UserError, with every fault, when the batch cannot start."""
+    """Run the whole pre-flight check. Raises UserError, with every fault, if the batch cannot start."""
     params = models.params
     store = params.produce.store or str(home.store)
-    looks = (
-        lambda: models.digests, lambda: _encode(params.video), lambda: outputs.check("--out"), lambda: Outputs(store).check("produce.store"),
+    checks = (
+        lambda: models.digests,
+        lambda: _encode(params.video),
+        lambda: outputs.check("--out"),
+        lambda: Outputs(store).check("produce.store"),
         lambda: open_signer(params.provenance, home.credentials),
-    )  # fmt: skip
+    )
     faults: list[str] = []
-    for look in looks:
+    for check in checks:
         try:
-            look()
+            check()
         except (UserError, OSError) as error:
             faults.append(str(error))
     if faults:
         raise UserError("\n".join(faults))
-    made = plan(manifest, params, Library(home.avatars), History(home.history), datetime.now())
-    return made if is_url(store) else replace(made, free_bytes=shutil.disk_usage(store).free)
+    result = plan(manifest, params, Library(home.avatars), History(home.history), datetime.now())
+    return result if is_url(store) else replace(result, free_bytes=shutil.disk_usage(store).free)
 
 
 def plan(manifest: Manifest, params: Params, library: Library, history: History, now: datetime) -> Plan:
-    """Look at every clip: files readable, durations, avatars, estimates. Reads headers only, several files at once."""
+    """Check every clip (files, avatar, background, poses) and estimate it. Only headers of files are read.
+
+    now: local time.
+    """
     begins, _ = next_window(now, params.produce.window)
     threads = params.produce.worker.threads
     speed = history.speed(threads)
 
-    def look(item: tuple[int, Clip]) -> ClipPlan:
+    def check(item: tuple[int, Clip]) -> ClipPlan:
         row, clip = item
         try:
             _check_avatar(clip, library, params, now)
@@ -157,11 +178,11 @@ def plan(manifest: Manifest, params: Params, library: Library, history: History,
             return ClipPlan(row, clip, 0, None, str(error))
         return ClipPlan(row, clip, frames, speed.worker_seconds(clip.pixels, frames) if speed else None)
 
-    with ThreadPoolExecutor(_READERS) as readers:
-        clips = tuple(readers.map(look, manifest.in_order(now)))
-    good = [planned for planned in clips if not planned.fault]
-    disk = sum(planned.clip.pixels * planned.frames for planned in good) * _DISK_PER_PIXEL
-    largest = max((planned.clip.pixels for planned in good), default=0)
+    with ThreadPoolExecutor(_READER_THREADS) as readers:
+        clips = tuple(readers.map(check, manifest.in_order(now)))
+    feasible = [planned for planned in clips if not planned.fault]
+    disk = sum(planned.clip.pixels * planned.frames for planned in feasible) * _DISK_BYTES_PER_PIXEL
+    largest = max((planned.clip.pixels for planned in feasible), default=0)
     memory = _DRIVER_BYTES + params.produce.workers * (_WORKER_BYTES + _WORKER_BYTES_PER_PIXEL * largest)
     return Plan(
         clips,
@@ -175,7 +196,10 @@ def plan(manifest: Manifest, params: Params, library: Library, history: History,
 
 
 def _check_avatar(clip: Clip, library: Library, params: Params, now: datetime) -> None:
-    """That its avatar is there, or its portrait can be opened and there is what fits it; and that it may be used. Raises ClipError."""
+    """Raise ClipError if the clip's avatar cannot be used.
+
+    Its consent is checked. A portrait's file must be readable and large enough, and the detector must be installed.
+    """
     library.check_consent(clip.avatar, clip.consent, params.produce.require_consent, now.date())
     if is_picture(clip.avatar):
         try:
@@ -186,7 +210,7 @@ def _check_avatar(clip: Clip, library: Library, params: Params, now: datetime) -
 
 
 def _check_background(background: str) -> None:
-    """That a background's picture can be opened. Raises ClipError."""
+    """Raise ClipError if the background is a picture's file that cannot be opened."""
     if is_picture(background):
         try:
             check_photo(Path(background))
@@ -195,7 +219,10 @@ def _check_background(background: str) -> None:
 
 
 def _seconds(clip: Clip) -> float:
-    """How long a clip will be: a recording's header, or words over rate for a script. Raises ClipError."""
+    """Length of a clip: from the header of its recording, or the number of words over the speaking rate of a script.
+
+    Raises ClipError if the recording or the script cannot be used.
+    """
     if clip.script is not None:
         if not any(c.isalnum() for c in clip.script):
             raise ClipError(LETTERLESS)
@@ -207,7 +234,7 @@ def _seconds(clip: Clip) -> float:
 
 
 def _encode(params: VideoParams) -> None:
-    """One frame and a little silence through the real encoder."""
+    """Encode one frame and 0.1 s of silence, to test the encoder. Raises UserError or OSError if that fails."""
     with tempfile.TemporaryDirectory() as folder:
         sound = Path(folder) / "silence.wav"
         sound.write_bytes(audio_files.wav_bytes(np.zeros((2, audio_files.OUTPUT_RATE // 10), np.float32)))

@@ -1,9 +1,11 @@
-"""Quality gate of a finished clip: pass, review or fail, with reasons. It looks at the file alone, as a viewer would.
+"""Quality gate of a finished clip: the verdict pass, review or fail, with reasons.
 
-Faces are found with OpenCV's Haar cascade (Viola and Jones 2001; the file comes in OpenCV's wheel), which has never seen our
-renderer. Lips against sound has two legs: the file's sound against the sound that drove the motion, by cross-correlation; and the
-mouth's pixels against the motion's lip aperture, by ridge regression on the patch's principal components with held-out folds, at
-every lag. Where the second finds no clear peak, it says so and judges nothing.
+Only the finished file is measured, as a viewer would see it. Faces are found with OpenCV's Haar cascade (Viola and
+Jones 2001; the file comes in OpenCV's wheel), which was not trained on pictures of our renderer. Two measurements test
+whether lips and sound agree: the lag of the file's sound behind the sound that drove the motion, by cross-correlation;
+and the lag of the mouth's pixels behind the motion's lip aperture. The second one predicts the aperture from the
+principal components of the mouth patch by ridge regression with held-out folds, at every lag. If no lag is clearly the
+best, the measure is nan and no rule uses it.
 """
 
 from __future__ import annotations
@@ -29,25 +31,47 @@ from stereotalker.params import QualityParams
 from stereotalker.production.manifest import Clip
 
 VERDICTS = ("pass", "review", "fail")
-_LOOK_S = 0.2  # between frames that are searched for a face
-# Cameras under which the detector knows a face as one: degrees to a side, the person's size over the portrait's, the frame's rise in picture heights.
-_FACING, _SIZES, _RISE = 20.0, (0.6, 1.3), 0.2
-_POSTER = 256  # px
-_STILL = 0.05  # mean change of a frame, of 255, below which it stands still; the encoder repeats such frames exactly
-_LAGS, _NEAR = 8, 2  # frames to either side: looked at, and counted as no lag when margins are asked for
-_LOOKS = 4  # in a fifth of a clip: of fewer, sharpness tells a blink from nothing
-_ALIKE = (2.0, 2.0, 0.03, 0.02)  # by which views of _views may differ, and their faces are as sharp
-_LIPS_S = (4.0, 60.0)  # of pictures that lips are judged on: shorter ones tell too little, longer ones take memory
-_MARGIN = 0.25  # by which a lag's correlation must beat those near none
-_COMPONENTS, _FOLDS, _RIDGE = 8, 5, 0.05
+# Seconds between the frames that are sampled, that is, searched for a face.
+_SAMPLE_INTERVAL_S = 0.2
+
+# Camera views in which the detector finds a face. Outside them a missing face says nothing about the picture.
+_MAX_AZIMUTH_DEG = 20.0  # to either side
+_SIZE_RANGE = (0.6, 1.3)  # size of the person, relative to the portrait
+_MAX_VERTICAL_SHIFT = 0.2  # picture heights
+
+_POSTER_PX = 256  # longer side of the poster
+
+# Mean change of a frame, in gray levels of 255, below which it counts as frozen. The encoder repeats such frames
+# exactly, so a small limit is enough.
+_FROZEN_CHANGE = 0.05
+
+# Lags that are tried, in frames to either side, and those among them that count as no lag.
+_MAX_LAG, _NO_LAG = 8, 2
+
+# Faces that a fifth of the clip must show. With fewer, a blink would look like a loss of sharpness.
+_MIN_FACES = 4
+
+# Sharpness is compared only between frames seen from the same view: a turned face looks softer. This is the largest
+# difference between the columns of `_views`.
+_SAME_VIEW_TOLERANCE = (2.0, 2.0, 0.03, 0.02)
+
+# Seconds of pictures that lip movement is judged on. Less says too little; more takes too much memory.
+_MIN_LIP_S, _MAX_LIP_S = 4.0, 60.0
+
+# A lag is reported only if its correlation is larger by this than that of every lag which counts as none.
+_LAG_MARGIN = 0.25
+
+_COMPONENTS, _FOLDS, _RIDGE = 8, 5, 0.05  # of the regression from mouth patch to lip aperture
 _AAC_FRAME_S = 1024 / OUTPUT_RATE
 
 
 @dataclass(frozen=True)
 class Verdict:
+    """What the quality gate decided, and from which measures."""
+
     verdict: str  # one of VERDICTS
     reasons: tuple[str, ...]
-    measures: dict[str, float]  # nan: could not be told
+    measures: dict[str, float]  # nan: could not be measured
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1)
@@ -60,19 +84,24 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Examined:
+    """Result of `examine`."""
+
     verdict: Verdict
     poster: bytes  # JPEG of the middle frame
 
 
 @dataclass
-class _Looks:
-    """What one pass over the pictures leaves: a few numbers a frame, and small gray patches of the mouth."""
+class _FrameMeasures:
+    """What one pass over the pictures keeps: a few numbers for each frame, and small gray pictures.
 
-    levels: list[float]  # mean, of 255
-    moves: list[float]  # mean change to the frame before, of 255
-    boxes: list[np.ndarray]  # face x, y, side of looked-at frames; nan where none was found
-    sharpness: list[float]  # variance of the Laplacian over the face of looked-at frames; nan where none was found
-    gray: list[np.ndarray]  # u8 [h, w] of the first _LIPS_S[1] seconds, faces.SIDE px
+    Sampled frames are those that are searched for a face, one every _SAMPLE_INTERVAL_S.
+    """
+
+    levels: list[float]  # mean gray level, of 255
+    changes: list[float]  # mean absolute change since the frame before, of 255
+    boxes: list[np.ndarray]  # face x, y, side in px of the sampled frames; nan where no face was found
+    sharpness: list[float]  # variance of the Laplacian over the face of the sampled frames; nan where none was found
+    gray: list[np.ndarray]  # u8 [h, w] of the first _MAX_LIP_S seconds, faces.SIDE px
     poster: bytes
 
 
@@ -83,43 +112,49 @@ def examine(
     clip: Clip,
     target: float,
     limits: QualityParams,
-    misread: bool = False,
+    is_misread: bool = False,
 ) -> Examined:
-    """Look at clip.mp4. sound: the WAV that drove it; aperture f32 [T] the motion's lip opening, any unit; target LUFS.
+    """Measure a finished video file and judge it.
 
-    misread: the clip has a transcript, and it is not what is said.
+    sound: the WAV file that drove the motion; aperture: f32 [T] lip opening of the motion, in any unit; target: the
+    loudness asked for, in LUFS; is_misread: the clip has a transcript, and it is not what is said.
     """
-    looks = _look(file, len(aperture), clip)
-    heard, driving = _sound_of(file), _wav(sound)
-    step = max(1, round(_LOOK_S * clip.fps))
+    measured = _measure_frames(file, len(aperture), clip)
+    file_sound, driving_sound = _sound_of(file), _wav(sound)
+    step = max(1, round(_SAMPLE_INTERVAL_S * clip.fps))
     views = _views(clip, len(aperture))[::step]
-    boxes, sharpness = (
-        looks.boxes[: len(views)],
-        np.array(looks.sharpness[: len(views)]),
-    )  # a file may have too many frames, or too few
+    # The file may have more or fewer frames than expected.
+    boxes = measured.boxes[: len(views)]
+    sharpness = np.array(measured.sharpness[: len(views)])
     views = views[: len(boxes)]
-    lips, clear = lip_lag(_mouths(looks, step), aperture[: len(looks.gray)], clip.fps)
-    audio_lag = _audio_lag(heard, driving) * clip.fps
+    lag, correlation = lip_lag(_mouth_patches(measured, step), aperture[: len(measured.gray)], clip.fps)
     m = {
-        "frames": len(looks.levels), "frames_expected": len(aperture),
-        "audio_minus_video_s": heard.shape[1] / OUTPUT_RATE - len(looks.levels) / clip.fps,
-        "audio_lag_frames": audio_lag, "lip_lag_frames": lips if clear >= limits.sync_clear else np.nan, "lip_correlation": clear,
-        "darkest_frame": min(looks.levels, default=0.0), "frozen_s": _longest(np.array(looks.moves[1:]) < _STILL) / clip.fps,
-        "faces": _share(boxes, _facing(views)),
-        "sharpness_kept": _kept(sharpness, views), "lufs": loudness(heard) if heard.size else -np.inf, "lufs_target": target,
-        "peak": float(np.abs(heard).max(initial=0.0)), "transcript_misread": misread,
-    }  # fmt: skip
+        "frames": len(measured.levels),
+        "frames_expected": len(aperture),
+        "audio_minus_video_s": file_sound.shape[1] / OUTPUT_RATE - len(measured.levels) / clip.fps,
+        "audio_lag_frames": _audio_lag(file_sound, driving_sound) * clip.fps,
+        "lip_lag_frames": lag if correlation >= limits.sync_clear else np.nan,
+        "lip_correlation": correlation,
+        "darkest_frame": min(measured.levels, default=0.0),
+        "frozen_s": _longest_run(np.array(measured.changes[1:]) < _FROZEN_CHANGE) / clip.fps,
+        "faces": _face_share(boxes, _may_show_face(views)),
+        "sharpness_kept": _sharpness_ratio(sharpness, views),
+        "lufs": loudness(file_sound) if file_sound.size else -np.inf,
+        "lufs_target": target,
+        "peak": float(np.abs(file_sound).max(initial=0.0)),
+        "transcript_misread": is_misread,
+    }
     measures = {name: float(value) for name, value in m.items()}
-    return Examined(judge(measures, clip.fps, limits), looks.poster)
+    return Examined(judge(measures, clip.fps, limits), measured.poster)
 
 
 def judge(m: dict[str, float], fps: float, limits: QualityParams) -> Verdict:
-    """The verdict on measures as `examine` makes them; a measure that could not be told judges nothing."""
-    found: list[tuple[str, str]] = []
+    """The verdict on the measures of `examine`. A measure that is nan breaks no rule."""
+    broken_rules: list[tuple[str, str]] = []
 
-    def rule(verdict: str, broken: bool, reason: str) -> None:
-        if broken:
-            found.append((verdict, reason))
+    def rule(verdict: str, is_broken: bool, reason: str) -> None:
+        if is_broken:
+            broken_rules.append((verdict, reason))
 
     rule("fail", m["frames"] != m["frames_expected"], f"{m['frames']:.0f} frames, expected {m['frames_expected']:.0f}")
     gap = abs(m["audio_minus_video_s"])
@@ -162,41 +197,42 @@ def judge(m: dict[str, float], fps: float, limits: QualityParams) -> Verdict:
     if not np.isfinite(m["lufs"]):
         rule("review", True, "the sound is silent")
     else:
-        off = m["lufs"] - m["lufs_target"]
-        peaks = off < 0 and m["peak"] > 0.9  # loud peaks keep it from being raised further
+        deviation = m["lufs"] - m["lufs_target"]
+        is_peak_limited = deviation < 0 and m["peak"] > 0.9  # the sound cannot be made louder without clipping
         rule(
             "review",
-            abs(off) > limits.loudness and not peaks,
-            f"loudness is {m['lufs']:.1f} LUFS, {off:+.1f} off the target",
+            abs(deviation) > limits.loudness and not is_peak_limited,
+            f"loudness is {m['lufs']:.1f} LUFS, {deviation:+.1f} off the target",
         )
-    worst = max((VERDICTS.index(verdict) for verdict, _ in found), default=0)
-    return Verdict(VERDICTS[worst], tuple(reason for _, reason in found), m)
+    worst = max((VERDICTS.index(verdict) for verdict, _ in broken_rules), default=0)
+    return Verdict(VERDICTS[worst], tuple(reason for _, reason in broken_rules), m)
 
 
 def lip_lag(mouths: np.ndarray | None, aperture: np.ndarray, fps: float) -> tuple[float, float]:
-    """Frames by which the mouth in the pictures follows the motion, and the held-out correlation there (0..1).
+    """Lag of the mouth in the pictures behind the motion, in frames, and the held-out correlation at that lag (0..1).
 
-    mouths: gray patches f32 [T, P] or None; aperture f32 [T]. nan where it cannot be told: too short, no face, no movement, or a
-    lag that is hardly better than none.
+    mouths: gray patches f32 [T, P], or None; aperture: f32 [T]. The lag is nan if it cannot be measured: the clip is
+    too short, shows no face or no movement, or the best lag is hardly better than none.
     """
     T = len(aperture)
-    if mouths is None or len(mouths) != T or T < _LIPS_S[0] * fps or np.std(aperture) == 0:
+    if mouths is None or len(mouths) != T or T < _MIN_LIP_S * fps or np.std(aperture) == 0:
         return np.nan, 0.0
     patches, opening = _without_drift(mouths), _without_drift(aperture[:, None])[:, 0]
     left, scale, _ = np.linalg.svd(patches - patches.mean(0), full_matrices=False)
     parts = (left * scale)[:, :_COMPONENTS]
     parts = parts / max(float(parts.std()), 1e-9)
     scores = {}
-    for lag in range(-_LAGS, _LAGS + 1):
+    for lag in range(-_MAX_LAG, _MAX_LAG + 1):
         x, y = parts[max(lag, 0) : T + min(lag, 0)], opening[max(-lag, 0) : T - max(lag, 0)]
         scores[lag] = _held_out_correlation(x, y)
     best = max(scores, key=scores.get)
-    near = max(scores[lag] for lag in range(-_NEAR, _NEAR + 1))
-    told = abs(best) <= _NEAR or scores[best] - near >= _MARGIN
-    return float(best) if told else np.nan, max(scores[best], 0.0)
+    without_lag = max(scores[lag] for lag in range(-_NO_LAG, _NO_LAG + 1))
+    is_clear = abs(best) <= _NO_LAG or scores[best] - without_lag >= _LAG_MARGIN
+    return float(best) if is_clear else np.nan, max(scores[best], 0.0)
 
 
 def _held_out_correlation(x: np.ndarray, y: np.ndarray) -> float:
+    """Correlation of y [T] with its ridge regression on x [T, C], each fold predicted from the others."""
     folds = np.arange(len(y)) * _FOLDS // len(y)
     predicted = np.zeros(len(y))
     for fold in range(_FOLDS):
@@ -210,70 +246,77 @@ def _held_out_correlation(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def _without_drift(x: np.ndarray) -> np.ndarray:
+    """Subtract the moving average over 25 frames, because light and pose change slowly while lips move fast."""
     return x - uniform_filter1d(x.astype(np.float64), 25, axis=0, mode="nearest")
 
 
-def _look(file: Path, expected: int, clip: Clip) -> _Looks:
-    """Of a stereoscopic clip the left eye is looked at."""
+def _measure_frames(file: Path, expected: int, clip: Clip) -> _FrameMeasures:
+    """Decode the video once. Of a stereoscopic clip only the left eye is measured. expected: number of frames."""
     fps = clip.fps
-    step, looks, before = max(1, round(_LOOK_S * fps)), _Looks([], [], [], [], [], b""), None
+    step = max(1, round(_SAMPLE_INTERVAL_S * fps))
+    measured = _FrameMeasures([], [], [], [], [], b"")
+    before = None
     with av.open(str(file)) as container:
         for index, frame in enumerate(container.decode(video=0)):
             gray = frame.to_ndarray(format="gray")[: clip.height, : clip.width]
-            looks.levels.append(float(gray.mean()))
-            looks.moves.append(255.0 if before is None else float(cv2.absdiff(gray, before).mean()))
+            measured.levels.append(float(gray.mean()))
+            measured.changes.append(255.0 if before is None else float(cv2.absdiff(gray, before).mean()))
             before = gray
             small = fitted(gray)
-            if index < _LIPS_S[1] * fps:
-                looks.gray.append(small)
+            if index < _MAX_LIP_S * fps:
+                measured.gray.append(small)
             if index % step == 0:
                 box = _face(small)
-                looks.boxes.append(box)
-                looks.sharpness.append(
-                    float(cv2.Laplacian(_crop(small, box), cv2.CV_32F).var()) if np.isfinite(box).all() else np.nan
+                measured.boxes.append(box)
+                has_face = np.isfinite(box).all()
+                measured.sharpness.append(
+                    float(cv2.Laplacian(_crop(small, box), cv2.CV_32F).var()) if has_face else np.nan
                 )
             if index == expected // 2:
-                looks.poster = _jpeg(frame.to_image())
-    return looks
+                measured.poster = _jpeg(frame.to_image())
+    return measured
 
 
 def _views(clip: Clip, frames: int) -> np.ndarray:
-    """How every frame sees the speaker, f64 [frames, 4]: degrees to a side and upwards, logarithm of the size over the portrait's, the frame's rise."""
+    """How the camera sees the speaker in every frame, f64 [frames, 4].
 
-    def view(move: CameraPath) -> np.ndarray:
-        way = angles_along(move, frames, clip.fps)
-        return np.stack([np.abs(way.azimuth), way.elevation, np.log(way.zoom / way.distance), way.vertical_shift], 1)
+    The columns are azimuth to either side in degrees, elevation in degrees, logarithm of the size relative to the
+    portrait, and vertical shift in picture heights.
+    """
 
-    found = view(clip.camera)
-    for take in clip.retakes:
-        if take.camera is not None:
-            taken = slice(*take.frames(clip.fps, frames))
-            found[taken] = view(take.camera)[taken]
-    return found
+    def view(path: CameraPath) -> np.ndarray:
+        angles = angles_along(path, frames, clip.fps)
+        size = np.log(angles.zoom / angles.distance)
+        return np.stack([np.abs(angles.azimuth), angles.elevation, size, angles.vertical_shift], 1)
+
+    views = view(clip.camera)
+    for retake in clip.retakes:
+        if retake.camera is not None:
+            span = slice(*retake.frames(clip.fps, frames))
+            views[span] = view(retake.camera)[span]
+    return views
 
 
-def _facing(views: np.ndarray) -> np.ndarray:
-    """Whether the detector knows a face as one in such views, bool [frames]."""
-    aside, _, size, vertical_shift = views.T
+def _may_show_face(views: np.ndarray) -> np.ndarray:
+    """Whether the detector can be expected to find a face in such views, bool [frames]."""
+    azimuth, _, size, vertical_shift = views.T
+    low, high = (np.log(size) for size in _SIZE_RANGE)
     return (
-        (aside <= _FACING)
-        & (np.log(_SIZES[0]) <= size)
-        & (size <= np.log(_SIZES[1]))
-        & (np.abs(vertical_shift) <= _RISE)
+        (azimuth <= _MAX_AZIMUTH_DEG) & (low <= size) & (size <= high) & (np.abs(vertical_shift) <= _MAX_VERTICAL_SHIFT)
     )
 
 
-def _share(boxes: list[np.ndarray], facing: np.ndarray) -> float:
-    """Of looked-at frames that may show a face, those that do; nan where none may."""
+def _face_share(boxes: list[np.ndarray], may_show_face: np.ndarray) -> float:
+    """Share of frames with a face among the sampled frames that may show one; nan if none may."""
     if not boxes:
         return 0.0
-    return float(np.isfinite(boxes).all(1)[facing].mean()) if facing.any() else np.nan
+    return float(np.isfinite(boxes).all(1)[may_show_face].mean()) if may_show_face.any() else np.nan
 
 
 def _face(gray: np.ndarray) -> np.ndarray:
-    """x, y, side of the largest face, px; nan where there is none."""
-    found = find_faces(gray)
-    return found[0] if len(found) else np.full(3, np.nan)
+    """x, y and side in px of the largest face, f64 [3]; nan if there is none."""
+    faces = find_faces(gray)
+    return faces[0] if len(faces) else np.full(3, np.nan)
 
 
 def _crop(gray: np.ndarray, box: np.ndarray) -> np.ndarray:
@@ -281,35 +324,46 @@ def _crop(gray: np.ndarray, box: np.ndarray) -> np.ndarray:
     return gray[max(y, 0) : y + side, max(x, 0) : x + side]
 
 
-def _mouths(looks: _Looks, step: int) -> np.ndarray | None:
-    """The lower middle of the face in every frame, small and gray, f32 [T, P]; None where faces are too rare."""
-    boxes = np.array(looks.boxes)
-    seen = np.isfinite(boxes).all(1) if len(boxes) else np.zeros(0, bool)
-    if seen.sum() < 3:
+def _mouth_patches(measured: _FrameMeasures, step: int) -> np.ndarray | None:
+    """The lower middle of the face in every frame, as small gray patches f32 [T, P]; None if faces are too rare."""
+    boxes = np.array(measured.boxes)
+    has_face = np.isfinite(boxes).all(1) if len(boxes) else np.zeros(0, bool)
+    if has_face.sum() < 3:
         return None
-    at = np.flatnonzero(seen) * step
-    frames = np.arange(len(looks.gray))
-    x, y, side = (uniform_filter1d(np.interp(frames, at, boxes[seen, k]), 11, mode="nearest") for k in range(3))
+    face_frames = np.flatnonzero(has_face) * step
+    frames = np.arange(len(measured.gray))
+    x, y, side = (
+        uniform_filter1d(np.interp(frames, face_frames, boxes[has_face, k]), 11, mode="nearest") for k in range(3)
+    )
     size = (max(8, int(0.5 * side.mean())), max(8, int(0.42 * side.mean())))
-    cut = [cv2.getRectSubPix(g, size, (x[t] + 0.5 * side[t], y[t] + 0.82 * side[t])) for t, g in enumerate(looks.gray)]
+    patches = [
+        cv2.getRectSubPix(gray, size, (x[t] + 0.5 * side[t], y[t] + 0.82 * side[t]))
+        for t, gray in enumerate(measured.gray)
+    ]
     return np.stack(
-        [cv2.resize(patch, (24, 20), interpolation=cv2.INTER_AREA).astype(np.float32).ravel() for patch in cut]
+        [cv2.resize(patch, (24, 20), interpolation=cv2.INTER_AREA).astype(np.float32).ravel() for patch in patches]
     )
 
 
-def _kept(sharpness: np.ndarray, views: np.ndarray) -> float:
-    """Mean sharpness of the last fifth over the first fifth; nan where either shows few faces, and where the camera sees them otherwise."""
+def _sharpness_ratio(sharpness: np.ndarray, views: np.ndarray) -> float:
+    """Mean sharpness of the face in the last fifth of the clip, divided by that in the first fifth.
+
+    nan if either fifth shows few faces, or if the camera sees the speaker differently in them.
+    """
     fifth = len(sharpness) // 5
     if not fifth:
         return np.nan
-    before, after = sharpness[:fifth], sharpness[-fifth:]
-    moved = [np.abs(of(views[:fifth], 0) - of(views[-fifth:], 0)) > _ALIKE for of in (np.min, np.mean, np.max)]
-    if np.any(moved) or min(np.isfinite(before).sum(), np.isfinite(after).sum()) < _LOOKS:
+    first, last = sharpness[:fifth], sharpness[-fifth:]
+    differs = [
+        np.abs(statistic(views[:fifth], 0) - statistic(views[-fifth:], 0)) > _SAME_VIEW_TOLERANCE
+        for statistic in (np.min, np.mean, np.max)
+    ]
+    if np.any(differs) or min(np.isfinite(first).sum(), np.isfinite(last).sum()) < _MIN_FACES:
         return np.nan
-    return float(np.nanmean(after) / max(np.nanmean(before), 1e-9))
+    return float(np.nanmean(last) / max(np.nanmean(first), 1e-9))
 
 
-def _longest(flags: np.ndarray) -> int:
+def _longest_run(flags: np.ndarray) -> int:
     """Length of the longest run of True."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], flags.astype(int), [0]])))
     return int(max(edges[1::2] - edges[::2], default=0))
@@ -324,21 +378,26 @@ def _sound_of(file: Path) -> np.ndarray:
 
 
 def _wav(path: Path) -> np.ndarray:
+    """Samples of a 16-bit WAV file, i16 [N, 2], mapped into memory."""
     _, samples = wavfile.read(path, mmap=True)
     return samples
 
 
-def _audio_lag(heard: np.ndarray, driving: np.ndarray) -> float:
-    """Seconds by which the file's sound follows the driving sound (i16 [N, 2]), from its first half minute; 0 for silence."""
-    count = min(heard.shape[1], len(driving), 30 * OUTPUT_RATE)
-    a, b = heard[:, :count].mean(0), driving[:count].mean(1) / 32768
+def _audio_lag(file_sound: np.ndarray, driving_sound: np.ndarray) -> float:
+    """Lag in seconds of the file's sound (f32 [2, N]) behind the driving sound (i16 [N, 2]); 0 for silence.
+
+    Only the first half minute is used.
+    """
+    count = min(file_sound.shape[1], len(driving_sound), 30 * OUTPUT_RATE)
+    a, b = file_sound[:, :count].mean(0), driving_sound[:count].mean(1) / 32768
     if not np.any(np.abs(a) > 1e-4) or not np.any(np.abs(b) > 1e-4):
         return 0.0
     return (int(np.argmax(correlate(a, b, method="fft"))) - (count - 1)) / OUTPUT_RATE
 
 
 def _jpeg(picture: Image.Image) -> bytes:
-    picture.thumbnail((_POSTER, _POSTER), Image.Resampling.LANCZOS)
+    """A JPEG of the picture, scaled down to _POSTER_PX."""
+    picture.thumbnail((_POSTER_PX, _POSTER_PX), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=80)
     return buffer.getvalue()

@@ -1,4 +1,7 @@
-"""Stage `report`: one page per batch, a row for every clip of the manifest, always. Opens from disk, needs no network."""
+"""Stage `report`: the results of a batch, as an HTML page and as JSON.
+
+Every clip of the manifest has a row, whatever happened to it. The page can be opened from a disk and needs no network.
+"""
 
 from __future__ import annotations
 
@@ -14,91 +17,93 @@ from PIL import Image
 from stereotalker.errors import SAME_CAUSE, UserError
 from stereotalker.production.outputs import Outputs
 
-SHOWN = ("pass", "review", "fail", "failed", "stopped")  # ClipResult.shown
+# Values of ClipResult.shown, the verdicts first.
+SHOWN = ("pass", "review", "fail", "failed", "stopped")
 
 
 @dataclass(frozen=True)
 class ClipResult:
-    """How one clip ended."""
+    """The result of one clip. It is saved in results.json."""
 
     id: str
     row: int  # in the manifest, from 1
-    state: str  # "done", "failed", or "stopped": not reached, made by the next run
+    state: str  # "done", "failed", or "stopped": the batch ended before, and the next run makes it
     error: str = ""  # one line: what was expected, what came, what to do
-    verdict: str = ""  # of the quality gate, when done: pass, review, fail
-    reasons: tuple[str, ...] = ()  # of the verdict, and what else there is to know
+    verdict: str = ""  # of the quality gate, if the clip is done: pass, review or fail
+    reasons: tuple[str, ...] = ()  # for the verdict, and other notes
     measures: dict[str, float] = field(default_factory=dict)  # of the quality gate
-    video: str = ""  # name below the outputs' place
+    video: str = ""  # name of the file in the outputs; the same for the next three
     poster: str = ""
     preview: str = ""
     log: str = ""
     frames: int = 0
-    rendered: int = 0  # frames that were made, not found in the store
+    rendered: int = 0  # frames that were rendered, not found in the store
     attempts: int = 1
-    seconds: dict[str, float] = field(default_factory=dict)  # by stage
-    made: list[str] = field(default_factory=list)  # stages not found in the store; "render" once a segment
-    facts: dict[str, str] = field(default_factory=dict)  # avatar, size, seed, ...
+    seconds: dict[str, float] = field(default_factory=dict)  # of work, by stage
+    made: list[str] = field(default_factory=list)  # stages not found in the store; "render" once for each segment
+    facts: dict[str, str] = field(default_factory=dict)  # what the clip is, for the page: avatar, size, seed, ...
 
     @property
     def ok(self) -> bool:
-        """Made, and not refused by the quality gate."""
+        """Whether the clip was made and did not fail the quality gate."""
         return self.state == "done" and self.verdict != "fail"
 
     @property
     def shown(self) -> str:
-        """One word for lists and filters."""
+        """The clip's state in one word: the verdict if it was made, else "failed" or "stopped". One of SHOWN."""
         return self.verdict if self.state == "done" else self.state
 
 
 @dataclass(frozen=True)
 class BatchRecord:
-    """What a batch was made with, pinned at its start."""
+    """The versions of everything that a batch was made with, recorded at its start."""
 
     name: str
-    manifest: str
+    manifest: str  # path
     started: str  # local time, ISO 8601
     models: dict[str, str]  # stage -> SHA-256 of its weights
     versions: dict[str, str]  # stage -> registry version, or "unregistered"
     data: dict[str, str]  # output of the data pipeline -> its digest in dvc.lock
-    code: str
-    commit: str
-    params: str  # digest
+    code: str  # digest of the source, see digests.code_version
+    commit: str  # of the checkout; empty for an installed package
+    params: str  # digest of all parameters
 
 
 @dataclass(frozen=True)
 class BatchEnd:
-    """How a batch ended."""
+    """The result of a batch."""
 
-    results: list[ClipResult]  # a row for every clip, in the manifest's order
-    stopped: str  # why it ended early; empty: it did not
+    results: list[ClipResult]  # one for every clip, in the manifest's order
+    stopped: str  # why the batch ended early; empty if it did not
     wall_seconds: float
-    useful_seconds: float  # of workers
-    lost_seconds: float
+    useful_seconds: float  # workers' time in attempts that succeeded
+    lost_seconds: float  # workers' time in attempts that did not
 
     @property
     def broken(self) -> bool:
-        """Stopped by the breaker: another night would fail alike."""
+        """Whether the batch stopped because clip after clip failed with the same cause. Another run would fail too."""
         return SAME_CAUSE in self.stopped
 
     def count(self, shown: str) -> int:
+        """Number of clips in a state, one of SHOWN."""
         return sum(result.shown == shown for result in self.results)
 
     @property
     def status(self) -> int:
-        """Exit status: 0 all made and passed; 1 some failed; 3 stopped before the end; 4 some want a look."""
+        """Exit status: 0 all were made and passed; 1 some failed; 3 stopped before the end; 4 some need a review."""
         if any(result.state == "failed" or result.verdict == "fail" for result in self.results):
             return 1
         return 3 if self.count("stopped") else 4 if self.count("review") else 0
 
     def summary(self) -> str:
-        counted = [f"{self.count(shown)} {shown}" for shown in SHOWN if self.count(shown)]
-        return f"{len(self.results)} clips: {', '.join(counted)}" + (
-            f"; stopped: {self.stopped}" if self.stopped else ""
-        )
+        """One line of text."""
+        counts = [f"{self.count(shown)} {shown}" for shown in SHOWN if self.count(shown)]
+        reason = f"; stopped: {self.stopped}" if self.stopped else ""
+        return f"{len(self.results)} clips: {', '.join(counts)}{reason}"
 
 
 def write_report(outputs: Outputs, batch: BatchRecord, end: BatchEnd) -> str:
-    """Write report.html and results.json; returns the page's path or URL."""
+    """Write report.html and results.json. Returns the path or URL of the page. Raises OSError."""
     templates = Environment(loader=PackageLoader("stereotalker", "assets"), autoescape=True)
     templates.filters["duration"] = duration
     counts = {shown: end.count(shown) for shown in SHOWN if end.count(shown)}
@@ -118,18 +123,17 @@ def write_report(outputs: Outputs, batch: BatchRecord, end: BatchEnd) -> str:
 
 
 def duration(seconds: float) -> str:
-    """For a person: 34.2 s, 12 min, 3.5 h."""
-    return (
-        f"{seconds:.1f} s"
-        if seconds < 120
-        else f"{seconds / 60:.0f} min"
-        if seconds < 7200
-        else f"{seconds / 3600:.1f} h"
-    )
+    """A duration as text for a person: 34.2 s, 12 min or 3.5 h."""
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def contact_sheet(outputs: Outputs, results: list[ClipResult], most: int = 60, side: int = 128) -> str:
-    """Middle frames of the first clips on one JPEG, as a data URI; empty where no clip was made."""
+    """The middle frames of the first `most` clips that were made, on one JPEG, as a data URI; empty if there is none.
+
+    side: width and height in px of each cell.
+    """
     posters = [outputs.read(result.poster) for result in results if result.poster][:most]
     if not posters:
         return ""
@@ -138,33 +142,30 @@ def contact_sheet(outputs: Outputs, results: list[ClipResult], most: int = 60, s
     for index, data in enumerate(posters):
         picture = Image.open(io.BytesIO(data))
         picture.thumbnail((side, side))
-        sheet.paste(
-            picture,
-            (
-                index % columns * side + (side - picture.width) // 2,
-                index // columns * side + (side - picture.height) // 2,
-            ),
-        )
+        left = index % columns * side + (side - picture.width) // 2
+        top = index // columns * side + (side - picture.height) // 2
+        sheet.paste(picture, (left, top))
     buffer = io.BytesIO()
     sheet.save(buffer, "JPEG", quality=75)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def rows_before(outputs: Outputs) -> dict[str, ClipResult]:
-    """What the last run there left, by clip id. Raises UserError where there was none."""
-    past = outputs.read("results.json")
-    if past is None:
+    """The results of the last run with the same outputs, by clip id. Raises UserError if there was none."""
+    text = outputs.read("results.json")
+    if text is None:
         raise UserError(f"--failed: no results.json in {outputs}; run the batch once without it")
-    return {clip["id"]: _result(clip) for clip in json.loads(past)["clips"]}
+    return {clip["id"]: _result(clip) for clip in json.loads(text)["clips"]}
 
 
 def _result(values: dict) -> ClipResult:
+    """A ClipResult from results.json, where null stands for nan."""
     measures = {name: math.nan if value is None else value for name, value in values["measures"].items()}
     return ClipResult(**values | {"reasons": tuple(values["reasons"]), "measures": measures})
 
 
 def _without_nan(value):
-    """JSON knows neither nan nor infinity: null."""
+    """The value with None in place of nan and infinity, which JSON cannot express."""
     if isinstance(value, dict):
         return {key: _without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -121,8 +121,8 @@ def assemble(
 ) -> Iterator[np.ndarray]:
     """Yield frames 0..frames-1 of a clip, chunk by chunk, u8 [T, H, W, 3 or 4].
 
-    parts: a window of frames and the store keys that hold it. Where parts share frames, the later part wins: that is how
-    a retake replaces frames of the clip.
+    parts: a window of frames and the store keys that hold it. Where parts share frames, the later part wins: in
+    this way a retake replaces frames of the clip.
     """
     owner = np.full(frames, -1)
     for index, (window, _) in enumerate(parts):

@@ -25,11 +25,11 @@ LIBRARY_DEFAULTS = {
     # Ray lowers its workers' priority; on a machine with other jobs they would hardly run.
     "RAY_worker_niceness": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    # A tracking server that is away costs seconds, not the default of minutes, and nothing is ever unpickled.
+    # A tracking server that cannot be reached costs seconds, not the default of minutes, and nothing is ever unpickled.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-    # Flow runs whose process has died are recognised by their missing heartbeat.
+    # Flow runs whose process has died are recognized by their missing heartbeat.
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     # Only what a user can act on is printed.

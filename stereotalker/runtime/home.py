@@ -1,4 +1,7 @@
-"""The home folder: what outlives one batch, that is the store, MLflow's records, Prefect's database and logs."""
+"""The home folder: it holds everything that is kept after a batch.
+
+That is the store, MLflow's records, Prefect's database and logs, the user's avatars, and the local signing key.
+"""
 
 from __future__ import annotations
 
@@ -11,19 +14,23 @@ from pathlib import Path
 
 import platformdirs
 
-_CONTENTS = ("store", "mlflow.db", "prefect", "avatars")  # a folder `runs` is ours if it holds any of these
+# Names inside a home folder. A folder `runs` in the working directory is a home only if it holds one of them.
+_CONTENTS = ("store", "mlflow.db", "prefect", "avatars")
 
 
 @dataclass(frozen=True)
 class Home:
-    """The folder `root` and the names inside it."""
+    """A home folder, and the paths inside it."""
 
     root: Path
 
     @classmethod
     def default(cls) -> Home:
-        """STEREOTALKER_HOME if it is set; else a folder `runs` of an older version in the working directory; else the
-        platform's folder for user data, on Linux ~/.local/share/stereotalker."""
+        """The home folder of this user.
+
+        STEREOTALKER_HOME if it is set; else a folder `runs` in the working directory that an older version made; else
+        the platform's folder for user data, on Linux ~/.local/share/stereotalker.
+        """
         if chosen := os.environ.get("STEREOTALKER_HOME"):
             return cls(Path(chosen).resolve())
         older = Path("runs").resolve()
@@ -34,10 +41,12 @@ class Home:
 
     @property
     def store(self) -> Path:
+        """Store of finished stages; with a shared store, its local copies."""
         return self.root / "store"
 
     @property
     def prefect(self) -> Path:
+        """Database, log and address of Prefect's server."""
         return self.root / "prefect"
 
     @property
@@ -57,6 +66,7 @@ class Home:
 
     @property
     def history(self) -> Path:
+        """The time that past clips took. See production/pace_history.py."""
         return self.root / "history.jsonl"
 
     @property
@@ -66,12 +76,13 @@ class Home:
 
     @property
     def artifacts(self) -> str:
+        """URI of the folder for MLflow's artifacts."""
         return (self.root / "mlflow-artifacts").as_uri()
 
 
 @cache
 def _note_older_home(folder: Path) -> None:
-    """Say once where the state lies, because a newer version would have put it elsewhere."""
+    """Print once which folder is used, because this version would put a new home elsewhere."""
     print(
         f"note: {folder} of an older version is used; set STEREOTALKER_HOME to it, or move it to "
         f"{platformdirs.user_data_path('stereotalker', appauthor=False)}",
@@ -80,7 +91,7 @@ def _note_older_home(folder: Path) -> None:
 
 
 def free_port() -> int:
-    """A TCP port of this machine that is free now."""
+    """Number of a TCP port of this machine that is free at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

@@ -1,4 +1,7 @@
-"""Which process made a record, and whether it still lives: so that what a killed driver left open can be closed."""
+"""Identifies the process that made a record, and tells whether it still runs.
+
+With it, records that a killed driver left open can be closed.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,15 @@ HOST = socket.gethostname()
 
 
 def identity() -> str:
-    """host/pid/start of this process; a pid that is used again later has another start."""
+    """Identity of this process as host/pid/start. The start time differs if the pid is used again later."""
     return f"{HOST}/{os.getpid()}/{_start(os.getpid())}"
 
 
 def is_dead(owner: str) -> bool:
-    """True when `identity()` of that process was of this machine and it is gone; of another machine nobody here can tell."""
+    """Whether the process with this identity ran on this machine and has ended.
+
+    False for a process of another machine, because its state cannot be known here.
+    """
     host, _, rest = owner.partition("/")
     pid = rest.split("/")[0]
     if host != HOST or not pid.isdigit():
@@ -29,7 +35,10 @@ def is_dead(owner: str) -> bool:
 
 
 def _start(pid: int) -> str:
-    """Clock ticks from the machine's start to the process's: a wall clock that is set moves nothing. Raises psutil.NoSuchProcess."""
+    """Start time of a process, in clock ticks since the machine started, so that setting the clock does not change it.
+
+    Without /proc it is in seconds since 1970. Raises psutil.NoSuchProcess.
+    """
     stat = Path(f"/proc/{pid}/stat")
     if not Path("/proc/self/stat").exists():
         return f"{psutil.Process(pid).create_time():.0f}"

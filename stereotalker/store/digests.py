@@ -1,4 +1,4 @@
-"""Digests: SHA-256 of files, of bytes and of nested values. Store keys are made of them."""
+"""SHA-256 digests of files, of bytes and of nested values. Store keys are made of them."""
 
 from __future__ import annotations
 
@@ -10,28 +10,34 @@ import numpy as np
 
 
 def digest(*parts) -> str:
-    """SHA-256 of nested plain values, records' arrays included: the one way keys are made."""
+    """First 40 hexadecimal characters of the SHA-256 of nested values. All store keys are made with it.
+
+    Values are None, str, int, float, bool, bytes, paths, NumPy arrays, and lists, tuples and dicts of those. Raises
+    TypeError for any other value.
+    """
     hasher = hashlib.sha256()
     _feed(hasher, parts)
     return hasher.hexdigest()[:40]
 
 
 def file_digest(path: Path) -> str:
+    """SHA-256 of a file, 64 hexadecimal characters. Raises OSError if it cannot be read."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def bytes_digest(data: bytes) -> str:
-    """As file_digest, of bytes in memory."""
+    """SHA-256 of bytes, 64 hexadecimal characters."""
     return hashlib.sha256(data).hexdigest()
 
 
-_ORCHESTRATION = {"cli", "flows", "tasks"}  # an installed package holds flows and tasks too, a checkout links to them
+# Packages that do not change results. An installed package contains flows and tasks; a checkout has links to them.
+_ORCHESTRATION = {"cli", "flows", "tasks"}
 
 
 @cache
 def code_version() -> str:
-    """Digest of the source of everything that makes results: after a change no old result is found.
+    """Digest of all source code that results depend on. After any change to it, no older result is found in the store.
 
     The command line, the flows and the tasks only say when and where results are made, so they are left out.
     """
@@ -41,6 +47,7 @@ def code_version() -> str:
 
 
 def _feed(hasher, value) -> None:
+    """Add a value to the hash, with its type and length, so that different values never look the same."""
     if isinstance(value, np.ndarray):
         hasher.update(f"array {value.dtype} {value.shape}".encode() + np.ascontiguousarray(value).tobytes())
     elif isinstance(value, dict):

@@ -1,4 +1,7 @@
-"""Files that are there whole or not at all: written under a temporary name, synced to the disk, then renamed."""
+"""Atomic writes: a file appears under its name only when it is complete.
+
+It is written under a temporary name, synced to the disk, and then renamed.
+"""
 
 from __future__ import annotations
 
@@ -13,25 +16,26 @@ import numpy as np
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Replace a file as one step: temporary name, sync, rename."""
+    """Write a file, or replace it, in one atomic step."""
     with _replacing(path) as temporary:
         temporary.write_bytes(data)
 
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """An .npz, compressed, as one step."""
+    """Write a compressed .npz file in one atomic step."""
     with _replacing(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **arrays)
 
 
 def copy_atomic(source: Path, path: Path) -> None:
-    """As write_atomic, from a file of any size."""
+    """Copy a file of any size in one atomic step."""
     with _replacing(path) as temporary:
         shutil.copyfile(source, temporary)
 
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path, and rename it to `path` if the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
@@ -43,7 +47,7 @@ def _replacing(path: Path) -> Iterator[Path]:
 
 
 def sync(path: Path) -> None:
-    """Come back when the disk has it."""
+    """Return when the disk has stored the file or folder (fsync)."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -46,7 +46,7 @@ def portrait_key(files: Sequence[str], detector: Sequence[str], longest_side: in
 
 
 def avatar_key(record: str, background: str) -> str:
-    """An avatar in front of a clip's background. record: digest of the avatar's file; background: its digest or name."""
+    """An avatar in front of a background. record: digest of the avatar's file; background: its digest or its name."""
     return digest("avatar", record, background)
 
 

@@ -1,7 +1,8 @@
-"""Content-addressed store: where truth lives. A stage's result is found by what it was made from, or it is made.
+"""Content-addressed store in a local folder. A stage's result is looked up by what it depends on, or else it is made.
 
-An entry is a folder `<root>/<stage>/<key>/`. It is written under a temporary name, synced, its marker written last, then
-renamed: an entry that has its final name is whole. `key` covers the stage, the code, every input and every parameter.
+An entry is a folder `<root>/<stage>/<key>/`. It is written under a temporary name and synced, its marker file is
+written last, and then it is renamed. So an entry that has its final name is complete. The key covers the stage, the
+code, every input and every parameter (see store/keys.py).
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ from stereotalker.runtime.process_identity import HOST
 from stereotalker.store.digests import file_digest
 from stereotalker.store.files import sync
 
-MARKER = "done.json"
+MARKER = "done.json"  # holds the SHA-256 of every file of the entry
 
 
 class Store:
+    """A store below the folder `root`. Several threads and processes may use it at once."""
+
     def __init__(self, root: Path):
         self.root = Path(root)
 
@@ -30,7 +33,10 @@ class Store:
         return str(self.root)
 
     def find(self, stage: str, key: str) -> Path | None:
-        """The entry's folder if it is there and every file is as it was written; a damaged entry is removed."""
+        """Folder of an entry; None if there is no such entry.
+
+        Every file is compared with its digest. A damaged entry is removed, and counts as not there.
+        """
         folder = self.root / stage / key
         try:
             marker = json.loads((folder / MARKER).read_text())
@@ -39,14 +45,15 @@ class Store:
         except (json.JSONDecodeError, UnicodeDecodeError):
             marker = {}
         if "files" in marker and all(
-            (folder / n).is_file() and file_digest(folder / n) == d for n, d in marker["files"].items()
+            (folder / name).is_file() and file_digest(folder / name) == expected
+            for name, expected in marker["files"].items()
         ):
             return folder
         self._discard(folder)
         return None
 
     def make(self, stage: str, key: str, write: Callable[[Path], None]) -> Path:
-        """The entry's folder, made by `write(folder)` unless it is there already."""
+        """Folder of an entry. If there is none, `write(folder)` must write its files."""
         if found := self.find(stage, key):
             return found
         folder = self.root / stage / key
@@ -64,7 +71,7 @@ class Store:
                 self._discard(folder)  # what a deletion that was stopped has left; a rename would fail on it for ever
             os.rename(temporary, folder)
         except OSError:
-            # If another thread or process has finished the same entry meanwhile, its bytes are the same as ours.
+            # Another thread or process may have finished the same entry first. Its bytes are the same.
             if not (folder / MARKER).exists():
                 raise
         finally:
@@ -82,15 +89,15 @@ class Store:
         shutil.rmtree(moved, ignore_errors=True)
 
     def sweep(self) -> int:
-        """Remove what processes of this machine left behind when they died. Returns how many folders went."""
-        gone = 0
+        """Remove temporary folders of processes of this machine that no longer run. Returns the number of folders."""
+        removed = 0
         for path in self.root.glob("*/*.tmp"):
             _, _, owner = path.name.removesuffix(".tmp").partition(".")
             host, _, process = owner.rpartition(".")
             if host == HOST and not psutil.pid_exists(int(process.split("-")[0])):
                 shutil.rmtree(path, ignore_errors=True)
-                gone += 1
-        return gone
+                removed += 1
+        return removed
 
 
 def _temporary_name(folder: Path, purpose: str) -> Path:

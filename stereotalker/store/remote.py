@@ -1,6 +1,7 @@
-"""A store that several machines share: any fsspec URL, with a local store in front of it.
+"""A store that several machines share: any fsspec URL, with a local store as a cache.
 
-An object store knows no rename, so an entry's files go up first and its marker last; an entry with a marker is whole.
+Object stores cannot rename, so the files of an entry are uploaded first and its marker last. An entry with a marker is
+complete.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from stereotalker.store.urls import is_url, open_url
 
 
 class SharedStore:
-    """Same calls as Store; folders it returns are local copies."""
+    """Has the same methods as Store. The folders that they return are local copies of the shared entries."""
 
     def __init__(self, url: str, local: Store):
         self.url, self._local = url.rstrip("/"), local
@@ -26,7 +27,10 @@ class SharedStore:
         return self.url
 
     def find(self, stage: str, key: str) -> Path | None:
-        """The entry's local copy, brought here if need be; a damaged entry is removed where it lies."""
+        """Folder of the local copy of an entry, downloaded if necessary; None if the shared store has no such entry.
+
+        The marker of a damaged entry is removed from the shared store.
+        """
         if (found := self._local.find(stage, key)) and self._marker(stage, key) is not None:
             return found
         marker = self._marker(stage, key)
@@ -39,6 +43,7 @@ class SharedStore:
             return None
 
     def make(self, stage: str, key: str, write: Callable[[Path], None]) -> Path:
+        """Folder of the local copy of an entry. If there is no entry, `write(folder)` writes one, which is uploaded."""
         if found := self.find(stage, key):
             return found
         folder = self._local.make(stage, key, write)
@@ -48,12 +53,14 @@ class SharedStore:
         return folder
 
     def sweep(self) -> int:
+        """Remove temporary folders from the local store. See Store.sweep."""
         return self._local.sweep()
 
     def _path(self, stage: str, key: str, name: str) -> str:
         return f"{self._root}/{stage}/{key}/{name}"
 
     def _marker(self, stage: str, key: str) -> dict | None:
+        """Content of the marker in the shared store; None if it is missing or damaged."""
         try:
             marker = json.loads(self._fs.cat_file(self._path(stage, key, MARKER)))
         except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
@@ -61,6 +68,7 @@ class SharedStore:
         return marker if "files" in marker else None
 
     def _download(self, stage: str, key: str, marker: dict, folder: Path) -> None:
+        """Download the files of an entry. Raises _Damaged if one is missing or differs from its digest."""
         for name, expected in marker["files"].items():
             try:
                 data = self._fs.cat_file(self._path(stage, key, name))
@@ -72,14 +80,17 @@ class SharedStore:
 
 
 class _Damaged(Exception):
-    """A shared entry whose files are not what its marker says."""
+    """The files of a shared entry differ from what its marker says."""
 
 
 AnyStore = Store | SharedStore
 
 
 def open_store(where: str, local: Path) -> AnyStore:
-    """`where`: a folder or an fsspec URL; `local`: the folder of local copies of a shared store."""
+    """Open the store at a folder or an fsspec URL.
+
+    local: the folder for local copies of a shared store. Raises UserError if `where` is empty or cannot be opened.
+    """
     if not where:
         raise UserError("the store needs a folder or a URL")
     return SharedStore(where, Store(local)) if is_url(where) else Store(Path(where))

@@ -1,4 +1,4 @@
-"""Places named by an fsspec URL, such as s3://bucket/folder."""
+"""fsspec URLs, such as s3://bucket/folder, that may be given in place of a folder."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from stereotalker.errors import UserError
 
 
 def is_url(where: str | Path) -> bool:
+    """Whether this is a URL rather than a path."""
     return "://" in str(where)
 
 
 def open_url(url: str):
-    """(file system, root path) of an fsspec URL. Raises UserError where its library is not installed."""
+    """Returns (file system, root path) of an fsspec URL. Raises UserError if the library for it is not installed."""
     try:
         return fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:

@@ -1,0 +1,203 @@
+"""Commands that produce batches, steer running ones, serve the nightly deployment, and verify finished videos."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+import yaml
+
+from stereotalker.avatar.consent import Consent
+from stereotalker.avatar.names import safe_id
+from stereotalker.cli.options import ConsentExpires, ConsentHolder, ConsentScope, ParamsFile, produce_override
+from stereotalker.errors import UserError
+from stereotalker.media.photos import is_picture
+from stereotalker.params import load_params
+from stereotalker.production.manifest import consent_of, read_manifest
+from stereotalker.production.outputs import Outputs
+from stereotalker.runtime.home import Home
+from stereotalker.store.digests import digest
+from stereotalker.store.urls import is_url
+
+Executor = Annotated[
+    Literal["ray", "inline"], typer.Option(help="inline: without Ray and Prefect, for tests and debugging")
+]
+BatchName = Annotated[str | None, typer.Argument(help="its name; not needed when only one runs")]
+
+
+def produce(
+    batch: Annotated[Path | None, typer.Argument(help="manifest: .yaml, .jsonl or .csv")] = None,
+    out: Annotated[str, typer.Option(help="folder or URL (s3://bucket/night) for the videos and the report")] = "out",
+    avatar: Annotated[str | None, typer.Option(help="one clip: the avatar's name, or a portrait's file")] = None,
+    audio: Annotated[Path | None, typer.Option(help="one clip: a file with speech")] = None,
+    script: Annotated[str | None, typer.Option(help="one clip: words to speak")] = None,
+    background: Annotated[
+        str | None, typer.Option(help="one clip: portrait, blur, transparent, #rrggbb or a picture's file")
+    ] = None,
+    consent_holder: ConsentHolder = None,
+    consent_scope: ConsentScope = None,
+    consent_expires: ConsentExpires = None,
+    executor: Executor = "ray",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="check everything and print the plan, without making anything")
+    ] = False,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="only the clips that the last run in --out did not make well")
+    ] = False,
+    workers: produce_override(int, "Ray actors that render, at most") = None,
+    threads: produce_override(int, "threads of every worker") = None,
+    gpus: produce_override(float, "GPUs of every worker; fractions are allowed") = None,
+    ray_address: produce_override(str, "a running Ray cluster instead of a local one") = None,
+    store: produce_override(str, "folder or URL of the store that all workers reach") = None,
+    start: produce_override(str, "local time before which nothing begins, like 20:00") = None,
+    stop: produce_override(str, "local time at which the batch stops, like 06:30") = None,
+    budget: produce_override(float, "worker-hours after which the batch stops") = None,
+    previews: produce_override(
+        int, "first make the whole batch small, then the full clips; px of the preview's smaller side"
+    ) = None,
+    notify: Annotated[
+        list[str] | None,
+        typer.Option(help="Apprise URL or Prefect block that gets a message at the end; more than one allowed"),
+    ] = None,
+    params: ParamsFile = None,
+) -> None:
+    """Render a batch, or one clip with --avatar and --audio or --script.
+
+    Exit status: 0 all clips were made and passed; 1 some failed; 2 nothing could start; 3 stopped before the end;
+    4 a person should review some of them.
+    """
+    overrides = {
+        "workers": workers,
+        "store": store if store is None or is_url(store) else os.path.abspath(store),
+        "budget_hours": budget,
+        "previews": previews,
+        "notify": notify,
+        "window": {"start": start, "stop": stop},
+        "worker": {"threads": threads, "gpus": gpus, "address": ray_address},
+    }
+    batch_params, home = load_params(params).with_produce(overrides), Home.default()
+    if batch is not None and (avatar or audio or script):
+        raise UserError("give a manifest, or --avatar with --audio or --script, not both")
+    if not is_url(out) and Path(out).exists() and not Path(out).is_dir():
+        raise UserError(f"--out {out} is a file; expected a folder, new or old")
+    consent = consent_of(consent_holder, consent_scope, consent_expires)
+    if batch is not None and (background or consent):
+        raise UserError("--background and consent belong to the short form; in a manifest they are keys of the clips")
+    manifest = batch if batch is not None else _write_manifest(home, avatar, audio, script, background, consent)
+    checked = read_manifest(manifest)  # a faulty manifest is reported before any server starts
+    if dry_run:
+        from stereotalker.models import Models
+        from stereotalker.production.preflight import prepare
+
+        plan = prepare(checked, Outputs(out), Models(batch_params), home)
+        print(plan.text())
+        raise typer.Exit(1 if plan.faults else 0)
+    if executor == "ray":
+        from stereotalker.tasks.server import ensure_server
+
+        ensure_server(home)
+    from stereotalker.flows.produce import produce as run
+
+    done = run(manifest, out, batch_params, home, executor, only_failed=failed)
+    for result in done.results:
+        remarks = [result.video and f"{out}/{result.video}", result.error, *result.reasons]
+        print(f"{result.shown:8} {result.id}: {'; '.join(filter(None, remarks))}")
+    print(f"{done.end.summary()}, in {done.end.wall_seconds:.1f} s")
+    print(f"report  {done.report}")
+    print(f"records {home.tracking_uri} (run {done.run}; see them with `stereotalker ui`)")
+    raise typer.Exit(done.end.status)
+
+
+def pause(batch: BatchName = None) -> None:
+    """Pause a running batch: segments that are being rendered are finished, and no other is begun."""
+    _steer("pause", batch)
+
+
+def resume(batch: BatchName = None) -> None:
+    """Let a paused batch continue."""
+    _steer("resume", batch)
+
+
+def cancel(batch: BatchName = None) -> None:
+    """End a running batch after the segments that are being rendered; produced again, it makes only the rest."""
+    _steer("cancel", batch)
+
+
+def serve(
+    folder: Annotated[Path, typer.Argument(help="folder where manifests are dropped")],
+    out: Annotated[str, typer.Option(help="folder or URL; every batch gets a folder of its name there")] = "out",
+    cron: Annotated[
+        str, typer.Option(help="when to look for manifests, in cron's notation, local time")
+    ] = "0 20 * * *",
+    params: ParamsFile = None,
+) -> None:
+    """Register the nightly deployment with Prefect and serve it: every manifest in the folder is produced, once."""
+    from stereotalker.tasks.server import ensure_server
+
+    ensure_server(Home.default())
+    from stereotalker.flows.deployments import serve_nightly
+
+    serve_nightly(folder, out, cron, params)
+
+
+def verify(file: Annotated[Path, typer.Argument(help="a video")]) -> None:
+    """Check a video's content credentials (C2PA).
+
+    Exit status: 0 the file is unchanged and marked as generated; 1 it was changed or is not marked; 2 it has no
+    credentials.
+    """
+    from stereotalker.media.content_credentials import verify as read_credentials
+
+    credentials = read_credentials(file)
+    print(f"state      {credentials.state}")
+    print(f"signer     {credentials.signer}")
+    print(f"signed     {credentials.signed}")
+    print(f"source     {credentials.source_type}")
+    for name, value in sorted(credentials.claims.items()):
+        print(f"{name:10} {value}")
+    for fault in credentials.faults:
+        print(f"fault      {fault}")
+    raise typer.Exit(0 if credentials.good else 1)
+
+
+def _steer(command: Literal["pause", "resume", "cancel"], batch: str | None) -> None:
+    from stereotalker.tasks.server import ensure_server
+
+    ensure_server(Home.default())
+    from stereotalker.tasks.flowrun import steer
+
+    print(f"{command}: {steer(batch, command)}")
+
+
+def _write_manifest(
+    home: Home,
+    avatar: str | None,
+    audio: Path | None,
+    script: str | None,
+    background: str | None,
+    consent: Consent | None,
+) -> Path:
+    """Write the manifest of one clip into the home, so that the same clip can be made again. Returns its path.
+
+    Paths in it are absolute, because the manifest does not lie in the working directory.
+    """
+    if avatar is None or (audio is None) == (script is None):
+        raise UserError("expected a manifest, or --avatar NAME with --audio FILE or --script TEXT")
+    clip_id = safe_id(f"{Path(avatar).stem}-{audio.stem if audio else 'script-' + digest(script)[:8]}")
+
+    def absolute(name: str) -> str:
+        return os.path.abspath(name) if is_picture(name) else name
+
+    clip = {"id": clip_id, "avatar": absolute(avatar)}
+    if background:
+        clip["background"] = absolute(background)
+    if consent:
+        clip["consent"] = consent.model_dump(mode="json")
+    clip |= {"audio": os.path.abspath(audio)} if audio else {"script": script}
+    folder = home.root / "manifests"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{clip_id}.yaml"
+    path.write_text(yaml.safe_dump({"clips": [clip]}, allow_unicode=True))
+    return path
