@@ -45,7 +45,7 @@ def frame_times(first: int, size: int) -> list[float]:
     body, times = read_body(params.body), []
     for identity in range(first, first + PEOPLE // 2):
         actor = build_actor(identity, body, 128, 1)
-        avatar, dressed = actor.avatar, actor.dressed
+        avatar, dressed_person = actor.avatar, actor.dressed_person
         view = cameras.look_at(np.zeros(1), np.zeros(1), np.full(1, cameras.DISTANCE_M), avatar.target, (size, size))
         still = Motion(
             np.repeat(avatar.poses[None], _FRAMES, 0),
@@ -56,10 +56,10 @@ def frame_times(first: int, size: int) -> list[float]:
         plate = np.full((size, size, 3), 128, np.uint8)
         for repeat in range(3):
             started = time.perf_counter()
-            posed = body.posed(still, dressed.betas, dressed.face)
+            posed = body.posed(still, dressed_person.betas, dressed_person.face)
             for t in range(_FRAMES):
                 render(
-                    dressed.figure,
+                    dressed_person.figure,
                     posed.vertices[t],
                     posed.turn[t],
                     view.intrinsics[0],

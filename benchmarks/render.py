@@ -42,7 +42,7 @@ def measure(threads: int) -> dict[str, float]:
     figures: dict[str, float] = {"render_threads": threads}
     for size in (256, 512):
         motion = models.synthesizer.motion(speech, MotionControls(0), 144, 25.0)
-        view = camera.around(avatar, CameraPath(kind="orbit", swing=15, period=4), 144, 25.0, (size, size))
+        view = camera.avatar_camera(avatar, CameraPath(kind="orbit", swing=15, period=4), 144, 25.0, (size, size))
         first, *rest = windows(144, renderer.params.segment)
         renderer.segment(avatar, motion, view, first, 0)
         started = time.perf_counter()
@@ -95,7 +95,7 @@ def _memory(models: Models, minutes: int = 10, every: int = 10) -> dict[str, flo
     count, process = 60 * minutes * 25, psutil.Process()
     motion = models.synthesizer.motion(long, MotionControls(0), count, 25.0)
     avatar = read_avatar(Library().find("ava"))
-    view = camera.around(avatar, CameraPath(), count, 25.0, (256, 256))
+    view = camera.avatar_camera(avatar, CameraPath(), count, 25.0, (256, 256))
     grid, peaks = windows(count, models.renderer.params.segment), []
     for window in [*grid[:5], *grid[5::every]]:
         models.renderer.segment(avatar, motion, view, window, 0)

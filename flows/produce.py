@@ -18,7 +18,7 @@ import torch
 import yaml
 
 from stereotalker.avatar.library import Library
-from stereotalker.errors import Stopped, UserError
+from stereotalker.errors import BatchStopped, UserError
 from stereotalker.media.content_credentials import open_signer
 from stereotalker.models import Models
 from stereotalker.params import ROOT, Params
@@ -146,7 +146,7 @@ def _inline(items: list[WorkItem], context: BatchContext, log: BatchLog) -> None
             for item in items:
                 context.admission.wait()
                 thread.submit(produce_inline, item, context).result()
-        except Stopped:
+        except BatchStopped:
             pass  # the rows of the remaining clips say why
 
 
@@ -194,7 +194,7 @@ def _prefect(batch: BatchRecord, items: list[WorkItem], context: BatchContext, l
                     running.append(task.submit(item.name, item, context))
                     if len(running) >= in_progress:
                         wait_for_one()
-            except Stopped:
+            except BatchStopped:
                 pass  # the rows of the remaining clips say why
             while running:
                 wait_for_one()

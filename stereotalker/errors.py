@@ -20,7 +20,7 @@ class ClipError(UserError):
     """One clip of a batch cannot be produced; the others continue."""
 
 
-class Stopped(Exception):
+class BatchStopped(Exception):
     """The batch ended before this work was done. The work is valid, and the next run does it. The text says why."""
 
 
@@ -34,9 +34,9 @@ class WorkerLost(Exception):
     blameless: the whole node was lost, so that the work cannot be the cause.
     """
 
-    def __init__(self, reason: str, blameless: bool = False):
+    def __init__(self, reason: str, node_was_lost: bool = False):
         super().__init__(reason)
-        self.blameless = blameless
+        self.node_was_lost = node_was_lost
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -68,12 +68,12 @@ def disk_fault(error: BaseException) -> OSError | None:
     return None
 
 
-def is_passing(error: BaseException) -> bool:
+def is_transient(error: BaseException) -> bool:
     """Whether the next try may succeed, such as after a network file system or a service was unavailable."""
     return isinstance(error, OSError | WorkerLost | TimeoutError) and disk_fault(error) is None
 
 
-def cause(text: str) -> str:
+def error_signature(text: str) -> str:
     """The first line of an error's text without names, numbers and paths. Clips that fail alike have the same cause."""
     text = re.sub(r"'[^']*'|\"[^\"]*\"|\S*/\S*", "*", text.splitlines()[0] if text else "")
     return re.sub(r"\d[\d.,]*", "#", text)

@@ -20,12 +20,12 @@ from stereotalker.control.masks import MaskConfig, MaskPredictor
 from stereotalker.dataset.build import build_people
 from stereotalker.dataset.card import write_card
 from stereotalker.dataset.speech_corpus import build_corpus, read_corpus
-from stereotalker.evaluation.motion_metrics import GestureAutoencoder, GestureConfig, gestures_loss
+from stereotalker.evaluation.motion_metrics import GestureAutoencoder, GestureConfig, gesture_autoencoder_loss
 from stereotalker.models import read_body, read_denoiser, read_encoder, read_masks, weights_file
 from stereotalker.motion.denoiser import MotionConfig, MotionDenoiser
 from stereotalker.params import Params, Training
 from stereotalker.production.avatars import detector_folder
-from stereotalker.render.denoiser import DenoiserConfig, RenderDenoiser, upcycled
+from stereotalker.render.denoiser import DenoiserConfig, RenderDenoiser, upcycle
 from stereotalker.runtime.device import device
 from stereotalker.training.audio_encoder import training_loss as audio_loss
 from stereotalker.training.crops import draw_crops
@@ -33,7 +33,7 @@ from stereotalker.training.detector_calibration import build_calibration
 from stereotalker.training.loop import Log, fit, print_log
 from stereotalker.training.masks import training_loss as masks_loss
 from stereotalker.training.motion import training_loss as motion_loss
-from stereotalker.training.motion_examples import acted, train_prior
+from stereotalker.training.motion_examples import make_examples, train_prior
 from stereotalker.training.renderer import train_denoiser
 from stereotalker.training.samples import Sample, read_people
 from stereotalker.weights import save_weights
@@ -91,7 +91,7 @@ def motion(params: Params, log: Log) -> None:
         section.language_model,
     )
     model = _seeded(section.training, lambda: MotionDenoiser(config))
-    examples = acted(DATA / "speech" / "train", WEIGHTS, section)
+    examples = make_examples(DATA / "speech" / "train", WEIGHTS, section)
     train_prior(model.prior, examples, section, DATA / "prior.checkpoint", log)
     fit(
         model, motion_loss(model, examples, section), section.training, DATA / "motion.checkpoint", log, frozen="prior."
@@ -109,7 +109,7 @@ def gestures(params: Params, log: Log) -> None:
         act(speech, STYLES[k % len(STYLES)], section.training.seed + k, params.motion.fps)
         for k, speech in enumerate(corpus[: section.motions])
     ]
-    loss = gestures_loss(model, motions, section.training.batch)
+    loss = gesture_autoencoder_loss(model, motions, section.training.batch)
     fit(model, loss, section.training, DATA / "gestures.checkpoint", log)
     save_weights(model, weights_file("gestures", WEIGHTS))
 
@@ -147,7 +147,7 @@ def dense(params: Params, log: Log) -> None:
 def render(params: Params, log: Log) -> None:
     """Add experts to the dense denoiser and train it further."""
     section = params.render
-    model = upcycled(read_denoiser(DENSE), section.experts)
+    model = upcycle(read_denoiser(DENSE), section.experts)
     inputs, checkpoint = _denoiser_inputs(params), DATA / "render.checkpoint"
     save_weights(
         train_denoiser(model, *inputs, section.scheduler, section.training, log, checkpoint),
@@ -163,7 +163,7 @@ def ablation(params: Params, log: Log) -> None:
         def log_with_kinds(name, value, step, kinds=kinds):
             return log(f"{kinds}.{name}", value, step)
 
-        model = upcycled(read_denoiser(DENSE), kinds)
+        model = upcycle(read_denoiser(DENSE), kinds)
         save_weights(
             train_denoiser(
                 model, *inputs, section.scheduler, section.training, log_with_kinds, DATA / f"{kinds}.checkpoint"

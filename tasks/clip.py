@@ -18,7 +18,7 @@ from prefect.runtime import task_run
 from prefect.states import Cancelled, Completed, Failed, State
 from prefect.tasks import exponential_backoff
 
-from stereotalker.errors import Stopped, UserError, disk_fault, is_passing
+from stereotalker.errors import BatchStopped, UserError, disk_fault, is_transient
 from stereotalker.production.admission import AdmissionControl
 from stereotalker.production.clip import ClipMaker, FinishedClip, StageTimings, make_clip
 from stereotalker.production.manifest import Clip
@@ -142,17 +142,17 @@ def produce_clip(item: WorkItem, context: BatchContext, render: Render, attempt:
         finished = make_clip(clip, context.maker, render, context.progress, timings, item.place)
         notes = context.maker.fit_notes(clip)
         files = _deliver(item, finished, context, timings)
-    except Stopped as stop:
+    except BatchStopped as stop:
         return ClipResult(state="stopped", error=str(stop), **common)
     except Exception as error:  # every clip gets a row; for a bug of ours the traceback is saved beside it
         if fault := disk_fault(error):
             place = fault.filename or context.maker.store
             context.admission.stop(f"{fault.strerror}: {place}; make room or mend it and run the batch again")
             return ClipResult(state="stopped", error=context.admission.stopped, **common)
-        if is_passing(error) and attempt <= context.retries:
+        if is_transient(error) and attempt <= context.retries:
             context.progress(clip.id, "retry", 0, 1)
             raise RetryClip(str(error)) from error
-        is_expected = isinstance(error, UserError) or is_passing(error)
+        is_expected = isinstance(error, UserError) or is_transient(error)
         reason, log = (str(error), "") if is_expected else _save_traceback(error, clip.id, context.outputs)
         context.admission.outcome(reason)
         return ClipResult(state="failed", error=reason, log=log, **common)

@@ -77,7 +77,7 @@ class ActorSlot:
             return ray.get(actor.render.remote(job), timeout=self._rules.segment_timeout)
         except _LOST as error:
             self.rest()
-            raise WorkerLost(_first_line(error), blameless=_is_node_lost(error)) from None
+            raise WorkerLost(_first_line(error), node_was_lost=_is_node_lost(error)) from None
         except exceptions.GetTimeoutError:
             self.rest()
             limit = self._rules.segment_timeout
@@ -110,12 +110,12 @@ class ActorSlot:
             ray.kill(actor)
             raise WorkerLost(
                 f"no worker with {rules.threads} CPUs and {rules.gpus:g} GPUs was ready in {rules.start_timeout:g} s",
-                blameless=True,
+                node_was_lost=True,
             ) from None
         except _LOST as error:
             if getattr(error, "actor_init_failed", False):  # the worker's constructor raised, and would raise again
                 raise UserError(f"a worker could not start: {str(error).strip().splitlines()[-1]}") from None
-            raise WorkerLost(_first_line(error), blameless=True) from None
+            raise WorkerLost(_first_line(error), node_was_lost=True) from None
         except exceptions.RayTaskError as error:
             raise error.cause from None
         return actor

@@ -17,7 +17,7 @@ from typing import Protocol
 
 import torch
 
-from stereotalker.errors import ClipError, OutOfMemory, Stopped, WorkerLost
+from stereotalker.errors import BatchStopped, ClipError, OutOfMemory, WorkerLost
 from stereotalker.models import Models
 from stereotalker.params import WorkerParams
 from stereotalker.production.admission import AdmissionControl
@@ -159,7 +159,7 @@ class Pool:
                     ) from None
                 todo[:0] = self._cut(part, halves)
             except WorkerLost as error:
-                deaths, losses = deaths + (not error.blameless), losses + error.blameless
+                deaths, losses = deaths + (not error.node_was_lost), losses + error.node_was_lost
                 if deaths >= self._rules.deaths:
                     raise ClipError(
                         f"{where}: {deaths} workers died on them, one after the other ({error}); "
@@ -167,10 +167,10 @@ class Pool:
                     ) from None
                 if losses > self._rules.lost_nodes:
                     raise WorkerLost(
-                        f"{where}: no worker stayed long enough, {losses} times ({error})", blameless=True
+                        f"{where}: no worker stayed long enough, {losses} times ({error})", node_was_lost=True
                     ) from None
                 self._back_off(deaths + losses)
-                may_be_memory = deaths >= 2 and not error.blameless
+                may_be_memory = deaths >= 2 and not error.node_was_lost
                 todo[:0] = self._cut(part, halves) if halves and may_be_memory else (part,)
         return RenderedSegment(
             tuple(key for part in done for key in part.keys),
@@ -198,5 +198,5 @@ class Pool:
         until = time.monotonic() + pause
         while (left := until - time.monotonic()) > 0:
             if self._closing or self._admission.stopped:
-                raise Stopped(self._admission.stopped or "the batch ends")
+                raise BatchStopped(self._admission.stopped or "the batch ends")
             time.sleep(min(left, 0.2))

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 
-from stereotalker.errors import cause
+from stereotalker.errors import error_signature
 from stereotalker.production.admission import AdmissionControl
 from stereotalker.production.manifest import Clip, Manifest, due
 from stereotalker.production.outputs import Outputs
@@ -134,8 +134,8 @@ class BatchLog:
         try:
             write()
         except TrackingError as error:
-            if cause(str(error)) not in self._reported:
-                self._reported.add(cause(str(error)))
+            if error_signature(str(error)) not in self._reported:
+                self._reported.add(error_signature(str(error)))
                 print(
                     f"MLflow did not take the record of {what}, the clips go on: {str(error).splitlines()[0]}",
                     file=sys.stderr,

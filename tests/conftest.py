@@ -152,7 +152,7 @@ def marks(truth, body, known) -> Landmarks:
     hands = {side: hand_points(skinned, side, known)[0].numpy() for side in SIDES}
     covered = rasterize(project(skinned.vertices[0].numpy()), body.faces, SIZE).face >= 0
     return Landmarks(
-        size=SIZE, faces=1, face=project(face)[:, :2], head=(flip @ skinned.joint_turn[0, JOINT["head"]].numpy() @ np.linalg.inv(known.head_offset)).astype(np.float32),
+        size=SIZE, faces=1, face=project(face)[:, :2], head=(flip @ skinned.joint_rotations[0, JOINT["head"]].numpy() @ np.linalg.inv(known.head_offset)).astype(np.float32),
         people=1, pose=pose, visible=visible, pose_world=world, hands={s: project(p)[:, :2] for s, p in hands.items()},
         hands_world={s: (p @ flip.T).astype(np.float32) for s, p in hands.items()}, person=covered.astype(np.float32),
     )  # fmt: skip

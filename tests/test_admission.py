@@ -3,7 +3,7 @@ from datetime import datetime, time, timedelta
 
 import pytest
 
-from stereotalker.errors import Stopped, cause
+from stereotalker.errors import BatchStopped, error_signature
 from stereotalker.params import TimeWindow
 from stereotalker.production.admission import AdmissionControl, next_window
 
@@ -43,10 +43,10 @@ def test_the_window_closes_and_a_clock_that_jumps_moves_nothing_else():
     clock.now += timedelta(days=400, hours=2)
     admission.wait()
     clock.now += timedelta(days=3)  # far ahead: past the end
-    with pytest.raises(Stopped, match="closed at 06:30"):
+    with pytest.raises(BatchStopped, match="closed at 06:30"):
         admission.wait()
     clock.now -= timedelta(days=3)
-    with pytest.raises(Stopped):  # a batch that has ended does not begin again
+    with pytest.raises(BatchStopped):  # a batch that has ended does not begin again
         admission.check()
 
 
@@ -63,7 +63,7 @@ def test_the_budget_counts_lost_hours_too():
     admission.spend(1800)
     admission.check()
     admission.spend(1800, lost=True)
-    with pytest.raises(Stopped, match="budget of 1 worker-hours"):
+    with pytest.raises(BatchStopped, match="budget of 1 worker-hours"):
         admission.check()
 
 
@@ -73,13 +73,19 @@ def test_the_breaker_wants_the_same_cause_in_a_row():
         admission.outcome(error)
     admission.check()
     admission.outcome("x 6 died")
-    with pytest.raises(Stopped, match="3 clips in a row failed for the same cause, the last with: x 6 died"):
+    with pytest.raises(BatchStopped, match="3 clips in a row failed for the same cause, the last with: x 6 died"):
         admission.check()
 
 
 def test_causes_leave_names_out():
-    assert cause("audio file /a/b.wav not found; row 3") == cause("audio file /c.wav not found; row 71")
-    assert cause("avatar 'zoe' is unknown") == cause("avatar 'max' is unknown") != cause("avatar missing")
+    assert error_signature("audio file /a/b.wav not found; row 3") == error_signature(
+        "audio file /c.wav not found; row 71"
+    )
+    assert (
+        error_signature("avatar 'zoe' is unknown")
+        == error_signature("avatar 'max' is unknown")
+        != error_signature("avatar missing")
+    )
 
 
 def test_waiting_is_said_once_and_ends_with_the_word():
@@ -90,7 +96,7 @@ def test_waiting_is_said_once_and_ends_with_the_word():
     admission.wait()
     admission.hold("a button")
     threading.Timer(0.2, admission.stop, ("cancelled",)).start()
-    with pytest.raises(Stopped, match="cancelled"):
+    with pytest.raises(BatchStopped, match="cancelled"):
         admission.wait()
     assert said == ["waiting for a button"] * 2
 

@@ -6,9 +6,16 @@ import torch
 from scipy.io import wavfile
 from transformers import Wav2Vec2Config, Wav2Vec2Model
 
-from stereotalker.audio.encoder import HOP, EncoderConfig, SpeechEncoder, classes_at, frame_times, loudness_of
+from stereotalker.audio.encoder import (
+    HOP_SAMPLES,
+    EncoderConfig,
+    SpeechEncoder,
+    frame_times,
+    phoneme_classes_at,
+    speech_level,
+)
 from stereotalker.audio.forced_alignment import align, transcribe
-from stereotalker.audio.phonemes import CLASS, CLASSES, arpabet, phoneme_class
+from stereotalker.audio.phonemes import CLASS_INDEX, CLASSES, arpabet, phoneme_class
 from stereotalker.audio.speech import from_file, from_script
 from stereotalker.audio.text_to_speech import Voice, speak
 from stereotalker.errors import ClipError, UserError
@@ -145,16 +152,16 @@ def test_phoneme_classes_of_both_alphabets():
 
 
 def test_frame_classes_follow_the_times(speech):
-    classes = classes_at(speech, frame_times(len(speech.samples) // HOP))
+    classes = phoneme_classes_at(speech, frame_times(len(speech.samples) // HOP_SAMPLES))
     first_m = speech.phonemes[0]
-    assert classes[int((first_m.start + first_m.end) / 2 * SAMPLE_RATE / HOP)] == CLASS["m"]
+    assert classes[int((first_m.start + first_m.end) / 2 * SAMPLE_RATE / HOP_SAMPLES)] == CLASS_INDEX["m"]
 
 
 def test_encoding_in_chunks_is_seamless(tiny_models):
     encoder = tiny_models.synthesizer.encoder
     samples = np.random.default_rng(0).normal(0, 0.1, 41 * SAMPLE_RATE).astype(np.float32)
     features = encoder.encode(samples)
-    assert features.shape == ((len(samples) - 400) // HOP + 1, encoder.features)
+    assert features.shape == ((len(samples) - 400) // HOP_SAMPLES + 1, encoder.features)
     assert np.isfinite(features).all() and encoder.encode(samples[:100]).shape[0] == 1
     assert encoder.encode(samples, 5000, 10).shape == (10, encoder.features)
 
@@ -163,17 +170,17 @@ def test_silence_around_speech_changes_nothing(tiny_models, speech):
     encoder = tiny_models.synthesizer.encoder
     around = np.pad(speech.samples, (0, 30 * SAMPLE_RATE))
     assert (
-        loudness_of(around) == pytest.approx(loudness_of(speech.samples), rel=0.05)
-        and loudness_of(np.zeros(100, np.float32)) > 0
+        speech_level(around) == pytest.approx(speech_level(speech.samples), rel=0.05)
+        and speech_level(np.zeros(100, np.float32)) > 0
     )
-    plain, padded = encoder.encode(speech.samples, 0, 60), encoder.encode(around, 0, 60, loudness_of(speech.samples))
+    plain, padded = encoder.encode(speech.samples, 0, 60), encoder.encode(around, 0, 60, speech_level(speech.samples))
     assert np.abs(plain - padded).max() < 1e-4
 
 
 def test_the_front_end_has_wav2vecs_frames(tiny_models):
     encoder: SpeechEncoder = tiny_models.synthesizer.encoder
     for count in (400, 719, 720, 16000):
-        assert encoder(torch.zeros(1, count), torch.ones(1))[0].shape[1] == (count - 400) // HOP + 1
+        assert encoder(torch.zeros(1, count), torch.ones(1))[0].shape[1] == (count - 400) // HOP_SAMPLES + 1
 
 
 def test_a_public_encoder_is_loaded_from_its_folder_and_never_saved_again(tmp_path, speech):
@@ -249,7 +256,7 @@ def test_a_transcript_gives_words_and_a_wrong_one_none(real_speech):
 
 
 def test_a_transcript_of_an_hour_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("stereotalker.audio.speech.ALIGNABLE_S", 1.0)
+    monkeypatch.setattr("stereotalker.audio.speech.MAX_ALIGNMENT_S", 1.0)
     with pytest.raises(ClipError, match="expected at most 0 min with a transcript"):
         from_file(tone(tmp_path / "a.wav", seconds=1.5), -20.0, "one two")
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from stereotalker.avatar.background import fill_background, without_fringe
+from stereotalker.avatar.background import extend_person_colors, fill_background
 from stereotalker.avatar.body_fit import fit, limb_shapes
 from stereotalker.avatar.card_image import draw_card
 from stereotalker.avatar.detector_calibration import HAND_JOINTS
 from stereotalker.avatar.fit_portrait import fit_portrait
 from stereotalker.avatar.hair_depth import HairRule
-from stereotalker.avatar.inpainting import complete
+from stereotalker.avatar.inpainting import inpaint
 from stereotalker.avatar.segmentation import outline
 from stereotalker.body.free_body import PARTS
 from stereotalker.errors import ClipError
@@ -95,7 +95,7 @@ def test_the_avatar_covers_the_person_and_warps_to_its_own_portrait(made, marks,
     assert made.residuals.silhouette_iou > 0.97
     assert made.residuals.face < 0.003 and made.avatar.arms
     assert warp_psnr(made.avatar, picture, body) > 30
-    view = camera.around(made.avatar, CameraPath(), 2, 25.0, SIZE)
+    view = camera.avatar_camera(made.avatar, CameraPath(), 2, 25.0, SIZE)
     assert np.allclose(view.extrinsics[0], made.avatar.extrinsics, atol=1e-4) and np.allclose(
         view.intrinsics[0], made.avatar.intrinsics, atol=1e-2
     )
@@ -127,7 +127,7 @@ def test_regions_are_where_the_body_is(made, marks):
 
 def test_cameras_turn_around_the_chest_at_any_shape_of_frame(made):
     for size in ((360, 640), (512, 512), (640, 360)):
-        view = camera.around(made.avatar, CameraPath(azimuth=20, elevation=5), 1, 25.0, size)
+        view = camera.avatar_camera(made.avatar, CameraPath(azimuth=20, elevation=5), 1, 25.0, size)
         at = camera.project(made.avatar.target[None], view.intrinsics[0], view.extrinsics[0])[0]
         assert np.allclose(at[:2], [size[1] / 2, size[0] / 2], atol=0.5)
 
@@ -137,7 +137,7 @@ def test_the_background_knows_nothing_of_the_person(picture, marks):
     filled = fill_background(picture, mask)
     assert np.abs(filled[mask].astype(int).mean(0) - picture[~mask].astype(int).mean(0)).max() < 25
     assert np.array_equal(filled[:5, :5], picture[:5, :5])
-    clean = without_fringe(picture, mask)
+    clean = extend_person_colors(picture, mask)
     assert np.array_equal(clean[:5, :5], picture[:5, :5]) and clean.shape == picture.shape
 
 
@@ -166,9 +166,9 @@ def test_narrow_margins_are_enough_to_fill_from():
     room = np.where((rows % 24 < 12)[..., None], 60, np.where((columns % 12 < 6)[..., None], 120, 160)) * np.ones(3)
     hole = np.abs(columns - 54) < 36
     rows_alone = np.where(hole[..., None], 90, room).astype(np.uint8)
-    filled = complete(room.astype(np.uint8), hole, rows_alone)
+    filled = inpaint(room.astype(np.uint8), hole, rows_alone)
     assert np.array_equal(filled[~hole], room[~hole].astype(np.uint8)) and filled[hole].std() > 0.5 * room[hole].std()
-    assert np.array_equal(filled, complete(room.astype(np.uint8), hole, rows_alone))
+    assert np.array_equal(filled, inpaint(room.astype(np.uint8), hole, rows_alone))
 
 
 def test_whoever_fills_the_picture_leaves_a_background_all_the_same():

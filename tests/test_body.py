@@ -128,7 +128,7 @@ def test_key_frames_begin_and_end_gently_and_never_overshoot(azimuths):
 
 def test_zoom_enlarges_and_rise_lifts_the_frame(avatar_at_rest):
     plain, near, high = (
-        camera.around(avatar_at_rest, CameraPath(**move), 1, 25.0, (90, 160))
+        camera.avatar_camera(avatar_at_rest, CameraPath(**move), 1, 25.0, (90, 160))
         for move in ({}, {"zoom": 2}, {"rise": 0.25})
     )
     point = avatar_at_rest.target + np.array([0.1, 0.05, 0], np.float32)
@@ -138,7 +138,10 @@ def test_zoom_enlarges_and_rise_lifts_the_frame(avatar_at_rest):
 
 
 def test_two_eyes_agree_on_the_screen_and_part_before_and_behind_it(avatar_at_rest):
-    view, target = camera.around(avatar_at_rest, CameraPath(azimuth=15), 2, 25.0, (90, 160)), avatar_at_rest.target
+    view, target = (
+        camera.avatar_camera(avatar_at_rest, CameraPath(azimuth=15), 2, 25.0, (90, 160)),
+        avatar_at_rest.target,
+    )
     left, right = camera.stereo_pair(view, 63.0, target)
     toward = view.extrinsics[0, 2, :3]  # the viewing direction
     shifts = []

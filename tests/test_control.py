@@ -11,7 +11,15 @@ from stereotalker.control import hair_plane, mipmaps
 from stereotalker.control.frame_maps import FrameMaps
 from stereotalker.control.light import PortraitLight, Surface, read_light
 from stereotalker.control.reference_warp import BESIDE, SEEN, control, reference
-from stereotalker.control.region_sources import BARE, FRINGE, allowed, back_of_head, claimed, forearms_of, hands_of
+from stereotalker.control.region_sources import (
+    BARE,
+    FRINGE,
+    anatomically_allowed,
+    back_of_head_vertices,
+    claimed,
+    forearm_vertices,
+    hand_vertices,
+)
 from stereotalker.control.sleeves import detect_sleeve_end
 from stereotalker.control.texture import SIZE, texel_corners
 from stereotalker.geometry import camera
@@ -36,11 +44,11 @@ def drawn(made, body):
         avatar.extrinsics,
     )
     picture = rasterize(places, body.faces, avatar.regions.shape)
-    arm = np.abs(body.template[:, 0]) * ~hands_of(body) * (np.abs(body.template[:, 0]) > 0.2)
+    arm = np.abs(body.template[:, 0]) * ~hand_vertices(body) * (np.abs(body.template[:, 0]) > 0.2)
     return avatar, picture, picture.interpolate(body.faces, arm[:, None].astype(np.float32))[..., 0]
 
 
-def composite_seen_pixels(avatar, at, end):
+def composite_visible_pixels(avatar, at, end):
     """The avatar in one colour of skin and one of cloth, with sleeves that end at `end` m."""
     skin = np.isin(avatar.regions, [REGION[name] for name in ("face", "mouth", "hair", "hands")]) | (
         (avatar.regions == REGION["arms"]) & (at > end)
@@ -49,17 +57,17 @@ def composite_seen_pixels(avatar, at, end):
 
 
 def claims_of(avatar, body, picture):
-    return detect_sleeve_end(avatar, body, picture, claimed(avatar.regions), allowed(body))
+    return detect_sleeve_end(avatar, body, picture, claimed(avatar.regions), anatomically_allowed(body))
 
 
 def test_sleeves_end_where_skin_begins(drawn, body):
     avatar, picture, at = drawn
-    claims = claims_of(composite_seen_pixels(avatar, at, END), body, picture)
+    claims = claims_of(composite_visible_pixels(avatar, at, END), body, picture)
     ends = np.abs(body.template[claims.beyond > 0, 0]).min()
     assert abs(ends - END) < 0.03
     below = (claims.pixels == BARE) & (at > 0)
     assert below.any() and (at[below] > END - 0.03).all()
-    far, reach = (claims.beyond > 0.05) & ~hands_of(body), np.abs(body.template[:, 0])
+    far, reach = (claims.beyond > 0.05) & ~hand_vertices(body), np.abs(body.template[:, 0])
     assert not claims.allowed_sources[far, REGION["arms"]].any() and claims.allowed_sources[far, BARE].all()
     upper = body.weights[:, [JOINT[f"{side}_shoulder"] for side in SIDES]].sum(1) > 0.5
     assert not claims.allowed_sources[upper & (reach < END - 0.05), BARE].any()
@@ -67,7 +75,7 @@ def test_sleeves_end_where_skin_begins(drawn, body):
 
 def test_pale_stripes_of_short_sleeves_are_cloth(drawn, body):
     avatar, picture, at = drawn
-    plain = composite_seen_pixels(avatar, at, END)
+    plain = composite_visible_pixels(avatar, at, END)
     stripes = (avatar.regions == REGION["arms"]) & (at > 0) & (at < END - 0.05) & ((at * 60).astype(int) % 3 == 0)
     claims = claims_of(
         replace(plain, portrait=np.where(stripes[..., None], SKIN, plain.portrait).astype(np.uint8)), body, picture
@@ -78,24 +86,26 @@ def test_pale_stripes_of_short_sleeves_are_cloth(drawn, body):
 
 def test_long_sleeves_show_no_hands_and_hands_no_sleeves(drawn, body):
     avatar, picture, at = drawn
-    claims = claims_of(composite_seen_pixels(avatar, at, 9.0), body, picture)
+    claims = claims_of(composite_visible_pixels(avatar, at, 9.0), body, picture)
     assert (claims.beyond <= 0).all() and not (claims.pixels == BARE).any()
-    forearm = (np.abs(body.template[:, 0]) > 0.45) & (np.abs(body.template[:, 0]) < 0.6) & ~hands_of(body)
+    forearm = (np.abs(body.template[:, 0]) > 0.45) & (np.abs(body.template[:, 0]) < 0.6) & ~hand_vertices(body)
     assert not claims.allowed_sources[forearm, REGION["hands"]].any()
     assert not claims.allowed_sources[np.abs(body.template[:, 0]) > 0.8, REGION["arms"]].any()  # fingers
 
 
 def test_a_hands_rim_on_long_sleeves_is_shown_but_nothing_is_guessed_from_it(drawn, body):
     avatar, picture, at = drawn
-    long = composite_seen_pixels(avatar, at, 9.0)
+    long = composite_visible_pixels(avatar, at, 9.0)
     arms = (claimed(avatar.regions) == REGION["arms"]) & (at > 0)
     rim = arms & (at > np.quantile(at[arms], 0.98))
     rimmed = replace(long, portrait=np.where(rim[..., None], SKIN, long.portrait).astype(np.uint8))
     claims = claims_of(rimmed, body, picture)
     assert (claims.beyond <= 0).all() and (claims.pixels[rim] == BARE).mean() > 0.5
-    assert claims.allowed_sources[forearms_of(body), BARE].all()
+    assert claims.allowed_sources[forearm_vertices(body), BARE].all()
     ref = reference(rimmed, body)
-    columns, rows = texel_corners(body)[body.texture_faces[forearms_of(body)[body.faces].all(1)]].mean(1).astype(int).T
+    columns, rows = (
+        texel_corners(body)[body.texture_faces[forearm_vertices(body)[body.faces].all(1)]].mean(1).astype(int).T
+    )
     guessed = ref.texture.seen[rows, columns] == 0
     colours = ref.texture.colour[rows, columns][guessed].astype(float)
     assert (
@@ -106,7 +116,7 @@ def test_a_hands_rim_on_long_sleeves_is_shown_but_nothing_is_guessed_from_it(dra
 
 def test_cuffs_among_the_fingers_are_sleeves_and_shadows_on_fingers_are_not(drawn, body):
     avatar, picture, at = drawn
-    long = composite_seen_pixels(avatar, at, 9.0)
+    long = composite_visible_pixels(avatar, at, 9.0)
     rows, columns = np.nonzero(avatar.regions == REGION["hands"])
     middle = int(np.median(columns[rows > np.median(rows)]))
     away = np.where(avatar.regions == REGION["hands"], np.abs(np.arange(avatar.regions.shape[1]) - middle), 99)
@@ -122,7 +132,7 @@ def test_cuffs_among_the_fingers_are_sleeves_and_shadows_on_fingers_are_not(draw
 def test_hands_are_no_arms_however_wide_their_fringe(drawn, body):
     avatar, _, at = drawn
     for end in (END, 9.0):
-        ref = reference(composite_seen_pixels(avatar, at, end), body)
+        ref = reference(composite_visible_pixels(avatar, at, end), body)
         whole = body.hand_weight() > 0.9
         assert not (ref.region[: len(whole)][whole] == REGION["arms"]).any()
 
@@ -133,8 +143,11 @@ def test_what_a_hand_lies_on_is_not_carried_along_on_its_fingers(drawn, body):
     assert beside.sum() > 20 and not np.isin(avatar.regions[beside], [REGION["hands"], REGION["background"]]).any()
     green = replace(avatar, portrait=np.where(beside[..., None], (0, 255, 0), avatar.portrait).astype(np.uint8))
     claims, reach = claims_of(green, body, picture), np.abs(body.template[:, 0])
-    fingers = hands_of(body) & (reach > reach[hands_of(body)].min() + 0.04)
-    assert not claims.allowed_sources[fingers, FRINGE].any() and claims.allowed_sources[forearms_of(body), FRINGE].any()
+    fingers = hand_vertices(body) & (reach > reach[hand_vertices(body)].min() + 0.04)
+    assert (
+        not claims.allowed_sources[fingers, FRINGE].any()
+        and claims.allowed_sources[forearm_vertices(body), FRINGE].any()
+    )
     columns, rows = texel_corners(body)[body.texture_faces[fingers[body.faces].all(1)]].mean(1).astype(int).T
     colours = reference(green, body).texture.colour[rows, columns]
     assert (colours[:, 1] < colours[:, [0, 2]].max(1) + 60).mean() > 0.99
@@ -145,7 +158,7 @@ def test_a_hand_that_was_not_found_stays_in_the_picture(drawn, body):
     lost = replace(
         avatar, regions=np.where(avatar.regions == REGION["hands"], REGION["arms"], avatar.regions).astype(np.uint8)
     )
-    assert claims_of(lost, body, picture).allowed_sources[hands_of(body), REGION["arms"]].all()
+    assert claims_of(lost, body, picture).allowed_sources[hand_vertices(body), REGION["arms"]].all()
 
 
 @pytest.mark.parametrize("kept", ["background", "face", "torso"])
@@ -162,7 +175,7 @@ def test_cloth_that_looks_like_skin_or_is_striped_says_nothing_of_sleeves(drawn,
     avatar, picture, at = drawn
     same = claims_of(replace(avatar, portrait=np.full_like(avatar.portrait, 150)), body, picture)
     assert (same.pixels == claimed(avatar.regions)).all() and (same.beyond <= 0).all()
-    plain = composite_seen_pixels(avatar, at, 9.0)
+    plain = composite_visible_pixels(avatar, at, 9.0)
     stripes = (np.arange(at.shape[0])[:, None, None] // 6 % 2 == 0) & (avatar.regions == REGION["arms"])[..., None]
     striped = claims_of(
         replace(plain, portrait=np.where(stripes, SKIN, plain.portrait).astype(np.uint8)), body, picture
@@ -172,7 +185,7 @@ def test_cloth_that_looks_like_skin_or_is_striped_says_nothing_of_sleeves(drawn,
 
 def test_what_is_guessed_of_an_arm_is_skin_beyond_the_sleeve_and_cloth_before_it(drawn, body):
     avatar, _, at = drawn
-    ref = reference(composite_seen_pixels(avatar, at, END), body)
+    ref = reference(composite_visible_pixels(avatar, at, END), body)
     corners, (columns, rows) = (
         body.faces.ravel(),
         texel_corners(body)[body.texture_faces.ravel()].astype(int).T.clip(0, SIZE - 1),
@@ -180,7 +193,7 @@ def test_what_is_guessed_of_an_arm_is_skin_beyond_the_sleeve_and_cloth_before_it
     guessed, reach = ref.texture.seen[rows, columns] == 0, np.abs(body.template[corners, 0])
     arm = (
         guessed
-        & ~hands_of(body)[corners]
+        & ~hand_vertices(body)[corners]
         & (body.weights[corners][:, [JOINT[f"{side}_elbow"] for side in SIDES]].sum(1) > 0.5)
     )
     share = (
@@ -200,12 +213,12 @@ def test_what_the_portrait_cannot_show_is_told_by_anatomy(drawn, body):
     brow = np.quantile(np.nonzero(face)[0], 0.3)
     hairy = np.where(face & (np.arange(len(face))[:, None] < brow), REGION["hair"], avatar.regions).astype(np.uint8)
     bald, haired = (
-        reference(replace(avatar, regions=regions), body).region[: len(body.template)][back_of_head(body)]
+        reference(replace(avatar, regions=regions), body).region[: len(body.template)][back_of_head_vertices(body)]
         for regions in (avatar.regions, hairy)
     )
     assert (haired == REGION["hair"]).mean() > 0.9 and not (bald == REGION["hair"]).any()
     armless = np.where(avatar.regions == REGION["arms"], REGION["torso"], avatar.regions).astype(np.uint8)
-    region = reference(replace(avatar, regions=armless), body).region[: len(body.template)][forearms_of(body)]
+    region = reference(replace(avatar, regions=armless), body).region[: len(body.template)][forearm_vertices(body)]
     assert (
         np.isin(region, [REGION["arms"], REGION["torso"], REGION["hands"]]).all()
         and (region == REGION["arms"]).mean() > 0.2
@@ -230,7 +243,7 @@ def haired(drawn):
 
 
 def maps_of(avatar, body, poses, azimuth=0.0):
-    view = camera.around(avatar, CameraPath(azimuth=azimuth), 1, 25.0, avatar.regions.shape)
+    view = camera.avatar_camera(avatar, CameraPath(azimuth=azimuth), 1, 25.0, avatar.regions.shape)
     return control(reference(avatar, body), body, Motion.still(poses, avatar.expression), view)
 
 
@@ -265,7 +278,7 @@ def test_the_curtain_hangs_in_space(haired, body):
     pixel = np.array([31.0, 22.0, 1.0])
     point = hung.place @ pixel
     assert np.allclose(project(point[None], avatar.intrinsics, avatar.extrinsics)[0, :2], pixel[:2], atol=1e-3)
-    view = camera.around(avatar, CameraPath(azimuth=-30.0, elevation=10.0), 1, 25.0, avatar.regions.shape)
+    view = camera.avatar_camera(avatar, CameraPath(azimuth=-30.0, elevation=10.0), 1, 25.0, avatar.regions.shape)
     spin, shift = (
         axis_angle_to_matrix(torch.tensor([[0.1, 0.5, -0.2]]))[0].double().numpy(),
         np.array([0.03, -0.02, 0.05]),
@@ -370,7 +383,7 @@ def test_who_turns_is_lit_from_where_the_lamp_stands(drawn, body):
     turned = Motion.still(poses, avatar.expression)
     truth, _, picture = lit_by(light, avatar, body, turned)
     head = (picture.face >= 0) & (body.weights[body.faces[picture.face, 0], JOINT["head"]] > 0.5)
-    view, ref = camera.around(lit, CameraPath(), 1, 25.0, avatar.regions.shape), reference(lit, body)
+    view, ref = camera.avatar_camera(lit, CameraPath(), 1, 25.0, avatar.regions.shape), reference(lit, body)
     off = [
         np.abs(control(known, body, turned, view).warp[0, ..., 0] - truth)[head].mean() for known in (ref, unlit(ref))
     ]
@@ -385,7 +398,7 @@ def test_a_camera_that_moves_does_not_change_the_light(drawn, body):
     )
     ref = reference(replace(avatar, portrait=grey(lit_by(light, avatar, body, still)[0])), body)
     assert np.linalg.norm(ref.light.slope) > 0.2
-    view = camera.around(avatar, CameraPath(azimuth=25, elevation=10), 1, 25.0, avatar.regions.shape)
+    view = camera.avatar_camera(avatar, CameraPath(azimuth=25, elevation=10), 1, 25.0, avatar.regions.shape)
     lit, plain = (control(known, body, still, view) for known in (ref, unlit(ref)))
     seen = minimum_filter(
         lit.visibility[0] == SEEN, 5
@@ -405,7 +418,7 @@ def test_white_that_turns_to_the_light_stays_white(drawn, body):
         bright,
         body,
         Motion.still(avatar.poses, avatar.expression),
-        camera.around(avatar, CameraPath(), 1, 25.0, avatar.regions.shape),
+        camera.avatar_camera(avatar, CameraPath(), 1, 25.0, avatar.regions.shape),
     )
     assert np.median(maps.warp[maps.visibility == SEEN]) == 255
 

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 
 from stereotalker.avatar import mediapipe_detector
 from stereotalker.avatar.fit_portrait import fit_portrait
-from stereotalker.avatar.library import RECORD
+from stereotalker.avatar.library import RECORD_FILE
 from stereotalker.errors import ClipError, UserError
 from stereotalker.evaluation.avatars import warp_psnr
 from stereotalker.production import avatars
@@ -157,7 +157,7 @@ def test_one_fit_for_a_portrait_named_in_a_batch(detector, portrait, tiny_models
     monkeypatch.setenv("STEREOTALKER_HOME", str(home.root))
     store = Store(home.store)
     key, folder = fit_portrait_once(tmp_path / "me.png", tiny_models, store)
-    assert {path.name for path in folder.iterdir()} >= {RECORD, "card.png", "fit.json"}
+    assert {path.name for path in folder.iterdir()} >= {RECORD_FILE, "card.png", "fit.json"}
     monkeypatch.setattr(avatars, "fit_portrait", lambda *_: pytest.fail("fitted twice"))
     assert fit_portrait_once(tmp_path / "me.png", tiny_models, store) == (key, folder)
     notes = {

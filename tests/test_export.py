@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from stereotalker.acting.reference_acting import STYLE_INDEX
 from stereotalker.cli.main import app
 from stereotalker.errors import UserError
-from stereotalker.evaluation.motion_metrics import lips_closed
+from stereotalker.evaluation.motion_metrics import lip_closure_rate
 from stereotalker.media.video_files import probe
 from stereotalker.motion.export import LIVE_LINK_COLUMNS, bvh_bytes, export, live_link_csv, npz_bytes, read_npz
 from stereotalker.motion.post_processing import Emotion, with_blinks, with_emotion, with_gaze, with_still_body
@@ -108,7 +108,7 @@ def test_emotions_come_and_go_and_leave_lips_closed(motion, speech, body):
     )
     assert np.abs(np.diff(added[:, smile])).max() < 0.12 and with_emotion(motion, ()) is motion
     for name in ("happy", "serious"):
-        assert lips_closed(with_emotion(motion, (Emotion(0.0, name),)), speech, body) >= 0.88
+        assert lip_closure_rate(with_emotion(motion, (Emotion(0.0, name),)), speech, body) >= 0.88
 
 
 def test_eyes_stay_on_a_camera_that_moves(motion):

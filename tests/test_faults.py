@@ -13,7 +13,7 @@ import pytest
 from batch_helpers import SMALL_AVATAR, all_frames, write_batch
 
 from stereotalker.audio.speech import from_file
-from stereotalker.avatar.library import RECORD
+from stereotalker.avatar.library import RECORD_FILE
 from stereotalker.media.video_files import read_frames
 from stereotalker.production.outputs import Outputs
 from stereotalker.store.local import MARKER
@@ -33,7 +33,7 @@ def small_disk(request, tmp_path, home):
     """
     folder = tmp_path / "disk"
     folder.mkdir()
-    size = (home.avatars / SMALL_AVATAR / RECORD).stat().st_size + request.param
+    size = (home.avatars / SMALL_AVATAR / RECORD_FILE).stat().st_size + request.param
     if (
         shutil.which("mount") is None
         or subprocess.run(

@@ -10,7 +10,7 @@ from stereotalker.avatar import color_segmentation
 from stereotalker.avatar.hand_segmentation import FittedHand, fingers, segment_hand
 from stereotalker.avatar.segmentation import outline
 from stereotalker.control.reference_warp import control, reference
-from stereotalker.control.region_sources import hands_of
+from stereotalker.control.region_sources import hand_vertices
 from stereotalker.geometry import camera
 from stereotalker.geometry.camera import project
 from stereotalker.geometry.camera_path import CameraPath
@@ -142,7 +142,7 @@ def moved(made, body):
         avatar.extrinsics,
     )
     picture = rasterize(places, body.faces, avatar.regions.shape)
-    drawn = (picture.face >= 0) & hands_of(body)[body.faces[picture.face]].all(-1)
+    drawn = (picture.face >= 0) & hand_vertices(body)[body.faces[picture.face]].all(-1)
     hand = np.roll(drawn, OFF, 1) & (avatar.regions > 0)
     regions = np.where(hand, HAND, np.where(avatar.regions == HAND, TORSO, avatar.regions)).astype(np.uint8)
     return (
@@ -160,7 +160,7 @@ def frames(avatar, body, poses):
         reference(avatar, body),
         body,
         motion,
-        camera.around(avatar, CameraPath(), len(poses), 25.0, avatar.regions.shape),
+        camera.avatar_camera(avatar, CameraPath(), len(poses), 25.0, avatar.regions.shape),
     )
 
 

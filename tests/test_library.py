@@ -11,8 +11,8 @@ from PIL import Image
 
 from stereotalker.acting.reference_acting import STYLES
 from stereotalker.avatar.consent import Consent, check_consent
-from stereotalker.avatar.landmarks import KeyPointFile
-from stereotalker.avatar.library import RECORD, Library, read_avatar
+from stereotalker.avatar.landmarks import KeypointFile
+from stereotalker.avatar.library import RECORD_FILE, Library, read_avatar
 from stereotalker.errors import ClipError, UserError
 from stereotalker.production import avatars
 from stereotalker.production.avatars import AvatarRequest, add_avatar, fit_key, with_background
@@ -176,11 +176,11 @@ def test_the_command_line(files, home, monkeypatch):
 def test_key_point_files_are_checked(files, picture, change, complaint):
     files[1].write_text(change if isinstance(change, str) else json.dumps(change))
     with pytest.raises(UserError, match=complaint):
-        KeyPointFile(files[1], files[0])(picture)
+        KeypointFile(files[1], files[0])(picture)
 
 
 def test_key_points_follow_a_portrait_that_is_scaled_down(files, marks, picture):
-    half = KeyPointFile(files[1], files[0])(picture[::2, ::2])
+    half = KeypointFile(files[1], files[0])(picture[::2, ::2])
     assert np.allclose(half.face, marks.face / 2, atol=1e-3) and half.person.shape == (SIZE[0] // 2, SIZE[1] // 2)
 
 
@@ -216,7 +216,7 @@ def test_no_face_without_leave_is_fitted(files, tiny_models, fits, monkeypatch):
 
 
 def test_backgrounds(made, tmp_path):
-    made_file = tmp_path / RECORD
+    made_file = tmp_path / RECORD_FILE
     from stereotalker.records import save
 
     save(made.avatar, made_file)

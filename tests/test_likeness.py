@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from stereotalker.evaluation import image_metrics, rendering
-from stereotalker.evaluation.talking_portraits import Spoken, _best_lag, summary
+from stereotalker.evaluation.talking_portraits import TalkingPortrait, best_lag, summary
 
 
 @pytest.fixture(scope="module")
@@ -31,17 +31,17 @@ def test_a_picture_is_like_itself_and_less_like_a_worse_copy(picture):
         np.clip(picture + np.random.default_rng(1).normal(0, 12, picture.shape), 0, 255).astype(np.uint8),
     )
     assert image_metrics.ssim(picture, picture).min() == pytest.approx(1, abs=1e-4)
-    assert image_metrics.haar(picture, picture, everywhere(picture)) == pytest.approx(1, abs=1e-4)
+    assert image_metrics.haar_psi(picture, picture, everywhere(picture)) == pytest.approx(1, abs=1e-4)
     for worse in (shifted, noisy):
         assert (
             image_metrics.ssim(worse, picture).mean() < 0.97
-            and image_metrics.haar(worse, picture, everywhere(picture)) < 0.95
+            and image_metrics.haar_psi(worse, picture, everywhere(picture)) < 0.95
         )
 
 
 def test_a_flat_region_has_no_wavelets(picture):
     flat = np.full_like(picture, 90)
-    assert np.isnan(image_metrics.haar(flat, flat, np.zeros(flat.shape[:2], bool)))
+    assert np.isnan(image_metrics.haar_psi(flat, flat, np.zeros(flat.shape[:2], bool)))
 
 
 def test_blur_takes_sharpness(picture):
@@ -85,7 +85,7 @@ def test_gains_of_experts_are_asked_where_they_work():
     made = {kinds: rendering.Scores() for kinds in ("none", "view", "region")}
     for kinds, at_side, at_mouth in (("none", 20, 25), ("view", 21, 24), ("region", 20, 27)):
         made[kinds].add(at_side, "ours", "psnr", "exact", "20deg", "person")
-        for region in rendering.ASKED_REGIONS:
+        for region in rendering.REGION_EXPERT_REGIONS:
             made[kinds].add(at_mouth, "ours", "psnr", "exact", "front", region)
     assert rendering.expert_gains(made) == {"gain_view_experts_db": 1, "gain_region_experts_db": 2}
     assert rendering.expert_gains({"both": rendering.Scores()}) == {}
@@ -95,14 +95,20 @@ def test_the_lag_of_a_jaw_is_found_through_gaps():
     driving = np.abs(np.sin(np.arange(80) / 5)).astype(np.float32)
     seen = np.roll(driving, 2)
     seen[10:14] = np.nan
-    correlation, lag = _best_lag(seen, driving)
+    correlation, lag = best_lag(seen, driving)
     assert lag == 2 and correlation > 0.99
-    assert np.isnan(_best_lag(np.full(80, np.nan), driving)[0])
+    assert np.isnan(best_lag(np.full(80, np.nan), driving)[0])
 
 
 def test_portraits_in_figures():
     row = np.zeros((2, 2, 3), np.uint8)
-    found = summary([Spoken("a", 1.0, 0.9, 0, row), Spoken("b", 0.5, np.nan, 0, row), Spoken("c", 0.9, 0.7, -2, row)])
+    found = summary(
+        [
+            TalkingPortrait("a", 1.0, 0.9, 0, row),
+            TalkingPortrait("b", 0.5, np.nan, 0, row),
+            TalkingPortrait("c", 0.9, 0.7, -2, row),
+        ]
+    )
     assert (
         found["face_found"] == pytest.approx(0.8)
         and found["jaw_correlation"] == pytest.approx(0.8)

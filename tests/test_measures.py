@@ -12,7 +12,7 @@ from stereotalker.evaluation.motion_metrics import (
     GestureConfig,
     NearestGesture,
     frechet,
-    gestures_loss,
+    gesture_autoencoder_loss,
 )
 from stereotalker.records import SAMPLE_RATE, Motion, Speech, Timed
 from stereotalker.smplx_layout import JOINT
@@ -24,7 +24,7 @@ def shifted(motion: Motion, frames: int) -> Motion:
 
 
 def test_lips(motion, speech, body):
-    assert motion_metrics.lips_closed(motion, speech, body) == 1.0
+    assert motion_metrics.lip_closure_rate(motion, speech, body) == 1.0
     assert motion_metrics.lip_agreement(motion, motion, body) == (pytest.approx(1.0), 0.0)
     assert motion_metrics.lip_agreement(shifted(motion, 3), motion, body)[1] == 3.0
     assert (
@@ -35,8 +35,8 @@ def test_lips(motion, speech, body):
     gaping = motion.poses.copy()
     gaping[:, JOINT["jaw"], 0] = 0.3
     still = np.zeros_like(motion.expression)
-    assert motion_metrics.lips_closed(Motion(gaping, still, motion.trans, 25.0), speech, body) == 0.0
-    assert np.isnan(motion_metrics.lips_closed(motion, Speech(speech.samples, -20.0), body))
+    assert motion_metrics.lip_closure_rate(Motion(gaping, still, motion.trans, 25.0), speech, body) == 0.0
+    assert np.isnan(motion_metrics.lip_closure_rate(motion, Speech(speech.samples, -20.0), body))
     silent = Speech(speech.samples, -20.0, (), (Timed("m", 0.0, 0.1), Timed("a", 1.0, 1.2)))
     assert 0 < len(motion_metrics.pause_aperture(motion, silent, body)) < len(motion.poses)
 
@@ -137,7 +137,7 @@ def test_the_autoencoder_learns(speech, tiny_params, tmp_path):
     motions = [act(speech, STYLES[k], k, 25.0) for k in range(3)]
     torch.manual_seed(0)
     model, seen = GestureAutoencoder(GestureConfig(8, 4, 24)), []
-    loss = gestures_loss(model, motions, 4)
+    loss = gesture_autoencoder_loss(model, motions, 4)
 
     def counted(rng):
         seen.append(float((value := loss(rng)).detach()))

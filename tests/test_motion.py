@@ -3,12 +3,12 @@ import pytest
 import torch
 
 from stereotalker.acting.reference_acting import STYLES, act, resting_pose
-from stereotalker.audio.phonemes import CLASS, CLASSES
+from stereotalker.audio.phonemes import CLASS_INDEX, CLASSES
 from stereotalker.diffusion.sampling import frame_noise, sample
 from stereotalker.diffusion.schedulers import make_scheduler
 from stereotalker.diffusion.windows import windows
 from stereotalker.models import read_motion, weights_file
-from stereotalker.motion.audio_features import Hearing, clearness
+from stereotalker.motion.audio_features import AudioFeatures, mean_confidence
 from stereotalker.motion.denoiser import MotionConditions, Streams
 from stereotalker.motion.features import (
     FACE_COLUMNS,
@@ -170,25 +170,31 @@ def test_half_the_frames_and_forty_axes_hold_the_acting(speech):
 
 def test_what_is_no_clear_speech_is_taken_as_silence():
     posteriors = np.full((500, len(CLASSES)), 0.02, np.float32)
-    posteriors[:200, CLASS["aa"]], posteriors[200:400, CLASS["aa"]], posteriors[400:, CLASS["sil"]] = 0.8, 0.2, 0.9
-    clear = clearness(posteriors)
-    assert clear[50] > 0.7 > 0.45 > clear[330] and clearness(posteriors[400:]).min() == 1
+    (
+        posteriors[:200, CLASS_INDEX["aa"]],
+        posteriors[200:400, CLASS_INDEX["aa"]],
+        posteriors[400:, CLASS_INDEX["sil"]],
+    ) = 0.8, 0.2, 0.9
+    clear = mean_confidence(posteriors)
+    assert clear[50] > 0.7 > 0.45 > clear[330] and mean_confidence(posteriors[400:]).min() == 1
 
 
 def test_hearing_is_the_same_in_any_order_and_knows_phonemes(tiny_models, speech, monkeypatch):
     monkeypatch.setattr(
-        "stereotalker.motion.audio_features.CLEAR", 0.0
+        "stereotalker.motion.audio_features.MIN_CONFIDENCE", 0.0
     )  # an encoder that was never trained is sure of nothing
     encoder = tiny_models.synthesizer.encoder
     long = Speech(np.tile(speech.samples, 12), -20.0)
-    one, other = Hearing(encoder, long, 25.0), Hearing(encoder, long, 25.0)
+    one, other = AudioFeatures(encoder, long, 25.0), AudioFeatures(encoder, long, 25.0)
     whole = one.frames(0, 600)
     assert np.array_equal(whole[480:560], other.frames(480, 560)) and whole.shape == (600, encoder.features)
     unread = Speech(speech.samples, -20.0)
-    plain, raised = (Hearing(encoder, unread, 25.0, odds).frames(0, 50)[:, -len(CLASSES) :] for odds in (1.0, 4.0))
-    assert (raised[:, CLASS["m"]] > plain[:, CLASS["m"]]).all() and np.allclose(raised.sum(1), 1, atol=1e-5)
-    known = Hearing(encoder, speech, 25.0).frames(0, 50)[:, -len(CLASSES) :]
-    assert np.allclose(known.sum(1), 1, atol=1e-5) and known[:, CLASS["m"]].max() == 1
+    plain, raised = (
+        AudioFeatures(encoder, unread, 25.0, odds).frames(0, 50)[:, -len(CLASSES) :] for odds in (1.0, 4.0)
+    )
+    assert (raised[:, CLASS_INDEX["m"]] > plain[:, CLASS_INDEX["m"]]).all() and np.allclose(raised.sum(1), 1, atol=1e-5)
+    known = AudioFeatures(encoder, speech, 25.0).frames(0, 50)[:, -len(CLASSES) :]
+    assert np.allclose(known.sum(1), 1, atol=1e-5) and known[:, CLASS_INDEX["m"]].max() == 1
 
 
 def test_training_learns_one_example_and_resumes_to_the_same_end(

@@ -7,31 +7,31 @@ import pytest
 
 from stereotalker.acting import arm_ik, gestures
 from stereotalker.acting.collision import keep_clear
-from stereotalker.acting.reference_acting import STYLES, accent_times, act, closed_spans, gesture_plan
+from stereotalker.acting.reference_acting import STYLES, accent_times, act, gesture_plan, lip_closure_spans
 from stereotalker.avatar.hair_depth import BARE_HEAD, HairRule, hair_depth
 from stereotalker.body.free_body import PARTS
 from stereotalker.body.model import _smplx_model, load_body
-from stereotalker.body.shape_space import FACES
+from stereotalker.body.shape_space import SHAPE_SPACE_FILE
 from stereotalker.control.background_plate import BACKGROUND_M, background_plate
 from stereotalker.control.reference_warp import control, reference
 from stereotalker.errors import ClipError, UserError
-from stereotalker.geometry.camera import around, project
+from stereotalker.geometry.camera import avatar_camera, project
 from stereotalker.geometry.camera_path import CameraPath
 from stereotalker.geometry.rasterizer import rasterize, vertex_normals
 from stereotalker.records import Camera, Motion, Timed
 from stereotalker.smplx_layout import ACTION, JOINT, REGION
 from stereotalker.synthetic.actor import build_actor
 from stereotalker.synthetic.anatomy import anatomy
-from stereotalker.synthetic.backgrounds import draw_backdrop, read_picture
+from stereotalker.synthetic.backgrounds import draw_background, read_picture
 from stereotalker.synthetic.bound_mesh import clip, subdivide, submesh
-from stereotalker.synthetic.contact import TOUCH_M, buried
+from stereotalker.synthetic.contact import TOUCH_M, hand_penetration
 from stereotalker.synthetic.fit_silhouette import fit_silhouette, seen_in_portrait
 from stereotalker.synthetic.hair import STYLES as HAIR
 from stereotalker.synthetic.population import OUTFITS, SKIN_TONES, draw_person
 from stereotalker.synthetic.shading import render
-from stereotalker.synthetic.takes import CaptureSetup, capture_take, key_points
+from stereotalker.synthetic.takes import CaptureSetup, capture_take, compute_keypoints
 from stereotalker.synthetic.wardrobe import dress
-from stereotalker.training.samples import to_sample, wrong_fit
+from stereotalker.training.samples import imperfect_fit, to_sample
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("people")]
 
@@ -107,7 +107,7 @@ def test_shapes_need_their_file(body, tmp_path, monkeypatch):
     monkeypatch.setattr("stereotalker.synthetic.figure.FACES", tmp_path / "none.npz")
     with pytest.raises(UserError, match="dvc repro body"):
         build_actor(0, body, 32, 1)
-    assert FACES.is_file()
+    assert SHAPE_SPACE_FILE.is_file()
 
 
 # ---- what is drawn -------------------------------------------------------------------------------------------------------
@@ -115,8 +115,8 @@ def test_shapes_need_their_file(body, tmp_path, monkeypatch):
 
 def test_labels_are_what_the_z_buffer_shows(body, actor):
     """The mask against a second rasterisation, texels looked up one by one: IoU 1 in every region."""
-    avatar, figure = actor.avatar, actor.dressed.figure
-    posed = body.posed(still(avatar), avatar.betas, actor.dressed.face)
+    avatar, figure = actor.avatar, actor.dressed_person.figure
+    posed = body.posed(still(avatar), avatar.betas, actor.dressed_person.face)
     points = figure.binding.pose(posed.vertices[0], posed.turn[0])
     bald = replace(figure, strands=replace(figure.strands, first=figure.strands.first[:1]))
     plate = np.full((*avatar.regions.shape, 3), 90, np.uint8)
@@ -125,7 +125,7 @@ def test_labels_are_what_the_z_buffer_shows(body, actor):
     truth = np.zeros(plate.shape[:2], np.uint8)
     for y, x in np.argwhere(seen.face >= 0):
         f, b = seen.face[y, x], seen.bary[y, x]
-        R = int(figure.texels.fineness[f])
+        R = int(figure.texels.resolution[f])
         lattice = [(i, j) for j in range(R + 1) for i in range(R + 1 - j)]
         away = [max(abs(b[1] * R - i), abs(b[2] * R - j), abs(b[0] * R - (R - i - j))) for i, j in lattice]
         nearest = np.flatnonzero(np.isclose(away, min(away), atol=1e-4))
@@ -138,7 +138,7 @@ def test_labels_are_what_the_z_buffer_shows(body, actor):
 
 def test_hair_is_labelled_and_in_front_of_what_it_hides(body, actor):
     avatar = actor.avatar
-    posed = body.posed(still(avatar), avatar.betas, actor.dressed.face)
+    posed = body.posed(still(avatar), avatar.betas, actor.dressed_person.face)
     plate = np.full((*avatar.regions.shape, 3), 90, np.uint8)
 
     def draw(figure):
@@ -146,7 +146,7 @@ def test_hair_is_labelled_and_in_front_of_what_it_hides(body, actor):
             figure, posed.vertices[0], posed.turn[0], avatar.intrinsics, avatar.extrinsics, actor.light, plate
         )
 
-    figure = actor.dressed.figure
+    figure = actor.dressed_person.figure
     whole, bald = draw(figure), draw(replace(figure, strands=replace(figure.strands, first=figure.strands.first[:1])))
     changed = whole.depth < bald.depth
     assert changed.sum() > 100 and (whole.regions[changed] == REGION["hair"]).mean() > 0.6
@@ -156,13 +156,15 @@ def test_hair_is_labelled_and_in_front_of_what_it_hides(body, actor):
 def test_supersampled_labels_are_the_vote_of_the_finer_picture(body, actor):
     """Hair included: every label is the commonest of the four pixels of a picture twice as large."""
     avatar, s = actor.avatar, 2
-    posed = body.posed(still(avatar), avatar.betas, actor.dressed.face)
+    posed = body.posed(still(avatar), avatar.betas, actor.dressed_person.face)
     K = avatar.intrinsics.copy()
     K[:2] *= s
     plate = np.full((*avatar.regions.shape, 3), 90, np.uint8)
 
     def draw(k, p, n):
-        return render(actor.dressed.figure, posed.vertices[0], posed.turn[0], k, avatar.extrinsics, actor.light, p, n)
+        return render(
+            actor.dressed_person.figure, posed.vertices[0], posed.turn[0], k, avatar.extrinsics, actor.light, p, n
+        )
 
     fine, coarse = draw(K, np.repeat(np.repeat(plate, s, 0), s, 1), 1), draw(avatar.intrinsics, plate, s)
     H, W = coarse.regions.shape
@@ -174,10 +176,10 @@ def test_supersampled_labels_are_the_vote_of_the_finer_picture(body, actor):
 
 def test_supersampling_only_smooths(body, actor):
     avatar = actor.avatar
-    posed = body.posed(still(avatar), avatar.betas, actor.dressed.face)
+    posed = body.posed(still(avatar), avatar.betas, actor.dressed_person.face)
     one, two = (
         render(
-            actor.dressed.figure,
+            actor.dressed_person.figure,
             posed.vertices[0],
             posed.turn[0],
             avatar.intrinsics,
@@ -192,10 +194,10 @@ def test_supersampling_only_smooths(body, actor):
 
 
 def test_closed_eyes_hide_the_eyeballs_and_closed_lips_the_teeth(body, actor):
-    avatar, face = actor.avatar, actor.dressed.face
+    avatar, face = actor.avatar, actor.dressed_person.face
     shut = avatar.expression.copy()
     shut[[ACTION["eyeBlinkLeft"], ACTION["eyeBlinkRight"]]] = 1
-    figure, parts = actor.dressed.figure, {"eyes": 1, "mouth": 2}
+    figure, parts = actor.dressed_person.figure, {"eyes": 1, "mouth": 2}
     K = avatar.intrinsics.copy()
     K[:2] *= 6
     shown = {}
@@ -213,7 +215,7 @@ def test_closed_eyes_hide_the_eyeballs_and_closed_lips_the_teeth(body, actor):
 def test_key_points_agree_with_the_smplx_package(body, actor):
     """Joints as the reference package poses them fall on ours to half a pixel at 512 px."""
     avatar = actor.avatar
-    shape = actor.dressed.face
+    shape = actor.dressed_person.face
     reference_body = load_body(body.path, "smplx", body.betas)
     motion = still(avatar)
     reference_body.pose(motion, avatar.betas, shape)
@@ -232,7 +234,7 @@ def test_key_points_agree_with_the_smplx_package(body, actor):
     K = avatar.intrinsics.copy()
     K[:2] *= 512 / 96
     theirs = project(out.joints[0, :55].detach().numpy(), K, avatar.extrinsics)
-    ours = project(key_points(body, motion, actor.dressed)[0, :55], K, avatar.extrinsics)
+    ours = project(compute_keypoints(body, motion, actor.dressed_person)[0, :55], K, avatar.extrinsics)
     assert np.linalg.norm(theirs[:, :2] - ours[:, :2], axis=1).max() < 0.5
 
 
@@ -255,7 +257,7 @@ def test_lips_close_on_every_bilabial(speech, body, style):
     times, limit = (np.arange(len(aperture)) + 0.5) / 25, 0.1 * np.percentile(aperture, 95)
     assert all(
         (aperture[(times > start - 0.04) & (times < end + 0.04)] < limit).any()
-        for start, end in closed_spans(speech.phonemes)
+        for start, end in lip_closure_spans(speech.phonemes)
     )
     assert np.percentile(aperture, 95) > 5.0
 
@@ -284,15 +286,18 @@ def test_hands_arrive_where_they_are_sent(body):
         Motion(poses, np.zeros((len(rows), 52), np.float32), np.zeros((len(rows), 3), np.float32), 25.0),
         np.zeros(body.betas),
     ).vertices
-    reachable = np.linalg.norm(rows[:, :3] - arm_ik.SHOULDER, axis=1) < arm_ik.REACH
+    reachable = np.linalg.norm(rows[:, :3] - arm_ik.LEFT_SHOULDER_M, axis=1) < arm_ik.MAX_REACH_M
     for side, mirror in (("left", 1), ("right", -1)):
         wrists = vertices[:, regressor[JOINT[f"{side}_wrist"]]] * np.array([mirror, 1, 1])
         assert np.linalg.norm(wrists - rows[:, :3], axis=1)[reachable].max() < 0.015
         assert (
             np.linalg.norm(poses[:, JOINT[f"{side}_wrist"]], axis=1).max()
-            <= arm_ik.WRIST_SWING + 0.4 * arm_ik.FOREARM_TWIST
+            <= arm_ik.MAX_WRIST_SWING_RAD + 0.4 * arm_ik.MAX_FOREARM_TWIST_RAD
         )
-        assert np.linalg.norm(poses[:, JOINT[f"{side}_elbow"]], axis=1).max() < arm_ik.ELBOW_BEND + arm_ik.FOREARM_TWIST
+        assert (
+            np.linalg.norm(poses[:, JOINT[f"{side}_elbow"]], axis=1).max()
+            < arm_ik.MAX_ELBOW_BEND_RAD + arm_ik.MAX_FOREARM_TWIST_RAD
+        )
     assert reachable.mean() > 0.95
 
 
@@ -300,14 +305,18 @@ def test_words_have_gestures():
     words = tuple(
         Timed(text, 2.0 * k + 0.5, 2.0 * k + 0.9) for k, text in enumerate(("Huge,", "you", "banana", "nobody"))
     )
-    plan = gestures.plan(words, np.array([]), 1.0, 1.0, np.random.default_rng(0))
+    plan_gestures = gestures.plan_gestures(words, np.array([]), 1.0, 1.0, np.random.default_rng(0))
     assert (
-        [g.name for g in plan] == ["big", "you", "none"]
-        and plan[1].hands == ("right",)
-        and plan[0].hands == ("left", "right")
+        [g.name for g in plan_gestures] == ["big", "you", "none"]
+        and plan_gestures[1].hands == ("right",)
+        and plan_gestures[0].hands == ("left", "right")
     )
     assert len(gestures.GESTURE_CLASSES) >= 25 and set(gestures.LEXICON.values()) <= set(gestures.GESTURE_CLASSES)
-    assert len(STYLES) == 20 and len({s.name for s in STYLES}) == 20 and {s.rest for s in STYLES} <= set(gestures.RESTS)
+    assert (
+        len(STYLES) == 20
+        and len({s.name for s in STYLES}) == 20
+        and {s.rest for s in STYLES} <= set(gestures.REST_POSES)
+    )
 
 
 def test_a_stroke_falls_on_its_stressed_syllable(speech):
@@ -322,11 +331,11 @@ def test_hands_stay_out_of_the_body(body, actor, speech):
     for style in STYLES[::4]:
         motion = act(speech, style, 2, 4.0, 1.0, actor.girth)
         vertices = body.posed(motion, avatar.betas, avatar.surface).vertices
-        assert np.mean([buried(known, v) > 0.006 for v in vertices]) <= 0.1, style.name
+        assert np.mean([hand_penetration(known, v) > 0.006 for v in vertices]) <= 0.1, style.name
 
 
 def test_clearance_pushes_out_and_apart():
-    inside = gestures.RESTS["together"][0].vector()
+    inside = gestures.REST_POSES["together"][0].vector()
     inside[:3] = (0.05, 0.40, 0.05)
     hands = {"left": inside[None].copy(), "right": inside[None].copy()}
     keep_clear(hands, 0.0)
@@ -373,11 +382,11 @@ def test_hands_are_clear_of_every_build(body, speech):
         other = build_actor(identity, body, 32, 1)
         for motion in (still(other.avatar), capture_take(other, body, speech, 0, 1, SHOT).motion):
             vertices = body.posed(motion, other.avatar.betas, other.avatar.surface).vertices
-            assert max(buried(anatomy(body), v) for v in vertices) < TOUCH_M
+            assert max(hand_penetration(anatomy(body), v) for v in vertices) < TOUCH_M
 
 
 def test_hands_that_cannot_be_freed_refuse_the_take(body, actor, speech, monkeypatch):
-    monkeypatch.setattr("stereotalker.synthetic.contact.buried", lambda *_: 0.02)
+    monkeypatch.setattr("stereotalker.synthetic.contact.hand_penetration", lambda *_: 0.02)
     with pytest.raises(ClipError, match="20 mm inside the body"):
         capture_take(actor, body, speech, 0, 4, SHOT)
 
@@ -428,7 +437,7 @@ def test_background_moves_with_its_wall(avatar, move):
     x, y, _ = project(spot, avatar.intrinsics, avatar.extrinsics)[0]
     dot = np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / 8)
     dotted = replace(avatar, background=np.repeat(np.rint(255 * dot)[..., None], 3, 2).astype(np.uint8))
-    view = around(avatar, CameraPath(**move), 1, 25.0, (H, W))
+    view = avatar_camera(avatar, CameraPath(**move), 1, 25.0, (H, W))
     seen = background_plate(dotted, view.intrinsics[0], view.extrinsics[0], (H, W))[..., 0].astype(float)
     middle = np.array([(columns * seen).sum(), (rows * seen).sum()]) / seen.sum()
     assert np.abs(middle - project(spot, view.intrinsics[0], view.extrinsics[0])[0, :2]).max() < 0.3
@@ -452,14 +461,14 @@ def test_background_mirrors_beyond_its_edges(avatar):
 
 
 def test_backdrops_are_of_four_kinds_or_the_users_own(tmp_path):
-    drawn = [draw_backdrop(k, (48, 70)) for k in range(24)]
+    drawn = [draw_background(k, (48, 70)) for k in range(24)]
     assert {kind for _, kind in drawn} == {"studio", "room", "bokeh", "garden"} and all(
         image.shape == (48, 70, 3) for image, _ in drawn
     )
     from PIL import Image
 
     Image.new("RGB", (300, 100), (200, 30, 30)).save(tmp_path / "red.png")
-    own = [draw_backdrop(k, (48, 70), (tmp_path / "red.png",)) for k in range(24)]
+    own = [draw_background(k, (48, 70), (tmp_path / "red.png",)) for k in range(24)]
     assert 5 < sum(kind == "red.png" for _, kind in own) < 19
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n not a picture")
     with pytest.raises(UserError, match=r"broken.png cannot be read as a picture"):
@@ -467,7 +476,7 @@ def test_backdrops_are_of_four_kinds_or_the_users_own(tmp_path):
 
 
 def test_a_wrong_fit_looks_right_in_the_portrait_and_moves_wrongly(avatar, body):
-    wrong = wrong_fit(avatar, body, 1)
+    wrong = imperfect_fit(avatar, body, 1)
     assert np.abs(wrong.betas - avatar.betas).max() > 0.1
     skin = body.part == 0
     off = np.linalg.norm(
@@ -479,7 +488,7 @@ def test_a_wrong_fit_looks_right_in_the_portrait_and_moves_wrongly(avatar, body)
     driven = Motion.still(turned, avatar.expression)
     places = [body.pose(driven, a.betas, a.surface)[0] for a in (avatar, wrong)]
     assert np.linalg.norm(places[0] - places[1], axis=1)[skin].max() > 0.01
-    assert np.abs(wrong_fit(avatar, body, 1, 0.0).surface.astype(float) - avatar.surface).max() < 2e-3
+    assert np.abs(imperfect_fit(avatar, body, 1, 0.0).surface.astype(float) - avatar.surface).max() < 2e-3
 
 
 def test_a_tailored_surface_covers_the_portraits_outline(avatar, body):

@@ -11,7 +11,7 @@ from batch_helpers import SMALL, SMALL_AVATAR, one_thread
 
 from stereotalker.avatar.library import Library
 from stereotalker.diffusion.windows import Window
-from stereotalker.errors import ClipError, Stopped, WorkerLost, is_out_of_memory
+from stereotalker.errors import BatchStopped, ClipError, WorkerLost, is_out_of_memory
 from stereotalker.geometry.camera_path import CameraPath
 from stereotalker.models import Models
 from stereotalker.production.admission import AdmissionControl
@@ -73,14 +73,14 @@ class Cramped(LocalSlot):
 class Dying(LocalSlot):
     """Loses its worker the first `deaths` times."""
 
-    def __init__(self, models, store, deaths, blameless=False):
+    def __init__(self, models, store, deaths, node_was_lost=False):
         super().__init__(models, store)
-        self.deaths, self.blameless, self.asked, self.rests = deaths, blameless, [], 0
+        self.deaths, self.node_was_lost, self.asked, self.rests = deaths, node_was_lost, [], 0
 
     def run(self, job):
         self.asked.append(job.window.stop - job.window.start)
         if len(self.asked) <= self.deaths:
-            raise WorkerLost("killed", self.blameless)
+            raise WorkerLost("killed", self.node_was_lost)
         return super().run(job)
 
     def rest(self):
@@ -140,7 +140,7 @@ def test_a_segment_that_kills_every_worker_is_given_up(bench, models):
 
 def test_lost_nodes_are_nobodys_fault_but_end_some_time(bench, models):
     _, jobs, store = bench
-    slot = Dying(models, store, 6, blameless=True)
+    slot = Dying(models, store, 6, node_was_lost=True)
     assert (
         pool_of([slot], models, store, backoff=0.01).render(jobs[:1], nothing)[0].frames == 8 and slot.asked == [8] * 7
     )
@@ -194,7 +194,7 @@ def test_a_closed_gate_gives_the_waiting_segments_back(bench, models):
             admission.stop("enough")
             return super().run(job)
 
-    with pytest.raises(Stopped, match="enough"):
+    with pytest.raises(BatchStopped, match="enough"):
         pool_of([Closing(models, store)], models, store, admission).render(jobs, nothing)
     assert store.find("render", jobs[0].key) and not store.find("render", jobs[1].key)  # what ran was finished
 

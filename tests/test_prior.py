@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, BertConfig, BertModel, GPT2Config, GPT2Model
 
-from stereotalker.acting.gestures import HELD_OUT, LEXICON
+from stereotalker.acting.gestures import HELD_OUT_WORDS, LEXICON
 from stereotalker.errors import UserError
 from stereotalker.motion.language_prior import (
     GESTURE_INDEX,
@@ -13,12 +13,12 @@ from stereotalker.motion.language_prior import (
     MINILM,
     MINILM_SHA256,
     NO_MODEL,
-    POOLED,
+    SLOTS_PER_TOKEN,
     GestureClassifier,
     LanguagePrior,
     Vocabulary,
-    at_slots,
-    chosen,
+    choose_gesture_labels,
+    labels_at_slots,
     minilm_folder,
 )
 from stereotalker.records import Timed
@@ -44,7 +44,7 @@ def test_only_the_adapter_learns(prior):
 
 
 def test_held_out_words_are_never_shown():
-    assert not set(HELD_OUT) & set(LEXICON) and set(HELD_OUT.values()) <= set(LEXICON.values())
+    assert not set(HELD_OUT_WORDS) & set(LEXICON) and set(HELD_OUT_WORDS.values()) <= set(LEXICON.values())
     assert (
         gesture_label("Gigantic,") == -100
         and gesture_label("huge") == GESTURE_INDEX["big"]
@@ -69,7 +69,7 @@ def test_reading_words_and_sound(prior):
     told = reader.words(["what", "a", "huge", "house"] * 20)
     assert told.shape == (80, len(GESTURE_NAMES)) and np.allclose(told.sum(1), 1, atol=1e-3)
     assert reader.words([]).shape == (0, len(GESTURE_NAMES)) and reader.words(["", "huge"])[0, 0] == 1
-    heard = reader.sound(np.random.default_rng(0).normal(size=(POOLED * 40 + 1, 8)).astype(np.float32))
+    heard = reader.sound(np.random.default_rng(0).normal(size=(SLOTS_PER_TOKEN * 40 + 1, 8)).astype(np.float32))
     assert heard.shape == (41, len(GESTURE_NAMES)) and np.isfinite(heard).all()
 
 
@@ -77,9 +77,11 @@ def test_signs_are_chosen_and_placed():
     probabilities = np.zeros((3, len(GESTURE_NAMES)), np.float32)
     probabilities[0, 0], probabilities[1, 5], probabilities[2, 7] = 1, 0.9, 0.4
     probabilities[2, 0] = 0.6
-    assert chosen(probabilities, 0.5).tolist() == [0, 5, 0] and chosen(probabilities, 0.3).tolist() == [0, 5, 7]
+    assert choose_gesture_labels(probabilities, 0.5).tolist() == [0, 5, 0] and choose_gesture_labels(
+        probabilities, 0.3
+    ).tolist() == [0, 5, 7]
     words = (Timed("a", 0.0, 0.1), Timed("huge", 0.5, 0.9), Timed("late", 99.0, 99.5))
-    assert at_slots(words, np.array([0, 5, 5]), 10, 25.0).tolist() == [0] * 6 + [5] + [0] * 3
+    assert labels_at_slots(words, np.array([0, 5, 5]), 10, 25.0).tolist() == [0] * 6 + [5] + [0] * 3
 
 
 def test_the_prior_learns_words_and_their_sound(tiny_params, tmp_path):

@@ -14,7 +14,7 @@ from stereotalker.acting.reference_acting import STYLES, act
 from stereotalker.avatar.library import Library, read_avatar
 from stereotalker.control.masks import region_iou
 from stereotalker.control.reference_warp import SEEN, control, reference
-from stereotalker.control.region_sources import hands_of
+from stereotalker.control.region_sources import hand_vertices
 from stereotalker.control.texture import texel_corners
 from stereotalker.diffusion.windows import Window, windows
 from stereotalker.errors import ClipError, UserError
@@ -24,9 +24,9 @@ from stereotalker.geometry.camera_path import CameraPath
 from stereotalker.models import read_denoiser
 from stereotalker.params import DenoiserTraining
 from stereotalker.records import Motion
-from stereotalker.render.denoiser import DenoiserConfig, RenderDenoiser, ResnetFeedForward, TemporalAttention, upcycled
+from stereotalker.render.denoiser import DenoiserConfig, RenderDenoiser, ResnetFeedForward, TemporalAttention, upcycle
 from stereotalker.render.experts import EXPERTS, REGION_EXPERTS, Guidance, PriorGuidedExperts, ViewGate, geglu
-from stereotalker.render.renderer import composite_seen_pixels
+from stereotalker.render.renderer import composite_visible_pixels
 from stereotalker.smplx_layout import REGION, REGIONS
 from stereotalker.synthetic.actor import build_actor
 from stereotalker.synthetic.takes import CaptureSetup, capture_take
@@ -63,7 +63,7 @@ def crops_of(sample, seed):
 
 def clip(tiny_models, avatar, speech, size, frames=10, fps=25.0):
     motion = act(speech, STYLES[0], 0, fps).frames(0, frames)
-    view = camera.around(avatar, CameraPath(kind="orbit", swing=20, period=1), frames, fps, size)
+    view = camera.avatar_camera(avatar, CameraPath(kind="orbit", swing=20, period=1), frames, fps, size)
     return motion, view
 
 
@@ -137,7 +137,7 @@ def test_hands_that_the_portrait_does_not_show_are_of_the_faces_colour(tiny_mode
     hidden[hidden == REGION["hands"]] = REGION["torso"]
     plain = replace(avatar, regions=hidden)
     ref = reference(plain, tiny_models.body)
-    hands = hands_of(tiny_models.body) & (tiny_models.body.part == 0)
+    hands = hand_vertices(tiny_models.body) & (tiny_models.body.part == 0)
     assert (ref.region[: len(hands)][hands] == REGION["hands"]).mean() > 0.99
     skin = np.median(avatar.portrait[avatar.regions == REGION["face"]], 0)
     corners = texel_corners(tiny_models.body)
@@ -152,7 +152,7 @@ def test_a_large_portrait_is_warped_without_aliasing(tiny_models, avatar):
     noise = np.random.default_rng(0).integers(0, 2, avatar.regions.shape, np.uint8) * 255
     checked = replace(avatar, portrait=np.repeat(noise[..., None], 3, 2))
     still, small = Motion.still(avatar.poses, avatar.expression), (24, 24)
-    view = camera.around(checked, CameraPath(), 1, 25.0, small)
+    view = camera.avatar_camera(checked, CameraPath(), 1, 25.0, small)
     maps = control(reference(checked, tiny_models.body), tiny_models.body, still, view)
     assert maps.warp[0][maps.visibility[0] == SEEN].std() < 60  # point samples of black and white deviate by 127
 
@@ -161,7 +161,7 @@ def test_a_large_background_is_drawn_without_aliasing(tiny_models, avatar):
     noise = np.random.default_rng(0).integers(0, 2, avatar.regions.shape, np.uint8) * 255
     behind = replace(avatar, background=np.repeat(noise[..., None], 3, 2))
     small = (len(noise) // 4, noise.shape[1] // 4)
-    view = camera.around(behind, CameraPath(), 1, 25.0, small)
+    view = camera.avatar_camera(behind, CameraPath(), 1, 25.0, small)
     plate = control(
         reference(behind, tiny_models.body), tiny_models.body, Motion.still(avatar.poses, avatar.expression), view
     ).plate[0]
@@ -273,7 +273,7 @@ def test_a_grown_denoiser_computes_what_the_dense_one_did(tiny_models, speech):
     sample = sample_of(tiny_models, speech, 0.0)
     made = [
         rendering.pictures(rendering.with_denoiser(tiny_models.renderer, m.eval()), sample)
-        for m in (plain, upcycled(plain, "both"))
+        for m in (plain, upcycle(plain, "both"))
     ]
     person = sample.regions > 0
     assert np.abs(made[0].astype(int) - made[1])[person].mean() < 1  # bfloat16
@@ -302,7 +302,7 @@ def test_experts_behind_a_convolution_see_every_cell_in_its_place():
 def test_what_the_portrait_shows_stays_as_it_is():
     image, warp, seen = torch.zeros(1, 3, 20, 20), torch.ones(1, 3, 20, 20), torch.ones(1, 1, 20, 20)
     seen[..., :8] = 0.5
-    made = composite_seen_pixels(image, warp, seen)[0, 0]
+    made = composite_visible_pixels(image, warp, seen)[0, 0]
     assert made[:, :8].max() == 0 and made[:, 14:].min() == 1 and (made.diff(dim=1) >= 0).all()
 
 
@@ -382,7 +382,7 @@ def test_a_public_model_is_upcycled_trained_saved_and_read_again(tiny_models, sp
         and model.net.conv_in.weight[:, 4:].abs().max() == 0
     )
     assert model.codec.factor == 2 and model.multiple == 4
-    grown = upcycled(model, "both")
+    grown = upcycle(model, "both")
     training_loss(grown, tiny_models.renderer.masks, "ddim")(crops_of(sample, 0)).backward()
     assert all(p.grad is None for p in grown.codec.parameters()) and grown.net.conv_out.weight.grad.abs().max() > 0
     save_weights(grown, tmp_path / "render.safetensors")
@@ -410,7 +410,7 @@ def test_crops_that_are_no_whole_cells_are_refused(tiny_models, tmp_path):
 
 def test_only_a_dense_denoiser_gets_experts(tiny_models):
     with pytest.raises(UserError, match="without experts"):
-        upcycled(tiny_models.renderer.denoiser, "view")
+        upcycle(tiny_models.renderer.denoiser, "view")
 
 
 # ---- crops ---------------------------------------------------------------------------------------------------------------

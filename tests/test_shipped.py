@@ -7,9 +7,9 @@ import pytest
 
 from stereotalker.audio.forced_alignment import align
 from stereotalker.audio.speech import from_file
-from stereotalker.evaluation.motion_metrics import diversity, lips_closed
+from stereotalker.evaluation.motion_metrics import diversity, lip_closure_rate
 from stereotalker.models import PRODUCTION_WEIGHTS, Models, weights_file
-from stereotalker.motion.language_prior import GESTURE_NAMES, chosen
+from stereotalker.motion.language_prior import GESTURE_NAMES, choose_gesture_labels
 from stereotalker.motion.synthesize import MotionControls
 from stereotalker.params import ROOT, load_params
 from stereotalker.records import Speech
@@ -34,10 +34,10 @@ def test_real_speech_moves_lips_and_body(shipped, real_speech):
     aligned = Speech(speech.samples, speech.loudness, *align(speech.samples, row["text"]))
     motion = shipped.synthesizer.motion(speech, MotionControls(2, seed=1), round(speech.seconds * 25), 25.0)
     assert (
-        lips_closed(motion, aligned, shipped.body) >= 0.75
+        lip_closure_rate(motion, aligned, shipped.body) >= 0.75
     )  # no training heard this voice; all such recordings together: 0.91
     told = shipped.synthesizer.motion(aligned, MotionControls(2, seed=1), round(speech.seconds * 25), 25.0)
-    assert lips_closed(told, aligned, shipped.body) >= 0.9
+    assert lip_closure_rate(told, aligned, shipped.body) >= 0.9
     aperture = shipped.body.lip_aperture(motion)
     assert (aperture < 2.0).mean() < 0.6 and np.percentile(aperture, 95) > 5.0
     assert (
@@ -68,7 +68,7 @@ def test_music_and_whales_are_not_spoken(shipped, name):
 def test_words_no_lexicon_knows_get_their_sign(shipped):
     reader = shipped.synthesizer.reader
     found = [
-        GESTURE_NAMES[chosen(reader.words([word, "he", "said"])[:1], 0.7)[0]]
+        GESTURE_NAMES[choose_gesture_labels(reader.words([word, "he", "said"])[:1], 0.7)[0]]
         for word in ("gigantic", "pause", "ponder", "unite", "cash", "launch", "shrink", "observe")
     ]
     assert (

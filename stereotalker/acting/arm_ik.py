@@ -16,12 +16,12 @@ from stereotalker.smplx_layout import JOINT
 
 # Position of the left shoulder joint of the mean body, m. Other shapes differ by a few cm; the clearances in
 # acting.collision allow for that.
-SHOULDER = np.array([0.183, 0.642, 0.028])
+LEFT_SHOULDER_M = np.array([0.183, 0.642, 0.028])
 UPPER_ARM_M, FOREARM_M = 0.281, 0.248  # bone lengths of the mean body
 # Largest distance from shoulder to wrist, m. It stays below the full length, so that the elbow is never quite straight.
-REACH = 0.97 * (UPPER_ARM_M + FOREARM_M)
+MAX_REACH_M = 0.97 * (UPPER_ARM_M + FOREARM_M)
 # Largest rotation of a joint, rad: the wrist away from the forearm, the forearm about its own axis, the elbow's bend.
-WRIST_SWING, FOREARM_TWIST, ELBOW_BEND = 1.15, 1.5, 2.55
+MAX_WRIST_SWING_RAD, MAX_FOREARM_TWIST_RAD, MAX_ELBOW_BEND_RAD = 1.15, 1.5, 2.55
 
 # Hand shapes: curl of index, middle, ring, pinky and thumb (0 is straight, 1 is into the palm), then how far the
 # fingers spread.
@@ -95,11 +95,11 @@ def _solve(
     Returns the axis-angles [T, 3] in rad of shoulder, elbow and wrist. A target that is too near or too far is replaced
     by the nearest one at the same direction from the shoulder that the arm can reach.
     """
-    to_wrist = wrist - SHOULDER
+    to_wrist = wrist - LEFT_SHOULDER_M
     distance = np.linalg.norm(to_wrist, axis=1, keepdims=True)
     # Law of cosines: the distance from shoulder to wrist when the elbow bends as far as it may.
-    min_reach = np.sqrt(UPPER_ARM_M**2 + FOREARM_M**2 + 2 * UPPER_ARM_M * FOREARM_M * np.cos(ELBOW_BEND))
-    reach = np.clip(distance, min_reach, REACH)
+    min_reach = np.sqrt(UPPER_ARM_M**2 + FOREARM_M**2 + 2 * UPPER_ARM_M * FOREARM_M * np.cos(MAX_ELBOW_BEND_RAD))
+    reach = np.clip(distance, min_reach, MAX_REACH_M)
     axis = to_wrist / np.maximum(distance, 1e-6)
     # The elbow lies on a circle about the axis: `along` from the shoulder, with the radius `radius`.
     along = (UPPER_ARM_M**2 - FOREARM_M**2 + reach**2) / (2 * reach)
@@ -128,14 +128,14 @@ def _solve(
     # and a swing, which the wrist makes. Each is held within its limit.
     q = local.as_quat()
     twist = 2 * np.arctan2(q[:, 0], q[:, 3])
-    twist = np.clip((twist + np.pi) % (2 * np.pi) - np.pi, -FOREARM_TWIST, FOREARM_TWIST)
+    twist = np.clip((twist + np.pi) % (2 * np.pi) - np.pi, -MAX_FOREARM_TWIST_RAD, MAX_FOREARM_TWIST_RAD)
 
     def rotation_about_forearm(angle):
         return Rotation.from_rotvec(np.stack([angle, 0 * angle, 0 * angle], 1))
 
     swing = (rotation_about_forearm(twist).inv() * local).as_rotvec()
     swing_angle = np.linalg.norm(swing, axis=1, keepdims=True)
-    swing *= np.minimum(1, WRIST_SWING / np.maximum(swing_angle, 1e-6))
+    swing *= np.minimum(1, MAX_WRIST_SWING_RAD / np.maximum(swing_angle, 1e-6))
     swing[:, 0] = np.clip(swing[:, 0], -0.4, 0.4)
     # The elbow joint takes 60 % of the twist and the wrist joint the rest.
     elbow_and_twist = elbow * rotation_about_forearm(0.6 * twist)

@@ -53,7 +53,7 @@ REST_EXPRESSION: dict[str, float] = {
 }
 
 
-def resting(smile: float = 1.0) -> np.ndarray:
+def resting_expression(smile: float = 1.0) -> np.ndarray:
     """Actions of a silent face, f64 [52] in 0..1. smile: factor of the resting smile."""
     expression = np.zeros(len(ACTIONS))
     for name, value in REST_EXPRESSION.items():
@@ -120,7 +120,7 @@ def is_stressed(phoneme: Timed) -> bool:
     return "ˈ" in phoneme.text or phoneme.text.endswith("1")
 
 
-def blink(expression: np.ndarray, pauses: np.ndarray, rng, T: int, fps: float) -> None:
+def add_blinks(expression: np.ndarray, pauses: np.ndarray, rng, T: int, fps: float) -> None:
     """Add a blink every 2 to 5 s to expression [T, 52], in place.
 
     pauses [N]: middles of pauses in s. A blink that is due within 0.7 s of a pause happens in the pause, not in a word.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stereotalker.acting.gestures import GESTURE_CLASSES, RESTS, GestureClass, meaning
+from stereotalker.acting.gestures import GESTURE_CLASSES, REST_POSES, GestureClass, gesture_class_of
 from stereotalker.records import Timed
 
 
@@ -19,7 +19,7 @@ class Gesture:
     hands: tuple[str, ...]  # "left", "right" or both
 
 
-def plan(
+def plan_gestures(
     words: tuple[Timed, ...], accents: np.ndarray, rate: float, handed: float, rng: np.random.Generator
 ) -> list[Gesture]:
     """Plan gestures: those of the lexicon on their words, and beats on the stressed syllables between them.
@@ -27,7 +27,7 @@ def plan(
     accents [N]: times of stressed syllables, s. rate: gestures a second, at the most. handed: -1 uses only the left
     hand for one-handed gestures, 1 only the right one. Gestures come in order of time.
     """
-    candidates = [(_stroke_time(w, accents), name) for w in words if (name := meaning(w.text)) is not None]
+    candidates = [(_stroke_time(w, accents), name) for w in words if (name := gesture_class_of(w.text)) is not None]
     candidates += [(float(accent), "beat") for accent in accents]
     candidates.sort(key=lambda c: (c[0], c[1] == "beat"))
     gestures: list[Gesture] = []
@@ -66,7 +66,7 @@ def hand_trajectories(
     """
     time = (np.arange(frames) + 0.5) / fps
     out = {}
-    for side, home in zip(("left", "right"), RESTS[rest], strict=True):
+    for side, home in zip(("left", "right"), REST_POSES[rest], strict=True):
         base = home.vector()
         keys: list[tuple[float, np.ndarray]] = [(-1.0, base)]
         for planned in (g for g in gestures if side in g.hands):

@@ -192,7 +192,7 @@ GESTURE_CLASSES: dict[str, GestureClass] = {
 }  # fmt: skip
 
 # The words of each gesture class, in the languages that the reference motion knows.
-_LEXICON_WORDS: dict[str, str] = {
+_LEXICON_BY_CLASS: dict[str, str] = {
     "big": (
         "big huge large great wide enormous giant vast broad size world groß große grande grand énorme gran enorme"
     ),
@@ -263,7 +263,7 @@ _LEXICON_WORDS: dict[str, str] = {
 }  # fmt: skip
 # Synonyms of lexicon words. The reference motion has no gesture for them, and only evaluation speaks them: they test
 # whether the language prior generalizes to words that it was not trained on.
-_HELD_OUT_WORDS: dict[str, str] = {
+_HELD_OUT_BY_CLASS: dict[str, str] = {
     "big": "gigantic immense massive colossal",
     "small": "miniature minuscule compact",
     "narrow": "slender slim",
@@ -298,18 +298,18 @@ _HELD_OUT_WORDS: dict[str, str] = {
     "money": "cash dollar salary purchase",
     "see": "observe glance stare",
 }  # fmt: skip
-HELD_OUT: dict[str, str] = {word: name for name, words in _HELD_OUT_WORDS.items() for word in words.split()}
-LEXICON: dict[str, str] = {word: name for name, words in _LEXICON_WORDS.items() for word in words.split()}
+HELD_OUT_WORDS: dict[str, str] = {word: name for name, words in _HELD_OUT_BY_CLASS.items() for word in words.split()}
+LEXICON: dict[str, str] = {word: name for name, words in _LEXICON_BY_CLASS.items() for word in words.split()}
 HEAD_MOVES: dict[str, str] = {name: gesture.head_move for name, gesture in GESTURE_CLASSES.items() if gesture.head_move}
 
 
-def meaning(word: str) -> str | None:
+def gesture_class_of(word: str) -> str | None:
     """Gesture class of a word, with or without punctuation around it; None for a word without a gesture."""
     return LEXICON.get(word.lower().strip(".,!?;:\"'()…¿¡"))
 
 
 # Where the hands rest: targets of the left and of the right hand, both written as left hands.
-RESTS: dict[str, tuple[HandTarget, HandTarget]] = {
+REST_POSES: dict[str, tuple[HandTarget, HandTarget]] = {
     "together": (
         _hand_at(
             0.070, 0.395, 0.300, _mix((_IN, 1), (_FRONT, 0.25), (_DOWN, 0.25)), _mix((_BACK, 1), (_DOWN, 0.2)),

@@ -14,7 +14,7 @@ from scipy.ndimage import gaussian_filter1d
 from stereotalker.acting import face
 from stereotalker.acting.arm_ik import pose_arm
 from stereotalker.acting.collision import keep_clear
-from stereotalker.acting.gesture_planning import Gesture, hand_trajectories, plan
+from stereotalker.acting.gesture_planning import Gesture, hand_trajectories, plan_gestures
 from stereotalker.acting.gestures import HEAD_MOVES
 from stereotalker.audio.phonemes import BILABIAL, phoneme_class
 from stereotalker.records import SAMPLE_RATE, Motion, Speech, Timed
@@ -82,13 +82,13 @@ def act(speech: Speech, style: Style, seed: int, fps: float, strength: float = 1
     rng = np.random.default_rng(seed)
     loudness = _loudness(speech.samples, T, fps)
     poses = np.zeros((T, len(JOINTS), 3), np.float32)
-    expression = np.repeat(face.resting(style.smile)[None], T, 0)
+    expression = np.repeat(face.resting_expression(style.smile)[None], T, 0)
     mouth = face.mouth_motion(speech.phonemes, loudness, T, fps, style.articulation)
     speaking = np.clip(np.abs(mouth).sum(1, keepdims=True) / 0.3, 0, 1)
-    expression += mouth[:, : len(ACTIONS)] - speaking * (face.resting(0.5 * style.smile))
+    expression += mouth[:, : len(ACTIONS)] - speaking * (face.resting_expression(0.5 * style.smile))
     poses[:, JOINT["jaw"], 0] = mouth[:, len(ACTIONS)] * face.JAW_OPEN_RAD
     accents, pauses = accent_times(speech.phonemes), _pauses(speech.phonemes)
-    face.blink(expression, pauses, rng, T, fps)
+    face.add_blinks(expression, pauses, rng, T, fps)
     face.add_gaze(poses, expression, style.aversion, pauses, rng, T, fps)
     face.add_brow_raises(expression, accents, style.brows, T, fps, rng)
     gestures = gesture_plan(speech, style, seed)
@@ -104,10 +104,10 @@ def act(speech: Speech, style: Style, seed: int, fps: float, strength: float = 1
 def gesture_plan(speech: Speech, style: Style, seed: int) -> list[Gesture]:
     """The gestures that `act` performs when it is called with the same arguments."""
     rng = np.random.default_rng([seed, 51])
-    return plan(speech.words, accent_times(speech.phonemes), style.rate, style.handed, rng)
+    return plan_gestures(speech.words, accent_times(speech.phonemes), style.rate, style.handed, rng)
 
 
-def closed_spans(phonemes: tuple[Timed, ...]) -> list[tuple[float, float]]:
+def lip_closure_spans(phonemes: tuple[Timed, ...]) -> list[tuple[float, float]]:
     """Spans (start, end) in s in which the lips must close: the phonemes p, b and m."""
     return [(p.start, p.end) for p in phonemes if phoneme_class(p.text) in BILABIAL]
 

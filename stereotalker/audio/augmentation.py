@@ -46,7 +46,7 @@ def augment(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return (samples * 10 ** (rng.uniform(-8, 4) / 20)).astype(np.float32)
 
 
-def unspoken(length: int, rng: np.random.Generator) -> np.ndarray:
+def non_speech_sound(length: int, rng: np.random.Generator) -> np.ndarray:
     """Sound without speech, f32 [length] at 16 kHz.
 
     It is near silence, noise of any color, mains hum, melodies and chords, calls whose pitch glides, or clicks.

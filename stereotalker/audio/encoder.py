@@ -16,12 +16,12 @@ from torch.nn import functional
 from transformers import Wav2Vec2Config, Wav2Vec2Model
 from transformers.audio_utils import mel_filter_bank
 
-from stereotalker.audio.phonemes import CLASS, CLASSES, phoneme_class
+from stereotalker.audio.phonemes import CLASS_INDEX, CLASSES, phoneme_class
 from stereotalker.errors import UserError
 from stereotalker.records import SAMPLE_RATE, Speech
 
-HOP = 320  # samples between feature frames
-FIELD = 400  # receptive field of a feature frame before the transformer, samples
+HOP_SAMPLES = 320  # samples between feature frames
+RECEPTIVE_FIELD_SAMPLES = 400  # receptive field of a feature frame before the transformer, samples
 _MELS = 80  # mel bands
 _MIN_LEVEL = 0.003  # speech is divided by its level, and by no less than this, so that near silence is not amplified
 _CONTEXT_S = 1  # sound that the encoder gets before and after a span, s
@@ -72,12 +72,12 @@ class SpeechEncoder(nn.Module):
         The encoder gets a second of sound before and after the span; after the end of the speech it gets silence.
         """
         if count is None:
-            count = max((len(samples) - FIELD) // HOP + 1, 1) - first
-        context = _CONTEXT_S * SAMPLE_RATE // HOP
+            count = max((len(samples) - RECEPTIVE_FIELD_SAMPLES) // HOP_SAMPLES + 1, 1) - first
+        context = _CONTEXT_S * SAMPLE_RATE // HOP_SAMPLES
         low, high = max(first - context, 0), first + count + context
-        window = samples[low * HOP : high * HOP + FIELD]
-        window = np.pad(window, (0, high * HOP + FIELD - low * HOP - len(window)))
-        level = loudness_of(samples) if level is None else level
+        window = samples[low * HOP_SAMPLES : high * HOP_SAMPLES + RECEPTIVE_FIELD_SAMPLES]
+        window = np.pad(window, (0, high * HOP_SAMPLES + RECEPTIVE_FIELD_SAMPLES - low * HOP_SAMPLES - len(window)))
+        level = speech_level(samples) if level is None else level
         hidden, logits = self(torch.from_numpy(window[None]), torch.tensor([level], dtype=torch.float32))
         features = torch.cat([hidden, torch.from_numpy(_frame_levels(window, hidden.shape[1])), logits.softmax(-1)], -1)
         return features[0, first - low : first - low + count].float().numpy()
@@ -87,7 +87,7 @@ def _build_model(config: EncoderConfig) -> Wav2Vec2Model:
     """Our own small Wav2Vec2 with mel features in the place of its convolutions."""
     model = Wav2Vec2Model(Wav2Vec2Config(
         hidden_size=config.hidden, num_hidden_layers=config.layers, num_attention_heads=max(config.hidden // 48, 1),
-        intermediate_size=4 * config.hidden, conv_dim=(config.convolution,), conv_stride=(HOP,), conv_kernel=(FIELD,),
+        intermediate_size=4 * config.hidden, conv_dim=(config.convolution,), conv_stride=(HOP_SAMPLES,), conv_kernel=(RECEPTIVE_FIELD_SAMPLES,),
         feat_extract_norm="layer", do_stable_layer_norm=True,
         num_conv_pos_embeddings=32, num_conv_pos_embedding_groups=8,
         apply_spec_augment=False, hidden_dropout=0.1, attention_dropout=0.1, activation_dropout=0.0, layerdrop=0.0,
@@ -112,10 +112,10 @@ def _load_public_model(source: str) -> Wav2Vec2Model:
     model.config.apply_spec_augment = False
     stride = int(np.prod(model.config.conv_stride))
     field = _receptive_field(model.config.conv_kernel, model.config.conv_stride)
-    if (stride, field) != (HOP, FIELD):
+    if (stride, field) != (HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES):
         raise UserError(
             f"audio.pretrained {source!r} hears {field} samples every {stride}; "
-            f"expected {FIELD} every {HOP}, as facebook/wav2vec2-base-960h does"
+            f"expected {RECEPTIVE_FIELD_SAMPLES} every {HOP_SAMPLES}, as facebook/wav2vec2-base-960h does"
         )
     return model.requires_grad_(False)
 
@@ -137,16 +137,25 @@ class MelFeatures(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        bands = mel_filter_bank(FIELD // 2 + 1, _MELS, 40.0, 7600.0, SAMPLE_RATE, norm="slaney", mel_scale="slaney")
+        bands = mel_filter_bank(
+            RECEPTIVE_FIELD_SAMPLES // 2 + 1, _MELS, 40.0, 7600.0, SAMPLE_RATE, norm="slaney", mel_scale="slaney"
+        )
         self.register_buffer("bands", torch.from_numpy(bands).float(), persistent=False)
-        self.register_buffer("window", torch.hann_window(FIELD), persistent=False)
+        self.register_buffer("window", torch.hann_window(RECEPTIVE_FIELD_SAMPLES), persistent=False)
         self.first = nn.Conv1d(_MELS, width, 3, padding=1)
         self.second = nn.Conv1d(width, width, 3, stride=2, padding=1)
 
     def forward(self, samples_BS: torch.Tensor) -> torch.Tensor:
         """Samples f32 [B, S] -> features f32 [B, width, N]."""
         power_BFM = (
-            torch.stft(samples_BS, FIELD, HOP // 2, window=self.window, center=False, return_complex=True)
+            torch.stft(
+                samples_BS,
+                RECEPTIVE_FIELD_SAMPLES,
+                HOP_SAMPLES // 2,
+                window=self.window,
+                center=False,
+                return_complex=True,
+            )
             .abs()
             .square()
         )
@@ -168,13 +177,13 @@ def _spec_augment(mel_BCM: torch.Tensor) -> torch.Tensor:
     return mel_BCM
 
 
-def loudness_of(samples: np.ndarray) -> float:
+def speech_level(samples: np.ndarray) -> float:
     """Level of speech f32 [S]: the root mean square of the frames that are not silent, at least _MIN_LEVEL.
 
     Pauses, and the silence before and after the speech, do not count.
     """
-    frames = np.pad(samples, (0, -len(samples) % HOP)).reshape(-1, HOP)
-    power = np.einsum("nh,nh->n", frames, frames, dtype=np.float64) / HOP
+    frames = np.pad(samples, (0, -len(samples) % HOP_SAMPLES)).reshape(-1, HOP_SAMPLES)
+    power = np.einsum("nh,nh->n", frames, frames, dtype=np.float64) / HOP_SAMPLES
     sounding = power[power > 0.01 * np.percentile(power, 95)]
     return max(float(np.sqrt(sounding.mean())) if len(sounding) else 0.0, _MIN_LEVEL)
 
@@ -184,22 +193,22 @@ def _frame_levels(samples: np.ndarray, count: int) -> np.ndarray:
 
     Hands and brows follow the level, and the phoneme classes do not contain it.
     """
-    fields = np.lib.stride_tricks.sliding_window_view(samples, FIELD)[::HOP][:count]
+    fields = np.lib.stride_tricks.sliding_window_view(samples, RECEPTIVE_FIELD_SAMPLES)[::HOP_SAMPLES][:count]
     return (np.log10(np.sqrt((fields.astype(np.float64) ** 2).mean(1)) + 1e-4) + 2).astype(np.float32)[None, :, None]
 
 
 def frame_times(count: int, first: int = 0) -> np.ndarray:
     """Centers in s of the `count` feature frames from number `first` on, f64 [count]."""
-    return (np.arange(first, first + count) * HOP + FIELD / 2) / SAMPLE_RATE
+    return (np.arange(first, first + count) * HOP_SAMPLES + RECEPTIVE_FIELD_SAMPLES / 2) / SAMPLE_RATE
 
 
-def classes_at(speech: Speech, times: np.ndarray) -> np.ndarray:
+def phoneme_classes_at(speech: Speech, times: np.ndarray) -> np.ndarray:
     """Index into CLASSES of the phoneme at each of the rising times [N] s, i64 [N]; silence between phonemes."""
-    classes = np.full(len(times), CLASS["sil"], np.int64)
+    classes = np.full(len(times), CLASS_INDEX["sil"], np.int64)
     near = slice(
         bisect_left(speech.phonemes, times[0], key=lambda p: p.end),
         bisect_right(speech.phonemes, times[-1], key=lambda p: p.start),
     )
     for p in speech.phonemes[near]:
-        classes[np.searchsorted(times, p.start) : np.searchsorted(times, p.end)] = CLASS[phoneme_class(p.text)]
+        classes[np.searchsorted(times, p.start) : np.searchsorted(times, p.end)] = CLASS_INDEX[phoneme_class(p.text)]
     return classes

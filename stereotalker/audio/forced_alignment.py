@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from stereotalker.audio.phonemes import VOWELS, arpabet, phoneme_class
-from stereotalker.audio.text_to_speech import Voice, speak_alone
+from stereotalker.audio.text_to_speech import Voice, speak_in_fresh_process
 from stereotalker.errors import ClipError
 from stereotalker.records import SAMPLE_RATE, Timed
 
@@ -117,7 +117,7 @@ def _english(decoder, text: str) -> list[tuple[str, str]]:
 
 def _foreign(decoder, text: str, language: str) -> list[tuple[str, str]]:
     """(name in the dictionary, word) of every word of a text in another language, as espeak-ng pronounces it."""
-    spoken = speak_alone(text, Voice(language))
+    spoken = speak_in_fresh_process(text, Voice(language))
     words = []
     for index, word in enumerate(spoken.words):
         sounds = [symbol for p in spoken.phonemes if word.start <= p.start < word.end for symbol in arpabet(p.text)]
@@ -130,7 +130,7 @@ def _foreign(decoder, text: str, language: str) -> list[tuple[str, str]]:
 def _add_word(decoder, word: str) -> bool:
     """Add an English word to the dictionary as espeak-ng pronounces it; False if espeak-ng cannot pronounce it."""
     try:
-        sounds = [symbol for p in speak_alone(word, Voice()).phonemes for symbol in arpabet(p.text)]
+        sounds = [symbol for p in speak_in_fresh_process(word, Voice()).phonemes for symbol in arpabet(p.text)]
     except ClipError:
         return False
     if sounds:

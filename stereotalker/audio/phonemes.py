@@ -33,7 +33,7 @@ _TABLE: dict[str, tuple[str, str]] = {
     "u": ("u ʊ ʉ ɯ", "UW UH"),
 }
 CLASSES: tuple[str, ...] = tuple(_TABLE)  # the order of the audio encoder's outputs
-CLASS: dict[str, int] = {name: i for i, name in enumerate(CLASSES)}
+CLASS_INDEX: dict[str, int] = {name: i for i, name in enumerate(CLASSES)}
 # Classes whose sounds close the lips.
 BILABIAL = frozenset({"p", "m"})
 VOWELS = frozenset({"i", "e", "ae", "aa", "ah", "er", "o", "u"})

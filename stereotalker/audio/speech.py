@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from stereotalker.audio.forced_alignment import align
-from stereotalker.audio.text_to_speech import SpokenText, Voice, speak_alone
+from stereotalker.audio.text_to_speech import SpokenText, Voice, speak_in_fresh_process
 from stereotalker.errors import ClipError
 from stereotalker.media import audio_files
 from stereotalker.records import Speech
 
-ALIGNABLE_S = 600.0  # longest recording that is aligned with its transcript, s
-LETTERLESS = "script has no letters or digits; expected words to speak"
+MAX_ALIGNMENT_S = 600.0  # longest recording that is aligned with its transcript, s
+EMPTY_SCRIPT_MESSAGE = "script has no letters or digits; expected words to speak"
 
 
 def from_file(
@@ -38,15 +38,15 @@ def from_file(
 
 def check_alignable(path: Path, seconds: float) -> None:
     """Raise ClipError if a recording of this length in s is too long to be aligned with its transcript."""
-    if seconds > ALIGNABLE_S:
+    if seconds > MAX_ALIGNMENT_S:
         raise ClipError(
-            f"{path} lasts {seconds / 60:.0f} min; expected at most {ALIGNABLE_S / 60:.0f} min with a transcript: "
+            f"{path} lasts {seconds / 60:.0f} min; expected at most {MAX_ALIGNMENT_S / 60:.0f} min with a transcript: "
             "cut it, or leave the transcript out"
         )
 
 
 def from_script(
-    text: str, voice: Voice, loudness: float, speaker: Callable[[str, Voice], SpokenText] = speak_alone
+    text: str, voice: Voice, loudness: float, speaker: Callable[[str, Voice], SpokenText] = speak_in_fresh_process
 ) -> tuple[Speech, np.ndarray]:
     """Speak a script with espeak-ng. Returns the Speech with word and phoneme times, and the sound as `from_file` does.
 
@@ -54,7 +54,7 @@ def from_script(
     digits, and as `text_to_speech.speak` does.
     """
     if not any(c.isalnum() for c in text):
-        raise ClipError(LETTERLESS)
+        raise ClipError(EMPTY_SCRIPT_MESSAGE)
     spoken = speaker(text, voice)
     sound, level = audio_files.normalise(audio_files.from_mono(spoken.samples, spoken.sample_rate), loudness)
     return Speech(audio_files.to_speech_samples(sound), level, spoken.words, spoken.phonemes), sound

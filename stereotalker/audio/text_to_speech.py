@@ -70,7 +70,7 @@ class Voice:
     range: int = 50  # of the pitch, 0-99
 
 
-def speak_alone(text: str, voice: Voice) -> SpokenText:
+def speak_in_fresh_process(text: str, voice: Voice) -> SpokenText:
     """Synthesize `text` in a fresh process, which takes 0.3 s and makes the samples reproducible.
 
     Raises ClipError as `speak` does.

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
-from stereotalker.avatar.inpainting import complete
+from stereotalker.avatar.inpainting import inpaint
 
 # The background begins this far outside the person's silhouette, as a share of the picture's longer side. What lies
 # nearer is filled as well.
@@ -41,7 +41,7 @@ def fill_background(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
     if small_hole.all():
         visible = ~mask if (~mask).any() else mask
         return np.broadcast_to(picture[visible].mean(0), picture.shape).astype(np.uint8)
-    filled = complete(small, small_hole, _interpolate_rows(small, small_hole))
+    filled = inpaint(small, small_hole, _interpolate_rows(small, small_hole))
     amount = np.clip(distance_transform_edt(small_hole) / _BLUR_DEPTH_PX, 0, 1)[..., None]
     filled = (filled * (1 - amount) + cv2.GaussianBlur(filled, (0, 0), _BLUR_PX) * amount).astype(np.uint8)
     large = cv2.resize(filled, (W, H), interpolation=cv2.INTER_CUBIC)
@@ -65,7 +65,7 @@ def _interpolate_rows(picture: np.ndarray, hole: np.ndarray) -> np.ndarray:
     return result
 
 
-def without_fringe(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def extend_person_colors(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Extend the person's own colors over the silhouette, so that no background moves with the person. u8 [H, W, 3].
 
     picture u8 [H, W, 3]; mask bool [H, W]: the person.

@@ -16,7 +16,7 @@ from stereotalker.avatar.fit_problem import LOOSE_OUTLIER_SD, Fit, FitProblem, U
 from stereotalker.avatar.fit_problem import pose_point as pose_point  # exported again; nothing in this file calls it
 from stereotalker.avatar.landmarks import Landmarks
 from stereotalker.body.model import Body, load_body
-from stereotalker.body.shape_space import FACES, load_variety
+from stereotalker.body.shape_space import SHAPE_SPACE_FILE, load_shape_space
 from stereotalker.geometry.camera import project
 from stereotalker.smplx_layout import JOINT, JOINTS, PARENTS, SIDES
 
@@ -72,7 +72,7 @@ def extra_shapes(body: Body) -> np.ndarray:
 @lru_cache(maxsize=1)
 def _extra_shapes(path, reader, betas) -> np.ndarray:
     body = load_body(path, reader, betas)
-    variety = load_variety(FACES)
+    variety = load_shape_space(SHAPE_SPACE_FILE)
     face_sd = np.full(len(variety.shapes()), _SD_FACE_CHANGE, np.float32)
     face_sd[: len(variety.finer)] = 1.0
     return np.concatenate(

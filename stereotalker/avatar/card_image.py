@@ -56,7 +56,9 @@ def draw_card(avatar: Avatar, body: Body) -> np.ndarray:
 
     def view(azimuth: float, poses: np.ndarray) -> np.ndarray:
         still = Motion.still(poses, avatar.expression)
-        return control(ref, body, still, camera.around(avatar, CameraPath(azimuth=azimuth), 1, 25.0, size)).warp[0]
+        return control(ref, body, still, camera.avatar_camera(avatar, CameraPath(azimuth=azimuth), 1, 25.0, size)).warp[
+            0
+        ]
 
     regions = cv2.resize(avatar.regions, size[::-1], interpolation=cv2.INTER_NEAREST)
     upper = [shrink(avatar.portrait), _draw_fit(avatar, body, size), _REGION_COLORS[regions], shrink(avatar.background)]

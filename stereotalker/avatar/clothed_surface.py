@@ -54,7 +54,7 @@ _MAX_GAP, _MAX_FINGER_GAP = 0.12, 0.025
 
 
 @dataclass(frozen=True)
-class Seen:
+class ProjectedBody:
     """The fitted body as the portrait's camera shows it."""
 
     pixels: np.ndarray  # f32 [V, 3]: x px, y px, depth m
@@ -77,7 +77,11 @@ class Seen:
 
 
 def snap_to_keypoints(
-    projected: Seen, landmarks: Landmarks, hand_points: dict[str, np.ndarray], body: Body, calibration: Calibration
+    projected: ProjectedBody,
+    landmarks: Landmarks,
+    hand_points: dict[str, np.ndarray],
+    body: Body,
+    calibration: Calibration,
 ) -> np.ndarray:
     """Offsets [V, 2] px that bring face and hands onto the detector's keypoints.
 
@@ -105,7 +109,7 @@ def snap_to_keypoints(
     return shift
 
 
-def _add_depth(points: np.ndarray, projected: Seen, rows: np.ndarray) -> np.ndarray:
+def _add_depth(points: np.ndarray, projected: ProjectedBody, rows: np.ndarray) -> np.ndarray:
     """Points [N, 2] px with the depth of the nearest of the vertices `rows`, scaled to pixels. [N, 3]."""
     nearest = cKDTree(projected.pixels[rows, :2]).query(points)[1]
     return np.concatenate([points, projected.pixels[rows][nearest, 2:] * projected.intrinsics[0, 0]], 1)
@@ -126,7 +130,9 @@ def face_fixed_weights(body: Body, calibration: Calibration) -> np.ndarray:
     return np.clip(1.5 - distance / _FACE_FIXED_M, 0, 1).astype(np.float32)
 
 
-def clothe(projected: Seen, mask: np.ndarray, body: Body, start: np.ndarray, fixed: np.ndarray) -> np.ndarray:
+def align_silhouette(
+    projected: ProjectedBody, mask: np.ndarray, body: Body, start: np.ndarray, fixed: np.ndarray
+) -> np.ndarray:
     """Offsets [V, 2] px that bring the body's outline onto the person's, beginning with the offsets `start` [V, 2] px.
 
     mask bool [H, W]: the person; fixed [V] in 0..1: how firmly a vertex keeps its offset in `start`.

@@ -20,7 +20,7 @@ from stereotalker.params import ASSETS
 from stereotalker.smplx_layout import JOINT, SIDES
 
 # Face height of the mean shape: distance from the chin to the upper edge of the forehead, m.
-FACE_M = 0.165
+FACE_HEIGHT_M = 0.165
 FILE = ASSETS / "DETECTOR_FREE.npz"
 ARM_JOINTS = tuple(f"{side}_{name}" for side in SIDES for name in ("collar", "shoulder", "elbow", "wrist"))
 TRUNK_JOINTS = ("spine1", "spine2", "spine3")
@@ -36,7 +36,7 @@ FINGERS = ("thumb", "index", "middle", "ring", "pinky")
 # The joint of each of the 21 hand points. A fingertip has no joint of its own and is given the last one of its finger.
 HAND_JOINTS = ("wrist", *(f"{finger}{k}" for finger in FINGERS for k in (1, 2, 3, 3)))
 # Sign of the x coordinate of offsets, which are stored for the left side.
-MIRROR = {"left": 1.0, "right": -1.0}
+MIRROR_X = {"left": 1.0, "right": -1.0}
 
 
 class PosePoint(NamedTuple):

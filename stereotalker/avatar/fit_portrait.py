@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from stereotalker.avatar.background import fill_background, without_fringe
+from stereotalker.avatar.background import extend_person_colors, fill_background
 from stereotalker.avatar.body_fit import Fit, fit, hand_pixels
-from stereotalker.avatar.clothed_surface import Seen, clothe, face_fixed_weights, snap_to_keypoints
+from stereotalker.avatar.clothed_surface import ProjectedBody, align_silhouette, face_fixed_weights, snap_to_keypoints
 from stereotalker.avatar.detector_calibration import Calibration
 from stereotalker.avatar.hair_depth import FITTED_HEAD, hair_depth
 from stereotalker.avatar.hand_segmentation import fingers
@@ -25,7 +25,7 @@ from stereotalker.records import Avatar, Motion
 from stereotalker.smplx_layout import JOINT
 
 # Smallest accepted length of the picture's shorter side, px.
-SMALLEST_PX = 256
+MIN_SIDE_PX = 256
 # Smallest accepted distance from the chin to the upper edge of the forehead, px.
 _MIN_FACE_PX = 48
 # Largest accepted angle between the direction of the head and the direction to the camera, degrees.
@@ -60,7 +60,7 @@ class Residuals:
 
 
 # What the fields of `Residuals` mean, in words for the user.
-IN_WORDS = {
+RESIDUAL_LABELS = {
     "face": "distance of the face points, share of the face's height",
     "face_fit": "the same before the face was snapped to its keypoints",
     "wrist": "distance of the worse wrist, share of the shoulders' width",
@@ -88,8 +88,8 @@ def fit_portrait(
     Raises ClipError with the reason if the picture does not show one person well enough or the fit is not good enough.
     """
     H, W = picture.shape[:2]
-    if min(H, W) < SMALLEST_PX:
-        raise ClipError(f"the picture is {W} x {H} px; expected at least {SMALLEST_PX} px on the shorter side")
+    if min(H, W) < MIN_SIDE_PX:
+        raise ClipError(f"the picture is {W} x {H} px; expected at least {MIN_SIDE_PX} px on the shorter side")
     landmarks = detector(picture)
     _check_landmarks(landmarks)
     body_fit = fit(landmarks, body, calibration)
@@ -104,7 +104,7 @@ def fit_portrait(
     regions = label_regions(picture, mask, landmarks, body, bare.pixels)
     hands = hand_pixels(body_fit, landmarks, body, calibration)
     fixed = face_fixed_weights(body, calibration)
-    shift = clothe(bare, mask, body, snap_to_keypoints(bare, landmarks, hands, body, calibration), fixed)
+    shift = align_silhouette(bare, mask, body, snap_to_keypoints(bare, landmarks, hands, body, calibration), fixed)
     nearer = hair_depth(bare, shift, fixed, regions, body, FITTED_HEAD)
     surface = (body_fit.surface + bare.to_rest(shift, nearer)).astype(np.float16)
     clothed = _project_body(body_fit, surface, body)
@@ -119,7 +119,7 @@ def fit_portrait(
     target = rotation.T @ (np.array([0, 0, _chest_depth(body_fit, body)]) - translation)
     avatar = Avatar(
         name=name,
-        portrait=without_fringe(picture, mask),
+        portrait=extend_person_colors(picture, mask),
         background=fill_background(picture, mask),
         regions=regions,
         betas=body_fit.betas,
@@ -172,26 +172,26 @@ def _check_landmarks(landmarks: Landmarks) -> None:
             )
 
 
-def _project_body(body_fit: Fit, surface: np.ndarray, body: Body) -> Seen:
+def _project_body(body_fit: Fit, surface: np.ndarray, body: Body) -> ProjectedBody:
     """The body with a surface (offsets [V, 3] m in the rest pose), as the fitted camera shows it."""
     posed = body.posed(Motion.still(body_fit.poses, body_fit.expression), body_fit.betas, surface)
     pixels = project(posed.vertices[0], body_fit.intrinsics, body_fit.extrinsics)
-    return Seen(pixels, posed.vertices[0], posed.turn[0], body_fit.extrinsics[:3, :3], body_fit.intrinsics)
+    return ProjectedBody(pixels, posed.vertices[0], posed.turn[0], body_fit.extrinsics[:3, :3], body_fit.intrinsics)
 
 
 def _measure(
     body_fit: Fit,
     landmarks: Landmarks,
     mask: np.ndarray,
-    bare: Seen,
-    clothed: Seen,
+    bare: ProjectedBody,
+    clothed: ProjectedBody,
     body: Body,
     calibration: Calibration,
 ) -> Residuals:
     face_points = calibration.face_points(clothed.pixels[:, :2], body.faces)
     distances = np.linalg.norm(face_points - landmarks.face, axis=1)[FACE_INNER]
 
-    def iou(projected: Seen) -> float:
+    def iou(projected: ProjectedBody) -> float:
         covered = rasterize(projected.pixels, body.faces, mask.shape).face >= 0
         return float((covered & mask).sum() / (covered | mask).sum())
 

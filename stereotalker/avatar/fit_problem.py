@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from stereotalker.avatar.detector_calibration import FACE_M, HAND_JOINTS, MIRROR, TRUNK_JOINTS, Calibration
-from stereotalker.avatar.landmarks import FACE_INNER, FACE_OVAL, POSE, VISIBLE, Landmarks
+from stereotalker.avatar.detector_calibration import FACE_HEIGHT_M, HAND_JOINTS, MIRROR_X, TRUNK_JOINTS, Calibration
+from stereotalker.avatar.landmarks import FACE_INNER, FACE_OVAL, MIN_VISIBILITY, POSE, Landmarks
 from stereotalker.body.model import Body
-from stereotalker.body.skinning import Skinned
+from stereotalker.body.skinning import SkinningResult
 from stereotalker.errors import ClipError
 from stereotalker.geometry.rotations import axis_angle_to_matrix
 from stereotalker.smplx_layout import ACTION, ACTIONS, JOINT, JOINTS, LEFT_HAND, RIGHT_HAND, SIDES
@@ -102,26 +102,26 @@ class Unknowns(NamedTuple):
     actions: torch.Tensor  # [52]
 
 
-def pose_point(skinned: Skinned, name: str, side: str, calibration: Calibration) -> torch.Tensor:
+def pose_point(skinned: SkinningResult, name: str, side: str, calibration: Calibration) -> torch.Tensor:
     """Where the detector would find a body point of the skinned body. [T, 3] m.
 
     name: a key of `Calibration.pose_points`, such as "elbow"; side: left or right.
     """
     point = calibration.pose_points[name]
-    offset = torch.from_numpy(point.offset) * torch.tensor([MIRROR[side], 1.0, 1.0])
+    offset = torch.from_numpy(point.offset) * torch.tensor([MIRROR_X[side], 1.0, 1.0])
     return (
         skinned.joints[:, JOINT[f"{side}_{name}"]]
-        + skinned.joint_turn[:, JOINT[point.frame.format(side=side)]] @ offset
+        + skinned.joint_rotations[:, JOINT[point.frame.format(side=side)]] @ offset
     )
 
 
-def hand_points(skinned: Skinned, side: str, calibration: Calibration) -> torch.Tensor:
+def hand_points(skinned: SkinningResult, side: str, calibration: Calibration) -> torch.Tensor:
     """Where the detector would find the 21 points of a hand of the skinned body. [T, 21, 3] m."""
     joints = [JOINT[f"{side}_{name}"] for name in HAND_JOINTS]
     points = skinned.joints[:, joints]
     last, before = points[:, 3::4], points[:, 2::4]
-    direction = torch.from_numpy(calibration.tips) * torch.tensor([MIRROR[side], 1.0, 1.0])
-    rotated = (skinned.joint_turn[:, joints][:, 3::4] @ direction[..., None])[..., 0]
+    direction = torch.from_numpy(calibration.tips) * torch.tensor([MIRROR_X[side], 1.0, 1.0])
+    rotated = (skinned.joint_rotations[:, joints][:, 3::4] @ direction[..., None])[..., 0]
     tips = last + rotated * (last - before).norm(dim=-1, keepdim=True)
     fingers = torch.cat([points[:, 1:].unflatten(1, (5, 4))[:, :, :3], tips[:, :, None]], 2)
     return torch.cat([points[:, :1], fingers.flatten(1, 2)], 1)
@@ -161,7 +161,7 @@ class FitProblem:
 
     def start(self) -> Unknowns:
         """The mean person: the size of the face sets the distance, the center of the face the position."""
-        distance = self.focal * FACE_M / self.landmarks.face_height
+        distance = self.focal * FACE_HEIGHT_M / self.landmarks.face_height
         face_center = self.calibration.face_template.mean(0)
         offset = (self.face.mean(0) - self.center).numpy() / self.focal * distance
         self.distance = float(distance)
@@ -215,7 +215,7 @@ class FitProblem:
         total = _robust(residual, outlier_sd).sum() * _FACE_POINT_WEIGHT
         total = total + sum(self._arm_energy(skinned, side, eye, rotation, outlier_sd)[0] for side in SIDES)
         if self.head_rotation is not None:
-            head_rotation = _FLIP @ rotation @ skinned.joint_turn[0, JOINT["head"]]
+            head_rotation = _FLIP @ rotation @ skinned.joint_rotations[0, JOINT["head"]]
             # The squared difference of two rotation matrices is about twice the squared angle between them.
             total = total + ((head_rotation - self.head_rotation) ** 2).sum() / (4 * _SD_HEAD**2)
         out_of_range = functional.relu(-expression) + functional.relu(expression - 1)
@@ -223,14 +223,14 @@ class FitProblem:
         prior = sum((value**2).sum() for name, value in zip(Unknowns._fields, z, strict=True) if name != "eye")
         return total + 0.5 * prior
 
-    def _skin(self, poses: torch.Tensor, expression: torch.Tensor, z: Unknowns) -> Skinned:
+    def _skin(self, poses: torch.Tensor, expression: torch.Tensor, z: Unknowns) -> SkinningResult:
         """Skin the face's vertices and all joints. poses [55, 3] or [T, 55, 3]."""
         poses = poses.reshape(-1, len(JOINTS), 3)
         return self.skinning(
             poses, expression.expand(len(poses), -1), torch.cat([z.betas, z.extra]), torch.zeros(len(poses), 3)
         )
 
-    def _face_points(self, skinned: Skinned) -> torch.Tensor:
+    def _face_points(self, skinned: SkinningResult) -> torch.Tensor:
         """The 478 face points of the first pose. [478, 3] m."""
         return (skinned.vertices[0][self.face_corners] * self.face_weights[..., None]).sum(1)
 
@@ -240,14 +240,14 @@ class FitProblem:
         return in_camera[..., :2] / in_camera[..., 2:].clamp(min=0.05) * self.focal + self.center
 
     def _arm_energy(
-        self, skinned: Skinned, side: str, eye: torch.Tensor, rotation: torch.Tensor, outlier_sd: float
+        self, skinned: SkinningResult, side: str, eye: torch.Tensor, rotation: torch.Tensor, outlier_sd: float
     ) -> torch.Tensor:
         """The energy of the residuals of one arm and its hand, [T]; zero if the detector found no body."""
         landmarks, total = self.landmarks, torch.zeros(len(skinned.joints))
         if landmarks.pose is None:
             return total
         points = {name: pose_point(skinned, name, side, self.calibration) for name in self.calibration.pose_points}
-        is_visible = {name: landmarks.visible[POSE[f"{side}_{name}"]] >= VISIBLE for name in points}
+        is_visible = {name: landmarks.visible[POSE[f"{side}_{name}"]] >= MIN_VISIBILITY for name in points}
         has_hand = side in landmarks.hands
         is_below = not has_hand and not self._is_wrist_inside(side)
         if is_below:  # A hand that was not detected is assumed to be below the picture.
@@ -287,11 +287,11 @@ class FitProblem:
         row = POSE[f"{side}_wrist"]
         H, W = self.landmarks.size
         x, y = self.landmarks.pose[row]
-        return bool(self.landmarks.visible[row] >= VISIBLE and 0 <= x < W and 0 <= y < _LOWER_EDGE * H)
+        return bool(self.landmarks.visible[row] >= MIN_VISIBILITY and 0 <= x < W and 0 <= y < _LOWER_EDGE * H)
 
     def _is_arm_visible(self, side: str) -> bool:
         return side in self.landmarks.hands or (
-            self.landmarks.pose is not None and self.landmarks.visible[POSE[f"{side}_elbow"]] >= VISIBLE
+            self.landmarks.pose is not None and self.landmarks.visible[POSE[f"{side}_elbow"]] >= MIN_VISIBILITY
         )
 
     def place_arms(self, z: Unknowns) -> Unknowns:
@@ -337,7 +337,7 @@ class FitProblem:
             for name in ("shoulder", "elbow"):
                 for side in SIDES:
                     row = POSE[f"{side}_{name}"]
-                    if landmarks.pose is not None and landmarks.visible[row] >= VISIBLE:
+                    if landmarks.pose is not None and landmarks.visible[row] >= MIN_VISIBILITY:
                         point = pose_point(skinned, name, side, self.calibration)
                         arms.append(float(distances(point, landmarks.pose[[row]])[0] / self.shoulder_width))
             extrinsics = torch.eye(4)

@@ -13,7 +13,7 @@ from scipy import sparse
 from scipy.ndimage import distance_transform_edt
 from scipy.sparse.linalg import splu
 
-from stereotalker.avatar.clothed_surface import Seen, bilaplacian, submesh_triangles
+from stereotalker.avatar.clothed_surface import ProjectedBody, bilaplacian, submesh_triangles
 from stereotalker.body.free_body import PARTS
 from stereotalker.body.model import Body
 from stereotalker.geometry.rasterizer import vertex_normals
@@ -52,7 +52,7 @@ FITTED_HEAD = HairRule(1.6, 0.015)  # for a head that was fitted to the picture 
 
 
 def hair_depth(
-    projected: Seen, shift: np.ndarray, fixed: np.ndarray, regions: np.ndarray, body: Body, rule: HairRule
+    projected: ProjectedBody, shift: np.ndarray, fixed: np.ndarray, regions: np.ndarray, body: Body, rule: HairRule
 ) -> np.ndarray:
     """How much nearer to the camera hair is than the head under it, f32 [V] m; negative at the back of the head.
 

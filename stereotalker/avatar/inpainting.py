@@ -32,7 +32,7 @@ _MAX_SHADE = 80.0
 _WEIGHT_DECAY = 1.3
 
 
-def complete(picture: np.ndarray, hole: np.ndarray, first: np.ndarray) -> np.ndarray:
+def inpaint(picture: np.ndarray, hole: np.ndarray, first: np.ndarray) -> np.ndarray:
     """Fill the hole (bool [H, W]) of a picture u8 [H, W, 3] with what the rest of it shows. u8 [H, W, 3].
 
     first u8 [H, W, 3]: a first guess. The coarsest grid starts from it, and it remains if no patch is outside the hole.
@@ -40,8 +40,8 @@ def complete(picture: np.ndarray, hole: np.ndarray, first: np.ndarray) -> np.nda
     side = max(hole.shape)
     levels = 1 + max(0, round(np.log(side / _COARSEST_PX) / np.log(_GRID_STEP)))
     shift = None
-    for fineness in np.linspace(0, 1, levels) if levels > 1 else (1.0,):
-        scale = min(1.0, _COARSEST_PX / side) ** (1 - fineness)
+    for resolution in np.linspace(0, 1, levels) if levels > 1 else (1.0,):
+        scale = min(1.0, _COARSEST_PX / side) ** (1 - resolution)
         size = tuple(max(2 * _RADIUS + 2, round(n * scale)) for n in hole.shape)
         grid_hole = cv2.resize(hole.astype(np.float32), size[::-1], interpolation=cv2.INTER_AREA) > 0
         source, target = _patch_centers(grid_hole)
@@ -51,7 +51,7 @@ def complete(picture: np.ndarray, hole: np.ndarray, first: np.ndarray) -> np.nda
         image = cv2.resize(guess, size[::-1], interpolation=cv2.INTER_AREA).astype(np.float32)
         shift = np.zeros((*size, 2), np.int32) if shift is None else _resize_shift(shift, size)
         base_weight = (_WEIGHT_DECAY ** -distance_transform_edt(grid_hole)).astype(np.float32)
-        for k in range(round(_ITERATIONS[0] + (_ITERATIONS[1] - _ITERATIONS[0]) * fineness)):
+        for k in range(round(_ITERATIONS[0] + (_ITERATIONS[1] - _ITERATIONS[0]) * resolution)):
             cost = _search(image, source, target, np.argwhere(source), shift, np.random.default_rng(k))
             similarity = np.exp(-cost / (2 * np.percentile(cost[target], 75) + 2)).astype(np.float32)
             _vote(image, grid_hole, target, shift, base_weight * similarity)

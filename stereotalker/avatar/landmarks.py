@@ -30,7 +30,7 @@ FACE_INNER = np.setdiff1d(np.arange(468), FACE_OVAL)
 IRIS = {"right": slice(468, 473), "left": slice(473, 478)}
 CHIN, FOREHEAD = 152, 10
 # Visibility of a pose point below which it is not used.
-VISIBLE = 0.5
+MIN_VISIBILITY = 0.5
 # Row of each pose point.
 POSE = {
     name: k
@@ -94,7 +94,7 @@ _SHAPES = {
 }  # fmt: skip
 
 
-class KeyPointFile:
+class KeypointFile:
     """A detector that reads landmarks from a JSON file.
 
     The file has the fields of `Landmarks` without size, faces and people, in pixels of the portrait's file. `person` is
@@ -112,7 +112,7 @@ class KeyPointFile:
             return [self.path]
         return [self.path, self.path.parent / mask]
 
-    def __enter__(self) -> KeyPointFile:
+    def __enter__(self) -> KeypointFile:
         return self
 
     def __exit__(self, *_) -> None:

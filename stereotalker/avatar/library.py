@@ -25,7 +25,7 @@ from stereotalker.records import Avatar, load, save
 from stereotalker.store.files import sync
 
 SHIPPED = ASSETS / "avatars"
-RECORD, CARD, PICTURE, TEXTURE = "avatar.safetensors", "card.json", "card.png", "texture.png"
+RECORD_FILE, CARD, CARD_IMAGE_FILE, TEXTURE_FILE = "avatar.safetensors", "card.json", "card.png", "texture.png"
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Library:
     def find(self, name: str) -> Path:
         """Path of the avatar's record. Raises ClipError, which lists the names, if there is no such avatar."""
         is_safe = name and Path(name).name == name and not name.startswith(".")
-        paths = [self.own / name / RECORD] if name in self.own_names() else []
+        paths = [self.own / name / RECORD_FILE] if name in self.own_names() else []
         for path in (*paths, self.shipped / f"{name}.safetensors"):
             if is_safe and path.is_file():
                 return path
@@ -90,7 +90,7 @@ class Library:
     def card(self, name: str) -> Card | None:
         """The card of an own avatar, None for a shipped one. Raises ClipError if there is no such avatar."""
         path = self.find(name)
-        return Card.from_json((path.parent / CARD).read_text()) if path.name == RECORD else None
+        return Card.from_json((path.parent / CARD).read_text()) if path.name == RECORD_FILE else None
 
     def consent(self, avatar: str, clip_consent: Consent | None) -> Consent | None:
         """The consent that covers a clip's face: that of the card for an own avatar, else that of the clip.
@@ -128,7 +128,7 @@ class Library:
         with tempfile.TemporaryDirectory(dir=self.own, prefix=".adding-") as staging:
             staged, old = Path(staging) / "new", Path(staging) / "old"
             staged.mkdir()
-            save(avatar, staged / RECORD)
+            save(avatar, staged / RECORD_FILE)
             for picture in pictures:
                 shutil.copyfile(picture, staged / picture.name)
             (staged / CARD).write_text(card.to_json())

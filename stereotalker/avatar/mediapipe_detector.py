@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stereotalker.avatar.landmarks import POSE, VISIBLE, Landmarks
+from stereotalker.avatar.landmarks import MIN_VISIBILITY, POSE, Landmarks
 from stereotalker.errors import UserError
 from stereotalker.smplx_layout import SIDES
 from stereotalker.store.digests import file_digest
@@ -263,7 +263,7 @@ class MediaPipe:
 
         assign(self._hand.detect(self._image(square)), np.zeros(2, np.float32), len(square), list(SIDES))
         for side in SIDES:
-            if side in hands or visible[POSE[f"{side}_wrist"]] < VISIBLE:
+            if side in hands or visible[POSE[f"{side}_wrist"]] < MIN_VISIBILITY:
                 continue
             center = pose[[POSE[f"{side}_{name}"] for name in ("wrist", "index", "pinky")]].mean(0)
             half = int(_HAND_CROP * shoulder_width)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from stereotalker import smplx_layout as layout
-from stereotalker.body.skinning import Skinned, Skinning
+from stereotalker.body.skinning import Skinning, SkinningResult
 from stereotalker.errors import UserError
 from stereotalker.geometry.rotations import axis_angle_to_matrix
 from stereotalker.records import Motion
@@ -25,7 +25,7 @@ BodyReader = Literal["smplx", "native"]
 
 
 @dataclass(frozen=True)
-class Posed:
+class PosedBody:
     """The body in every frame of a motion."""
 
     vertices: np.ndarray  # f32 [T, V, 3] m
@@ -44,7 +44,7 @@ class Body:
     weights: np.ndarray  # skinning weights f32 [V, 55]
     part: np.ndarray  # u8 [V], numbers of body.free_body.PARTS
     masks: dict[str, np.ndarray]  # lips, nails, inner_mouth, lids: f32 [V] in 0..1
-    texture_places: np.ndarray  # texture coordinates f32 [N, 2] in 0..1, y up
+    texture_coordinates: np.ndarray  # texture coordinates f32 [N, 2] in 0..1, y up
     texture_faces: np.ndarray  # i32 [F, 3], indices into texture_places of the triangles' corners
     lip_pair: np.ndarray  # i64 [2], the vertices of the upper and the lower lip that meet at the midline
 
@@ -80,7 +80,7 @@ class Body:
         with torch.inference_mode():
             return _smplx_vertices(self, motion, betas.astype(np.float32), surface).numpy()
 
-    def posed(self, motion: Motion, betas: np.ndarray, surface: np.ndarray | None = None) -> Posed:
+    def posed(self, motion: Motion, betas: np.ndarray, surface: np.ndarray | None = None) -> PosedBody:
         """Vertices and their rotations, always by the reader "native". Arguments as of `pose`.
 
         The rotations let other meshes, such as hair, follow the body.
@@ -88,7 +88,7 @@ class Body:
         with torch.inference_mode():
             skinning = self.skinning if surface is None else self.skinning.clothed(surface)
             skinned = _skin(skinning, motion, betas[: self.betas].astype(np.float32))
-            return Posed(skinned.vertices.numpy(), skinned.turn.numpy())
+            return PosedBody(skinned.vertices.numpy(), skinned.turn.numpy())
 
     def posed_joints(
         self, motion: Motion, betas: np.ndarray, surface: np.ndarray | None = None
@@ -97,7 +97,7 @@ class Body:
         with torch.inference_mode():
             skinning = self.skinning if surface is None else self.skinning.clothed(surface)
             skinned = _skin(skinning.of(np.zeros(0)), motion, betas[: self.betas].astype(np.float32))
-            return skinned.joints.numpy(), skinned.joint_turn.numpy()
+            return skinned.joints.numpy(), skinned.joint_rotations.numpy()
 
     def lip_aperture(self, motion: Motion) -> np.ndarray:
         """Distance between the lips of the mean shape at the midline, minus its value at rest. f32 [T] mm."""
@@ -140,7 +140,7 @@ def load_body(path: Path, reader: BodyReader = "smplx", betas: int = 20) -> Body
         path=Path(path), reader=reader, betas=betas,
         template=data["v_template"].astype(np.float32), faces=data["f"].astype(np.int32),
         weights=data["weights"].astype(np.float32), part=data.get("part", np.zeros(V, np.uint8)), masks=masks,
-        texture_places=data["vt"].astype(np.float32), texture_faces=data["ft"].astype(np.int32),
+        texture_coordinates=data["vt"].astype(np.float32), texture_faces=data["ft"].astype(np.int32),
         # The licensed file has no lip_pair; these are the inner lips of its mesh at the midline.
         lip_pair=data.get("lip_pair", np.array([8969, 8985])),
     )  # fmt: skip
@@ -208,5 +208,5 @@ def _lip_skinning(path: Path) -> Skinning:
     return _skinning(path).of(np.concatenate([np.flatnonzero(body.masks["lips"] > 0.5), body.lip_pair]))
 
 
-def _skin(skinning: Skinning, motion: Motion, betas: np.ndarray) -> Skinned:
+def _skin(skinning: Skinning, motion: Motion, betas: np.ndarray) -> SkinningResult:
     return skinning(*(torch.from_numpy(a) for a in (motion.poses, motion.expression, betas, motion.trans)))

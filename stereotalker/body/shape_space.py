@@ -21,7 +21,7 @@ _RIDGE = 0.3
 
 
 @dataclass(frozen=True)
-class Variety:
+class ShapeSpace:
     """A regression from phenotypes to shape coefficients, finer shape components, and local changes of the face."""
 
     names: tuple[str, ...]  # of the P phenotypes, whose values lie in 0..1
@@ -66,7 +66,7 @@ class Variety:
 
 
 @lru_cache(maxsize=2)
-def load_variety(path: Path) -> Variety:
+def load_shape_space(path: Path) -> ShapeSpace:
     """Read FACES_FREE.npz and fit the regression. Raises UserError if the file is missing."""
     if not path.is_file():
         raise UserError(
@@ -88,7 +88,7 @@ def load_variety(path: Path) -> Variety:
         x, y = _quadratic(phenotypes - center), np.concatenate([data["betas"], data["finer"]], 1).astype(np.float64)
         count, finer = data["betas"].shape[1], data["finer_shapes"].astype(np.float32)
     matrix = np.linalg.solve(x.T @ x + _RIDGE * np.eye(x.shape[1]), x.T @ y)
-    return Variety(names, center, matrix, count, finer, changes)
+    return ShapeSpace(names, center, matrix, count, finer, changes)
 
 
 def _quadratic(rows: np.ndarray) -> np.ndarray:
@@ -97,4 +97,4 @@ def _quadratic(rows: np.ndarray) -> np.ndarray:
     return np.concatenate([np.ones((len(rows), 1)), rows, (rows[:, :, None] * rows[:, None])[:, upper[0], upper[1]]], 1)
 
 
-FACES = ASSETS / "FACES_FREE.npz"
+SHAPE_SPACE_FILE = ASSETS / "FACES_FREE.npz"

@@ -17,13 +17,13 @@ from stereotalker.smplx_layout import JOINTS
 
 
 @dataclass(frozen=True)
-class Skinned:
+class SkinningResult:
     """The result of skinning."""
 
     vertices: torch.Tensor  # f32 [T, V, 3] m
     turn: torch.Tensor  # f32 [T, V, 3, 3], blended rotation of each vertex from the rest pose
     joints: torch.Tensor  # f32 [T, J, 3] m
-    joint_turn: torch.Tensor  # f32 [T, J, 3, 3], rotation of each joint from the rest pose
+    joint_rotations: torch.Tensor  # f32 [T, J, 3, 3], rotation of each joint from the rest pose
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Skinning:
 
     def __call__(
         self, poses: torch.Tensor, expression: torch.Tensor, betas: torch.Tensor, trans: torch.Tensor
-    ) -> Skinned:
+    ) -> SkinningResult:
         """Skin. poses f32 [T, J, 3] axis-angle rad, expression f32 [T, E], betas f32 [B], trans f32 [T, 3] m."""
         B, E = len(betas), min(expression.shape[1], EXPRESSION_COLUMNS)
         shaped = self.template + self.shape[:, :, :B] @ betas + torch.tensordot(expression[:, :E], self.face[:E], 1)
@@ -110,4 +110,4 @@ class Skinning:
         shift = posed_joints - (rotations @ joints[..., None])[..., 0]
         blended = (self.weights @ rotations.flatten(2)).unflatten(2, (3, 3))
         vertices = (blended @ shaped[..., None])[..., 0] + self.weights @ shift + trans[:, None]
-        return Skinned(vertices, blended, posed_joints + trans[:, None], rotations)
+        return SkinningResult(vertices, blended, posed_joints + trans[:, None], rotations)

@@ -74,14 +74,14 @@ def list_avatars() -> None:
 @app.command()
 def show(name: AvatarName) -> None:
     """Print what is recorded about an avatar, and where its picture is."""
-    from stereotalker.avatar.library import PICTURE, Library
+    from stereotalker.avatar.library import CARD_IMAGE_FILE, Library
 
     library = Library(Home.default().avatars)
     card = library.card(name)
     if card is None:
         print(f"{name}, shipped and synthetic: {library.find(name)}")
     else:
-        print(f"{_card_text(card)}\nlook at {library.find(name).with_name(PICTURE)}")
+        print(f"{_card_text(card)}\nlook at {library.find(name).with_name(CARD_IMAGE_FILE)}")
 
 
 @app.command()
@@ -114,11 +114,11 @@ def detector(
 
 
 def _card_text(card: Card) -> str:
-    from stereotalker.avatar.fit_portrait import IN_WORDS
+    from stereotalker.avatar.fit_portrait import RESIDUAL_LABELS
 
     lines = [f"picture   {card.picture}, {card.size[1]} x {card.size[0]} px, fitted {card.made} with {card.detector}"]
     for name, value in card.residuals.items():
-        lines.append(f"fit       {IN_WORDS[name]}: {'not seen' if value is None else f'{100 * value:.2f} %'}")
+        lines.append(f"fit       {RESIDUAL_LABELS[name]}: {'not seen' if value is None else f'{100 * value:.2f} %'}")
     lines.append(f"consent   {_consent_text(card.consent)}")
     lines += [f"note      {note}" for note in card.notes]
     return "\n".join(lines)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
-from stereotalker.geometry.camera import flatten, orthographic
+from stereotalker.geometry.camera import orthographic_view, project_orthographic
 from stereotalker.geometry.rasterizer import Fragments, rasterize, vertex_normals
 
 # Largest number of pixels that are fitted; a portrait with more is sampled at regular steps.
@@ -179,10 +179,10 @@ def _vertex_shadow(surface: Surface, key: np.ndarray, target: np.ndarray) -> np.
 
     It is 1 for a blocked vertex that faces the light squarely, and falls with the cosine of the angle of incidence.
     """
-    axes, low, pixels = orthographic(surface.vertices, key, target, _SHADOW_MAP_EXTENT_M, _SHADOW_MAP_SIDE)
+    axes, low, pixels = orthographic_view(surface.vertices, key, target, _SHADOW_MAP_EXTENT_M, _SHADOW_MAP_SIDE)
     depth = rasterize(pixels, surface.faces, (_SHADOW_MAP_SIDE, _SHADOW_MAP_SIDE)).depth
     offset_vertices = surface.vertices + np.float32(_NORMAL_OFFSET_M) * surface.normals
-    places = flatten(offset_vertices, axes, low, _SHADOW_MAP_SIDE / _SHADOW_MAP_EXTENT_M)
+    places = project_orthographic(offset_vertices, axes, low, _SHADOW_MAP_SIDE / _SHADOW_MAP_EXTENT_M)
     return _occlusion(places, depth) * np.maximum(surface.normals @ key, 0).astype(np.float32)
 
 

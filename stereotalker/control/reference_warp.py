@@ -27,11 +27,11 @@ from stereotalker.control.mesh import Mesh, make_mesh
 from stereotalker.control.mipmaps import MipPair, mixed_sample
 from stereotalker.control.region_sources import (
     FRINGE,
-    allowed,
-    back_of_head,
+    anatomically_allowed,
+    back_of_head_vertices,
     claimed,
-    forearms_of,
-    hands_of,
+    forearm_vertices,
+    hand_vertices,
     in_mouth,
     inner_person_mask,
 )
@@ -95,7 +95,7 @@ def reference(avatar: Avatar, body: Body) -> Reference:
     surface = Surface.of(body.pose(still, avatar.betas, avatar.surface)[0], body.faces)
     pixels = project(surface.vertices, avatar.intrinsics, avatar.extrinsics)
     body_fragments = rasterize(pixels, body.faces, (H, W))
-    labels = detect_sleeve_end(avatar, body, body_fragments, claimed(avatar.regions), allowed(body))
+    labels = detect_sleeve_end(avatar, body, body_fragments, claimed(avatar.regions), anatomically_allowed(body))
     mesh = make_mesh(avatar, body, pixels, body_fragments, labels.regions)
     fragments = mesh.draw(mesh.places, (H, W))
 
@@ -152,7 +152,7 @@ def _vertex_regions(
 
     is_visible bool [V]; portrait_region u8 [V]: the region at the vertex' pixel; allowed_sources bool [V, R + 2].
     """
-    hands = hands_of(body)
+    hands = hand_vertices(body)
     region = np.where(hands, REGION["hands"], REGION["torso"]).astype(np.uint8)
     rows, visible = np.flatnonzero(~hands), np.flatnonzero(~hands & is_visible)
     if len(visible):
@@ -161,9 +161,9 @@ def _vertex_regions(
         nearest = np.tile(visible, 2)[tree.query(body.template[rows])[1]]
         is_allowed = allowed_sources[rows, portrait_region[nearest]]
         region[rows] = np.where(is_allowed, portrait_region[nearest], region[rows])
-    region[forearms_of(body)] = REGION["arms"]
+    region[forearm_vertices(body)] = REGION["arms"]
     if (portrait_region[is_visible] == REGION["hair"]).mean() > _MIN_HAIR_SHARE:
-        region[back_of_head(body)] = REGION["hair"]
+        region[back_of_head_vertices(body)] = REGION["hair"]
     region[is_visible] = portrait_region[is_visible]
     region[in_mouth(body)] = REGION["mouth"]
     return region

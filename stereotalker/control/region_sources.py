@@ -27,17 +27,17 @@ _TRUNK_JOINTS = (
 _HEAD_JOINTS = ("head", "jaw", "left_eye", "right_eye")
 
 
-def hands_of(body: Body) -> np.ndarray:
+def hand_vertices(body: Body) -> np.ndarray:
     """Whether a vertex belongs to a hand, bool [V]."""
     return body.hand_weight() > 0.5
 
 
-def forearms_of(body: Body) -> np.ndarray:
+def forearm_vertices(body: Body) -> np.ndarray:
     """Whether a vertex belongs to a forearm, bool [V]."""
-    return (body.weights[:, [JOINT["left_elbow"], JOINT["right_elbow"]]].sum(1) > 0.5) & ~hands_of(body)
+    return (body.weights[:, [JOINT["left_elbow"], JOINT["right_elbow"]]].sum(1) > 0.5) & ~hand_vertices(body)
 
 
-def back_of_head(body: Body) -> np.ndarray:
+def back_of_head_vertices(body: Body) -> np.ndarray:
     """Whether a vertex of the head lies behind the ears and above the lips, bool [V]."""
     eyes = body.template[body.weights[:, [JOINT["left_eye"], JOINT["right_eye"]]].sum(1) > 0.5].mean(0)
     lips = body.template[body.masks["lips"] > 0.5].mean(0)
@@ -55,14 +55,14 @@ def in_mouth(body: Body) -> np.ndarray:
     )
 
 
-def allowed(body: Body) -> np.ndarray:
+def anatomically_allowed(body: Body) -> np.ndarray:
     """Whether a vertex may show a region, by anatomy alone, bool [V, R].
 
     Hands never show hair, face, mouth, torso or legs; trunk and head never show hands; nothing shows the background.
     """
     result = np.ones((len(body.weights), len(REGIONS)), bool)
     result[:, REGION["background"]] = False
-    is_hand = hands_of(body)
+    is_hand = hand_vertices(body)
     for name in ("hair", "face", "mouth", "torso", "legs"):
         result[is_hand, REGION[name]] = False
     is_trunk_or_head = body.weights[:, [JOINT[name] for name in (*_TRUNK_JOINTS, *_HEAD_JOINTS)]].sum(1) > 0.5

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from stereotalker.body.model import Body
-from stereotalker.control.region_sources import BARE, FRINGE, hands_of
+from stereotalker.control.region_sources import BARE, FRINGE, hand_vertices
 from stereotalker.geometry.rasterizer import Fragments
 from stereotalker.records import Avatar
 from stereotalker.smplx_layout import JOINT, REGION, SIDES
@@ -67,7 +67,7 @@ def detect_sleeve_end(
     `region_sources.claimed`; allowed bool [V, R]: regions that a vertex may show, see `region_sources.allowed`.
     """
     pixels, regions, reach = claimed.copy(), avatar.regions.copy(), _distance_along_arm(body)
-    hand_start = reach[hands_of(body) & (reach > 0)].min(initial=np.inf)
+    hand_start = reach[hand_vertices(body) & (reach > 0)].min(initial=np.inf)
     # Only the root of a hand may show FRINGE. Else the fingers would carry along what the hand lies on.
     fringe_allowed = allowed[:, REGION["hands"]] & (reach < hand_start + _TRANSITION_M)
     allowed_sources = np.concatenate([allowed, allowed[:, REGION["arms"], None], fringe_allowed[:, None]], 1)

@@ -175,7 +175,7 @@ def _fill_gutters(color: np.ndarray, atlas: _Atlas) -> np.ndarray:
 def _atlas(path: Path, reader: str, betas: int) -> _Atlas:
     """Rasterize a body file's triangles in its texture coordinates. The arguments are those of `load_body`."""
     body = load_body(path, reader, betas)
-    corners = np.concatenate([texel_corners(body), np.ones((len(body.texture_places), 1), np.float32)], 1)
+    corners = np.concatenate([texel_corners(body), np.ones((len(body.texture_coordinates), 1), np.float32)], 1)
     fragments = rasterize(corners, body.texture_faces, (SIZE, SIZE))
     rows, columns = np.nonzero(fragments.face >= 0)
     vertices, weights = body.faces[fragments.face[rows, columns]], fragments.bary[rows, columns]
@@ -184,4 +184,4 @@ def _atlas(path: Path, reader: str, betas: int) -> _Atlas:
 
 def texel_corners(body: Body) -> np.ndarray:
     """The body's texture coordinates in texels, y down. f32 [N, 2]."""
-    return np.stack([body.texture_places[:, 0], 1 - body.texture_places[:, 1]], 1) * np.float32(SIZE)
+    return np.stack([body.texture_coordinates[:, 0], 1 - body.texture_coordinates[:, 1]], 1) * np.float32(SIZE)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from stereotalker.body.model import load_body
-from stereotalker.body.shape_space import FACES
+from stereotalker.body.shape_space import SHAPE_SPACE_FILE
 from stereotalker.dataset.shards import DISK_FULL_ERRORS, write_or_log, write_shard
 from stereotalker.dataset.speech_corpus import PARTS, REJECTED, Utterance, read_corpus, read_index
 from stereotalker.errors import ClipError, UserError
@@ -108,7 +108,7 @@ def _recipe(body: BodyParams, params: PeopleParams, speeches: Path, pictures: tu
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
     code = sorted(path for pattern in _SHARD_CODE for path in PACKAGE.glob(pattern))
     corpus = [path for part in PARTS for path in sorted((speeches / part).glob("*"))]
-    for path in (resolve(body.file), FACES, *corpus, *pictures, *code):
+    for path in (resolve(body.file), SHAPE_SPACE_FILE, *corpus, *pictures, *code):
         digest.update(path.name.encode() + path.read_bytes() if path.is_file() else b"absent")
     return digest.hexdigest()
 

@@ -27,7 +27,7 @@ from stereotalker.smplx_layout import JOINTS
 from stereotalker.store.files import write_atomic
 from stereotalker.synthetic.actor import build_actor
 from stereotalker.synthetic.shading import render
-from stereotalker.synthetic.takes import key_points
+from stereotalker.synthetic.takes import compute_keypoints
 
 SHEET_PEOPLE = 48  # people on the contact sheet
 _SHEET_SEED = 48  # of the random choice of these people
@@ -147,12 +147,12 @@ def _speaking_sheet(speeches: Path, body: Body, params: PeopleParams) -> bytes:
     """JPEG of one person who speaks: the whole frame above, and the face below with the phoneme class of the moment."""
     speech = _short_english(speeches)
     actor = build_actor(params.identities + next(iter(params.avatars.values())), body, 2 * _FRAME, 2)
-    fps, person = _SPEAKING_FPS, actor.dressed.person
+    fps, person = _SPEAKING_FPS, actor.dressed_person.person
     acted = act(speech, STYLES[person.personality], person.seed, fps, girth=actor.girth)
     motion = acted.frames(0, _SPEAKING_FRAMES)
-    posed = body.posed(motion, actor.dressed.betas, actor.dressed.face)
+    posed = body.posed(motion, actor.dressed_person.betas, actor.dressed_person.face)
     avatar = actor.avatar
-    face_center = key_points(body, motion.frames(0, 1), actor.dressed)[0, len(JOINTS) :].mean(0)
+    face_center = compute_keypoints(body, motion.frames(0, 1), actor.dressed_person)[0, len(JOINTS) :].mean(0)
     face_view = cameras.look_at(np.zeros(1), np.zeros(1), np.full(1, 0.62), face_center, (_FRAME, _FRAME))
     whole_view = cameras.look_at(
         np.full(1, 12.0), np.zeros(1), np.full(1, cameras.DISTANCE_M), avatar.target, (_FRAME, _FRAME)
@@ -163,7 +163,7 @@ def _speaking_sheet(speeches: Path, body: Body, params: PeopleParams) -> bytes:
     for t in range(len(motion.poses)):
         for tiles, view in ((whole_tiles, whole_view), (face_tiles, face_view)):
             picture = render(
-                actor.dressed.figure,
+                actor.dressed_person.figure,
                 posed.vertices[t],
                 posed.turn[t],
                 view.intrinsics[0],

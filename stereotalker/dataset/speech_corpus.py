@@ -21,7 +21,7 @@ import numpy as np
 from stereotalker.audio.augmentation import CODECS, through_codec
 from stereotalker.audio.forced_alignment import align, transcribe
 from stereotalker.audio.speech import from_script
-from stereotalker.audio.text_to_speech import Voice, speak_alone
+from stereotalker.audio.text_to_speech import Voice, speak_in_fresh_process
 from stereotalker.errors import ClipError, UserError
 from stereotalker.media import audio_files
 from stereotalker.params import AudioParams, SpeechParams, resolve
@@ -247,7 +247,7 @@ def _synthesize(
         return "train", {"file": "synthetic", "reason": "no sentence is left for this part"}
     name, part, voice = f"synthetic-{script.index:05d}", _part(script.index, params), script.voice
     try:
-        speech = from_script(script.text, voice, audio.loudness, speak_alone)[0]
+        speech = from_script(script.text, voice, audio.loudness, speak_in_fresh_process)[0]
     except ClipError as error:
         return part, {"file": name, "language": script.language, "reason": str(error)}
     voice_name = f"espeak-ng {script.language}+{voice.variant or 'plain'} rate {voice.rate} pitch {voice.pitch}"

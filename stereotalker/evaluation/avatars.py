@@ -89,7 +89,7 @@ def warp_psnr(avatar: Avatar, picture: np.ndarray, body: Body) -> float:
     The warp is drawn in the portrait's own pose and view, so that every error comes from the fit.
     """
     still = Motion.still(avatar.poses, avatar.expression)
-    view = camera.around(avatar, CameraPath(), 1, 25.0, avatar.regions.shape)
+    view = camera.avatar_camera(avatar, CameraPath(), 1, 25.0, avatar.regions.shape)
     warp = control(reference(avatar, body), body, still, view).warp[0].astype(float)
     error = ((warp - picture)[avatar.regions > 0] ** 2).mean()
     return float(10 * np.log10(255**2 / max(error, 1e-9)))

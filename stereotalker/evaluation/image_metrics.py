@@ -39,7 +39,7 @@ def ssim(picture: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return numerator / ((mean_a**2 + mean_b**2 + c1) * (variance_a + variance_b + c2))
 
 
-def haar(picture: np.ndarray, truth: np.ndarray, where: np.ndarray) -> float:
+def haar_psi(picture: np.ndarray, truth: np.ndarray, where: np.ndarray) -> float:
     """Haar wavelet perceptual similarity (HaarPSI) of the luminances within the region `where`, 0..1.
 
     Follows Reisenhofer et al. 2018 without the chroma channels. Returns nan for a region without edges.

@@ -18,7 +18,7 @@ from stereotalker.evaluation import motion_metrics
 from stereotalker.evaluation.motion_cases import Case, WordCases
 from stereotalker.evaluation.motion_metrics import GestureAutoencoder, NearestGesture, frechet
 from stereotalker.media.audio_files import decode, normalise, to_speech_samples
-from stereotalker.motion.audio_features import Hearing
+from stereotalker.motion.audio_features import AudioFeatures
 from stereotalker.motion.features import from_slots, to_motion
 from stereotalker.motion.language_prior import GestureClassifier
 from stereotalker.motion.synthesize import MotionControls, Synthesizer
@@ -78,7 +78,7 @@ class NearestNeighbor:
     def __call__(self, case: Case) -> Motion:
         T = len(case.reference.poses)
         count = -(-T // self._span)
-        features = Hearing(self._encoder, Speech(case.speech.samples, case.speech.loudness), self._fps).frames(
+        features = AudioFeatures(self._encoder, Speech(case.speech.samples, case.speech.loudness), self._fps).frames(
             0, count * self._span
         )
         queries = features.reshape(count, -1)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stereotalker.acting.gestures import HELD_OUT, LEXICON
+from stereotalker.acting.gestures import HELD_OUT_WORDS, LEXICON
 from stereotalker.acting.reference_acting import STYLES, act
 from stereotalker.audio.speech import from_script
 from stereotalker.audio.text_to_speech import Voice
@@ -92,7 +92,7 @@ def held_out_words(loudness: float, fps: float, seed: int, count: int) -> WordCa
     lexicon_word = {gesture: word for word, gesture in reversed(LEXICON.items())}
     unrelated = [
         (word, gesture)
-        for word, gesture in HELD_OUT.items()
+        for word, gesture in HELD_OUT_WORDS.items()
         if not any(w in word or word in w for w in LEXICON if len(w) > 2)
     ]
     for k, (word, gesture) in enumerate(unrelated[:: max(len(unrelated) // count, 1)]):

@@ -34,11 +34,11 @@ from scipy.signal import find_peaks
 from torch import nn
 
 from stereotalker.acting.gestures import GESTURE_CLASSES, LEXICON
-from stereotalker.acting.reference_acting import STYLES, act, closed_spans
+from stereotalker.acting.reference_acting import STYLES, act, lip_closure_spans
 from stereotalker.audio.phonemes import phoneme_class
 from stereotalker.body.model import Body
 from stereotalker.models import weights_file
-from stereotalker.motion.features import BODY_COLUMNS, body_columns, importance, to_slots
+from stereotalker.motion.features import BODY_COLUMNS, body_columns, column_weights, to_slots
 from stereotalker.records import SAMPLE_RATE, Motion, Speech, Timed
 from stereotalker.smplx_layout import JOINT
 from stereotalker.weights import FOLDER, load_weights
@@ -53,7 +53,7 @@ _ARMS = [JOINT[f"{side}_{part}"] for part in ("shoulder", "elbow", "wrist") for 
 _HEAD_AND_ARMS = [JOINT["head"], *_ARMS]
 
 
-def lips_closed(motion: Motion, speech: Speech, body: Body) -> float:
+def lip_closure_rate(motion: Motion, speech: Speech, body: Body) -> float:
     """Share of p, b, m sounds with closed lips, 0..1; nan where the speech has none of them."""
     hits = closures(motion, speech, body)
     return float(np.mean(hits)) if hits else float("nan")
@@ -62,7 +62,7 @@ def lips_closed(motion: Motion, speech: Speech, body: Body) -> float:
 def closures(motion: Motion, speech: Speech, body: Body) -> list[bool]:
     """Whether the lips are closed, for every p, b, m sound that overlaps the motion."""
     aperture, hits = body.lip_aperture(motion), []
-    for start, end in closed_spans(speech.phonemes):
+    for start, end in lip_closure_spans(speech.phonemes):
         low, high = int(start * motion.fps - 1), int(np.ceil(end * motion.fps)) + 1
         window = aperture[max(low, 0) : min(high, len(aperture))]
         if len(window):
@@ -252,7 +252,7 @@ class GestureAutoencoder(nn.Module):
 
     def normalize(self, slots_BSQ: torch.Tensor) -> torch.Tensor:
         """Body columns less their mean, weighted by their visual importance, f32 [B, Q, S]."""
-        return ((slots_BSQ - self.mean) * torch.from_numpy(importance()) / self.scale).transpose(1, 2)
+        return ((slots_BSQ - self.mean) * torch.from_numpy(column_weights()) / self.scale).transpose(1, 2)
 
     @torch.inference_mode()
     def features(self, motions: list[Motion]) -> np.ndarray:
@@ -268,11 +268,11 @@ class GestureAutoencoder(nn.Module):
         return np.stack(windows) if windows else np.zeros((0, S, BODY_COLUMNS), np.float32)
 
 
-def gestures_loss(model: GestureAutoencoder, motions: list[Motion], batch: int):
+def gesture_autoencoder_loss(model: GestureAutoencoder, motions: list[Motion], batch: int):
     """Set the model's mean and scale, and return loss(rng): the mean squared error of `batch` random windows."""
     windows = model.windows(motions)
     model.mean.copy_(torch.from_numpy(windows.mean((0, 1))))
-    model.scale.copy_(torch.tensor(float(((windows - windows.mean((0, 1))) * importance()).std())))
+    model.scale.copy_(torch.tensor(float(((windows - windows.mean((0, 1))) * column_weights()).std())))
 
     def loss(rng: np.random.Generator) -> torch.Tensor:
         target = model.normalize(torch.from_numpy(windows[rng.integers(len(windows), size=batch)]))

@@ -16,7 +16,7 @@ from torch.nn import functional
 from stereotalker.control.masks import region_iou
 from stereotalker.control.reference_warp import SEEN, control, reference
 from stereotalker.evaluation import image_metrics
-from stereotalker.evaluation.talking_portraits import Spoken
+from stereotalker.evaluation.talking_portraits import TalkingPortrait
 from stereotalker.geometry import camera
 from stereotalker.geometry.camera_path import CameraPath
 from stereotalker.media.contact_sheet import grid
@@ -32,7 +32,12 @@ FITS = {"exact": 0.0, "wrong": 1.0}
 VIEWS = {"front": (-1.0, 5.0), "20deg": (15.0, 25.0)}  # range of the absolute azimuth, degrees
 SYSTEMS = ("copy", "warp", "ours")  # a copy of the portrait; the reference warp over its plate; our renderer
 STEPS = (1, 2, 4, 8, 32)  # numbers of denoiser evaluations that are compared
-ASKED_REGIONS = ("hair", "face", "mouth", "hands")  # regions in which the region experts are expected to be better
+REGION_EXPERT_REGIONS = (
+    "hair",
+    "face",
+    "mouth",
+    "hands",
+)  # regions in which the region experts are expected to be better
 _MIN_REGION_PIXELS = 10  # pixels below which a region's figure in a frame would be noise
 
 
@@ -113,7 +118,7 @@ def _score_sample(scores: Scores, system: str, fit: str, sample: Sample, rendere
                 scores.add(image_metrics.psnr(float(error[where].mean())), system, "psnr", *key)
                 scores.add(float(similarity[where].mean()), system, "ssim", *key)
             if region == "person":
-                scores.add(image_metrics.haar(picture, truth, where), system, "haar", fit, view, region)
+                scores.add(image_metrics.haar_psi(picture, truth, where), system, "haar", fit, view, region)
         if n % sample.frames:
             where = (regions != REGION["background"]) | (sample.regions[n - 1] != REGION["background"])
             change = [
@@ -213,7 +218,7 @@ def expert_gains(ablation: dict[str, Scores]) -> dict[str, float]:
             )
         )
 
-    conditions = {"view": ("20deg", ("person",)), "region": (None, ASKED_REGIONS), "both": (None, ("person",))}
+    conditions = {"view": ("20deg", ("person",)), "region": (None, REGION_EXPERT_REGIONS), "both": (None, ("person",))}
     return {f"gain_{kinds}_experts_db": gain(kinds, *where) for kinds, where in conditions.items() if kinds in ablation}
 
 
@@ -261,7 +266,7 @@ def long_clip_stability(
     portrait shows count. Frames depend only on frames of their own batch, so those in between need not be rendered.
     """
     count, batch = round(seconds * motion.fps), renderer.params.batch
-    view = camera.around(avatar, CameraPath(), len(motion.poses), motion.fps, size)
+    view = camera.avatar_camera(avatar, CameraPath(), len(motion.poses), motion.fps, size)
     ref, tokens = reference(avatar, renderer.body), renderer.tokens(avatar.portrait)
     means = []
     for begin in (0, (len(motion.poses) - count) // batch * batch):
@@ -302,10 +307,10 @@ def report(
     masks: dict[str, dict[str, float]],
     ablation: dict[str, Scores],
     stability: dict[str, float],
-    spoken: list[Spoken],
+    spoken: list[TalkingPortrait],
 ) -> str:
     """The text of metrics/render.md. masks: fit -> `mask_summary`; ablation: kind of experts -> scores."""
-    regions = ("person", *ASKED_REGIONS, "torso", "arms")
+    regions = ("person", *REGION_EXPERT_REGIONS, "torso", "arms")
     rows = [
         [
             f"{system}, {fit} fit, {view}",
@@ -339,13 +344,13 @@ def report(
         [
             name,
             *(expert_scores.mean("ours", "psnr", *key, "person") for key in columns),
-            *(expert_scores.mean("ours", "psnr", "exact", None, r) for r in ASKED_REGIONS),
+            *(expert_scores.mean("ours", "psnr", "exact", None, r) for r in REGION_EXPERT_REGIONS),
         ]
         for name, expert_scores in ablation.items()
     ]
     parts += [
         "## Ablation (PSNR, dB)",
-        _table(["", *(f"{fit}, {view}" for fit, view in columns), *ASKED_REGIONS], rows),
+        _table(["", *(f"{fit}, {view}" for fit, view in columns), *REGION_EXPERT_REGIONS], rows),
     ]
     parts += ["## A long clip", _table(["", ""], [[name, value] for name, value in stability.items()])]
     if spoken:

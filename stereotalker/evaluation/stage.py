@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from stereotalker.acting.reference_acting import STYLES, act, closed_spans
+from stereotalker.acting.reference_acting import STYLES, act, lip_closure_spans
 from stereotalker.avatar.detector_calibration import read_calibration
-from stereotalker.avatar.library import RECORD, Library, read_avatar
+from stereotalker.avatar.library import RECORD_FILE, Library, read_avatar
 from stereotalker.avatar.mediapipe_detector import JawTracker, MediaPipe
 from stereotalker.body.model import Body
 from stereotalker.dataset.shards import read_summaries
@@ -30,7 +30,7 @@ from stereotalker.evaluation.motion import mean
 from stereotalker.evaluation.motion_cases import Case
 from stereotalker.evaluation.motion_metrics import read_gesture_autoencoder
 from stereotalker.evaluation.rendering import Scores
-from stereotalker.evaluation.talking_portraits import Spoken, render_and_track
+from stereotalker.evaluation.talking_portraits import TalkingPortrait, render_and_track
 from stereotalker.evaluation.talking_portraits import summary as portraits_summary
 from stereotalker.media.contact_sheet import grid
 from stereotalker.media.photos import is_picture
@@ -48,7 +48,7 @@ from stereotalker.store.local import Store
 from stereotalker.synthetic.actor import Actor, build_actor
 from stereotalker.synthetic.shading import render as draw
 from stereotalker.training.loop import Log
-from stereotalker.training.motion_examples import acted, train_prior
+from stereotalker.training.motion_examples import make_examples, train_prior
 from stereotalker.training.samples import Sample, read_people
 
 METRICS = Path("metrics")  # folder of all files that are written, relative to the working directory
@@ -90,7 +90,7 @@ def evaluate_motion(params: Params, data: Path, weights: Path, log: Log) -> None
     """
     models, settings = Models(params, weights), params.evaluate
     fps, loudness, body, synthesizer = params.motion.fps, params.audio.loudness, models.body, models.synthesizer
-    examples = acted(data / "speech" / "train", weights, params.motion)
+    examples = make_examples(data / "speech" / "train", weights, params.motion)
     torch.manual_seed(params.motion.prior.seed)
     ablated = LanguagePrior(synthesizer.encoder.features, NO_MODEL, params.motion.lora_rank)
     train_prior(ablated, examples, params.motion, data / "ablated.checkpoint", log)
@@ -164,7 +164,7 @@ def _ablation(
     return {name: rendering.score_renderer(other, samples_by_fit, ("ours",)) for name, other in renderers.items()}
 
 
-def _talking_portraits(models: Models, cases: list[Case]) -> list[Spoken]:
+def _talking_portraits(models: Models, cases: list[Case]) -> list[TalkingPortrait]:
     """Every portrait that can be fitted, driven by real English held-out speech (other speech where there is none).
 
     Portraits that cannot be fitted are printed with the reason. Without a detector the list is empty, which is
@@ -185,7 +185,7 @@ def _talking_portraits(models: Models, cases: list[Case]) -> list[Spoken]:
     with tracker:
         for k, path in enumerate(sorted(p for p in resolve(settings.portraits).iterdir() if is_picture(p.name))):
             try:
-                avatar = load(Avatar, fit_portrait_once(path, models, store)[1] / RECORD)
+                avatar = load(Avatar, fit_portrait_once(path, models, store)[1] / RECORD_FILE)
             except ClipError as error:
                 print(f"render: {error}")
                 continue
@@ -241,21 +241,21 @@ def _closed_share(speech: Speech, k: int, body: Body) -> float:
     times, limit = (np.arange(len(aperture)) + 0.5) / motion.fps, 0.1 * np.percentile(aperture, 95)
     hits = [
         bool((aperture[(times >= start - 0.04) & (times <= end + 0.04)] < limit).any())
-        for start, end in closed_spans(speech.phonemes)
+        for start, end in lip_closure_spans(speech.phonemes)
     ]
     return float(np.mean(hits)) if hits else float("nan")
 
 
 def _frame_ms(actor: Actor, body: Body, size: int, frames: int = 8) -> float:
     """Median wall time (ms) of rendering the actor's portrait at `size` px, posing included."""
-    avatar, dressed = actor.avatar, actor.dressed
+    avatar, dressed_person = actor.avatar, actor.dressed_person
     still = Motion(avatar.poses[None], avatar.expression[None], np.zeros((1, 3), np.float32), 25.0)
     K = avatar.intrinsics.copy()
     K[:2] *= size / avatar.regions.shape[0]
     plate, times = np.full((size, size, 3), 128, np.uint8), []
     for _ in range(frames):
         started = time.perf_counter()
-        posed = body.posed(still, dressed.betas, dressed.face)
-        draw(dressed.figure, posed.vertices[0], posed.turn[0], K, avatar.extrinsics, actor.light, plate)
+        posed = body.posed(still, dressed_person.betas, dressed_person.face)
+        draw(dressed_person.figure, posed.vertices[0], posed.turn[0], K, avatar.extrinsics, actor.light, plate)
         times.append(1000 * (time.perf_counter() - started))
     return float(np.median(times[2:]))  # the first two frames warm up

@@ -24,7 +24,7 @@ _SHOWN_FRAMES = 6  # frames of a portrait's row on the contact sheet
 
 
 @dataclass(frozen=True)
-class Spoken:
+class TalkingPortrait:
     """What the detector finds in a rendered clip of a portrait."""
 
     name: str
@@ -36,15 +36,15 @@ class Spoken:
 
 def render_and_track(
     renderer: Renderer, avatar: Avatar, motion: Motion, tracker: JawTracker, size: int = 256
-) -> Spoken:
+) -> TalkingPortrait:
     """Render the motion from the front and measure face and jaw in the frames. size: longer side of the frames, px."""
     H, W = avatar.regions.shape
     shape = tuple(2 * round(extent * size / max(H, W) / 2) for extent in (H, W))
     T = len(motion.poses)
-    view = camera.around(avatar, CameraPath(), T, motion.fps, shape)
+    view = camera.avatar_camera(avatar, CameraPath(), T, motion.fps, shape)
     frames = renderer.segment(avatar, motion, view, Window(0, 0, T, 0), 0)
     detected, driving = tracker.jaw(frames), jaw_open(motion)
-    correlation, lag = _best_lag(detected, driving)
+    correlation, lag = best_lag(detected, driving)
     indices = np.unique(
         np.concatenate([[np.argmax(driving), np.argmin(driving)], np.linspace(0, T - 1, _SHOWN_FRAMES - 2)]).astype(int)
     )[:_SHOWN_FRAMES]
@@ -53,10 +53,10 @@ def render_and_track(
         *frames[indices],
         *[frames[-1]] * (_SHOWN_FRAMES - len(indices)),
     ]
-    return Spoken(avatar.name, float(np.isfinite(detected).mean()), correlation, lag, grid([tiles]))
+    return TalkingPortrait(avatar.name, float(np.isfinite(detected).mean()), correlation, lag, grid([tiles]))
 
 
-def _best_lag(detected: np.ndarray, driving: np.ndarray) -> tuple[float, int]:
+def best_lag(detected: np.ndarray, driving: np.ndarray) -> tuple[float, int]:
     """The highest correlation over small lags, and that lag in frames (positive: `detected` is late).
 
     detected: f32 [T], nan where nothing was detected; driving: f32 [T]. Of equal correlations the smallest lag wins.
@@ -73,7 +73,7 @@ def _best_lag(detected: np.ndarray, driving: np.ndarray) -> tuple[float, int]:
     return best
 
 
-def summary(spoken: list[Spoken]) -> dict[str, float]:
+def summary(spoken: list[TalkingPortrait]) -> dict[str, float]:
     """The keys of metrics/render.json that come from portraits: medians, and the worst portrait."""
     if not spoken:
         return {}

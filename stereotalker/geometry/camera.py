@@ -21,7 +21,7 @@ FOCAL_IN_HEIGHTS = 2.0
 DISTANCE_M = 1.6
 
 
-def around(avatar: Avatar, move: CameraPath, frames: int, fps: float, size: tuple[int, int]) -> Camera:
+def avatar_camera(avatar: Avatar, move: CameraPath, frames: int, fps: float, size: tuple[int, int]) -> Camera:
     """The camera of every frame of an avatar's clip.
 
     A path at its default values keeps the camera of the portrait and shows the portrait's full height. size (height,
@@ -158,7 +158,7 @@ def _project(vertices, K, E):
     return out
 
 
-def orthographic(
+def orthographic_view(
     points: np.ndarray, direction: np.ndarray, center: np.ndarray, extent: float, side: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Orthographic projection of points [M, 3] m, such as the view from a distant light.
@@ -172,11 +172,11 @@ def orthographic(
     right /= np.linalg.norm(right)
     axes = np.stack([right, np.cross(direction, right), -direction])
     corner = np.append(axes[:2] @ center - extent / 2, axes[2] @ center - 2.0)
-    return axes, corner, flatten(points, axes, corner, side / extent)
+    return axes, corner, project_orthographic(points, axes, corner, side / extent)
 
 
 @numba.njit(cache=True)
-def flatten(points, axes, corner, scale):
+def project_orthographic(points, axes, corner, scale):
     """Project points [M, 3] m into the view that `orthographic` returned: f32 [M, 3], x px, y px, depth m.
 
     scale: pixels in a meter.

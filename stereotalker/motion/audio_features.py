@@ -10,18 +10,18 @@ from __future__ import annotations
 import numpy as np
 from scipy.ndimage import uniform_filter1d
 
-from stereotalker.audio.encoder import HOP, SpeechEncoder, classes_at, frame_times, loudness_of
-from stereotalker.audio.phonemes import BILABIAL, CLASS, CLASSES
+from stereotalker.audio.encoder import HOP_SAMPLES, SpeechEncoder, frame_times, phoneme_classes_at, speech_level
+from stereotalker.audio.phonemes import BILABIAL, CLASS_INDEX, CLASSES
 from stereotalker.records import SAMPLE_RATE, Speech
 
 _CHUNK_S = 20  # seconds of speech that are encoded in one call
 
 # Least value of `clearness` at which the encoder's features are used. Below it the sound is not speech, or not speech
 # that lips could follow, and the features of silence are used instead.
-CLEAR = 0.45
+MIN_CONFIDENCE = 0.45
 
 
-class Hearing:
+class AudioFeatures:
     """Audio features of a Speech, motion frame by motion frame.
 
     If the phonemes of the speech are given, their one-hot classes replace the encoder's posteriors.
@@ -35,7 +35,7 @@ class Hearing:
         """
         self._encoder, self.speech, self._fps = encoder, speech, fps
         self._odds = np.array([closure_odds if name in BILABIAL else 1.0 for name in CLASSES], np.float32)
-        self._level = loudness_of(speech.samples)
+        self._level = speech_level(speech.samples)
         self._chunks: dict[int, np.ndarray] = {}
 
     def frames(self, start: int, stop: int) -> np.ndarray:
@@ -44,7 +44,7 @@ class Hearing:
         Frames behind the end of the speech hold the features of silence. Ask for rising spans: chunks before `start`
         are dropped.
         """
-        position = ((np.arange(start, stop) + 0.5) / self._fps - frame_times(1)[0]) * SAMPLE_RATE / HOP
+        position = ((np.arange(start, stop) + 0.5) / self._fps - frame_times(1)[0]) * SAMPLE_RATE / HOP_SAMPLES
         low = np.maximum(np.floor(position).astype(int), 0)
         weight = np.clip(position - low, 0, 1)[:, None].astype(np.float32)
         features = self._encoded(int(low[0]), int(low[-1]) + 2)
@@ -53,7 +53,7 @@ class Hearing:
 
     def _encoded(self, start: int, stop: int) -> np.ndarray:
         """Features f32 [N, F] of encoder frames start..stop-1. Chunks before `start` are dropped."""
-        size = _CHUNK_S * SAMPLE_RATE // HOP
+        size = _CHUNK_S * SAMPLE_RATE // HOP_SAMPLES
         first, last = start // size, (stop - 1) // size
         self._chunks = {k: v for k, v in self._chunks.items() if k >= first}
         for k in range(first, last + 1):
@@ -70,7 +70,7 @@ class Hearing:
         if self.speech.phonemes:
             posteriors[:] = one_hot_posteriors(self.speech, first, count)
         else:
-            is_unclear = clearness(posteriors) < CLEAR
+            is_unclear = mean_confidence(posteriors) < MIN_CONFIDENCE
             posteriors *= self._odds
             posteriors /= posteriors.sum(1, keepdims=True)
             if is_unclear.any():
@@ -79,16 +79,16 @@ class Hearing:
         return features
 
 
-def clearness(posteriors: np.ndarray) -> np.ndarray:
+def mean_confidence(posteriors: np.ndarray) -> np.ndarray:
     """Mean of the largest posterior over the sounding frames within 2 s to either side. [N, C] -> f32 [N].
 
     It is 1 where less than a second of those 4 s sounds, because so few frames say little. Measured medians: clean
     speech of voices the encoder was not trained on 0.57 to 0.72, at 8 dB over white noise 0.56, at 3 dB 0.46, jazz
     0.40.
     """
-    is_sounding = (posteriors[:, CLASS["sil"]] < 0.5).astype(np.float32)
+    is_sounding = (posteriors[:, CLASS_INDEX["sil"]] < 0.5).astype(np.float32)
     confidence, share_sounding = (
-        uniform_filter1d(x, 4 * SAMPLE_RATE // HOP, mode="constant")
+        uniform_filter1d(x, 4 * SAMPLE_RATE // HOP_SAMPLES, mode="constant")
         for x in (posteriors.max(1) * is_sounding, is_sounding)
     )
     return np.where(share_sounding > 0.25, confidence / np.maximum(share_sounding, 1e-6), 1.0)
@@ -96,4 +96,4 @@ def clearness(posteriors: np.ndarray) -> np.ndarray:
 
 def one_hot_posteriors(speech: Speech, first: int, count: int) -> np.ndarray:
     """One-hot phoneme classes f32 [N, C] of encoder frames first..first+count-1, from the speech's own phonemes."""
-    return np.eye(len(CLASSES), dtype=np.float32)[classes_at(speech, frame_times(count, first))]
+    return np.eye(len(CLASSES), dtype=np.float32)[phoneme_classes_at(speech, frame_times(count, first))]

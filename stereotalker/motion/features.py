@@ -69,7 +69,7 @@ def from_slots(slots: np.ndarray) -> np.ndarray:
     return out
 
 
-def importance() -> np.ndarray:
+def column_weights() -> np.ndarray:
     """Weight of each body column in the principal axes, f32 [Q]: how visible a radian (or meter) of it is to a viewer.
 
     Head and trunk move little but turn or carry the whole upper body; a finger's curl is large and hardly visible.
@@ -91,7 +91,7 @@ def importance() -> np.ndarray:
 def principal_axes(bodies: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Principal axes of body columns [N, Q] times `importance`: mean [Q], axes [count, Q], deviations [count]."""
     mean = bodies.mean(0)
-    centered = (bodies - mean) * importance()
+    centered = (bodies - mean) * column_weights()
     values, vectors = np.linalg.eigh(centered.T @ centered / len(centered))
     order = np.argsort(values)[::-1][:count]
     return mean, np.ascontiguousarray(vectors[:, order].T), np.sqrt(np.maximum(values[order], 1e-10))
@@ -101,11 +101,11 @@ def to_coefficients(
     slots: torch.Tensor, mean: torch.Tensor, axes: torch.Tensor, deviation: torch.Tensor
 ) -> torch.Tensor:
     """Body columns [..., Q] -> coefficients [..., K] of unit deviation."""
-    return ((slots - mean) * torch.from_numpy(importance())) @ axes.T / deviation
+    return ((slots - mean) * torch.from_numpy(column_weights())) @ axes.T / deviation
 
 
 def from_coefficients(
     coefficients: torch.Tensor, mean: torch.Tensor, axes: torch.Tensor, deviation: torch.Tensor
 ) -> torch.Tensor:
     """The inverse of `to_coefficients`: [..., K] -> [..., Q]."""
-    return (coefficients * deviation) @ axes / torch.from_numpy(importance()) + mean
+    return (coefficients * deviation) @ axes / torch.from_numpy(column_weights()) + mean

@@ -30,7 +30,7 @@ from stereotalker.store.digests import file_digest
 disable_progress_bar()
 
 SLOT = 2  # motion frames in a slot: 12.5 slots a second at 25 fps
-POOLED = 4  # slots of sound that make one token for the language model if the words are not known
+SLOTS_PER_TOKEN = 4  # slots of sound that make one token for the language model if the words are not known
 GESTURE_NAMES: tuple[str, ...] = ("", *GESTURE_CLASSES)
 GESTURE_INDEX: dict[str, int] = {name: k for k, name in enumerate(GESTURE_NAMES)}
 MINILM = "minilm"  # value of `language_model` for all-MiniLM-L6-v2, which is installed as a wheel
@@ -229,9 +229,11 @@ class GestureClassifier:
         `slots`: audio features f32 [S, F], means over the frames of each slot.
         """
         probabilities = []
-        for start in range(0, len(slots), 32 * POOLED):
+        for start in range(0, len(slots), 32 * SLOTS_PER_TOKEN):
             with torch.inference_mode():
-                projected = pooled(self.prior.project(torch.from_numpy(slots[None, start : start + 32 * POOLED])))
+                projected = pool_slots(
+                    self.prior.project(torch.from_numpy(slots[None, start : start + 32 * SLOTS_PER_TOKEN]))
+                )
             probabilities.append(self._logits(projected).softmax(-1).numpy())
         return np.concatenate(probabilities)
 
@@ -240,17 +242,17 @@ class GestureClassifier:
         return self.prior(tokens_1LD, torch.ones(tokens_1LD.shape[:2], dtype=torch.bool))[0].float()
 
 
-def pooled(slots_BSD: torch.Tensor) -> torch.Tensor:
+def pool_slots(slots_BSD: torch.Tensor) -> torch.Tensor:
     """Means over every POOLED slots, [B, S, D] -> [B, ceil(S / POOLED), D].
 
     The last slot is repeated to fill the last group.
     """
-    missing = -slots_BSD.shape[1] % POOLED
+    missing = -slots_BSD.shape[1] % SLOTS_PER_TOKEN
     padded = torch.cat([slots_BSD, slots_BSD[:, -1:].expand(-1, missing, -1)], 1)
-    return padded.unflatten(1, (-1, POOLED)).mean(2)
+    return padded.unflatten(1, (-1, SLOTS_PER_TOKEN)).mean(2)
 
 
-def chosen(probabilities: np.ndarray, threshold: float) -> np.ndarray:
+def choose_gesture_labels(probabilities: np.ndarray, threshold: float) -> np.ndarray:
     """Gesture label i64 [N] of every row of probabilities [N, G].
 
     It is the likeliest gesture if the probabilities of all gestures together exceed `threshold`, else 0.
@@ -259,7 +261,7 @@ def chosen(probabilities: np.ndarray, threshold: float) -> np.ndarray:
     return np.where(gestures.sum(1) > threshold, gestures.argmax(1) + 1, 0)
 
 
-def at_slots(words: tuple[Timed, ...], gesture_labels: np.ndarray, count: int, fps: float) -> np.ndarray:
+def labels_at_slots(words: tuple[Timed, ...], gesture_labels: np.ndarray, count: int, fps: float) -> np.ndarray:
     """Put each word's gesture label i64 [W] into the slot in which the word begins; other slots are 0. i64 [count].
 
     `fps` is the motion's frame rate. Words that begin behind the last slot are left out.

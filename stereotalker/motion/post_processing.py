@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from stereotalker.acting.face import blink
+from stereotalker.acting.face import add_blinks
 from stereotalker.motion.features import BODY_JOINTS
 from stereotalker.records import Motion
 from stereotalker.smplx_layout import ACTION, JOINT, JOINTS, PARENTS
@@ -139,7 +139,7 @@ def with_blinks(motion: Motion, seed: int) -> Motion:
     equal blinks.
     """
     expression = motion.expression.copy()
-    blink(expression, np.zeros(0), np.random.default_rng([seed, 61]), len(expression), motion.fps)
+    add_blinks(expression, np.zeros(0), np.random.default_rng([seed, 61]), len(expression), motion.fps)
     return replace(motion, expression=expression)
 
 

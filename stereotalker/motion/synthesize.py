@@ -16,10 +16,16 @@ from stereotalker.audio.encoder import SpeechEncoder
 from stereotalker.diffusion.sampling import noise, sample
 from stereotalker.diffusion.windows import Window, windows
 from stereotalker.geometry.rotations import resample_axis_angle
-from stereotalker.motion.audio_features import Hearing
+from stereotalker.motion.audio_features import AudioFeatures
 from stereotalker.motion.denoiser import MotionConditions, MotionDenoiser, Streams
 from stereotalker.motion.features import FACE_COLUMNS, body_columns, face_columns, from_slots, to_motion
-from stereotalker.motion.language_prior import POOLED, SLOT, GestureClassifier, at_slots, chosen
+from stereotalker.motion.language_prior import (
+    SLOT,
+    SLOTS_PER_TOKEN,
+    GestureClassifier,
+    choose_gesture_labels,
+    labels_at_slots,
+)
 from stereotalker.motion.post_processing import Emotion, with_blinks, with_emotion, with_gaze, with_still_body
 from stereotalker.params import MotionParams
 from stereotalker.records import Motion, Speech
@@ -99,20 +105,22 @@ class Synthesizer:
         The language prior predicts it from the words, or from the sound if the speech has no words.
         """
         if speech.words:
-            labels = chosen(self.reader.words([w.text for w in speech.words]), self.params.gesture_threshold)
-            return at_slots(speech.words, labels, count, self.params.fps)
-        audio_features, gesture_labels = self._audio_features(speech), np.zeros(count + POOLED, np.int64)
-        span = 32 * POOLED
+            labels = choose_gesture_labels(
+                self.reader.words([w.text for w in speech.words]), self.params.gesture_threshold
+            )
+            return labels_at_slots(speech.words, labels, count, self.params.fps)
+        audio_features, gesture_labels = self._audio_features(speech), np.zeros(count + SLOTS_PER_TOKEN, np.int64)
+        span = 32 * SLOTS_PER_TOKEN
         for start in range(0, count, span):
             features = audio_features.frames(start * SLOT, (start + min(span, count - start)) * SLOT)
-            labels = chosen(
+            labels = choose_gesture_labels(
                 self.reader.sound(features.reshape(-1, SLOT, features.shape[1]).mean(1)), self.params.gesture_threshold
             )
-            gesture_labels[start : start + POOLED * len(labels) : POOLED] = labels
+            gesture_labels[start : start + SLOTS_PER_TOKEN * len(labels) : SLOTS_PER_TOKEN] = labels
         return gesture_labels[:count]
 
-    def _audio_features(self, speech: Speech) -> Hearing:
-        return Hearing(self.encoder, speech, self.params.fps, self.params.closure_odds)
+    def _audio_features(self, speech: Speech) -> AudioFeatures:
+        return AudioFeatures(self.encoder, speech, self.params.fps, self.params.closure_odds)
 
     def _windows(self, speech: Speech, controls: MotionControls, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield every window's new frames [t, P] and slots [t / SLOT, K], normalized; `count` frames in all."""
@@ -140,7 +148,7 @@ class Synthesizer:
         window: Window,
         count: int,
         last: Streams,
-        audio_features: Hearing,
+        audio_features: AudioFeatures,
         gesture_labels: np.ndarray,
         controls: MotionControls,
     ) -> tuple[Streams, MotionConditions]:

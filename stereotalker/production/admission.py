@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from datetime import time as time_of_day
 
-from stereotalker.errors import SAME_CAUSE, Stopped, cause
+from stereotalker.errors import SAME_CAUSE, BatchStopped, error_signature
 from stereotalker.params import TimeWindow
 
 _POLL_S = 0.5  # seconds between two looks at the clock while work waits
@@ -82,7 +82,7 @@ class AdmissionControl:
         if self.budget_hours is not None and (self.spent.useful + self.spent.lost) / 3600 >= self.budget_hours:
             self.stop(f"the budget of {self.budget_hours:g} worker-hours is spent")
         if self._stopped:
-            raise Stopped(self._stopped)
+            raise BatchStopped(self._stopped)
 
     def wait(self) -> None:
         """Return when work may begin. Raises Stopped like `check`."""
@@ -110,9 +110,9 @@ class AdmissionControl:
         `breaker` failures in a row with the same cause stop the batch.
         """
         with self._lock:
-            is_same = bool(error) and cause(error) == self._cause
+            is_same = bool(error) and error_signature(error) == self._cause
             self._repeats = self._repeats + 1 if is_same else 1
-            self._cause = cause(error) if error else ""
+            self._cause = error_signature(error) if error else ""
             is_tripped = error and self._repeats >= self.breaker
         if is_tripped:
             self.stop(f"{self._repeats} clips in a row {SAME_CAUSE}, the last with: {error}")

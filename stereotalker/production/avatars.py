@@ -18,8 +18,8 @@ from stereotalker.avatar.card_image import draw_card
 from stereotalker.avatar.consent import Consent, check_consent
 from stereotalker.avatar.detector_calibration import read_calibration
 from stereotalker.avatar.fit_portrait import fit_portrait
-from stereotalker.avatar.landmarks import KeyPointFile
-from stereotalker.avatar.library import PICTURE, RECORD, TEXTURE, Card, Library
+from stereotalker.avatar.landmarks import KeypointFile
+from stereotalker.avatar.library import CARD_IMAGE_FILE, RECORD_FILE, TEXTURE_FILE, Card, Library
 from stereotalker.avatar.mediapipe_detector import MediaPipe, detector_version, model_digests
 from stereotalker.control.reference_warp import reference
 from stereotalker.errors import ClipError, UserError
@@ -66,16 +66,16 @@ def fit_portrait_once(path: Path, models: Models, store: AnyStore, landmarks: Pa
         with _FIT_LOCK:
             torch.set_num_threads(_FIT_THREADS)
             picture = read_photo(path, size)
-            with KeyPointFile(landmarks, path) if landmarks else MediaPipe(detector_folder(models.params)) as detector:
+            with KeypointFile(landmarks, path) if landmarks else MediaPipe(detector_folder(models.params)) as detector:
                 try:
                     result = fit_portrait(picture, path.stem, detector, models.body, read_calibration())
                 except ClipError as error:
                     raise ClipError(f"{path.name}: {error}") from None
-        save(result.avatar, folder / RECORD)
-        Image.fromarray(draw_card(result.avatar, models.body)).save(folder / PICTURE)
+        save(result.avatar, folder / RECORD_FILE)
+        Image.fromarray(draw_card(result.avatar, models.body)).save(folder / CARD_IMAGE_FILE)
         texture = reference(result.avatar, models.body).texture
         colors = np.clip(np.rint(texture.colour), 0, 255).astype(np.uint8)
-        Image.fromarray(np.dstack([colors, texture.seen])).save(folder / TEXTURE)
+        Image.fromarray(np.dstack([colors, texture.seen])).save(folder / TEXTURE_FILE)
         fit = {
             "size": picture.shape[:2],
             "detector": detector.name,
@@ -90,7 +90,7 @@ def fit_portrait_once(path: Path, models: Models, store: AnyStore, landmarks: Pa
 def fit_key(path: Path, models: Models, landmarks: Path | None = None) -> str:
     """Store key of a portrait's fit, see `keys.portrait_key`. Raises UserError if a file it needs does not exist."""
     try:
-        landmark_files = KeyPointFile(landmarks, path).files() if landmarks else []
+        landmark_files = KeypointFile(landmarks, path).files() if landmarks else []
         source = [file_digest(file) for file in (path, *landmark_files)]
     except OSError as error:
         raise ClipError(f"{error.filename}: {error.strerror}") from None
@@ -136,14 +136,14 @@ def add_avatar(
     )
     if old and replace(old, made=card.made) == card:
         return old, False
-    avatar = replace(load(Avatar, folder / RECORD), name=name, style=STYLE_INDEX[request.style])
-    library.add(card, avatar, [folder / PICTURE, folder / TEXTURE])
+    avatar = replace(load(Avatar, folder / RECORD_FILE), name=name, style=STYLE_INDEX[request.style])
+    library.add(card, avatar, [folder / CARD_IMAGE_FILE, folder / TEXTURE_FILE])
     return card, True
 
 
 def avatar_record(name: str, library: Library, models: Models, store: AnyStore) -> Path:
     """Path of the record of an avatar, which is named in the library or by a portrait's file. Raises ClipError."""
-    return fit_portrait_once(Path(name), models, store)[1] / RECORD if is_picture(name) else library.find(name)
+    return fit_portrait_once(Path(name), models, store)[1] / RECORD_FILE if is_picture(name) else library.find(name)
 
 
 def fit_notes(name: str, models: Models, store: AnyStore) -> tuple[str, ...]:

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from stereotalker.audio.speech import LETTERLESS, check_alignable
-from stereotalker.avatar.fit_portrait import SMALLEST_PX
+from stereotalker.audio.speech import EMPTY_SCRIPT_MESSAGE, check_alignable
+from stereotalker.avatar.fit_portrait import MIN_SIDE_PX
 from stereotalker.avatar.library import Library
 from stereotalker.avatar.mediapipe_detector import check_usable
 from stereotalker.errors import ClipError, UserError
@@ -203,7 +203,7 @@ def _check_avatar(clip: Clip, library: Library, params: Params, now: datetime) -
     library.check_consent(clip.avatar, clip.consent, params.produce.require_consent, now.date())
     if is_picture(clip.avatar):
         try:
-            check_photo(Path(clip.avatar), SMALLEST_PX)
+            check_photo(Path(clip.avatar), MIN_SIDE_PX)
             check_usable(detector_folder(params))
         except UserError as error:
             raise ClipError(str(error)) from None
@@ -225,7 +225,7 @@ def _seconds(clip: Clip) -> float:
     """
     if clip.script is not None:
         if not any(c.isalnum() for c in clip.script):
-            raise ClipError(LETTERLESS)
+            raise ClipError(EMPTY_SCRIPT_MESSAGE)
         return max(len(clip.script.split()) * 60 / clip.rate, audio_files.MIN_SECONDS)
     seconds = audio_files.media_seconds(clip.audio)
     if clip.transcript is not None:

@@ -93,7 +93,7 @@ def render_segment(job: SegmentJob, renderer: Callable[[], Renderer], store: Any
         )
     motion = load(Motion, sources["motion"] / "motion.safetensors")
     avatar = read_avatar(sources["avatar"] / "avatar.safetensors")
-    view = camera.around(avatar, job.camera, len(motion.poses), clip.fps, (clip.height, clip.width))
+    view = camera.avatar_camera(avatar, job.camera, len(motion.poses), clip.fps, (clip.height, clip.width))
 
     def write(folder: Path) -> None:
         views = camera.stereo_pair(view, clip.stereo.ipd_mm, avatar.target) if clip.stereo else (view,)

@@ -196,7 +196,7 @@ def set_experts(net: nn.Module, kinds: str, view_experts: int, guidance: Guidanc
             block.ff = PriorGuidedExperts(dense, kinds, view_experts, guidance)
 
 
-def upcycled(model: RenderDenoiser, kinds: str) -> RenderDenoiser:
+def upcycle(model: RenderDenoiser, kinds: str) -> RenderDenoiser:
     """A copy of a dense model whose layers have experts. It computes the same as the dense one until it is trained.
 
     kinds: a key of experts.EXPERTS. Raises UserError if the model has experts already.

@@ -100,13 +100,13 @@ class Renderer:
             cells = sample(
                 lambda x, t: self.denoiser(x, t, conditioning), noisy, self.params.scheduler, self.params.steps
             )
-        image = composite_seen_pixels(self.denoiser.codec.decode(cells)[..., :H, :W], warp, visibility)
+        image = composite_visible_pixels(self.denoiser.codec.decode(cells)[..., :H, :W], warp, visibility)
         frames = cut_out(image, plate, region_probs) if alpha else composite(image, plate, region_probs)
         frames = frames.clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1)
         return frames.contiguous().cpu().numpy()
 
 
-def composite_seen_pixels(image: torch.Tensor, warp: torch.Tensor, visibility: torch.Tensor) -> torch.Tensor:
+def composite_visible_pixels(image: torch.Tensor, warp: torch.Tensor, visibility: torch.Tensor) -> torch.Tensor:
     """Put the warp over the denoiser's picture where the portrait shows all of the surface, softly at the border.
 
     A pixel counts only if the portrait shows everything _SEAM_WIDTH px around it. image and warp f32 [B, 3, H, W] in

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from stereotalker.acting.face import resting
+from stereotalker.acting.face import resting_expression
 from stereotalker.acting.reference_acting import STYLES, act
 from stereotalker.body.model import Body
 from stereotalker.geometry import camera as cameras
 from stereotalker.records import Avatar, Motion, Speech
 from stereotalker.smplx_layout import JOINT
 from stereotalker.synthetic.anatomy import anatomy
-from stereotalker.synthetic.backgrounds import draw_backdrop
+from stereotalker.synthetic.backgrounds import draw_background
 from stereotalker.synthetic.contact import RETREAT_M, TOUCH_M, deepest_contact, girth_of
 from stereotalker.synthetic.figure import DressedPerson, build_person
 from stereotalker.synthetic.population import draw_person
@@ -29,10 +29,10 @@ _MAX_TRIES = 4  # at a pose whose hands are clear of the body
 class Actor:
     """An identity ready to perform."""
 
-    dressed: DressedPerson
+    dressed_person: DressedPerson
     avatar: Avatar  # exact, in front view
     light: Light
-    backdrop: str  # kind of the background, or the name of the user's picture
+    background_kind: str  # kind of the background, or the name of the user's picture
     girth: float  # m, by which the dressed front reaches farther forward than the mean body's; hands keep clear of it
 
 
@@ -51,19 +51,19 @@ def build_actor(
     backgrounds of the user's own; rest is how the hands rest, a key of gestures.RESTS, or empty for the rest of the
     person's acting style.
     """
-    dressed = build_person(draw_person(identity, len(STYLES)), body)
+    dressed_person = build_person(draw_person(identity, len(STYLES)), body)
     light = draw_light(identity)
-    background, kind = draw_backdrop(identity, (size, size), pictures)
-    girth = girth_of(anatomy(body), body.rest(dressed.betas) + dressed.shell.astype(np.float32))
-    still = _resting_frame(dressed, body, girth, rest)
+    background, kind = draw_background(identity, (size, size), pictures)
+    girth = girth_of(anatomy(body), body.rest(dressed_person.betas) + dressed_person.shell.astype(np.float32))
+    still = _resting_frame(dressed_person, body, girth, rest)
     name = name or f"synthetic-{identity:06d}"
-    avatar = _render_portrait(dressed, body, still, light, background, size, supersample, name)
-    return Actor(dressed, avatar, light, kind, girth)
+    avatar = _render_portrait(dressed_person, body, still, light, background, size, supersample, name)
+    return Actor(dressed_person, avatar, light, kind, girth)
 
 
-def _resting_frame(dressed: DressedPerson, body: Body, girth: float, rest: str) -> Motion:
+def _resting_frame(dressed_person: DressedPerson, body: Body, girth: float, rest: str) -> Motion:
     """One frame of the person at rest, looking into the camera, with hands clear of the body."""
-    silence, person = Speech(np.zeros(1600, np.float32), -np.inf), dressed.person
+    silence, person = Speech(np.zeros(1600, np.float32), -np.inf), dressed_person.person
     style = STYLES[person.personality]
     for _ in range(_MAX_TRIES):
         still = act(silence, replace(style, rest=rest or style.rest), person.seed, 10.0, girth=girth).frames(0, 1)
@@ -72,10 +72,10 @@ def _resting_frame(dressed: DressedPerson, body: Body, girth: float, rest: str) 
         still = replace(
             still,
             poses=poses,
-            expression=resting(style.smile)[None].astype(np.float32),
+            expression=resting_expression(style.smile)[None].astype(np.float32),
             trans=np.zeros_like(still.trans),
         )
-        deepest = deepest_contact(body, still, dressed.betas, dressed.shell)
+        deepest = deepest_contact(body, still, dressed_person.betas, dressed_person.shell)
         if deepest < TOUCH_M:
             break
         girth += deepest + RETREAT_M
@@ -83,7 +83,7 @@ def _resting_frame(dressed: DressedPerson, body: Body, girth: float, rest: str) 
 
 
 def _render_portrait(
-    dressed: DressedPerson,
+    dressed_person: DressedPerson,
     body: Body,
     still: Motion,
     light: Light,
@@ -93,21 +93,21 @@ def _render_portrait(
     name: str,
 ) -> Avatar:
     """The exact avatar with its square portrait, seen from the front. background u8 [size, size, 3]."""
-    person = dressed.person
-    crown = float((body.rest(dressed.betas) + dressed.shell)[:, 1].max())
+    person = dressed_person.person
+    crown = float((body.rest(dressed_person.betas) + dressed_person.shell)[:, 1].max())
     extent = cameras.DISTANCE_M / cameras.FOCAL_IN_HEIGHTS
     target = np.array([0, crown + HEADROOM_M - extent / 2, 0], np.float32)
     front = cameras.look_at(np.zeros(1), np.zeros(1), np.full(1, cameras.DISTANCE_M), target, (size, size))
     K, E = front.intrinsics[0], front.extrinsics[0]
-    posed = body.posed(still, dressed.betas, dressed.face)
-    picture = render(dressed.figure, posed.vertices[0], posed.turn[0], K, E, light, background, supersample)
+    posed = body.posed(still, dressed_person.betas, dressed_person.face)
+    picture = render(dressed_person.figure, posed.vertices[0], posed.turn[0], K, E, light, background, supersample)
     return Avatar(
         name=name,
         portrait=picture.image,
         background=background,
         regions=picture.regions,
-        betas=dressed.betas,
-        surface=dressed.shell,
+        betas=dressed_person.betas,
+        surface=dressed_person.shell,
         poses=still.poses[0],
         expression=still.expression[0],
         intrinsics=K,

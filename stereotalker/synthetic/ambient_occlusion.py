@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from stereotalker.geometry.camera import orthographic
+from stereotalker.geometry.camera import orthographic_view
 from stereotalker.geometry.rasterizer import rasterize, vertex_normals
-from stereotalker.synthetic.strand_rasterizer import Strands, project_orthographic, rasterize_strands
+from stereotalker.synthetic.strand_rasterizer import Strands, project_strands, rasterize_strands
 
 _SIDE_PX, _EXTENT_M = 320, 0.9  # of the square depth maps
 _MESH_BIAS_M, _STRAND_BIAS_M = 0.004, 0.012  # A point this far behind the depth map still counts as visible.
@@ -34,10 +34,10 @@ def bake_sky_visibility(
     for y, angle in zip(height, turn, strict=True):
         r = np.sqrt(1 - y * y)
         direction = np.array([r * np.sin(angle), y, r * np.cos(angle)])
-        axes, corner, pixels = orthographic(points, direction, center, _EXTENT_M, _SIDE_PX)
+        axes, corner, pixels = orthographic_view(points, direction, center, _EXTENT_M, _SIDE_PX)
         depth = rasterize(pixels, faces, (_SIDE_PX, _SIDE_PX)).depth
         if len(strand_points):
-            projected = project_orthographic(strands, strand_points, axes, corner, _SIDE_PX / _EXTENT_M)
+            projected = project_strands(strands, strand_points, axes, corner, _SIDE_PX / _EXTENT_M)
             rasterize_strands(projected, depth, _SEED)
             strand_visible += visible_in_depth_map(strand_points, axes, corner, depth, _EXTENT_M, _STRAND_BIAS_M)
         facing = np.clip(normals @ direction, 0, 1)

@@ -19,7 +19,7 @@ KINDS = ("studio", "room", "bokeh", "garden")
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 
 
-def draw_backdrop(seed: int, size: tuple[int, int], pictures: tuple[Path, ...] = ()) -> tuple[np.ndarray, str]:
+def draw_background(seed: int, size: tuple[int, int], pictures: tuple[Path, ...] = ()) -> tuple[np.ndarray, str]:
     """A background u8 [H, W, 3] sRGB, and its kind or the name of the user's picture. Deterministic in `seed`.
 
     size is (height, width) in px. If the user gives pictures, half of the people stand before one of them. Raises

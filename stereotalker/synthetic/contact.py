@@ -25,7 +25,7 @@ def girth_of(anatomy: Anatomy, rest: np.ndarray) -> float:
     return float(max(np.percentile(rest[trunk, 2], 99) - np.percentile(template[trunk, 2], 99) - 0.010, 0.0))
 
 
-def buried(anatomy: Anatomy, vertices: np.ndarray) -> float:
+def hand_penetration(anatomy: Anatomy, vertices: np.ndarray) -> float:
     """How deep (m) a hand lies in the trunk or the face in one frame, 0 where it does not.
 
     vertices f32 [V, 3] m are posed and dressed.
@@ -46,6 +46,6 @@ def buried(anatomy: Anatomy, vertices: np.ndarray) -> float:
 
 
 def deepest_contact(body: Body, motion: Motion, betas: np.ndarray, surface: np.ndarray) -> float:
-    """The largest `buried` depth (m) of a motion's frames. betas f32 [B], surface [V, 3] m as in an Avatar."""
+    """The largest `hand_penetration` (m) of a motion's frames. betas f32 [B], surface [V, 3] m as in an Avatar."""
     mean = anatomy(body)
-    return max(buried(mean, v) for v in body.posed(motion, betas, surface).vertices)
+    return max(hand_penetration(mean, v) for v in body.posed(motion, betas, surface).vertices)

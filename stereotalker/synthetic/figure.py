@@ -16,7 +16,7 @@ from scipy.spatial import cKDTree
 
 from stereotalker.body.free_body import PARTS
 from stereotalker.body.model import Body
-from stereotalker.body.shape_space import FACES, load_variety
+from stereotalker.body.shape_space import SHAPE_SPACE_FILE, load_shape_space
 from stereotalker.smplx_layout import REGION
 from stereotalker.synthetic import facial_hair, hair
 from stereotalker.synthetic.ambient_occlusion import bake_sky_visibility
@@ -56,7 +56,7 @@ def build_person(person: Person, body: Body) -> DressedPerson:
     Raises UserError where the file of face shapes is missing.
     """
     mean = anatomy(body)
-    variety = load_variety(FACES)
+    variety = load_shape_space(SHAPE_SPACE_FILE)
     betas = variety.betas(person.phenotypes)[: body.betas]
     face = variety.detail(person.phenotypes, person.face)
     rest = (body.rest(betas) + face).astype(np.float64)
@@ -199,21 +199,21 @@ def _bake_texels(
     longest = np.max(
         [np.linalg.norm(corners[:, i] - corners[:, j], axis=1) for i, j in ((0, 1), (1, 2), (2, 0))], axis=0
     )
-    fineness = np.clip(np.ceil(longest / spacing), 1, _MAX_LATTICE_STEPS).astype(np.uint8)
-    counts = (fineness.astype(int) + 1) * (fineness.astype(int) + 2) // 2
+    resolution = np.clip(np.ceil(longest / spacing), 1, _MAX_LATTICE_STEPS).astype(np.uint8)
+    counts = (resolution.astype(int) + 1) * (resolution.astype(int) + 2) // 2
     first = np.cumsum(counts) - counts
     samples = np.zeros((counts.sum(), attributes.shape[1]), np.float32)
-    for R in np.unique(fineness):
-        triangles = np.flatnonzero(fineness == R)
+    for R in np.unique(resolution):
+        triangles = np.flatnonzero(resolution == R)
         j, i = np.meshgrid(np.arange(R + 1), np.arange(R + 1), indexing="ij")
         inside = i + j <= R
         bary = np.stack([R - i[inside] - j[inside], i[inside], j[inside]], 1) / R
         rows = first[triangles][:, None] + np.arange(len(bary))
         samples[rows] = np.einsum("nk,fkc->fnc", bary, attributes[mesh.faces[triangles]])
-    return fineness, *paint(samples)
+    return resolution, *paint(samples)
 
 
 def _join_texels(baked: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Texels:
-    fineness, values, region = (np.concatenate(column) for column in zip(*baked, strict=True))
-    counts = (fineness.astype(np.int64) + 1) * (fineness.astype(np.int64) + 2) // 2
-    return Texels((np.cumsum(counts) - counts).astype(np.int32), fineness, values, region)
+    resolution, values, region = (np.concatenate(column) for column in zip(*baked, strict=True))
+    counts = (resolution.astype(np.int64) + 1) * (resolution.astype(np.int64) + 2) // 2
+    return Texels((np.cumsum(counts) - counts).astype(np.int32), resolution, values, region)

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 from scipy.spatial import cKDTree
 
-from stereotalker.avatar.clothed_surface import Seen, clothe
+from stereotalker.avatar.clothed_surface import ProjectedBody, align_silhouette
 from stereotalker.avatar.hair_depth import BARE_HEAD, hair_depth
 from stereotalker.body.model import Body
 from stereotalker.geometry.camera import project
@@ -30,17 +30,17 @@ def fit_silhouette(avatar: Avatar, body: Body) -> Avatar:
     shrink = max(round(max(avatar.regions.shape) / _SILHOUETTE_PX), 1)
     regions = majority_pool(avatar.regions, shrink)
     view, fixed = seen_in_portrait(avatar, body, shrink), _fixed_weight(body)
-    shift = clothe(view, regions != REGION["background"], body, np.zeros((len(view.pixels), 2)), fixed)
+    shift = align_silhouette(view, regions != REGION["background"], body, np.zeros((len(view.pixels), 2)), fixed)
     nearer = hair_depth(view, shift, fixed, regions, body, BARE_HEAD)
     return replace(avatar, surface=(avatar.surface + view.to_rest(shift, nearer)).astype(np.float16))
 
 
-def seen_in_portrait(avatar: Avatar, body: Body, shrink: int = 1) -> Seen:
+def seen_in_portrait(avatar: Avatar, body: Body, shrink: int = 1) -> ProjectedBody:
     """The avatar's body as the portrait's camera sees it, in pixels of a portrait that is `shrink` times smaller."""
     posed = body.posed(Motion.still(avatar.poses, avatar.expression), avatar.betas, avatar.surface)
     intrinsics = avatar.intrinsics / np.array([[shrink], [shrink], [1]], np.float32)
     pixels = project(posed.vertices[0], intrinsics, avatar.extrinsics)
-    return Seen(pixels, posed.vertices[0], posed.turn[0], avatar.extrinsics[:3, :3], intrinsics)
+    return ProjectedBody(pixels, posed.vertices[0], posed.turn[0], avatar.extrinsics[:3, :3], intrinsics)
 
 
 def _fixed_weight(body: Body) -> np.ndarray:

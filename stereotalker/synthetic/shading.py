@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stereotalker.geometry.camera import orthographic, project
+from stereotalker.geometry.camera import orthographic_view, project
 from stereotalker.geometry.rasterizer import majority_pool, rasterize, vertex_normals
 from stereotalker.synthetic.ambient_occlusion import view_center
 from stereotalker.synthetic.bound_mesh import Binding
@@ -31,7 +31,7 @@ from stereotalker.synthetic.shading_kernels import (
 from stereotalker.synthetic.strand_rasterizer import (
     ProjectedStrands,
     Strands,
-    project_orthographic,
+    project_strands,
     rasterize_strands,
 )
 
@@ -136,9 +136,9 @@ def render(
 def _shadow_map(figure: Figure, points: np.ndarray, hairs: np.ndarray, direction: np.ndarray) -> ShadowMap:
     """The shadow map of a light. points f32 [M, 3] m, hairs f32 [P, 3] m, direction f32 [3] towards the light."""
     side = _SHADOW_SIDE_PX
-    axes, corner, pixels = orthographic(points, direction, view_center(points), SHADOW_EXTENT_M, side)
+    axes, corner, pixels = orthographic_view(points, direction, view_center(points), SHADOW_EXTENT_M, side)
     depth = rasterize(pixels, figure.faces, (side, side)).depth
     if len(hairs):
-        projected = project_orthographic(figure.strands, hairs, axes, corner, side / SHADOW_EXTENT_M)
+        projected = project_strands(figure.strands, hairs, axes, corner, side / SHADOW_EXTENT_M)
         rasterize_strands(projected, depth, _SHADOW_SEED)
     return ShadowMap(axes.astype(np.float32), corner.astype(np.float32), depth)

@@ -25,7 +25,7 @@ class Texels(NamedTuple):
     """Mesh colors (Yuksel et al. 2010): a lattice of (R + 1)(R + 2) / 2 samples on every triangle."""
 
     first: np.ndarray  # i32 [F], index of a triangle's first sample
-    fineness: np.ndarray  # u8 [F], R: lattice steps along an edge
+    resolution: np.ndarray  # u8 [F], R: lattice steps along an edge
     values: np.ndarray  # f32 [N, 7], columns as in CHANNELS
     region: np.ndarray  # u8 [N], values of smplx_layout.REGION
 
@@ -266,7 +266,7 @@ def shade_surfaces(samples, mesh, texels, view, light, shadow, image, regions):
     """
     face, bary, depth, strand = samples.face, samples.bary, samples.depth, samples.strand
     points, normals, faces, mesh_sky, recess = mesh.points, mesh.normals, mesh.faces, mesh.sky_visibility, mesh.recess
-    first, fineness, values, texel_region = texels.first, texels.fineness, texels.values, texels.region
+    first, resolution, values, texel_region = texels.first, texels.resolution, texels.values, texels.region
     eye, focal = view.eye, view.focal
     directions, colours, sky, bounce = light.directions, light.colours, light.sky, light.bounce
     axes, corner, shadow_depth = shadow.axes, shadow.corner, shadow.depth
@@ -296,7 +296,7 @@ def shade_surfaces(samples, mesh, texels, view, light, shadow, image, regions):
             for a in range(3):
                 g[a] = n[a]
             # Interpolate the texels around the place, and let their heights bend the normal.
-            R, start = fineness[f], first[f]
+            R, start = resolution[f], first[f]
             s00, s10, s01, w00, w10, w01, is_upright = _lattice_place(b1, b2, R)
             s00, s10, s01 = start + s00, start + s10, start + s01
             for c in range(values.shape[1]):

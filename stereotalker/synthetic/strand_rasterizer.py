@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from stereotalker.geometry.camera import flatten
+from stereotalker.geometry.camera import project_orthographic
 from stereotalker.synthetic.bound_mesh import Binding
 
 
@@ -40,7 +40,7 @@ class ProjectedStrands(NamedTuple):
     focal: float  # px; 0 says that the view is orthographic
 
 
-def project_orthographic(
+def project_strands(
     strands: Strands, points: np.ndarray, axes: np.ndarray, corner: np.ndarray, scale: float
 ) -> ProjectedStrands:
     """Strands in the view of `geometry.camera.orthographic`.
@@ -48,7 +48,7 @@ def project_orthographic(
     points f32 [P, 3] m: the posed strand points; axes f64 [3, 3]; corner f64 [3] m; scale in px per m.
     """
     return ProjectedStrands(
-        flatten(points, axes, corner, scale), strands.first, strands.radius * np.float32(scale), focal=0.0
+        project_orthographic(points, axes, corner, scale), strands.first, strands.radius * np.float32(scale), focal=0.0
     )
 
 

@@ -62,32 +62,39 @@ def capture_take(actor: Actor, body: Body, speech: Speech, number: int, seed: in
     The first camera stands where the portrait's camera stood, unless azimuths are given. Deterministic in identity,
     `number` and `seed`. Raises ClipError where the hands cannot be kept out of the body.
     """
-    person = actor.dressed.person
+    person = actor.dressed_person.person
     rng = np.random.default_rng([seed, person.number, number])
     style, act_seed, strength = STYLES[person.personality], int(rng.integers(1 << 30)), float(rng.uniform(0.7, 1.3))
     count = max(round(speech.seconds * setup.fps), 1)
     first = int(rng.integers(max(count - setup.frames, 0) + 1))
     motion = _act_without_contact(actor, body, speech, style, act_seed, strength, setup, first)
     camera = _draw_cameras(actor.avatar, setup, len(motion.poses), rng)
-    posed = body.posed(motion, actor.dressed.betas, actor.dressed.face)
+    posed = body.posed(motion, actor.dressed_person.betas, actor.dressed_person.face)
     T, H, W = len(motion.poses), setup.size, setup.size
     C = len(camera)
     image, regions = np.zeros((C, T, H, W, 3), np.uint8), np.zeros((C, T, H, W), np.uint8)
     depth, keypoints = np.zeros((C, T, H, W), np.float32), []
-    points = key_points(body, motion, actor.dressed)
+    points = compute_keypoints(body, motion, actor.dressed_person)
     for c, view in enumerate(camera):
         K, E = view.intrinsics[0], view.extrinsics[0]
         plate = background_plate(actor.avatar, K, E, (H, W))
         for t in range(T):
             picture = render(
-                actor.dressed.figure, posed.vertices[t], posed.turn[t], K, E, actor.light, plate, setup.supersample
+                actor.dressed_person.figure,
+                posed.vertices[t],
+                posed.turn[t],
+                K,
+                E,
+                actor.light,
+                plate,
+                setup.supersample,
             )
             image[c, t], regions[c, t], depth[c, t] = picture.image, picture.regions, picture.depth
         keypoints.append([cameras.project(points[t], K, E) for t in range(T)])
     return Take(
         identity=person.number,
         number=number,
-        person=person.attributes() | {"background": actor.backdrop},
+        person=person.attributes() | {"background": actor.background_kind},
         avatar=actor.avatar,
         motion=motion,
         start=first / setup.fps,
@@ -115,12 +122,12 @@ def _act_without_contact(
         # Frames are picked and not filtered, so the acting is the same at every frame rate of the take.
         rows = np.clip((times * ACTED_FPS).astype(int), 0, len(acted.poses) - 1)
         motion = Motion(acted.poses[rows], acted.expression[rows], acted.trans[rows], setup.fps)
-        deepest = deepest_contact(body, motion, actor.dressed.betas, actor.dressed.shell)
+        deepest = deepest_contact(body, motion, actor.dressed_person.betas, actor.dressed_person.shell)
         if deepest < TOUCH_M:
             return motion
         girth += deepest + RETREAT_M
     raise ClipError(
-        f"identity {actor.dressed.person.number}: a hand stays {1000 * deepest:.0f} mm inside the body; "
+        f"identity {actor.dressed_person.person.number}: a hand stays {1000 * deepest:.0f} mm inside the body; "
         f"expected less than {1000 * TOUCH_M:.0f}"
     )
 
@@ -138,11 +145,11 @@ def _draw_cameras(avatar: Avatar, setup: CaptureSetup, T: int, rng: np.random.Ge
     )
 
 
-def key_points(body: Body, motion: Motion, dressed: DressedPerson) -> np.ndarray:
+def compute_keypoints(body: Body, motion: Motion, dressed_person: DressedPerson) -> np.ndarray:
     """The joints and iBUG's inner 51 face points of every frame on the undressed body, f32 [T, K, 3] m."""
     with np.load(body.path, allow_pickle=False) as file:
         triangles, weights, regressor = file["lmk_faces_idx"], file["lmk_bary_coords"], file["J_regressor"]
-    vertices = body.posed(motion, dressed.betas, dressed.face).vertices
+    vertices = body.posed(motion, dressed_person.betas, dressed_person.face).vertices
     joints = vertices[:, regressor.argmax(1)]  # joints of the free body are vertices
     face = (vertices[:, body.faces[triangles]] * weights[None, :, :, None]).sum(2)
     return np.concatenate([joints, face], 1).astype(np.float32)

@@ -9,9 +9,16 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from stereotalker.audio.augmentation import augment, unspoken
-from stereotalker.audio.encoder import FIELD, HOP, SpeechEncoder, classes_at, frame_times, loudness_of
-from stereotalker.audio.phonemes import BILABIAL, CLASS, CLASSES
+from stereotalker.audio.augmentation import augment, non_speech_sound
+from stereotalker.audio.encoder import (
+    HOP_SAMPLES,
+    RECEPTIVE_FIELD_SAMPLES,
+    SpeechEncoder,
+    frame_times,
+    phoneme_classes_at,
+    speech_level,
+)
+from stereotalker.audio.phonemes import BILABIAL, CLASS_INDEX, CLASSES
 from stereotalker.params import AudioParams
 from stereotalker.records import SAMPLE_RATE, Speech
 from stereotalker.runtime.device import autocast
@@ -34,7 +41,7 @@ def training_loss(model: SpeechEncoder, corpus: list[Speech], params: AudioParam
             *(_crop(corpus[k], length, rng) for k in rng.choice(len(corpus), params.training.batch, p=probability)),
             strict=True,
         )
-        levels = torch.tensor([loudness_of(crop) for crop in crops], dtype=torch.float32)
+        levels = torch.tensor([speech_level(crop) for crop in crops], dtype=torch.float32)
         with autocast():
             _, logits = model(torch.from_numpy(np.stack(crops)), levels)
         target = torch.from_numpy(np.concatenate(targets))
@@ -57,9 +64,9 @@ def _crop(speech: Speech, length: int, rng: np.random.Generator) -> tuple[np.nda
 
     It is a stretch of the speech at another speed and pitch; one crop in twelve is sound without speech.
     """
-    count = (length - FIELD) // HOP + 1
+    count = (length - RECEPTIVE_FIELD_SAMPLES) // HOP_SAMPLES + 1
     if rng.random() < 1 / 12:
-        return augment(unspoken(length, rng), rng), np.full(count, CLASS["sil"], np.int64)
+        return augment(non_speech_sound(length, rng), rng), np.full(count, CLASS_INDEX["sil"], np.int64)
     speed = float(rng.uniform(0.85, 1.18))
     # A crop may begin or end up to 0.2 s outside the speech, in silence.
     source_length, pad = int(length * speed) + 1, SAMPLE_RATE // 5
@@ -68,4 +75,4 @@ def _crop(speech: Speech, length: int, rng: np.random.Generator) -> tuple[np.nda
     source = np.pad(source, (0, max(source_length - len(source), 0)))[:source_length]
     crop = np.interp(np.arange(length) * speed, np.arange(source_length), source)
     times = frame_times(count) * speed + start / SAMPLE_RATE
-    return augment(crop, rng), classes_at(speech, times)
+    return augment(crop, rng), phoneme_classes_at(speech, times)

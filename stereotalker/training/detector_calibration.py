@@ -13,12 +13,19 @@ import numpy as np
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
-from stereotalker.acting.face import resting
+from stereotalker.acting.face import resting_expression
 from stereotalker.acting.reference_acting import STYLES, act
 from stereotalker.audio.speech import from_script
 from stereotalker.audio.text_to_speech import Voice
-from stereotalker.avatar.detector_calibration import ARM_JOINTS, FACE_M, FINGERS, MIRROR, OFFSET_FRAMES, TRUNK_JOINTS
-from stereotalker.avatar.landmarks import FACE_POINTS, POSE, VISIBLE, Detector, Landmarks
+from stereotalker.avatar.detector_calibration import (
+    ARM_JOINTS,
+    FACE_HEIGHT_M,
+    FINGERS,
+    MIRROR_X,
+    OFFSET_FRAMES,
+    TRUNK_JOINTS,
+)
+from stereotalker.avatar.landmarks import FACE_POINTS, MIN_VISIBILITY, POSE, Detector, Landmarks
 from stereotalker.body.free_body import PARTS
 from stereotalker.body.model import Body
 from stereotalker.errors import UserError
@@ -74,7 +81,7 @@ def build_calibration(path: Path, body: Body, detector: Detector, params: Avatar
         )
     points = np.stack([head.points for head in heads])
     triangle, weights, template = _onto_surface(np.nanmedian(points, 0), body)
-    spread = np.nanmedian(np.linalg.norm(points - template, axis=-1), 0) / FACE_M
+    spread = np.nanmedian(np.linalg.norm(points - template, axis=-1), 0) / FACE_HEIGHT_M
     rotations = Rotation.from_matrix(
         np.stack([head.body_rotation.T @ head.detected_rotation for head in heads if head.is_level])
     )
@@ -112,14 +119,14 @@ def _detect_head(actor: Actor, body: Body, detector: Detector, jaw: float, yaw: 
     poses[JOINT["jaw"], 0] = jaw
     for joint, share in (("neck", 0.4), ("head", 0.6)):
         poses[JOINT[joint], :2] = share * np.radians([pitch, yaw])
-    posed = body.posed(Motion.still(poses, avatar.expression), actor.dressed.betas, actor.dressed.face)
+    posed = body.posed(Motion.still(poses, avatar.expression), actor.dressed_person.betas, actor.dressed_person.face)
     vertices, is_head = posed.vertices[0], body.weights[:, JOINT["head"]] > 0.5
     center = vertices[is_head].mean(0).astype(np.float32)
     view = cameras.look_at(np.zeros(1), np.zeros(1), np.full(1, _HEAD_DISTANCE), center, size)
     K, E = view.intrinsics[0].copy(), view.extrinsics[0]
     K[[0, 1], [0, 1]] *= _HEAD_ZOOM
     wall = np.full((*size, 3), 150, np.uint8)
-    landmarks = detector(render(actor.dressed.figure, vertices, posed.turn[0], K, E, actor.light, wall, 1).image)
+    landmarks = detector(render(actor.dressed_person.figure, vertices, posed.turn[0], K, E, actor.light, wall, 1).image)
     if landmarks.face is None or landmarks.head is None:
         return None
     hit = rasterize(cameras.project(vertices, K, E), body.faces, size)
@@ -171,7 +178,7 @@ def _offset(name: str, frame: str, portraits: list[tuple[Avatar, Landmarks]], bo
             if (
                 landmarks.pose is not None
                 and landmarks.people == 1
-                and landmarks.visible[index] >= VISIBLE
+                and landmarks.visible[index] >= MIN_VISIBILITY
                 and (landmarks.pose[index] < landmarks.size[::-1]).all()
             ):
                 observations.append((avatar, side, f"{side}_{name}", frame.format(side=side), landmarks.pose[index]))
@@ -207,7 +214,7 @@ def _mean_offset(observations: list[tuple[Avatar, str, str, str, np.ndarray]], b
         joints, turns = body.posed_joints(Motion.still(avatar.poses, avatar.expression), avatar.betas)
         E, K = avatar.extrinsics, avatar.intrinsics
         position = E[:3, :3] @ joints[0, JOINT[joint]] + E[:3, 3]
-        axes = E[:3, :3] @ turns[0, JOINT[frame]] * np.array([MIRROR[side], 1, 1])
+        axes = E[:3, :3] @ turns[0, JOINT[frame]] * np.array([MIRROR_X[side], 1, 1])
         rows.append((axes * K[0, 0] / position[2])[:2])
         values.append(pixel - (K @ (position / position[2]))[:2])
     return np.linalg.lstsq(np.concatenate(rows), np.concatenate(values), rcond=None)[0]
@@ -233,7 +240,7 @@ def _priors() -> dict[str, np.ndarray]:
         "arm_scale": scale(arms, _ARM_SD),
         "hand_mean": hands.mean(1),
         "hand_scale": np.stack([scale(rows, _HAND_SD) for rows in hands]),
-        "expression_mean": resting(),
+        "expression_mean": resting_expression(),
     }
     assert len(priors["expression_mean"]) == len(ACTIONS)
     return {name: value.astype(np.float32) for name, value in priors.items()}

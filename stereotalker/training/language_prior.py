@@ -16,13 +16,20 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from stereotalker.acting.gestures import HELD_OUT, LEXICON, meaning
-from stereotalker.motion.language_prior import GESTURE_INDEX, POOLED, SLOT, LanguagePrior, Vocabulary, pooled
+from stereotalker.acting.gestures import HELD_OUT_WORDS, LEXICON, gesture_class_of
+from stereotalker.motion.language_prior import (
+    GESTURE_INDEX,
+    SLOT,
+    SLOTS_PER_TOKEN,
+    LanguagePrior,
+    Vocabulary,
+    pool_slots,
+)
 from stereotalker.records import Timed
 from stereotalker.runtime.device import autocast
 
 _MAX_WORDS = 14  # in a training sentence
-_SLOTS = 16 * POOLED  # in a training segment of sound
+_SLOTS = 16 * SLOTS_PER_TOKEN  # in a training segment of sound
 _IGNORED = -100  # label that the cross entropy ignores
 
 
@@ -37,7 +44,7 @@ class Utterance:
 def gesture_label(word: str) -> int:
     """Index of a word's gesture class in GESTURE_NAMES, 0 if it has none, _IGNORED (-100) if the word is held out."""
     bare = word.lower().strip(".,!?;:\"'()…¿¡")
-    return _IGNORED if bare in HELD_OUT else GESTURE_INDEX[meaning(word) or ""]
+    return _IGNORED if bare in HELD_OUT_WORDS else GESTURE_INDEX[gesture_class_of(word) or ""]
 
 
 def training_loss(prior: LanguagePrior, utterances: list[Utterance], batch: int, fps: float):
@@ -48,7 +55,7 @@ def training_loss(prior: LanguagePrior, utterances: list[Utterance], batch: int,
     """
     vocabulary = Vocabulary(prior.language_model)
     sentences = [[w.text for w in u.words] for u in utterances if u.words]
-    spoken = [u for u in utterances if u.words and len(u.slots) >= POOLED]
+    spoken = [u for u in utterances if u.words and len(u.slots) >= SLOTS_PER_TOKEN]
     lexicon = sorted(LEXICON)
 
     def loss(rng: np.random.Generator) -> torch.Tensor:
@@ -95,7 +102,7 @@ def _sound_loss(
     prior: LanguagePrior, vocabulary: Vocabulary, utterances: list[Utterance], fps: float, rng: np.random.Generator
 ) -> torch.Tensor:
     """Cross entropy of gesture classes predicted from sound, plus half the contrastive loss."""
-    slots, labels, spoken_words = [], np.zeros((len(utterances), _SLOTS // POOLED), np.int64), []
+    slots, labels, spoken_words = [], np.zeros((len(utterances), _SLOTS // SLOTS_PER_TOKEN), np.int64), []
     for b, u in enumerate(utterances):
         start = int(rng.integers(max(len(u.slots) - _SLOTS, 0) + 1))
         segment = u.slots[start : start + _SLOTS].astype(np.float32)
@@ -105,9 +112,9 @@ def _sound_loss(
             if 0 <= first and last < len(segment) and last > first:
                 spoken_words.append((b, first, last, word.text.lower()))
                 if label := gesture_label(word.text):
-                    labels[b, (first + last) // 2 // POOLED] = label
+                    labels[b, (first + last) // 2 // SLOTS_PER_TOKEN] = label
     projected = prior.project(torch.from_numpy(np.stack(slots)))
-    tokens = pooled(projected)
+    tokens = pool_slots(projected)
     gesture_loss = _gesture_loss(
         prior(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool)), torch.from_numpy(labels)
     )

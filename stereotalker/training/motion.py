@@ -12,14 +12,14 @@ import torch
 
 from stereotalker.acting.gestures import LEXICON
 from stereotalker.acting.reference_acting import STYLES, act
-from stereotalker.audio.augmentation import augment, unspoken
+from stereotalker.audio.augmentation import augment, non_speech_sound
 from stereotalker.audio.encoder import SpeechEncoder
 from stereotalker.audio.phonemes import CLASSES
 from stereotalker.diffusion.schedulers import TRAIN_TIMESTEPS, make_scheduler
-from stereotalker.motion.audio_features import Hearing
+from stereotalker.motion.audio_features import AudioFeatures
 from stereotalker.motion.denoiser import MotionConditions, MotionDenoiser, Streams
 from stereotalker.motion.features import FACE_COLUMNS, JAW, MOUTH, body_columns, face_columns, principal_axes, to_slots
-from stereotalker.motion.language_prior import SLOT, at_slots
+from stereotalker.motion.language_prior import SLOT, labels_at_slots
 from stereotalker.params import MotionParams
 from stereotalker.records import SAMPLE_RATE, Speech, Timed
 from stereotalker.runtime.device import autocast
@@ -54,7 +54,7 @@ def make_example(corpus: list[Speech], encoder: SpeechEncoder, fps: float, seed:
     rng = np.random.default_rng([seed, 21])
     speech = _joined([corpus[i] for i in rng.integers(len(corpus), size=3)], rng)
     if rng.random() < 1 / 8:
-        sound = unspoken(len(speech.samples), rng)
+        sound = non_speech_sound(len(speech.samples), rng)
         speech = Speech(sound, -40.0)
     style, strength = int(rng.integers(len(STYLES))), float(rng.choice([0.0, 1.0, 1.0, 1.0, rng.uniform(0.3, 2.0)]))
     acted_speech = replace(speech, words=tuple(_with_random_gesture(word, rng) for word in speech.words))
@@ -62,12 +62,12 @@ def make_example(corpus: list[Speech], encoder: SpeechEncoder, fps: float, seed:
     T = len(motion.poses) // SLOT * SLOT
     samples = augment(speech.samples, rng) if rng.random() < 0.7 else speech.samples
     samples = np.clip(samples, -1, 1).astype(np.float32)
-    audio_features = Hearing(encoder, Speech(samples, speech.loudness), fps).frames(0, T)
+    audio_features = AudioFeatures(encoder, Speech(samples, speech.loudness), fps).frames(0, T)
     # Sound without speech gets one short phoneme of silence, because a speech without phonemes would get the encoder's
     # posteriors.
     phonemes = speech.phonemes or (Timed("_", 0.0, 0.01),)
     with_phonemes = Speech(samples, speech.loudness, (), phonemes)
-    phoneme_posteriors = Hearing(encoder, with_phonemes, fps).frames(0, T)[:, -len(CLASSES) :]
+    phoneme_posteriors = AudioFeatures(encoder, with_phonemes, fps).frames(0, T)[:, -len(CLASSES) :]
     word_labels = np.array([max(gesture_label(w.text), 0) for w in acted_speech.words], np.int64)
     slots = audio_features.reshape(-1, SLOT, audio_features.shape[1]).mean(1)
     return MotionExample(
@@ -75,7 +75,7 @@ def make_example(corpus: list[Speech], encoder: SpeechEncoder, fps: float, seed:
         phoneme_posteriors=phoneme_posteriors.astype(np.float16),
         face=face_columns(motion)[:T],
         body=to_slots(body_columns(motion)[:T]),
-        gesture_labels=at_slots(acted_speech.words, word_labels, T // SLOT, fps),
+        gesture_labels=labels_at_slots(acted_speech.words, word_labels, T // SLOT, fps),
         style=style,
         strength=strength,
         utterance=Utterance(speech.words, slots.astype(np.float16)),

@@ -21,7 +21,9 @@ from stereotalker.training.loop import Log, fit
 from stereotalker.training.motion import MotionExample, make_example
 
 
-def acted(speech: Path, weights: Path, params: MotionParams, processes: int | None = None) -> list[MotionExample]:
+def make_examples(
+    speech: Path, weights: Path, params: MotionParams, processes: int | None = None
+) -> list[MotionExample]:
     """The examples on which the motion model is trained, made by `processes` processes (None: one per core).
 
     The result does not depend on the number of processes. `speech` is the folder of the corpus, `weights` the folder of

@@ -58,7 +58,7 @@ def to_sample(take: Take, body: Body, seed: int, wrong: float) -> Sample:
     """
     rng = np.random.default_rng([seed, take.identity, take.number, 17])
     C, T = take.image.shape[:2]
-    fitted = wrong_fit(take.avatar, body, int(rng.integers(1 << 30)), wrong) if wrong else take.avatar
+    fitted = imperfect_fit(take.avatar, body, int(rng.integers(1 << 30)), wrong) if wrong else take.avatar
     poses = take.motion.poses + (fitted.poses - take.avatar.poses)
     motion = Motion(
         *(np.concatenate([a] * C) for a in (poses, take.motion.expression, take.motion.trans)), take.motion.fps
@@ -130,7 +130,7 @@ def _read_shard_samples(job: tuple[Path, BodyParams, int, float, float | None]) 
     return [to_sample(take, body, seed, amount) for take, amount in zip(takes, amounts, strict=True)]
 
 
-def wrong_fit(avatar: Avatar, body: Body, seed: int, amount: float = 1.0) -> Avatar:
+def imperfect_fit(avatar: Avatar, body: Body, seed: int, amount: float = 1.0) -> Avatar:
     """The avatar as an imperfect fit would give it; `amount` scales the errors.
 
     Standard deviations at amount 1: betas 0.3, joint rotations 2 degrees (trunk and hips 0.5), thickness of the clothes
