@@ -2,18 +2,23 @@
 PYTHON ?= python3
 # The torch to install first. The default has CPU-only wheels on some indexes; TORCH=torch takes the newest one allowed.
 TORCH ?= torch==2.13.0
+# How many processes share the tests.
+WORKERS ?= 2
 BIN := .venv/bin
+PIP := $(BIN)/pip install -q --disable-pip-version-check
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
-.PHONY: setup demo test lint bench clean
+.PHONY: setup demo check test test-all lint docs lock bench clean
 
 setup: .venv/.ready
 
-.venv/.ready: pyproject.toml
+# torch apart, because its build differs by index; the rest in the versions and with the hashes that were tested. The lock
+# holds opencv-python-headless in the place of the OpenCV that mediapipe asks for, which needs libGL.
+.venv/.ready: pyproject.toml requirements.lock
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -q --disable-pip-version-check "$(TORCH)"
-	$(BIN)/pip install -q --disable-pip-version-check -e ".[people,photo,dev]"
-	@# mediapipe asks for the OpenCV that needs libGL; the headless one, of the same release, takes its place
-	$(BIN)/pip install -q --disable-pip-version-check --force-reinstall --no-deps "opencv-python-headless>=4.10,<5"
+	$(PIP) "$(TORCH)"
+	$(PIP) --require-hashes --no-deps -r requirements.lock
+	$(PIP) --no-deps -e .
 	touch $@
 
 demo: setup
@@ -21,12 +26,34 @@ demo: setup
 	@if [ -d ../shared/data/speech ]; then $(BIN)/stereotalker produce examples/real.yaml --out out/demo-real; \
 	else echo "real recordings are not at ../shared/data/speech: examples/real.yaml is left out"; fi
 
-test: setup
-	$(BIN)/ruff check .
-	$(BIN)/python -m pytest
+# The fast tests: units, within two minutes.
+check: setup lint
+	$(PYTEST) -m "not integration and not slow"
+
+# What a commit must pass, within ten minutes on two idle cores.
+test: setup lint
+	$(BIN)/mypy
+	$(PYTEST) -m "not slow"
+
+# Everything, with what takes minutes each.
+test-all: setup lint
+	$(BIN)/mypy
+	$(PYTEST)
 
 lint: setup
-	$(BIN)/ruff check --fix .
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+docs: setup
+	$(BIN)/mkdocs build --strict
+
+# Resolve the tested set of packages anew, within the ranges of pyproject.toml.
+lock: setup
+	$(PIP) pip-tools
+	$(BIN)/pip-compile -q --generate-hashes --strip-extras --no-emit-index-url --no-emit-trusted-host --no-emit-find-links \
+		--no-header --unsafe-package torch --unsafe-package opencv-contrib-python \
+		--extra people --extra photo --extra docs --extra dev -o requirements.lock pyproject.toml
 
 bench: setup
 	$(BIN)/python -m benchmarks.clip
@@ -36,4 +63,4 @@ bench: setup
 	$(BIN)/python -m benchmarks.chaos
 
 clean:
-	rm -rf .venv out runs data
+	rm -rf .venv out runs data build site

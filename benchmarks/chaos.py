@@ -1,7 +1,9 @@
-"""Does a night survive? A batch on a Ray cluster of two nodes; a worker, then a whole node, then the driver die by kill -9 at random moments.
+"""Fault injection: does a batch survive when a worker, a whole node and the driver are killed at random moments?
 
-`python -m benchmarks.chaos [--clips 40] [--rounds 10] [--seed 0]`. The shipped models, small pictures. Every round starts from an empty
-store and must end with every clip made, no finished stage made twice, and the bytes of an undisturbed run. Writes benchmarks/chaos.json.
+`python -m benchmarks.chaos [--clips 40] [--rounds 10] [--seed 0]`. The batch runs on a Ray cluster of two nodes,
+with the shipped models and small pictures. In every round first a worker, then a node, then the driver gets SIGKILL.
+A round starts from an empty store, and must end with every clip made, no finished stage made twice, and the bytes of an
+undisturbed run. Writes benchmarks/chaos.json.
 """
 
 from __future__ import annotations
@@ -21,17 +23,18 @@ import psutil
 import yaml
 from ray.cluster_utils import Cluster
 
-from benchmarks.machine import machine
+from benchmarks.machine import machine_info
 from stereotalker.params import ROOT
 from stereotalker.store.digests import file_digest
 
 _WORDS = "one two three four five six seven eight nine ten eleven twelve".split()
-_WORKER = "ray::_Worker"
-_LONGEST_S = 900
+_WORKER_PROCESS = "ray::_Worker"  # how the command line of a worker process starts
+_MAX_SECONDS = 900  # time limit of a run, s
+_NODE_MEMORY = 200 * 1024**2  # object store of a Ray node, bytes
 
 
-class Night:
-    """One batch in a folder of its own, made by drivers that may be killed."""
+class BatchRun:
+    """A batch in its own folder, made by driver processes that may be killed and started again."""
 
     def __init__(self, folder: Path, manifest: Path, params: Path, address: str):
         self.folder, self._address = folder, address
@@ -53,7 +56,8 @@ class Night:
         self._server = {"PREFECT_API_URL": os.environ["PREFECT_API_URL"]} if "PREFECT_API_URL" in os.environ else {}
 
     def start(self) -> subprocess.Popen:
-        own = {
+        """Start a driver process, which goes on where a killed one stopped."""
+        environment = {
             **os.environ,
             **self._server,
             "STEREOTALKER_HOME": str(self.folder / "home"),
@@ -61,117 +65,134 @@ class Night:
             "OMP_NUM_THREADS": "1",
         }
         with open(self.folder / "driver.log", "ab") as log:
-            return subprocess.Popen(self._command, stdout=log, stderr=log, env=own, cwd=ROOT)
+            return subprocess.Popen(self._command, stdout=log, stderr=log, env=environment, cwd=ROOT)
 
     def finished(self) -> dict[str, int]:
-        """Store entries that are whole -> when they were made."""
+        """Complete store entries -> time of their completion, ns."""
         return {
             str(p.parent.relative_to(self.folder)): p.stat().st_mtime_ns
             for p in (self.folder / "home" / "store").glob("*/*/done.json")
         }
 
     def videos(self) -> dict[str, str]:
+        """File name -> SHA-256 of every finished clip."""
         return {p.name: file_digest(p) for p in sorted((self.folder / "out" / "clips").glob("*.mp4"))}
 
     def states(self) -> dict[str, int]:
+        """State of a clip in results.json -> number of clips."""
         rows = json.loads((self.folder / "out" / "results.json").read_text())["clips"]
         return {state: sum(row["state"] == state for row in rows) for state in {row["state"] for row in rows}}
 
 
 def main(clips: int, rounds: int, seed: int) -> dict:
+    """Make the batch undisturbed, then in so many rounds with kills. Returns the content of chaos.json."""
     from stereotalker.runtime.home import Home
     from stereotalker.tasks.server import ensure_server, stop_server
 
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        manifest, params = _batch(root, clips)
+        manifest, params = _write_batch(root, clips)
         home = Home(root / "server")
         ensure_server(home)
         cluster = Cluster(
             initialize_head=True,
-            head_node_args={"num_cpus": 1, "include_dashboard": False, "object_store_memory": 200 * 1024**2},
+            head_node_args={"num_cpus": 1, "include_dashboard": False, "object_store_memory": _NODE_MEMORY},
         )
-        other = cluster.add_node(num_cpus=1, object_store_memory=200 * 1024**2)
+        second_node = cluster.add_node(num_cpus=1, object_store_memory=_NODE_MEMORY)
         try:
-            calm = _night(root / "calm", manifest, params, cluster.address)
-            begun = time.monotonic()
-            assert _wait(calm.start(), _LONGEST_S) == 0, (calm.folder / "driver.log").read_text()[-2000:]
-            seconds, expected = time.monotonic() - begun, calm.videos()
-            print(f"undisturbed: {len(expected)} clips in {seconds:.0f} s, {len(calm.finished())} entries", flush=True)
-            found = []
+            undisturbed = _new_run(root / "calm", manifest, params, cluster.address)
+            started = time.monotonic()
+            status = _wait(undisturbed.start(), _MAX_SECONDS)
+            assert status == 0, (undisturbed.folder / "driver.log").read_text()[-2000:]
+            seconds, expected = time.monotonic() - started, undisturbed.videos()
+            print(
+                f"undisturbed: {len(expected)} clips in {seconds:.0f} s, {len(undisturbed.finished())} entries",
+                flush=True,
+            )
+            rows = []
             for number in range(rounds):
                 rng = random.Random(f"{seed}/{number}")
-                night = _night(root / f"round-{number}", manifest, params, cluster.address)
-                found.append({"round": number, **_round(night, cluster, other, rng, seconds)})
-                other = found[-1].pop("node")
-                videos = night.videos()
-                found[-1] |= {
+                run = _new_run(root / f"round-{number}", manifest, params, cluster.address)
+                rows.append({"round": number, **_run_with_kills(run, cluster, second_node, rng, seconds)})
+                second_node = rows[-1].pop("node")
+                videos = run.videos()
+                rows[-1] |= {
                     "clips": len(videos),
                     "bytes_equal": sum(videos.get(n) == d for n, d in expected.items()),
-                    "entries": len(night.finished()),
-                    **night.states(),
+                    "entries": len(run.finished()),
+                    **run.states(),
                 }
-                print(json.dumps(found[-1]), flush=True)
+                print(json.dumps(rows[-1]), flush=True)
         finally:
             cluster.shutdown()
             stop_server(home)
-    good = sum(
+    survived = sum(
         row["clips"] == clips and row["bytes_equal"] == clips and row["repeated"] == 0 and row["status"] == 0
-        for row in found
+        for row in rows
     )
-    return {"clips": clips, "undisturbed_seconds": seconds, "rounds_survived": good, "rounds": found}
+    return {"clips": clips, "undisturbed_seconds": seconds, "rounds_survived": survived, "rounds": rows}
 
 
-def _round(night: Night, cluster: Cluster, other, rng: random.Random, calm_seconds: float) -> dict:
-    """Three deaths at random moments of the time a calm run takes, then the end."""
-    driver, repeated, events = night.start(), 0, []
-    begun, longest = time.monotonic(), calm_seconds * 0.8
-    moments = sorted(rng.uniform(0.3, 0.95) * longest for _ in range(3))
+def _run_with_kills(
+    run: BatchRun, cluster: Cluster, second_node, rng: random.Random, undisturbed_seconds: float
+) -> dict:
+    """Run a batch with three kills at random moments. Returns a row of chaos.json with the cluster's new node.
+
+    The moments lie before the time that an undisturbed run takes. Where the driver ends earlier, the other kills are
+    left out.
+    """
+    driver, repeated, events = run.start(), 0, []
+    started, latest = time.monotonic(), undisturbed_seconds * 0.8
+    moments = sorted(rng.uniform(0.3, 0.95) * latest for _ in range(3))
     for moment, victim in zip(moments, ("worker", "node", "driver"), strict=True):
-        time.sleep(max(0.0, begun + moment - time.monotonic()))
+        time.sleep(max(0.0, started + moment - time.monotonic()))
         if driver.poll() is not None:
             break
-        before = night.finished()
+        before = run.finished()
         if victim == "worker":
             workers = [
-                p for p in psutil.process_iter(["cmdline"]) if (p.info["cmdline"] or [""])[0].startswith(_WORKER)
+                p
+                for p in psutil.process_iter(["cmdline"])
+                if (p.info["cmdline"] or [""])[0].startswith(_WORKER_PROCESS)
             ]
             for process in rng.sample(workers, min(1, len(workers))):
                 process.kill()
             events.append(f"{moment:.0f} s: {'a worker' if workers else 'no worker yet'}, {len(before)} entries")
         elif victim == "node":
-            cluster.remove_node(other, allow_graceful=False)
+            cluster.remove_node(second_node, allow_graceful=False)
             events.append(f"{moment:.0f} s: a node, {len(before)} entries")
             time.sleep(rng.uniform(1, 5))
-            other = cluster.add_node(num_cpus=1, object_store_memory=200 * 1024**2)
+            second_node = cluster.add_node(num_cpus=1, object_store_memory=_NODE_MEMORY)
         else:
             driver.send_signal(signal.SIGKILL)
             driver.wait()
             events.append(f"{moment:.0f} s: the driver, {len(before)} entries")
-            driver = night.start()
-        repeated += _made_again(before, night.finished())
-    before = night.finished()
-    status = _wait(driver, _LONGEST_S)
-    repeated += _made_again(before, night.finished())
+            driver = run.start()
+        repeated += _count_repeated(before, run.finished())
+    before = run.finished()
+    status = _wait(driver, _MAX_SECONDS)
+    repeated += _count_repeated(before, run.finished())
     return {
         "status": status,
-        "seconds": round(time.monotonic() - begun),
+        "seconds": round(time.monotonic() - started),
         "repeated": repeated,
         "events": events,
-        "node": other,
+        "node": second_node,
     }
 
 
-def _made_again(before: dict[str, int], after: dict[str, int]) -> int:
-    return sum(after.get(entry) != made for entry, made in before.items())
+def _count_repeated(before: dict[str, int], after: dict[str, int]) -> int:
+    """Store entries that were complete before and have been made again, or are gone."""
+    return sum(after.get(entry) != completed for entry, completed in before.items())
 
 
-def _night(folder: Path, manifest: Path, params: Path, address: str) -> Night:
+def _new_run(folder: Path, manifest: Path, params: Path, address: str) -> BatchRun:
     folder.mkdir()
-    return Night(folder, manifest, params, address)
+    return BatchRun(folder, manifest, params, address)
 
 
-def _batch(root: Path, clips: int) -> tuple[Path, Path]:
+def _write_batch(root: Path, clips: int) -> tuple[Path, Path]:
+    """Write the manifest and the parameters of the batch, and return their paths."""
     rows = [
         {
             "id": f"c{k:02}",
@@ -186,14 +207,14 @@ def _batch(root: Path, clips: int) -> tuple[Path, Path]:
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
     values["render"]["segment"] = 10  # several segments a clip
     values["quality"] |= {"faces": 0.0, "sharpness": 0.01}  # too small for the face detector
-    values["provenance"]["sign"] = (
-        False  # a signature holds random numbers; everything else must be equal byte for byte
-    )
+    # Signatures hold random numbers, and clips are compared byte for byte.
+    values["provenance"]["sign"] = False
     params.write_text(yaml.safe_dump(values))
     return manifest, params
 
 
 def _wait(process: subprocess.Popen, seconds: float) -> int:
+    """Exit status of a process; -1 where it has to be killed after so many seconds."""
     try:
         return process.wait(seconds)
     except subprocess.TimeoutExpired:
@@ -207,6 +228,6 @@ if __name__ == "__main__":
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    results = main(options.clips, options.rounds, options.seed) | machine()
+    results = main(options.clips, options.rounds, options.seed) | machine_info()
     (ROOT / "benchmarks" / "chaos.json").write_text(json.dumps(results, indent=2) + "\n")
     print(json.dumps(results, indent=2))

@@ -1,6 +1,6 @@
-"""How long one clip takes: 10 s of 256 x 256 video at 25 fps, models loaded. `python -m benchmarks.clip [--seconds 10]`.
+"""Time of one clip: 10 s of 256 x 256 video at 25 fps, with models loaded. `python -m benchmarks.clip [--seconds 10]`.
 
-Adds to benchmarks/results.json, with the machine and the commit; the README's table is read off it.
+Writes its figures to benchmarks/results.json, with machine and commit; the table in the README is copied from there.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.machine import keep
+from benchmarks.machine import save_figures
 from stereotalker.media.video_files import probe
 from stereotalker.models import Models
 from stereotalker.params import load_params
@@ -26,7 +26,7 @@ _SENTENCE = "Big problems become small when people talk about them, and the whol
 
 
 def measure(seconds: float, threads: int) -> dict[str, float | str]:
-    """Warm up on a short clip, then time the whole way of one clip from script to finished file."""
+    """Warm up on a short clip, then time one clip from its script to the finished file."""
     params = load_params().with_produce({"worker": {"threads": threads}})
     models = Models(params)
     with tempfile.TemporaryDirectory() as folder:
@@ -45,13 +45,16 @@ def measure(seconds: float, threads: int) -> dict[str, float | str]:
         make("warm-up", "One two three.")
         repeats = max(1, round(seconds / 5))  # the sentence lasts about five seconds
         wall, timings, finished = make("clip", _SENTENCE * repeats)
-        found = probe(finished.file)
-        assert found.frames == finished.frames
+        video = probe(finished.file)
+        assert video.frames == finished.frames
     return {
-        "wall_per_second_256": wall / found.video_seconds, "clip_render_fps_256": found.frames / timings.seconds["render"],
-        "motion_realtime_factor_clip": found.video_seconds / timings.seconds["motion"], "video_seconds": found.video_seconds,
-        "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, "threads": threads,
-    }  # fmt: skip
+        "wall_per_second_256": wall / video.video_seconds,
+        "clip_render_fps_256": video.frames / timings.seconds["render"],
+        "motion_realtime_factor_clip": video.video_seconds / timings.seconds["motion"],
+        "video_seconds": video.video_seconds,
+        "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
+        "threads": threads,
+    }
 
 
 if __name__ == "__main__":
@@ -60,5 +63,5 @@ if __name__ == "__main__":
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     results = measure(options.seconds, options.threads)
-    keep("clip", results)
+    save_figures("clip", results)
     print(json.dumps(results, indent=2))

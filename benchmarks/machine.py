@@ -1,4 +1,4 @@
-"""What a figure was measured on."""
+"""Where benchmark figures are kept, and on which machine and commit they were measured."""
 
 from __future__ import annotations
 
@@ -13,16 +13,20 @@ from stereotalker.params import ROOT
 RESULTS = ROOT / "benchmarks" / "results.json"
 
 
-def keep(name: str, found: dict) -> None:
-    """Put a part's figures into results.json in place of its former ones, with what they were measured on."""
+def save_figures(name: str, figures: dict) -> None:
+    """Write the figures of one benchmark to results.json, in place of its former ones, with machine and commit.
+
+    The key measured.NAME holds machine, commit, and the names of the figures that belong to this benchmark.
+    """
     old, part = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}, f"measured.{name}"
     former = old.get(part, {}).get("figures", ())
     others = {key: value for key, value in old.items() if key not in former}
-    RESULTS.write_text(json.dumps(others | found | {part: machine() | {"figures": list(found)}}, indent=2) + "\n")
+    entry = {part: machine_info() | {"figures": list(figures)}}
+    RESULTS.write_text(json.dumps(others | figures | entry, indent=2) + "\n")
 
 
-def machine() -> dict[str, str]:
-    """What the figures were measured on."""
+def machine_info() -> dict[str, str]:
+    """Processor and number of cores of this machine, and the commit of this checkout."""
     model = next(
         (
             line.split(":")[1].strip()

@@ -1,6 +1,7 @@
-"""How fast motion is made and what memory it takes: seconds of motion a second, models loaded, and the peak from 10 s to an hour of speech.
+"""Speed and peak memory of motion synthesis, with models loaded, for 10 s to an hour of speech.
 
-`python -m benchmarks.motion [--threads 2]`. Every length is measured in a process of its own; benchmarks/results.json keeps the other figures.
+`python -m benchmarks.motion [--threads 2]`. Every length is measured in its own process, because peak memory never
+falls within one. Writes its figures to benchmarks/results.json. Speed is seconds of motion per second of wall time.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import time
 import numpy as np
 import torch
 
-from benchmarks.machine import keep
+from benchmarks.machine import save_figures
 from stereotalker.audio.speech import from_script
 from stereotalker.audio.text_to_speech import Voice
 from stereotalker.models import Models
@@ -24,11 +25,11 @@ from stereotalker.params import load_params
 from stereotalker.records import SAMPLE_RATE, Speech
 
 _SENTENCE = "Big problems become small when people talk about them, and the whole world may listen."
-LENGTHS = (10, 60, 3600)  # s
+LENGTHS = (10, 60, 3600)  # of the speech, s
 
 
 def measure(seconds: int, threads: int) -> dict[str, float]:
-    """Wall time and peak memory of one recording without a text."""
+    """Wall time (s) and peak memory (GB) of one recording of so many seconds without a text."""
     torch.set_num_threads(threads)
     synthesizer = Models(load_params()).synthesizer
     spoken = from_script(_SENTENCE, Voice(), -20.0)[0].samples
@@ -51,20 +52,18 @@ if __name__ == "__main__":
     if options.seconds:
         print(json.dumps(measure(options.seconds, options.threads)))
         sys.exit()
-    found = {}
+    by_length = {}
     for seconds in LENGTHS:
-        answer = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-m", "benchmarks.motion", "--seconds", str(seconds), "--threads", str(options.threads)],
             stdout=subprocess.PIPE,
             check=True,
         )
-        found[seconds] = json.loads(answer.stdout.splitlines()[-1])
-        print(
-            f"{seconds:5} s  {seconds / found[seconds]['wall']:5.1f} times real time, peak {found[seconds]['peak_gb']:.2f} GB",
-            flush=True,
-        )
-    figures = {"motion_realtime_factor": 60 / found[60]["wall"], "motion_threads": options.threads}
-    figures |= {f"motion_realtime_factor_{s}s": s / found[s]["wall"] for s in LENGTHS} | {
-        f"motion_peak_gb_{s}s": found[s]["peak_gb"] for s in LENGTHS
+        by_length[seconds] = json.loads(process.stdout.splitlines()[-1])
+        wall, peak = by_length[seconds]["wall"], by_length[seconds]["peak_gb"]
+        print(f"{seconds:5} s  {seconds / wall:5.1f} times real time, peak {peak:.2f} GB", flush=True)
+    figures = {"motion_realtime_factor": 60 / by_length[60]["wall"], "motion_threads": options.threads}
+    figures |= {f"motion_realtime_factor_{s}s": s / by_length[s]["wall"] for s in LENGTHS} | {
+        f"motion_peak_gb_{s}s": by_length[s]["peak_gb"] for s in LENGTHS
     }
-    keep("motion", figures)
+    save_figures("motion", figures)

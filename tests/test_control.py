@@ -8,6 +8,7 @@ import torch
 from scipy.ndimage import minimum_filter
 
 from stereotalker.control import hair_plane, mipmaps
+from stereotalker.control.frame_maps import FrameMaps
 from stereotalker.control.light import PortraitLight, Surface, read_light
 from stereotalker.control.reference_warp import BESIDE, SEEN, control, reference
 from stereotalker.control.region_sources import BARE, FRINGE, allowed, back_of_head, claimed, forearms_of, hands_of
@@ -280,13 +281,14 @@ def test_a_plane_that_is_not_before_the_camera_is_not_drawn(nearness):
     size = (6, 6)
     onto = np.array([[1, 0, 0], [0, 1, 0], [0, 0, nearness]], np.float64)
     portrait, hair = np.full((*size, 3), 200, np.uint8), np.full(size, REGION["hair"], np.uint8)
-    maps = [
-        np.zeros((*size, 3), np.uint8),
-        np.zeros(size, np.uint8),
-        np.zeros(size, np.uint8),
-        np.zeros((*size, 3), np.uint8),
-    ]
-    hair_plane.draw(onto, np.full(size, np.inf, np.float32), hair, portrait, portrait, 0.0, 1.0, BESIDE, 255, *maps)
+    maps = FrameMaps(
+        warp=np.zeros((*size, 3), np.uint8),
+        visibility=np.zeros(size, np.uint8),
+        labels=np.zeros(size, np.uint8),
+        normals=np.zeros((*size, 3), np.uint8),
+    )
+    depth, levels = np.full(size, np.inf, np.float32), mipmaps.MipPair(portrait, portrait, 0.0)
+    hair_plane.draw(onto, depth, hair, levels, 1.0, BESIDE, SEEN, maps)
     assert not any(m.any() for m in maps)
 
 

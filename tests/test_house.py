@@ -1,70 +1,23 @@
-"""The house itself: who may import whom, and that dvc.yaml, params.yaml and the code name the same stages."""
+"""The project itself: modules, scales and parameters; dvc.yaml, params.yaml and the code name the same stages."""
 
-import ast
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 
 from stereotalker.errors import UserError
 from stereotalker.models import PRODUCTION_WEIGHTS
-from stereotalker.params import ROOT, Params, load_params
+from stereotalker.params import ROOT, Params, Scale, load_params
 from stereotalker.pipeline import PIPELINE_STAGES, TRAINING_STAGES
 
-FORBIDDEN = {
-    "stereotalker": {"flows", "tasks", "prefect", "ray", "mlflow", "dvc"},
-    "tasks": {"flows"},
-}
 EXTRA_PACKAGES = ("anny", "mediapipe", "scenedetect", "s3fs")
 PACKAGE_FILES = {
     "stereotalker": sorted((ROOT / "stereotalker").rglob("*.py")),
     ".": sorted(path for folder in ("flows", "tasks") for path in (ROOT / folder).rglob("*.py")),
 }
-COMMAND_LINE = ROOT / "stereotalker" / "cli"  # the only package of the library that may call flows and tasks
-
-
-def imports(path: Path) -> set[str]:
-    """Top-level packages that a file imports; `stereotalker.tasks` and `stereotalker.flows` count as `tasks`, `flows`."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names = node.module.split(".")
-            found.add(names[1] if names[0] == "stereotalker" and names[1:2] in (["tasks"], ["flows"]) else names[0])
-    return found
-
-
-def files(folder: str) -> list[Path]:
-    return sorted((ROOT / folder).rglob("*.py"))
-
-
-@pytest.mark.parametrize("folder", FORBIDDEN)
-def test_imports_go_one_way(folder):
-    for path in files(folder):
-        if not path.is_relative_to(COMMAND_LINE):
-            assert not imports(path) & FORBIDDEN[folder], f"{path} imports {imports(path) & FORBIDDEN[folder]}"
-
-
-@pytest.mark.parametrize(
-    ("library", "owner"),
-    [
-        ("ray", "tasks/cluster.py"),
-        ("mlflow", "tasks/tracking.py"),
-        ("apprise", "tasks/notify.py"),
-        ("c2pa", "stereotalker/media/content_credentials.py"),
-    ],
-)
-def test_only_one_file_knows(library, owner):
-    knowing = {
-        p.relative_to(ROOT).as_posix()
-        for folder in ("stereotalker", "tasks", "flows")
-        for p in files(folder)
-        if library in imports(p)
-    }
-    assert knowing == {owner}
 
 
 def test_stages_agree():
@@ -92,11 +45,38 @@ def test_every_module_imports_without_extras():
     assert answer.returncode == 0, answer.stderr[-2000:]
 
 
-def test_scales_differ_in_numbers_only(tiny_params):
-    mini = load_params(ROOT / "params.yaml")
-    assert mini.scale == "mini" and tiny_params.scale == "tiny"
-    assert tiny_params.dense.training.steps < mini.dense.training.steps
-    assert tiny_params.render.patch == mini.render.patch
+def at_scale(scale, folder) -> Params:
+    path = folder / f"{scale}.yaml"
+    path.write_text((ROOT / "params.yaml").read_text().replace("scale: mini", f"scale: {scale}"))
+    return load_params(path)
+
+
+def values(section: dict, prefix: str = "") -> dict[str, object]:
+    """Every value of nested sections, by its dotted name. Avatars and gates are tables whose rows may differ."""
+    found: dict[str, object] = {}
+    for name, value in section.items():
+        is_section = isinstance(value, dict) and name not in ("avatars", "gates")
+        found |= values(value, f"{prefix}{name}.") if is_section else {f"{prefix}{name}": value}
+    return found
+
+
+@pytest.mark.parametrize("scale", [scale for scale in get_args(Scale) if scale != "mini"])
+def test_scales_have_the_same_keys_and_kinds_of_values(scale, tmp_path):
+    mini, other = (values(at_scale(name, tmp_path).model_dump()) for name in ("mini", scale))
+    assert mini.keys() == other.keys()
+    changed = {name for name in mini if mini[name] != other[name]}
+    assert "scale" in changed and len(changed) > 1
+    for name in changed - {"scale"}:
+        kinds = {type(mini[name]), type(other[name])} - {type(None)}
+        assert len(kinds) == 1 or any(isinstance(v[name], Path) for v in (mini, other)), name
+
+
+def test_the_free_body_is_read_without_the_licensed_package(tiny_params):
+    body = tiny_params.body
+    assert body.reader == "auto" and body.file_reader == "native"
+    licensed = body.model_copy(update={"file": Path("models/SMPLX_NEUTRAL.npz")})
+    assert licensed.file_reader == "smplx"
+    assert licensed.model_copy(update={"reader": "native"}).file_reader == "native"
 
 
 @pytest.mark.parametrize(

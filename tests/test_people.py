@@ -104,7 +104,7 @@ def test_identities_differ_and_repeat(body, avatar):
 
 
 def test_shapes_need_their_file(body, tmp_path, monkeypatch):
-    monkeypatch.setattr("stereotalker.body.shape_space.FACES", tmp_path / "none.npz")
+    monkeypatch.setattr("stereotalker.synthetic.figure.FACES", tmp_path / "none.npz")
     with pytest.raises(UserError, match="dvc repro body"):
         build_actor(0, body, 32, 1)
     assert FACES.is_file()

@@ -14,7 +14,8 @@ from scipy.ndimage import gaussian_filter1d
 from stereotalker.acting import face
 from stereotalker.acting.arm_ik import pose_arm
 from stereotalker.acting.collision import keep_clear
-from stereotalker.acting.gestures import HEAD_MOVES, Gesture, hand_trajectories, plan
+from stereotalker.acting.gesture_planning import Gesture, hand_trajectories, plan
+from stereotalker.acting.gestures import HEAD_MOVES
 from stereotalker.audio.phonemes import BILABIAL, phoneme_class
 from stereotalker.records import SAMPLE_RATE, Motion, Speech, Timed
 from stereotalker.smplx_layout import ACTIONS, JOINT, JOINTS

@@ -1,0 +1,1 @@
+"""Control maps: what the body mesh and the portrait say about every frame, before the renderer draws it."""

@@ -1,4 +1,4 @@
-"""The background behind the speaker, seen by another camera: the portrait's own, as a wall."""
+"""Renders the background for another camera: the avatar's background picture is a flat wall behind the speaker."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ import numpy as np
 
 from stereotalker.records import Avatar
 
-BACKGROUND_M = 1.2  # how far behind the speaker the background hangs
+# Distance of the wall behind the world origin, where the speaker is, m: the wall is the plane z = -BACKGROUND_M.
+BACKGROUND_M = 1.2
 
-_GRAZING = 1e-3
+# Smallest homogeneous divisor of a pixel, as a fraction of that at the picture's middle. A ray below it hardly meets
+# the wall, or not at all, and is clamped to it.
+_MIN_DIVISOR = 1e-3
 
 
 def background_plate(
@@ -19,31 +22,36 @@ def background_plate(
     size: tuple[int, int],
     wall: np.ndarray | None = None,
 ) -> np.ndarray:
-    """The background seen by a camera, as a wall BACKGROUND_M behind the speaker; edges mirror. u8 [H, W, 3].
+    """The background seen by a camera, as a wall BACKGROUND_M behind the speaker, u8 [H, W, 3] sRGB.
 
-    wall: the avatar's background at another size, u8 [h, w, 3]; None: as it is.
+    Beyond its edges the wall is mirrored. intrinsics [3, 3] px; extrinsics [3 or 4, 4] world -> camera, m; size
+    (height, width) px of the result. wall: the avatar's background at another size, u8 [h, w, 3]; None: the avatar's
+    own.
     """
     wall = avatar.background if wall is None else wall
-    shrunk = np.array([*wall.shape[1::-1], 1]) / np.array([*avatar.background.shape[1::-1], 1])
-    turn = (
-        shrunk[:, None]
+    scale = np.array([*wall.shape[1::-1], 1]) / np.array([*avatar.background.shape[1::-1], 1])
+    camera_to_wall_pixels = (
+        scale[:, None]
         * _wall_to_pixels(avatar.intrinsics, avatar.extrinsics)
         @ np.linalg.inv(_wall_to_pixels(intrinsics, extrinsics))
     )
     out = np.zeros((*size, 3), np.uint8)
-    _homography(wall, turn.astype(np.float64), out)
+    _warp_by_homography(wall, camera_to_wall_pixels.astype(np.float64), out)
     return out
 
 
 def _wall_to_pixels(intrinsics: np.ndarray, extrinsics: np.ndarray) -> np.ndarray:
-    """Homography [3, 3] from a point (x, y, 1) of the wall z = -BACKGROUND_M, in m, to pixels."""
-    rotation, shift = extrinsics[:3, :3].astype(np.float64), extrinsics[:3, 3]
-    return intrinsics @ np.stack([rotation[:, 0], rotation[:, 1], shift - BACKGROUND_M * rotation[:, 2]], 1)
+    """Homography f64 [3, 3] from a point (x, y, 1) of the wall z = -BACKGROUND_M, in m, to a camera's pixels."""
+    rotation, translation = extrinsics[:3, :3].astype(np.float64), extrinsics[:3, 3]
+    return intrinsics @ np.stack([rotation[:, 0], rotation[:, 1], translation - BACKGROUND_M * rotation[:, 2]], 1)
 
 
 @numba.njit(cache=True)
-def sample(image, x, y, out):
-    """Bilinear sample at pixel-centre coordinates, edges clamped."""
+def bilinear_sample(image: np.ndarray, x: float, y: float, out: np.ndarray) -> None:
+    """Bilinear sample of an image [H, W, 3] into out f64 [3].
+
+    x and y in px; pixel centers lie at +0.5, and places beyond the edges take the edge's color.
+    """
     H, W = image.shape[0], image.shape[1]
     x = min(max(x - 0.5, 0.0), W - 1.001)
     y = min(max(y - 0.5, 0.0), H - 1.001)
@@ -56,24 +64,26 @@ def sample(image, x, y, out):
 
 
 @numba.njit(cache=True)
-def _mirror(x, size):
+def _mirror(x: float, size: int) -> float:
+    """Reflect a coordinate into 0..size, as if the picture were tiled with its mirror images."""
     x = abs(x) % (2.0 * size)
     return 2.0 * size - x if x > size else x
 
 
 @numba.njit(cache=True)
-def _homography(image, turn, out):
+def _warp_by_homography(image: np.ndarray, homography: np.ndarray, out: np.ndarray) -> None:
+    """Fill out u8 [H, W, 3] from an image u8 [h, w, 3]. homography f64 [3, 3]: pixels of `out` -> pixels of `image`."""
     H, W = image.shape[0], image.shape[1]
-    colour = np.zeros(3)
-    ahead = turn[2, 0] * out.shape[1] / 2 + turn[2, 1] * out.shape[0] / 2 + turn[2, 2]  # of the picture's middle
+    color = np.zeros(3)
+    middle_divisor = homography[2, 0] * out.shape[1] / 2 + homography[2, 1] * out.shape[0] / 2 + homography[2, 2]
     for y in range(out.shape[0]):
         for x in range(out.shape[1]):
             px, py = x + 0.5, y + 0.5
-            w = turn[2, 0] * px + turn[2, 1] * py + turn[2, 2]
-            if w / ahead < _GRAZING:  # a ray that hardly meets the wall, or not at all
-                w = _GRAZING * ahead
-            u = (turn[0, 0] * px + turn[0, 1] * py + turn[0, 2]) / w
-            v = (turn[1, 0] * px + turn[1, 1] * py + turn[1, 2]) / w
-            sample(image, _mirror(u, W), _mirror(v, H), colour)
+            w = homography[2, 0] * px + homography[2, 1] * py + homography[2, 2]
+            if w / middle_divisor < _MIN_DIVISOR:
+                w = _MIN_DIVISOR * middle_divisor
+            u = (homography[0, 0] * px + homography[0, 1] * py + homography[0, 2]) / w
+            v = (homography[1, 0] * px + homography[1, 1] * py + homography[1, 2]) / w
+            bilinear_sample(image, _mirror(u, W), _mirror(v, H), color)
             for k in range(3):
-                out[y, x, k] = np.uint8(colour[k] + 0.5)
+                out[y, x, k] = np.uint8(color[k] + 0.5)

@@ -1,12 +1,15 @@
-"""The reference warp: the portrait's pixels carried by the body to another pose and view, with what the portrait saw.
+"""The reference warp: the body mesh carries the portrait's pixels to another pose and camera.
 
-`reference(avatar)` runs once per avatar; `control(...)` makes the maps of every frame from it. V vertices of the body, M of the mesh that
-is drawn.
+`reference(avatar, body)` runs once per avatar; `control(...)` then makes the control maps of every frame. A pixel of
+the person gets its color, in this order, from the portrait where the portrait shows that surface, from the hair
+plane, or from the texture atlas. V: vertices of the body, M: vertices of the mesh that is drawn (body and hand
+fringe), G: its triangles, R: regions.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numba
@@ -16,11 +19,12 @@ from scipy.spatial import cKDTree
 from stereotalker.body.free_body import PARTS
 from stereotalker.body.model import Body
 from stereotalker.control import hair_plane, mipmaps
-from stereotalker.control.background_plate import background_plate, sample
+from stereotalker.control.background_plate import background_plate, bilinear_sample
+from stereotalker.control.frame_maps import FrameMaps
 from stereotalker.control.hair_plane import HairPlane
 from stereotalker.control.light import PortraitLight, Surface, read_light
 from stereotalker.control.mesh import Mesh, make_mesh
-from stereotalker.control.mipmaps import mixed_sample
+from stereotalker.control.mipmaps import MipPair, mixed_sample
 from stereotalker.control.region_sources import (
     FRINGE,
     allowed,
@@ -29,251 +33,338 @@ from stereotalker.control.region_sources import (
     forearms_of,
     hands_of,
     in_mouth,
-    inner,
+    inner_person_mask,
 )
 from stereotalker.control.sleeves import SourceLabels, detect_sleeve_end
-from stereotalker.control.texture import KNOWN, MIRRORED_TEXEL, SEEN_M, Texture, make_texture, texel_corners
+from stereotalker.control.texture import (
+    MIRRORED_TEXEL,
+    VISIBILITY_TOLERANCE_M,
+    VISIBLE_TEXEL,
+    Texture,
+    make_texture,
+    texel_corners,
+)
 from stereotalker.geometry.camera import project
 from stereotalker.geometry.rasterizer import majority_pool, rasterize
 from stereotalker.records import Avatar, Camera, Control, Motion
 from stereotalker.smplx_layout import REGION
 
-SEEN, FROM_TEXTURE, MIRRORED, BESIDE, GUESSED = (
-    255,
-    192,
-    128,
-    96,
-    64,
-)  # values of visibility on the person; BESIDE: hair that hangs beside the body
-_FINER = 2  # samples a pixel and axis
-_SOME_HAIR = 0.01  # of the vertices that the portrait shows: the back of the head has hair, too
+# Values of Control.visibility on the person; 0 is outside. Higher values mean more reliable colors.
+SEEN = 255  # the portrait shows this surface
+FROM_TEXTURE = 192  # a texel that the portrait shows, where the direct lookup in the portrait was refused
+MIRRORED = 128  # a texel whose color comes from the other side of the body
+BESIDE = 96  # hair on the hair plane, beside the body
+GUESSED = 64  # a texel whose color is a guess
+
+# Samples per pixel and axis: maps are drawn this much larger, then reduced.
+_SUPERSAMPLING = 2
+# Share of the vertices visible in the portrait that must be hair for the back of the head to be hair as well.
+_MIN_HAIR_SHARE = 0.01
 
 
 @dataclass(frozen=True)
 class Reference:
-    """An avatar prepared for warping."""
+    """An avatar prepared for warping. H x W: size of the portrait."""
 
     avatar: Avatar
-    levels: tuple[np.ndarray, ...]  # the portrait, then halved again and again
-    walls: tuple[np.ndarray, ...]  # the background, likewise
-    mesh: Mesh  # what is drawn: M vertices
-    depth_map: np.ndarray  # f32 [H, W] m of the portrait
-    claims: SourceLabels  # of the portrait's pixels
-    allowed_sources: np.ndarray  # bool [M, R + 2] what of them, see Claims
-    texture: Texture  # of the whole surface, for what the portrait did not see
-    region: np.ndarray  # u8 [M]
+    # Mip maps (each level u8 [h, w, 3], the finest first) of the portrait and of the background.
+    portrait_levels: tuple[np.ndarray, ...]
+    background_levels: tuple[np.ndarray, ...]
+    # The mesh that is drawn, with M vertices.
+    mesh: Mesh
+    # f32 [H, W] m, depth of the mesh in the portrait, infinite beside it.
+    portrait_depth: np.ndarray
+    source_labels: SourceLabels
+    # bool [M, R + 2]: whether a vertex may take its color from portrait pixels of a source label.
+    allowed_sources: np.ndarray
+    # Texture atlas of the whole surface, for what the portrait does not show.
+    texture: Texture
+    # u8 [M] index into smplx_layout.REGIONS.
+    region: np.ndarray
     light: PortraitLight
-    shading: np.ndarray  # f32 [M] in the portrait
-    curtain: HairPlane | None  # hair beside the body
+    # f32 [M], shading of every vertex in the portrait, around 1.
+    shading: np.ndarray
+    # None where the portrait shows no hair.
+    curtain: HairPlane | None
 
 
 def reference(avatar: Avatar, body: Body) -> Reference:
-    """Project the fitted body into the portrait and read texture, regions and depths off it."""
+    """Prepare an avatar: project the fitted body into the portrait and read regions, light and texture from it."""
     H, W = avatar.regions.shape
     still = Motion.still(avatar.poses, avatar.expression)
     surface = Surface.of(body.pose(still, avatar.betas, avatar.surface)[0], body.faces)
-    places = project(surface.vertices, avatar.intrinsics, avatar.extrinsics)
-    bare = rasterize(places, body.faces, (H, W))
-    claims = detect_sleeve_end(avatar, body, bare, claimed(avatar.regions), allowed(body))
-    mesh = make_mesh(avatar, body, places, bare, claims.regions)
-    picture = mesh.draw(mesh.places, (H, W))
-    columns, rows = (np.clip(places[:, k].astype(int), 0, (W, H)[k] - 1) for k in (0, 1))
-    inside = (places[:, 0] >= 0) & (places[:, 0] < W) & (places[:, 1] >= 0) & (places[:, 1] < H)
-    seen = (
-        inside
-        & (np.abs(picture.depth[rows, columns] - places[:, 2]) < SEEN_M)
+    pixels = project(surface.vertices, avatar.intrinsics, avatar.extrinsics)
+    body_fragments = rasterize(pixels, body.faces, (H, W))
+    labels = detect_sleeve_end(avatar, body, body_fragments, claimed(avatar.regions), allowed(body))
+    mesh = make_mesh(avatar, body, pixels, body_fragments, labels.regions)
+    fragments = mesh.draw(mesh.places, (H, W))
+
+    columns, rows = (np.clip(pixels[:, k].astype(int), 0, (W, H)[k] - 1) for k in (0, 1))
+    is_inside = (pixels[:, 0] >= 0) & (pixels[:, 0] < W) & (pixels[:, 1] >= 0) & (pixels[:, 1] < H)
+    is_visible = (
+        is_inside
+        & (np.abs(fragments.depth[rows, columns] - pixels[:, 2]) < VISIBILITY_TOLERANCE_M)
         & (body.part == PARTS["body"][0])
         & ~in_mouth(body)
     )
-    seen &= claims.allowed_sources[np.arange(len(places)), claims.pixels[rows, columns]]
-    region = _regions(body, seen, claims.regions[rows, columns], claims.allowed_sources)
-    lit = np.where(claims.pixels == FRINGE, REGION["hands"], claims.pixels)  # has their colours mixed in
-    light = read_light(avatar.portrait, lit, inner(avatar.regions), surface, bare, avatar.target)
-    shading, levels = _shading(light, surface, body), mipmaps.levels(avatar)
-    texture = make_texture(avatar, body, levels[0], places, picture, region, claims, shading)
-    hung = np.full(len(mesh.hung.beside), REGION["hands"], np.uint8)
-    allowed_sources = np.concatenate(
-        [claims.allowed_sources, hung[:, None] == np.arange(claims.allowed_sources.shape[1])]
-    )
+    is_visible &= labels.allowed_sources[np.arange(len(pixels)), labels.pixels[rows, columns]]
+    region = _vertex_regions(body, is_visible, labels.regions[rows, columns], labels.allowed_sources)
+
+    # The fringe of a hand has the hand's colors mixed in, so it belongs to the hand's group of colors.
+    color_groups = np.where(labels.pixels == FRINGE, REGION["hands"], labels.pixels)
+    person = inner_person_mask(avatar.regions)
+    light = read_light(avatar.portrait, color_groups, person, surface, body_fragments, avatar.target)
+    shading, portrait_levels = _vertex_shading(light, surface, body), mipmaps.levels(avatar)
+    texture = make_texture(avatar, body, portrait_levels[0], pixels, fragments, region, labels, shading)
+
+    # Vertices of the hand fringe are hands, and take only colors of hands.
+    fringe_region = np.full(len(mesh.hung.beside), REGION["hands"], np.uint8)
+    fringe_sources = fringe_region[:, None] == np.arange(labels.allowed_sources.shape[1])
     return Reference(
-        avatar, levels, mipmaps.halved(avatar.background), mesh, picture.depth, claims, allowed_sources, texture, np.concatenate([region, hung]),
-        light, shading[mesh.like], hair_plane.hang(avatar, body),
-    )  # fmt: skip
+        avatar=avatar,
+        portrait_levels=portrait_levels,
+        background_levels=mipmaps.halved(avatar.background),
+        mesh=mesh,
+        portrait_depth=fragments.depth,
+        source_labels=labels,
+        allowed_sources=np.concatenate([labels.allowed_sources, fringe_sources]),
+        texture=texture,
+        region=np.concatenate([region, fringe_region]),
+        light=light,
+        shading=shading[mesh.like],
+        curtain=hair_plane.hang(avatar, body),
+    )
 
 
-def _shading(light: PortraitLight, surface: Surface, body: Body) -> np.ndarray:
-    """Of every vertex, f32 [V]; 1 in the mouth, whose colours are told as they look there."""
+def _vertex_shading(light: PortraitLight, surface: Surface, body: Body) -> np.ndarray:
+    """Shading of every vertex, f32 [V]. It is 1 in the mouth, whose fixed colors contain their shading already."""
     return np.where(in_mouth(body), np.float32(1), light.shading(surface))
 
 
-def _regions(body: Body, seen: np.ndarray, shown: np.ndarray, may: np.ndarray) -> np.ndarray:
-    """The region of every vertex, u8 [V]: as shown; else hands are hands, forearms arms, the back of a head with hair is hair, and the rest is like the nearest seen vertex, on this side or the other."""
+def _vertex_regions(
+    body: Body, is_visible: np.ndarray, portrait_region: np.ndarray, allowed_sources: np.ndarray
+) -> np.ndarray:
+    """Assign a region to every vertex, u8 [V].
+
+    A visible vertex has the region that the portrait shows. Of the others, hands, forearms and the inside of the
+    mouth are known from the body, and the back of the head is hair if the portrait shows hair. The rest takes the
+    region of the nearest visible vertex, on this side of the body or mirrored from the other.
+
+    is_visible bool [V]; portrait_region u8 [V]: the region at the vertex' pixel; allowed_sources bool [V, R + 2].
+    """
     hands = hands_of(body)
-    found = np.where(hands, REGION["hands"], REGION["torso"]).astype(np.uint8)
-    rows, known = np.flatnonzero(~hands), np.flatnonzero(~hands & seen)
-    if len(known):
-        both = np.concatenate([body.template[known], body.template[known] * np.array([-1, 1, 1], np.float32)])
-        nearest = np.tile(known, 2)[cKDTree(both).query(body.template[rows])[1]]
-        found[rows] = np.where(may[rows, shown[nearest]], shown[nearest], found[rows])
-    found[forearms_of(body)] = REGION["arms"]
-    if (shown[seen] == REGION["hair"]).mean() > _SOME_HAIR:
-        found[back_of_head(body)] = REGION["hair"]
-    found[seen] = shown[seen]
-    found[in_mouth(body)] = REGION["mouth"]
-    return found
+    region = np.where(hands, REGION["hands"], REGION["torso"]).astype(np.uint8)
+    rows, visible = np.flatnonzero(~hands), np.flatnonzero(~hands & is_visible)
+    if len(visible):
+        mirrored = body.template[visible] * np.array([-1, 1, 1], np.float32)
+        tree = cKDTree(np.concatenate([body.template[visible], mirrored]))
+        nearest = np.tile(visible, 2)[tree.query(body.template[rows])[1]]
+        is_allowed = allowed_sources[rows, portrait_region[nearest]]
+        region[rows] = np.where(is_allowed, portrait_region[nearest], region[rows])
+    region[forearms_of(body)] = REGION["arms"]
+    if (portrait_region[is_visible] == REGION["hair"]).mean() > _MIN_HAIR_SHARE:
+        region[back_of_head(body)] = REGION["hair"]
+    region[is_visible] = portrait_region[is_visible]
+    region[in_mouth(body)] = REGION["mouth"]
+    return region
 
 
 def control(ref: Reference, body: Body, motion: Motion, camera: Camera) -> Control:
-    """Control maps of every frame of `motion` seen by `camera` (the same number of frames)."""
+    """Make the control maps of every frame of a motion, seen by a camera.
+
+    Raises ValueError if motion and camera differ in their number of frames.
+    """
     if len(motion.poses) != len(camera.azimuth):
         raise ValueError(f"motion has {len(motion.poses)} frames, the camera {len(camera.azimuth)}")
     avatar, mesh, (H, W) = ref.avatar, ref.mesh, camera.size
     vertices, V = mesh.pose(avatar, body, motion), len(body.template)
-    T, fine = len(vertices), (_FINER * H, _FINER * W)
-    warp, normal_map, plate = (np.zeros((T, H, W, 3), np.uint8) for _ in range(3))
+    T = len(vertices)
+    fine_size = (_SUPERSAMPLING * H, _SUPERSAMPLING * W)
+    warp, normals, plate = (np.zeros((T, H, W, 3), np.uint8) for _ in range(3))
     visibility, labels = (np.zeros((T, H, W), np.uint8) for _ in range(2))
-    texels, from_portrait = texel_corners(body), ~in_mouth(body)[mesh.like]
+    portrait = _PortraitSource(
+        places=mesh.places,
+        is_usable=~in_mouth(body)[mesh.like],
+        depth=ref.portrait_depth,
+        regions=ref.source_labels.regions,
+        source_labels=ref.source_labels.pixels,
+        allowed_sources=ref.allowed_sources,
+    )
+    atlas = _AtlasSource(mesh.texture_faces, texel_corners(body), ref.texture.colour, ref.texture.seen)
     heads = None if ref.curtain is None else hair_plane.heads(avatar, body, motion)
     for t in range(T):
         K, E = camera.intrinsics[t], camera.extrinsics[t]
-        moved = t == 0 or not (
-            np.array_equal(E, camera.extrinsics[t - 1]) and np.array_equal(K, camera.intrinsics[t - 1])
+        if t and np.array_equal(E, camera.extrinsics[t - 1]) and np.array_equal(K, camera.intrinsics[t - 1]):
+            plate[t] = plate[t - 1]
+        else:
+            wall = mipmaps.background_level(avatar, ref.background_levels, K, E)
+            plate[t] = background_plate(avatar, K, E, (H, W), wall)
+
+        # From here on, everything is drawn at the supersampled size.
+        K = K * np.array([[_SUPERSAMPLING], [_SUPERSAMPLING], [1]], np.float32)
+        fragments = mesh.draw(project(vertices[t], K, E), fine_size)
+        maps = FrameMaps(
+            warp=plate[t].repeat(_SUPERSAMPLING, 0).repeat(_SUPERSAMPLING, 1),
+            visibility=np.zeros(fine_size, np.uint8),
+            labels=np.zeros(fine_size, np.uint8),
+            normals=np.zeros((*fine_size, 3), np.uint8),
         )
-        plate[t] = (
-            background_plate(avatar, K, E, (H, W), mipmaps.wall(avatar, ref.walls, K, E)) if moved else plate[t - 1]
-        )
-        K = K * np.array([[_FINER], [_FINER], [1]], np.float32)
-        picture = mesh.draw(project(vertices[t], K, E), fine)
-        colours = plate[t].repeat(_FINER, 0).repeat(_FINER, 1)
-        facing, (seen, shown) = np.zeros_like(colours), np.zeros((2, *fine), np.uint8)
+        drawn = _DrawnMesh(fragments.face, fragments.bary, mesh.faces)
         surface = Surface.of(vertices[t, :V], body.faces)
-        shading = _shading(ref.light, surface, body)[mesh.like]
-        _normals_and_labels(
-            picture.face,
-            picture.bary,
-            mesh.faces,
-            (surface.normals @ E[:3, :3].T).astype(np.float32)[mesh.like],
-            ref.region,
-            facing,
-            shown,
-        )
-        pair = mipmaps.pair(avatar, ref.levels, K, E)
-        _carry(
-            picture.face, picture.bary, mesh.faces, mesh.places, shading / ref.shading, from_portrait, ref.depth_map,
-            ref.claims.regions, ref.claims.pixels, ref.allowed_sources, *pair, colours, seen, shown,
-        )  # fmt: skip
+        shading = _vertex_shading(ref.light, surface, body)[mesh.like]
+        camera_normals = (surface.normals @ E[:3, :3].T).astype(np.float32)[mesh.like]
+        _draw_normals_and_labels(drawn, camera_normals, ref.region, maps)
+        levels = mipmaps.pair(avatar, ref.portrait_levels, K, E)
+        _warp_portrait(drawn, shading / ref.shading, portrait, levels, maps)
         if heads is not None:
-            at, turn = heads
-            gain = ref.light.change(ref.curtain.normal(ref.curtain.turn), ref.curtain.normal(turn[t]))
-            from_pixels = ref.curtain.from_pixels(at[t], turn[t], K, E)
-            hair_plane.draw(
-                from_pixels, picture.depth, avatar.regions, *pair, gain, BESIDE, SEEN, colours, seen, shown, facing
-            )
-        _fill(
-            picture.face,
-            picture.bary,
-            mesh.faces,
-            shading,
-            mesh.texture_faces,
-            texels,
-            ref.texture.colour,
-            ref.texture.seen,
-            colours,
-            seen,
-        )
-        warp[t] = cv2.resize(colours, (W, H), interpolation=cv2.INTER_AREA)
-        labels[t] = majority_pool(shown, _FINER)
-        for small, large in ((normal_map, facing), (visibility, seen)):  # kinds and directions have no mean
-            small[t] = large[_FINER // 2 :: _FINER, _FINER // 2 :: _FINER]
-    return Control(warp, visibility, normal_map, labels, plate, camera.azimuth, camera.elevation)
+            positions, rotations = heads
+            gain = ref.light.change(ref.curtain.normal(ref.curtain.head_rotation), ref.curtain.normal(rotations[t]))
+            camera_to_portrait = ref.curtain.from_pixels(positions[t], rotations[t], K, E)
+            hair_plane.draw(camera_to_portrait, fragments.depth, avatar.regions, levels, gain, BESIDE, SEEN, maps)
+        _fill_from_atlas(drawn, shading, atlas, maps)
+
+        warp[t] = cv2.resize(maps.warp, (W, H), interpolation=cv2.INTER_AREA)
+        labels[t] = majority_pool(maps.labels, _SUPERSAMPLING)
+        # Visibility values and u8 normals cannot be averaged, so one sample near the pixel's center stands for it.
+        center = slice(_SUPERSAMPLING // 2, None, _SUPERSAMPLING)
+        normals[t], visibility[t] = maps.normals[center, center], maps.visibility[center, center]
+    return Control(warp, visibility, normals, labels, plate, camera.azimuth, camera.elevation)
+
+
+# ---- numba kernels and the records they take ----
+# H x W: the supersampled frame; PH x PW: the portrait; S: side of the texture atlas.
+
+
+class _DrawnMesh(NamedTuple):
+    """The rasterized mesh of a frame: `Fragments` and the triangles they index, in a form that numba takes."""
+
+    face: np.ndarray  # i32 [H, W] triangle that a pixel shows, -1: none
+    bary: np.ndarray  # f32 [H, W, 3] barycentric coordinates, perspective-correct
+    faces: np.ndarray  # i32 [G, 3] vertices of every triangle
+
+
+class _PortraitSource(NamedTuple):
+    """What decides whether a point of the mesh may take its color from the portrait, and where it lies there."""
+
+    # f32 [M, 3]: where every vertex is in the portrait, x px, y px, depth m.
+    places: np.ndarray
+    # bool [M]: false in the mouth, which the portrait shows at best in part.
+    is_usable: np.ndarray
+    # f32 [PH, PW] m, depth of the mesh in the portrait.
+    depth: np.ndarray
+    # u8 [PH, PW] regions, and u8 [PH, PW] source labels in 0..R + 1.
+    regions: np.ndarray
+    source_labels: np.ndarray
+    # bool [M, R + 2]: source labels that a vertex may take its color from.
+    allowed_sources: np.ndarray
+
+
+class _AtlasSource(NamedTuple):
+    """The texture atlas and the mesh's texture coordinates in it."""
+
+    faces: np.ndarray  # i32 [G, 3] index into `corners`
+    corners: np.ndarray  # f32 [N, 2] x and y in texels
+    color: np.ndarray  # f32 [S, S, 3] sRGB in 0..255 without shading, which may put it beyond 255
+    origin: np.ndarray  # u8 [S, S] VISIBLE_TEXEL, MIRRORED_TEXEL or 0 for a guess
 
 
 @numba.njit(cache=True)
-def _mixed(triangle, shares, values, out):
-    """Vertex values [V, C] at a place of a triangle, into out [C]. Returns the nearest corner."""
+def _interpolate(triangle: np.ndarray, weights: np.ndarray, values: np.ndarray, out: np.ndarray) -> int:
+    """Interpolate vertex values [V, C] in a triangle [3] with barycentric weights [3], into out f64 [C].
+
+    Returns the index of the nearest of the three vertices.
+    """
     out[:] = 0.0
     for i in range(3):
         for k in range(len(out)):
-            out[k] += shares[i] * values[triangle[i], k]
-    return triangle[np.argmax(shares)]
+            out[k] += weights[i] * values[triangle[i], k]
+    return triangle[np.argmax(weights)]
 
 
 @numba.njit(cache=True)
-def _put(colour, triangle, shares, factor, pixel):
-    """A colour f64 [3], times a factor of vertices f32 [V], into a pixel u8 [3]."""
-    times = shares[0] * factor[triangle[0]] + shares[1] * factor[triangle[1]] + shares[2] * factor[triangle[2]]
+def _write_color(
+    color: np.ndarray, triangle: np.ndarray, weights: np.ndarray, factor: np.ndarray, pixel: np.ndarray
+) -> None:
+    """Write a color f64 [3], multiplied by a factor interpolated from the vertices f32 [M], to a pixel u8 [3]."""
+    gain = weights[0] * factor[triangle[0]] + weights[1] * factor[triangle[1]] + weights[2] * factor[triangle[2]]
     for k in range(3):
-        pixel[k] = np.uint8(min(colour[k] * times + 0.5, 255.0))
+        pixel[k] = np.uint8(min(color[k] * gain + 0.5, 255.0))
 
 
 @numba.njit(cache=True)
-def _normals_and_labels(face, bary, faces, normals, region, normal_map, labels):
+def _draw_normals_and_labels(
+    drawn: _DrawnMesh, vertex_normals: np.ndarray, region: np.ndarray, maps: FrameMaps
+) -> None:
+    """Draw normals and region labels of the mesh. vertex_normals f32 [M, 3] in camera space; region u8 [M]."""
+    face, bary, faces = drawn.face, drawn.bary, drawn.faces
+    labels, normals = maps.labels, maps.normals
     H, W = face.shape
     n = np.zeros(3)
     for y in range(H):
         for x in range(W):
             if face[y, x] < 0:
                 continue
-            labels[y, x] = region[_mixed(faces[face[y, x]], bary[y, x], normals, n)]
+            labels[y, x] = region[_interpolate(faces[face[y, x]], bary[y, x], vertex_normals, n)]
             length = max(np.sqrt(n[0] * n[0] + n[1] * n[1] + n[2] * n[2]), 1e-6)
             for k in range(3):
-                normal_map[y, x, k] = np.uint8(min(max(127.5 + 127.5 * n[k] / length, 0), 255))
+                normals[y, x, k] = np.uint8(min(max(127.5 + 127.5 * n[k] / length, 0), 255))
 
 
 @numba.njit(cache=True)
-def _carry(
-    face,
-    bary,
-    faces,
-    places,
-    gain,
-    from_portrait,
-    depth_map,
-    regions,
-    claims,
-    allowed_sources,
-    fine,
-    coarse,
-    blend,
-    warp,
-    visibility,
-    labels,
-):
-    """What the portrait saw: its pixels, times the vertices' gain in shading, and its labels."""
+def _warp_portrait(
+    drawn: _DrawnMesh, gain: np.ndarray, portrait: _PortraitSource, levels: MipPair, maps: FrameMaps
+) -> None:
+    """Draw what the portrait shows of the mesh: its colors and its region labels; visibility becomes SEEN.
+
+    gain f32 [M]: shading of a vertex in this frame over that in the portrait; levels: of the portrait's mip map.
+    """
+    face, bary, faces = drawn.face, drawn.bary, drawn.faces
+    places, is_usable, depth = portrait.places, portrait.is_usable, portrait.depth
+    regions, source_labels, allowed_sources = portrait.regions, portrait.source_labels, portrait.allowed_sources
+    warp, visibility, labels = maps.warp, maps.visibility, maps.labels
     H, W = face.shape
     PH, PW = regions.shape
-    colour, at = np.zeros((2, 3)), np.zeros(3)
+    color, place = np.zeros((2, 3)), np.zeros(3)
     for y in range(H):
         for x in range(W):
             if face[y, x] < 0:
                 continue
-            corner = _mixed(faces[face[y, x]], bary[y, x], places, at)
-            if not from_portrait[corner] or not (0 <= at[0] < PW and 0 <= at[1] < PH):
+            vertex = _interpolate(faces[face[y, x]], bary[y, x], places, place)
+            if not is_usable[vertex] or not (0 <= place[0] < PW and 0 <= place[1] < PH):
                 continue
-            c, r = int(at[0]), int(at[1])
+            column, row = int(place[0]), int(place[1])
             if (
-                regions[r, c] == 0
-                or not allowed_sources[corner, claims[r, c]]
-                or abs(depth_map[r, c] - at[2]) >= SEEN_M
+                regions[row, column] == 0
+                or not allowed_sources[vertex, source_labels[row, column]]
+                or abs(depth[row, column] - place[2]) >= VISIBILITY_TOLERANCE_M
             ):
                 continue
             visibility[y, x] = SEEN
-            labels[y, x] = regions[r, c]
-            mixed_sample(fine, coarse, blend, at[0] / PW, at[1] / PH, colour)
-            _put(colour[0], faces[face[y, x]], bary[y, x], gain, warp[y, x])
+            labels[y, x] = regions[row, column]
+            mixed_sample(levels, place[0] / PW, place[1] / PH, color)
+            _write_color(color[0], faces[face[y, x]], bary[y, x], gain, warp[y, x])
 
 
 @numba.njit(cache=True)
-def _fill(face, bary, faces, shading, texel_faces, texels, texture, known, warp, visibility):
-    """The rest of the body from its texture, times the vertices' shading."""
+def _fill_from_atlas(drawn: _DrawnMesh, shading: np.ndarray, atlas: _AtlasSource, maps: FrameMaps) -> None:
+    """Draw the rest of the body, where visibility is still 0, from the texture atlas. shading f32 [M] in this frame."""
+    face, bary, faces = drawn.face, drawn.bary, drawn.faces
+    texture_faces, corners, origin = atlas.faces, atlas.corners, atlas.origin
+    warp, visibility = maps.warp, maps.visibility
     H, W = face.shape
-    at, colour = np.zeros(2), np.zeros(3)
+    texel, color = np.zeros(2), np.zeros(3)
     for y in range(H):
         for x in range(W):
             if face[y, x] < 0 or visibility[y, x] > 0:
                 continue
-            _mixed(texel_faces[face[y, x]], bary[y, x], texels, at)
-            how = known[min(max(int(at[1]), 0), known.shape[0] - 1), min(max(int(at[0]), 0), known.shape[1] - 1)]
-            visibility[y, x] = FROM_TEXTURE if how == KNOWN else (MIRRORED if how == MIRRORED_TEXEL else GUESSED)
-            sample(texture, at[0], at[1], colour)
-            _put(colour, faces[face[y, x]], bary[y, x], shading, warp[y, x])
+            _interpolate(texture_faces[face[y, x]], bary[y, x], corners, texel)
+            row = min(max(int(texel[1]), 0), origin.shape[0] - 1)
+            column = min(max(int(texel[0]), 0), origin.shape[1] - 1)
+            if origin[row, column] == VISIBLE_TEXEL:
+                visibility[y, x] = FROM_TEXTURE
+            elif origin[row, column] == MIRRORED_TEXEL:
+                visibility[y, x] = MIRRORED
+            else:
+                visibility[y, x] = GUESSED
+            bilinear_sample(atlas.color, texel[0], texel[1], color)
+            _write_color(color, faces[face[y, x]], bary[y, x], shading, warp[y, x])

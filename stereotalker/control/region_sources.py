@@ -1,4 +1,8 @@
-"""Which of a picture's regions may lie on which part of the body: a fit is a pixel off, and a hand's fringe must not stay on the belly."""
+"""Decides which regions of the portrait may lie on which part of the body.
+
+The fit of the body is about a pixel off. Without these rules, the fringe of a hand, for example, would stay on the
+belly when the hand moves away. V: vertices of the body, R: regions.
+"""
 
 from __future__ import annotations
 
@@ -9,21 +13,27 @@ from stereotalker.body.free_body import PARTS
 from stereotalker.body.model import Body
 from stereotalker.smplx_layout import JOINT, REGION, REGIONS
 
-# What a portrait's pixel may be of beside the regions: skin of arms, and what lies beside hands and has their colours mixed in.
-BARE, FRINGE = len(REGIONS), len(REGIONS) + 1
-_EARS_M = 0.08  # behind the eyes
-_REACH = 1 / 200  # of the picture's height: how far colours may reach beyond their region
-_TRUNK = ("pelvis", "spine1", "spine2", "spine3", "neck", "left_collar", "right_collar", "left_hip", "right_hip")
-_HEAD = ("head", "jaw", "left_eye", "right_eye")
+# Two source labels of portrait pixels beyond the regions. BARE: bare skin of arms. FRINGE: what lies beside a hand in
+# the portrait and has the hand's colors mixed in.
+BARE = len(REGIONS)
+FRINGE = len(REGIONS) + 1
+# Distance of the ears behind the eyes, m.
+_EARS_BEHIND_EYES_M = 0.08
+# How far colors of a region may be mixed into its neighbors, as a fraction of the picture's height.
+_MIXING_RADIUS = 1 / 200
+_TRUNK_JOINTS = (
+    "pelvis", "spine1", "spine2", "spine3", "neck", "left_collar", "right_collar", "left_hip", "right_hip",
+)  # fmt: skip
+_HEAD_JOINTS = ("head", "jaw", "left_eye", "right_eye")
 
 
 def hands_of(body: Body) -> np.ndarray:
-    """Whether a vertex is of a hand, bool [V]."""
+    """Whether a vertex belongs to a hand, bool [V]."""
     return body.hand_weight() > 0.5
 
 
 def forearms_of(body: Body) -> np.ndarray:
-    """Whether a vertex is of a forearm, bool [V]."""
+    """Whether a vertex belongs to a forearm, bool [V]."""
     return (body.weights[:, [JOINT["left_elbow"], JOINT["right_elbow"]]].sum(1) > 0.5) & ~hands_of(body)
 
 
@@ -33,40 +43,46 @@ def back_of_head(body: Body) -> np.ndarray:
     lips = body.template[body.masks["lips"] > 0.5].mean(0)
     return (
         (body.weights[:, JOINT["head"]] > 0.5)
-        & (body.template[:, 2] < eyes[2] - _EARS_M)
+        & (body.template[:, 2] < eyes[2] - _EARS_BEHIND_EYES_M)
         & (body.template[:, 1] > lips[1])
     )
 
 
 def in_mouth(body: Body) -> np.ndarray:
-    """Whether a vertex is of what a closed mouth hides: tongue, teeth, the mouth's own lining. bool [V]."""
+    """Whether a closed mouth hides a vertex: tongue, teeth and the lining of the mouth. bool [V]."""
     return np.isin(body.part, [PARTS[name][0] for name in ("tongue", "teeth")]) | (
         (body.masks["inner_mouth"] > 0.5) & (body.part == PARTS["body"][0])
     )
 
 
 def allowed(body: Body) -> np.ndarray:
-    """Whether a vertex may show a region, bool [V, R]. What may, is decided by the portrait."""
-    may = np.ones((len(body.weights), len(REGIONS)), bool)
-    may[:, REGION["background"]] = False
-    hand = hands_of(body)
+    """Whether a vertex may show a region, by anatomy alone, bool [V, R].
+
+    Hands never show hair, face, mouth, torso or legs; trunk and head never show hands; nothing shows the background.
+    """
+    result = np.ones((len(body.weights), len(REGIONS)), bool)
+    result[:, REGION["background"]] = False
+    is_hand = hands_of(body)
     for name in ("hair", "face", "mouth", "torso", "legs"):
-        may[hand, REGION[name]] = False
-    fixed = body.weights[:, [JOINT[name] for name in (*_TRUNK, *_HEAD)]].sum(1) > 0.5
-    may[fixed, REGION["hands"]] = False
-    return may
+        result[is_hand, REGION[name]] = False
+    is_trunk_or_head = body.weights[:, [JOINT[name] for name in (*_TRUNK_JOINTS, *_HEAD_JOINTS)]].sum(1) > 0.5
+    result[is_trunk_or_head, REGION["hands"]] = False
+    return result
 
 
-def inner(regions: np.ndarray) -> np.ndarray:
-    """Where the portrait's regions u8 [H, W] show the person, and nothing of the background mixed in, bool [H, W]."""
-    reach = max(1, round(regions.shape[0] * _REACH))
-    return grey_erosion((regions != REGION["background"]).astype(np.uint8), size=2 * reach + 1) > 0
+def inner_person_mask(regions: np.ndarray) -> np.ndarray:
+    """Where regions u8 [H, W] show the person without any background color mixed in, bool [H, W]."""
+    radius = max(1, round(regions.shape[0] * _MIXING_RADIUS))
+    return grey_erosion((regions != REGION["background"]).astype(np.uint8), size=2 * radius + 1) > 0
 
 
 def claimed(regions: np.ndarray) -> np.ndarray:
-    """The portrait's regions u8 [H, W], and FRINGE of the person beside hands."""
-    reach = max(1, round(regions.shape[0] * _REACH))
-    wide = grey_dilation((regions == REGION["hands"]).astype(np.uint8), size=2 * reach + 1)
-    return np.where((wide > 0) & ~np.isin(regions, [REGION["hands"], REGION["background"]]), FRINGE, regions).astype(
-        np.uint8
-    )
+    """Source labels of the portrait, u8 [H, W], from its regions u8 [H, W]: the regions, and FRINGE beside hands.
+
+    BARE is not assigned here, see `sleeves.detect_sleeve_end`.
+    """
+    radius = max(1, round(regions.shape[0] * _MIXING_RADIUS))
+    near_hands = grey_dilation((regions == REGION["hands"]).astype(np.uint8), size=2 * radius + 1)
+    return np.where(
+        (near_hands > 0) & ~np.isin(regions, [REGION["hands"], REGION["background"]]), FRINGE, regions
+    ).astype(np.uint8)

@@ -1,6 +1,7 @@
-"""Stage `people`: identities acting real and synthetic speech before several cameras, in shards; the shipped avatars; and what is refused.
+"""Stage `people`: renders identities that act real and synthetic speech before several cameras, and writes shards.
 
-A shard is a function of (params, identity, corpus): the bytes depend on neither the number of processes nor on interruptions.
+It also makes the shipped avatars, and a list of what was refused. A shard is a function of (params, identity, corpus):
+its bytes depend neither on the number of processes nor on interruptions.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 
 from stereotalker.body.model import load_body
 from stereotalker.body.shape_space import FACES
-from stereotalker.dataset.shards import FULL_DISK, try_writing, write_shard
+from stereotalker.dataset.shards import DISK_FULL_ERRORS, write_or_log, write_shard
 from stereotalker.dataset.speech_corpus import PARTS, REJECTED, Utterance, read_corpus, read_index
 from stereotalker.errors import ClipError, UserError
 from stereotalker.params import PACKAGE, BodyParams, PeopleParams, resolve
@@ -29,7 +30,7 @@ from stereotalker.synthetic.backgrounds import PICTURES, read_picture
 from stereotalker.synthetic.fit_silhouette import fit_silhouette
 from stereotalker.synthetic.takes import CaptureSetup, capture_take
 
-# The code that decides what a shard holds. A change to any of it makes every shard anew.
+# Source files that decide what a shard holds. After a change to any of them all shards are made again.
 _SHARD_CODE = (
     "synthetic/*.py",
     "acting/*.py",
@@ -41,26 +42,36 @@ _SHARD_CODE = (
     "control/background_plate.py",
     "dataset/build.py",
     "dataset/shards.py",
+    "media/audio_files.py",
 )
 
 
 @dataclass(frozen=True)
 class _Job:
-    path: Path
+    """What a worker process needs to make one shard."""
+
+    path: Path  # of the shard
     identity: int
     body: BodyParams
     people: PeopleParams
-    speeches: Path
-    pictures: tuple[Path, ...]
+    speeches: Path  # corpus folder of the identity's part, train or held_out
+    pictures: tuple[Path, ...]  # background pictures
 
 
 def build_people(
-    folder: Path, avatars: Path, body: BodyParams, params: PeopleParams, speeches: Path, processes: int | None = None, log: Callable[[str], None] = print
-) -> None:  # fmt: skip
-    """Write `folder`/{train,held_out}/people-NNNNNN.tar, rejected.jsonl and the shipped avatars. Shards that are there are kept.
+    folder: Path,
+    avatars: Path,
+    body: BodyParams,
+    params: PeopleParams,
+    speeches: Path,
+    processes: int | None = None,
+    log: Callable[[str], None] = print,
+) -> None:
+    """Write `folder`/{train,held_out}/people-NNNNNN.tar and rejected.jsonl, and the shipped avatars to `avatars`.
 
-    An identity that cannot be made, for whatever it needs that is broken or a disk that is full, is refused with its reason.
-    Raises UserError where not one could be made.
+    speeches: folder of the stage `speech`. Shards that exist already are kept. An identity that cannot be made, because
+    an input is broken or the disk is full, is refused with its reason. Raises UserError where no identity could be
+    made.
     """
     pictures, rejected = _backgrounds(params)
     _start_over_if_changed(folder, _recipe(body, params, speeches, pictures))
@@ -69,7 +80,7 @@ def build_people(
         part = PARTS[identity >= params.first_held_out]
         (folder / part).mkdir(parents=True, exist_ok=True)
         path = folder / part / f"people-{identity:06d}.tar"
-        if not path.exists():  # renamed into place when whole, so what is there is done
+        if not path.exists():  # a shard gets its name when it is complete, so an existing one is complete
             jobs.append(_Job(path, identity, body, params, speeches / part, pictures))
     with pool(processes) as workers:
         for count, (job, reason) in enumerate(zip(jobs, workers.map(_write_shard, jobs), strict=True), 1):
@@ -78,64 +89,64 @@ def build_people(
                 log(f"people: identity {job.identity} refused: {reason}")
             elif count % 10 == 0 or count == len(jobs):
                 log(f"people: {count} of {len(jobs)} shards written")
-    try_writing(folder / REJECTED, "".join(json.dumps(row) + "\n" for row in rejected), log)
+    write_or_log(folder / REJECTED, "".join(json.dumps(row) + "\n" for row in rejected), log)
     if not any(folder.glob("*/people-*.tar")):
-        raise UserError(
-            f"people: not one of {params.identities + params.held_out} identities could be made; the first reason: {rejected[0]['reason']}"
-        )
-    torch.set_num_threads(1)  # as in the workers
+        count, reason = params.identities + params.held_out, rejected[0]["reason"]
+        raise UserError(f"people: not one of {count} identities could be made; the first reason: {reason}")
+    torch.set_num_threads(1)  # as in the worker processes, so that results are the same
     model = load_body(resolve(body.file), body.file_reader, body.betas)
     avatars.mkdir(parents=True, exist_ok=True)
     for name, offset in params.avatars.items():
-        # Hands beside the trunk hide least of it, so that the warp has least to invent.
+        # Hands that rest beside the trunk hide least of it, so the reference warp has least to inpaint.
         shipped = build_actor(params.identities + offset, model, params.avatar_size, 2, name, rest="open").avatar
         save(fit_silhouette(shipped, model), avatars / f"{name}.safetensors")
 
 
 def _recipe(body: BodyParams, params: PeopleParams, speeches: Path, pictures: tuple[Path, ...]) -> str:
-    """Digest of all that shards are made from: numbers, body, faces, speech, pictures and our own code."""
-    own = params.model_dump(mode="json", exclude={"avatars", "avatar_size", "wrong"})
-    digest = hashlib.sha256(json.dumps(own, sort_keys=True).encode())
+    """Digest of all that shards are made from: parameters, body, faces, speech, background pictures, source code."""
+    values = params.model_dump(mode="json", exclude={"avatars", "avatar_size", "wrong"})
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
     code = sorted(path for pattern in _SHARD_CODE for path in PACKAGE.glob(pattern))
-    spoken = [path for part in PARTS for path in sorted((speeches / part).glob("*"))]
-    for path in (resolve(body.file), FACES, *spoken, *pictures, *code):
+    corpus = [path for part in PARTS for path in sorted((speeches / part).glob("*"))]
+    for path in (resolve(body.file), FACES, *corpus, *pictures, *code):
         digest.update(path.name.encode() + path.read_bytes() if path.is_file() else b"absent")
     return digest.hexdigest()
 
 
 def _start_over_if_changed(folder: Path, recipe: str) -> None:
-    """Shards made from something else are removed; those of an interrupted run stay."""
-    note = folder / "recipe"
-    if folder.exists() and not (note.is_file() and note.read_text() == recipe):
+    """Remove shards that were made from other inputs, and keep those of an interrupted run with the same inputs."""
+    recipe_file = folder / "recipe"
+    if folder.exists() and not (recipe_file.is_file() and recipe_file.read_text() == recipe):
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    note.write_text(recipe)
+    recipe_file.write_text(recipe)
 
 
 def _backgrounds(params: PeopleParams) -> tuple[tuple[Path, ...], list[dict]]:
-    """The user's background pictures that can be read, and the others with reasons."""
+    """The user's background pictures that can be read, and rows of rejected.jsonl for the others."""
     if params.backgrounds is None:
         return (), []
     folder = resolve(params.backgrounds)
     if not folder.is_dir():
         raise UserError(f"people.backgrounds: {folder} is not a folder; expected one of pictures, or null")
-    good, rejected = [], []
+    readable, rejected = [], []
     for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURES):
         try:
             read_picture(path, (64, 64))
-            good.append(path)
+            readable.append(path)
         except UserError as error:
             rejected.append({"file": path.name, "reason": str(error)})
-    return tuple(good), rejected
+    return tuple(readable), rejected
 
 
 @lru_cache(maxsize=1)
 def _corpus(folder: Path) -> tuple[list[Speech], list[Utterance]]:
+    """The corpus of a folder; a worker process keeps the last one, because its jobs share it."""
     return read_corpus(folder), read_index(folder)
 
 
 def _write_shard(job: _Job) -> str:
-    """Make one identity's shard. Returns why it could not be made, '' where it could."""
+    """Make one identity's shard. Returns why it could not be made, or '' where it could."""
     torch.set_num_threads(1)
     params = job.people
     body = load_body(resolve(job.body.file), job.body.file_reader, job.body.betas)
@@ -144,7 +155,8 @@ def _write_shard(job: _Job) -> str:
         usable = [k for k, speech in enumerate(speeches) if speech.phonemes]
         if not usable:
             raise UserError(f"{job.speeches} holds no speech with phoneme times; run the stage `speech` first")
-        # Hairs are drawn sample by sample, and are as thick in the portrait as in frames only where samples are alike.
+        # Hair is drawn per sample, so it is equally thick in portrait and frames only if their samples are equally
+        # large.
         samples = params.supersample * params.size // params.portrait_size
         actor = build_actor(job.identity, body, params.portrait_size, samples, pictures=job.pictures)
         actor = replace(actor, avatar=fit_silhouette(actor.avatar, body))
@@ -163,7 +175,7 @@ def _write_shard(job: _Job) -> str:
     except (UserError, ClipError) as error:
         return str(error)
     except OSError as error:
-        if error.errno not in FULL_DISK:
+        if error.errno not in DISK_FULL_ERRORS:
             raise
         return f"{job.path} cannot be written: {error.strerror}"
     return ""

@@ -1,13 +1,13 @@
-"""A user's own footage -> shards: talking videos, with transcripts where there are some, cut into shots of one speaker each.
+"""Turns a user's own footage into shards: talking videos, cut into shots of one speaker each.
 
-The layout is that of the synthetic shards as far as footage goes: JSON, sound, frames of one camera; faces instead of exact labels. A
-fitted body joins them when the avatar package can fit one. Nothing is kept without a word on whose consent covers it.
+Transcripts are used where there are some. The layout is that of the synthetic shards as far as footage goes: JSON,
+sound, and the frames of one camera, with detected faces instead of exact labels; there is no fitted body. Every shot
+keeps a statement of whose consent covers it.
 """
 
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -18,17 +18,18 @@ import numpy as np
 from PIL import Image
 
 from stereotalker.audio.forced_alignment import align
-from stereotalker.dataset.shards import FULL_DISK, JPEG, picture_bytes, try_writing, wav_bytes, write_tar
+from stereotalker.dataset.shards import DISK_FULL_ERRORS, JPEG_OPTIONS, picture_bytes, write_or_log, write_tar
 from stereotalker.dataset.speech_corpus import REJECTED
 from stereotalker.errors import ClipError, UserError
 from stereotalker.media import audio_files
 from stereotalker.media.faces import SIDE, find_faces, fitted
 from stereotalker.records import SAMPLE_RATE, Timed
+from stereotalker.store.digests import file_digest
 
 VIDEOS = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".m4v"}
-SHORTEST_S, LONGEST_S = 0.8, 20.0  # of a shot that is kept; longer ones are cut
-FACES = 0.8  # least share of looked-at frames with a face
-_LOOK_S = 0.2  # between frames that are searched for faces
+MIN_SHOT_S, MAX_SHOT_S = 0.8, 20.0  # length of a shot, s: shorter ones are refused, longer ones are cut into pieces
+MIN_FACE_SHARE = 0.8  # share of the checked frames that must show a face, below which a shot is refused
+_CHECK_INTERVAL_S = 0.2  # s between frames that are searched for faces
 
 
 @dataclass(frozen=True)
@@ -40,36 +41,39 @@ class Shot:
 
 
 @dataclass(frozen=True)
-class Ingested:
-    """What became of a folder."""
+class IngestResult:
+    """What became of a folder of videos."""
 
     shards: list[Path]
-    shots: int
-    seconds: float
-    rejected: list[dict]
+    shots: int  # that were kept
+    seconds: float  # of all shots that were kept
+    rejected: list[dict]  # rows of rejected.jsonl: file, reason, and the start (s) of a refused shot
 
 
-def ingest(folder: Path, out: Path, consent: str, loudness: float, log: Callable[[str], None] = print) -> Ingested:
-    """Turn every video below `folder` into shards in `out`, one a shot. What is refused goes to rejected.jsonl, the rest goes on.
+def ingest(folder: Path, out: Path, consent: str, loudness: float, log: Callable[[str], None] = print) -> IngestResult:
+    """Turn every video below `folder` into shards in `out`, one per shot.
 
-    consent: on whose permission the people in it may be used; kept with every shot. Raises UserError where there is nothing to read.
+    What is refused goes to rejected.jsonl, and the run goes on. consent: whose permission covers the people in the
+    videos; it is kept with every shot. loudness: LUFS to which the sound is brought. Raises UserError without
+    consent or videos, and where transcripts.csv cannot be read.
     """
     if not consent.strip():
         raise UserError(
-            "footage of real people needs their consent: say whose and for what with --consent, e.g. 'release forms 12-30, training and demos'"
+            "footage of real people needs their consent: say whose and for what with --consent, "
+            "e.g. 'release forms 12-30, training and demos'"
         )
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; expected one with videos ({', '.join(sorted(VIDEOS))})")
     videos = sorted(p for p in folder.rglob("*") if p.suffix.lower() in VIDEOS)
     if not videos:
         raise UserError(f"{folder} holds no video; expected files like take.mp4 ({', '.join(sorted(VIDEOS))})")
-    table = _table(folder)
+    transcripts = _read_transcripts(folder)
     out.mkdir(parents=True, exist_ok=True)
     rejected, shards, seconds = [], [], 0.0
     for video in videos:
         name = video.relative_to(folder).as_posix()
         try:
-            for shard, row in _ingest_video(video, name, _transcript(video, name, table), out, consent, loudness):
+            for shard, row in _ingest_video(video, name, _transcript(video, name, transcripts), out, consent, loudness):
                 if shard is None:
                     rejected.append(row)
                     log(f"{name}: shot at {row['start']:.2f} s refused: {row['reason']}")
@@ -80,18 +84,18 @@ def ingest(folder: Path, out: Path, consent: str, loudness: float, log: Callable
         except (ClipError, UserError) as error:
             rejected.append({"file": name, "reason": str(error)})
         except OSError as error:
-            if error.errno not in FULL_DISK:
+            if error.errno not in DISK_FULL_ERRORS:
                 raise
             rejected.append({"file": name, "reason": f"{out} cannot be written: {error.strerror}"})
         else:
             continue
         log(f"{name}: refused: {rejected[-1]['reason']}")
-    try_writing(out / REJECTED, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rejected), log)
-    return Ingested(shards, len(shards), seconds, rejected)
+    write_or_log(out / REJECTED, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rejected), log)
+    return IngestResult(shards, len(shards), seconds, rejected)
 
 
-def _table(folder: Path) -> dict[str, str]:
-    """Texts by file name, from transcripts.csv (file, text) where there is one."""
+def _read_transcripts(folder: Path) -> dict[str, str]:
+    """Texts by file name from transcripts.csv (columns file, text); empty without that file. Raises UserError."""
     table = folder / "transcripts.csv"
     if not table.is_file():
         return {}
@@ -107,59 +111,80 @@ def _table(folder: Path) -> dict[str, str]:
         raise UserError(f"{table} is not UTF-8 text; save it as UTF-8") from None
 
 
-def _transcript(video: Path, name: str, table: dict[str, str]) -> str:
-    """The text beside a video, or its row of the table; empty without. Raises UserError for a text nobody can read."""
-    beside = video.with_suffix(".txt")
-    if not beside.is_file():
-        return table.get(name) or table.get(video.name) or ""
+def _transcript(video: Path, name: str, transcripts: dict[str, str]) -> str:
+    """The text file beside a video, or the video's row of transcripts.csv, or an empty text.
+
+    Raises UserError where the text file is not UTF-8.
+    """
+    text_file = video.with_suffix(".txt")
+    if not text_file.is_file():
+        return transcripts.get(name) or transcripts.get(video.name) or ""
     try:
-        return beside.read_text(encoding="utf-8")
+        return text_file.read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        raise UserError(f"{beside.name} is not UTF-8 text; save it as UTF-8") from None
+        raise UserError(f"{text_file.name} is not UTF-8 text; save it as UTF-8") from None
 
 
 def _ingest_video(
     video: Path, name: str, text: str, out: Path, consent: str, loudness: float
 ) -> Iterator[tuple[Path | None, dict]]:
-    """Every shot's shard and row; None and the reason where the shot is refused."""
+    """(shard, its JSON) of every shot, or (None, row of rejected.jsonl). Raises ClipError for an unusable video."""
     fps, size = _probe(video)
     sound, level = audio_files.normalise(audio_files.decode(video), loudness)
     if not np.isfinite(level):
         raise ClipError(f"{video} is silent; expected speech")
     samples = audio_files.to_speech_samples(sound)
     aligned = align(samples, text) if text.strip() else None
-    note = (
-        "no transcript"
-        if not text.strip()
-        else ""
-        if aligned
-        else "the transcript cannot be aligned: another text, or digits, letters or words that pocketsphinx's English does not know"
-    )
-    key = f"{_safe(name)}-{_digest(video)[:12]}"
-    for number, film in enumerate(_film(video, list(_shots(video, fps)), fps)):
-        start, seconds = film.shot.start / fps, (film.shot.stop - film.shot.start) / fps
-        reason = film.reason or (
-            "" if seconds >= SHORTEST_S else f"lasts {seconds:.2f} s; expected at least {SHORTEST_S} s"
+    if not text.strip():
+        alignment_note = "no transcript"
+    elif aligned:
+        alignment_note = ""
+    else:
+        alignment_note = (
+            "the transcript cannot be aligned: another text, or digits, letters or words that pocketsphinx's English "
+            "does not know"
+        )
+    key = f"{_safe_name(name)}-{file_digest(video)[:12]}"
+    for number, decoded in enumerate(_decode_shots(video, list(_detect_shots(video, fps)), fps)):
+        start, seconds = decoded.shot.start / fps, (decoded.shot.stop - decoded.shot.start) / fps
+        reason = decoded.reason or (
+            "" if seconds >= MIN_SHOT_S else f"lasts {seconds:.2f} s; expected at least {MIN_SHOT_S} s"
         )
         if reason:
             yield None, {"file": name, "start": round(start, 3), "reason": reason}
             continue
         words, phonemes = (_within(items, start, start + seconds) for items in aligned) if aligned else ((), ())
         row = {
-            "kind": "footage", "file": name, "start": start, "seconds": seconds, "fps": fps, "frames": len(film.frames), "cameras": 1, "size": list(size), "consent": consent,
-            "loudness": level, "text": text, "alignment": note, "words": [list(asdict(w).values()) for w in words], "phonemes": [list(asdict(p).values()) for p in phonemes],
-            "faces": film.faces,
-        }  # fmt: skip
-        prefix, cut = f"{key}-{number}", samples[round(start * SAMPLE_RATE) : round((start + seconds) * SAMPLE_RATE)]
-        members = [(f"{prefix}.json", json.dumps(row, ensure_ascii=False).encode()), (f"{prefix}.wav", wav_bytes(cut))]
-        members += [(f"{prefix}.c0.t{t:04d}.jpg", frame) for t, frame in enumerate(film.frames)]
+            "kind": "footage",
+            "file": name,
+            "start": start,
+            "seconds": seconds,
+            "fps": fps,
+            "frames": len(decoded.frames),
+            "cameras": 1,
+            "size": list(size),
+            "consent": consent,
+            "loudness": level,
+            "text": text,
+            "alignment": alignment_note,
+            "words": [list(asdict(w).values()) for w in words],
+            "phonemes": [list(asdict(p).values()) for p in phonemes],
+            "faces": decoded.faces,
+        }
+        prefix = f"{key}-{number}"
+        shot_samples = samples[round(start * SAMPLE_RATE) : round((start + seconds) * SAMPLE_RATE)]
+        members = [
+            (f"{prefix}.json", json.dumps(row, ensure_ascii=False).encode()),
+            (f"{prefix}.wav", audio_files.wav_bytes(shot_samples, SAMPLE_RATE)),
+        ]
+        members += [(f"{prefix}.c0.t{t:04d}.jpg", frame) for t, frame in enumerate(decoded.frames)]
         shard = out / f"footage-{prefix}.tar"
         write_tar(shard, members)
         yield shard, row
 
 
 def _probe(video: Path) -> tuple[float, tuple[int, int]]:
-    """Frames a second and (height, width). Raises ClipError that says what is wrong with the file."""
+    """Frame rate and (height, width) px of a video. Raises ClipError that says what is wrong with the file."""
     try:
         with av.open(str(video)) as container:
             if not container.streams.video:
@@ -175,72 +200,72 @@ def _probe(video: Path) -> tuple[float, tuple[int, int]]:
         raise ClipError(f"{video} cannot be read as a video ({error.strerror})") from None
 
 
-def _shots(video: Path, fps: float) -> Iterator[Shot]:
-    """The video cut at its cuts (PySceneDetect), and longer shots into pieces of LONGEST_S."""
+def _detect_shots(video: Path, fps: float) -> Iterator[Shot]:
+    """The shots between the cuts that PySceneDetect finds, divided into equal pieces of at most MAX_SHOT_S."""
     from scenedetect import AdaptiveDetector, SceneManager, open_video  # extra [footage]
 
-    film, manager = open_video(str(video), backend="pyav"), SceneManager()
+    stream, manager = open_video(str(video), backend="pyav"), SceneManager()
     manager.add_detector(AdaptiveDetector(min_scene_len=max(int(0.4 * fps), 2)))
-    manager.detect_scenes(film)
+    manager.detect_scenes(stream)
     for start, stop in manager.get_scene_list(start_in_scene=True):
         low, high = round(start.seconds * fps), round(stop.seconds * fps)
-        pieces = max(int(np.ceil((high - low) / (LONGEST_S * fps))), 1)
+        pieces = max(int(np.ceil((high - low) / (MAX_SHOT_S * fps))), 1)
         edges = np.linspace(low, high, pieces + 1).round().astype(int)
         yield from (Shot(int(a), int(b)) for a, b in zip(edges, edges[1:], strict=False))
 
 
 @dataclass
-class _Film:
-    """A shot as it is decoded."""
+class _DecodedShot:
+    """Frames of a shot, and what the face detector finds in some of them."""
 
     shot: Shot
-    frames: list[bytes] = field(default_factory=list)  # JPEG
-    faces: list[list[float]] = field(default_factory=list)  # frame, x, y, side in px of the frame
-    looked: int = 0
-    crowded: int = 0
+    frames: list[bytes] = field(default_factory=list)  # JPEG files
+    faces: list[list[float]] = field(default_factory=list)  # frame index, then x, y, side of its largest face, px
+    checked: int = 0  # frames that were searched for faces
+    crowded: int = 0  # checked frames with a second face of similar size
 
     @property
     def reason(self) -> str:
-        """Why the shot is refused; empty where it is not."""
+        """Why the shot is refused, or an empty text."""
         if not self.frames:
             return "no frame can be decoded"
-        if len(self.faces) < FACES * self.looked:
-            return f"a face in {len(self.faces)} of {self.looked} looked-at frames; expected {FACES:.0%}"
-        if self.crowded > 0.3 * self.looked:
-            return f"more than one face in {self.crowded} of {self.looked} looked-at frames; expected one speaker"
+        if len(self.faces) < MIN_FACE_SHARE * self.checked:
+            return f"a face in {len(self.faces)} of {self.checked} checked frames; expected {MIN_FACE_SHARE:.0%}"
+        if self.crowded > 0.3 * self.checked:
+            return f"more than one face in {self.crowded} of {self.checked} checked frames; expected one speaker"
         return ""
 
 
-def _film(video: Path, shots: list[Shot], fps: float) -> Iterator[_Film]:
-    """Every shot in turn, in one pass over the video."""
-    films, step = iter(_Film(shot) for shot in shots), max(round(_LOOK_S * fps), 1)
-    film = next(films, None)
+def _decode_shots(video: Path, shots: list[Shot], fps: float) -> Iterator[_DecodedShot]:
+    """Decode every shot in turn, in one pass over the video."""
+    pending, step = iter(_DecodedShot(shot) for shot in shots), max(round(_CHECK_INTERVAL_S * fps), 1)
+    current = next(pending, None)
     with av.open(str(video)) as container:
         for index, frame in enumerate(container.decode(video=0)):
-            while film is not None and index >= film.shot.stop:
-                yield film
-                film = next(films, None)
-            if film is None:
+            while current is not None and index >= current.shot.stop:
+                yield current
+                current = next(pending, None)
+            if current is None:
                 return
-            if index < film.shot.start:
+            if index < current.shot.start:
                 continue
             picture = frame.to_ndarray(format="rgb24")
-            film.frames.append(picture_bytes(picture, "JPEG", **JPEG))
-            if (index - film.shot.start) % step == 0:
-                found = find_faces(fitted(np.asarray(Image.fromarray(picture).convert("L"))))
-                film.looked += 1
-                film.crowded += len(found) > 1 and found[1, 2] > 0.6 * found[0, 2]
-                if len(found):
-                    film.faces.append(
-                        [index - film.shot.start, *(found[0] * max(picture.shape[:2]) / SIDE).round(1).tolist()]
-                    )
-    if film is not None:
-        yield film
-    yield from films
+            current.frames.append(picture_bytes(picture, "JPEG", **JPEG_OPTIONS))
+            if (index - current.shot.start) % step == 0:
+                faces = find_faces(fitted(np.asarray(Image.fromarray(picture).convert("L"))))
+                current.checked += 1
+                current.crowded += len(faces) > 1 and faces[1, 2] > 0.6 * faces[0, 2]
+                if len(faces):
+                    # The detector saw the frame with its longer side at SIDE px.
+                    face = (faces[0] * max(picture.shape[:2]) / SIDE).round(1).tolist()
+                    current.faces.append([index - current.shot.start, *face])
+    if current is not None:
+        yield current
+    yield from pending
 
 
 def _within(items: tuple[Timed, ...], start: float, stop: float) -> tuple[Timed, ...]:
-    """What is spoken between start and stop, in the shot's own time."""
+    """What is spoken between start and stop (s), with times from the start of the shot."""
     return tuple(
         Timed(i.text, max(i.start, start) - start, min(i.end, stop) - start)
         for i in items
@@ -248,13 +273,6 @@ def _within(items: tuple[Timed, ...], start: float, stop: float) -> tuple[Timed,
     )
 
 
-def _safe(name: str) -> str:
+def _safe_name(name: str) -> str:
+    """A file name without its ending, made of ASCII letters, digits and hyphens."""
     return "".join(c if c.isalnum() and c.isascii() else "-" for c in name.rsplit(".", 1)[0])[:60].strip("-") or "video"
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

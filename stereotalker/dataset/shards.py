@@ -1,6 +1,9 @@
-"""Takes on disk: one tar a person in WebDataset's layout (files of one sample share the name before the first dot), which any tool opens.
+"""Takes on disk: one tar file (shard) per person in the layout of WebDataset, which any tar tool opens.
 
-Bytes are a function of the takes: fixed owners, times and order. Written whole or not at all.
+All files of one take share the name before the first dot. The bytes of a shard are a function of its takes: owners,
+times and order are fixed. A shard is written whole or not at all.
+
+C cameras, T frames, H x W pixels.
 """
 
 from __future__ import annotations
@@ -16,23 +19,23 @@ from pathlib import Path
 import numpy as np
 import safetensors.numpy
 from PIL import Image
-from scipy.io import wavfile
 
-from stereotalker.acting.gestures import Gesture
+from stereotalker.acting.gesture_planning import Gesture
 from stereotalker.errors import UserError
+from stereotalker.media.audio_files import wav_bytes
 from stereotalker.records import SAMPLE_RATE, Avatar, Camera, Motion, Speech, Timed
 from stereotalker.smplx_layout import REGIONS
 from stereotalker.store.files import write_atomic
 from stereotalker.synthetic.takes import Take
 
-FULL_DISK = frozenset(
-    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-)  # what is refused with its reason, so that the rest goes on
-DEPTH_UNIT_M = 1e-4  # of the 16-bit depth pictures; 0 is background
-JPEG = {"quality": 95, "subsampling": 0}
+# Errors of a full disk. They refuse one shard with its reason, and the run goes on with the others.
+DISK_FULL_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+DEPTH_UNIT_M = 1e-4  # metres per step of the 16-bit depth pictures, in which 0 means background
+JPEG_OPTIONS = {"quality": 95, "subsampling": 0}
+# Palette of the region pictures, one RGB color per region in the order of REGIONS, so that a viewer shows them apart.
 _PALETTE = [
     v
-    for colour in (
+    for color in (
         (0, 0, 0),
         (90, 60, 40),
         (240, 200, 170),
@@ -42,14 +45,15 @@ _PALETTE = [
         (240, 160, 60),
         (90, 90, 110),
     )
-    for v in colour
+    for v in color
 ]
 assert len(_PALETTE) == 3 * len(REGIONS)
+# Fields of Avatar in avatar.safetensors. Its pictures are PNG files; its name, style and origin are in the JSON.
 _AVATAR_ARRAYS = ("betas", "surface", "poses", "expression", "intrinsics", "extrinsics", "target")
 
 
 def write_shard(path: Path, takes: list[Take], extras: list[dict]) -> None:
-    """Write a person's takes. extras: goes into each take's JSON (where its speech comes from)."""
+    """Write a person's takes as one shard. extras: more keys for each take's JSON, such as the source of its speech."""
     write_tar(
         path,
         (
@@ -61,7 +65,7 @@ def write_shard(path: Path, takes: list[Take], extras: list[dict]) -> None:
 
 
 def write_tar(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
-    """Write files by name, in the given order."""
+    """Write a tar file of (name, content) pairs in the given order, atomically."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for name, data in members:
@@ -72,39 +76,61 @@ def write_tar(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
 
 
 def _files(take: Take, extra: dict) -> Iterator[tuple[str, bytes]]:
+    """(name after the first dot, content) of every file of a take."""
     avatar, camera = take.avatar, take.camera
-    yield "json", json.dumps({
-        "identity": take.identity, "take": take.number, "person": take.person, "start": take.start, "fps": take.motion.fps,
-        "frames": take.image.shape[1], "cameras": len(camera), "size": list(camera[0].size), "regions": list(REGIONS), "depth_unit_m": DEPTH_UNIT_M,
+    metadata = {
+        "identity": take.identity,
+        "take": take.number,
+        "person": take.person,
+        "start": take.start,
+        "fps": take.motion.fps,
+        "frames": take.image.shape[1],
+        "cameras": len(camera),
+        "size": list(camera[0].size),
+        "regions": list(REGIONS),
+        "depth_unit_m": DEPTH_UNIT_M,
         "loudness": take.speech.loudness if np.isfinite(take.speech.loudness) else None,
-        "words": [[w.text, w.start, w.end] for w in take.speech.words], "phonemes": [[p.text, p.start, p.end] for p in take.speech.phonemes],
+        "words": [[w.text, w.start, w.end] for w in take.speech.words],
+        "phonemes": [[p.text, p.start, p.end] for p in take.speech.phonemes],
         "gestures": [asdict(g) for g in take.gestures],
         "avatar": {"name": avatar.name, "style": avatar.style, "origin": avatar.origin},
-    } | extra, ensure_ascii=False).encode()  # fmt: skip
-    yield "wav", wav_bytes(take.speech.samples)
-    yield "motion.safetensors", safetensors.numpy.save({"poses": take.motion.poses, "expression": take.motion.expression, "trans": take.motion.trans, "keypoints": take.keypoints} | {
-        f"camera{c}.{name}": getattr(view, name) for c, view in enumerate(camera) for name in ("intrinsics", "extrinsics", "azimuth", "elevation")
-    })  # fmt: skip
+    }
+    yield "json", json.dumps(metadata | extra, ensure_ascii=False).encode()
+    yield "wav", wav_bytes(take.speech.samples, SAMPLE_RATE)
+    motion_arrays = {
+        "poses": take.motion.poses,
+        "expression": take.motion.expression,
+        "trans": take.motion.trans,
+        "keypoints": take.keypoints,
+    }
+    camera_arrays = {
+        f"camera{c}.{name}": getattr(view, name)
+        for c, view in enumerate(camera)
+        for name in ("intrinsics", "extrinsics", "azimuth", "elevation")
+    }
+    yield "motion.safetensors", safetensors.numpy.save(motion_arrays | camera_arrays)
     yield (
         "avatar.safetensors",
         safetensors.numpy.save({name: np.ascontiguousarray(getattr(avatar, name)) for name in _AVATAR_ARRAYS}),
     )
     yield "portrait.png", picture_bytes(avatar.portrait, "PNG")
     yield "background.png", picture_bytes(avatar.background, "PNG")
-    yield "portrait.regions.png", _labels(avatar.regions)
+    yield "portrait.regions.png", _region_picture(avatar.regions)
     C, T = take.image.shape[:2]
     for c in range(C):
         for t in range(T):
-            yield f"c{c}.t{t:04d}.jpg", picture_bytes(take.image[c, t], "JPEG", **JPEG)
-            yield f"c{c}.t{t:04d}.regions.png", _labels(take.regions[c, t])
-            near = np.where(
-                np.isfinite(take.depth[c, t]), np.rint(np.nan_to_num(take.depth[c, t], posinf=0) / DEPTH_UNIT_M), 0
-            )
-            yield f"c{c}.t{t:04d}.depth.png", picture_bytes(near.astype(np.uint16), "PNG")
+            yield f"c{c}.t{t:04d}.jpg", picture_bytes(take.image[c, t], "JPEG", **JPEG_OPTIONS)
+            yield f"c{c}.t{t:04d}.regions.png", _region_picture(take.regions[c, t])
+            depth = take.depth[c, t]
+            steps = np.where(np.isfinite(depth), np.rint(np.nan_to_num(depth, posinf=0) / DEPTH_UNIT_M), 0)
+            yield f"c{c}.t{t:04d}.depth.png", picture_bytes(steps.astype(np.uint16), "PNG")
 
 
 def read_shard(path: Path) -> list[Take]:
-    """Every take of a shard. Frames come back from JPEG, everything else exactly (depth to DEPTH_UNIT_M). Raises UserError."""
+    """Every take of a shard. Frames have the losses of JPEG, depth is rounded to DEPTH_UNIT_M, all else is exact.
+
+    Raises UserError where the file is damaged or incomplete.
+    """
     try:
         with tarfile.open(path) as tar:
             files = {entry.name: tar.extractfile(entry).read() for entry in tar if entry.isfile()}
@@ -125,7 +151,7 @@ def read_shard(path: Path) -> list[Take]:
 
 
 def read_summaries(folder: Path) -> Iterator[tuple[Path, list[dict]]]:
-    """Every shard of a folder with the JSON of its takes, without decoding pictures."""
+    """Every shard of a folder, in the order of names, with the JSON of its takes; pictures are not decoded."""
     for path in sorted(folder.glob("people-*.tar")):
         with tarfile.open(path) as tar:
             yield path, [json.loads(tar.extractfile(entry).read()) for entry in tar if entry.name.endswith(".json")]
@@ -134,7 +160,9 @@ def read_summaries(folder: Path) -> Iterator[tuple[Path, list[dict]]]:
 def read_portrait(path: Path) -> np.ndarray:
     """The portrait of a shard's person, u8 [H, W, 3]."""
     with tarfile.open(path) as tar:
-        return _array(tar.extractfile(next(entry for entry in tar if entry.name.endswith(".portrait.png"))).read())
+        return _decode_picture(
+            tar.extractfile(next(entry for entry in tar if entry.name.endswith(".portrait.png"))).read()
+        )
 
 
 def read_shards(folder: Path) -> Iterator[Take]:
@@ -144,53 +172,72 @@ def read_shards(folder: Path) -> Iterator[Take]:
 
 
 def _take(files: dict[str, bytes]) -> Take:
-    told = json.loads(files["json"])
-    arrays, own = (safetensors.numpy.load(files[f"{name}.safetensors"]) for name in ("motion", "avatar"))
-    C, T = told["cameras"], told["frames"]
-    size = tuple(told["size"])
+    """Decode the files of one take. Raises KeyError with the name of a file that is missing."""
+    metadata = json.loads(files["json"])
+    motion_arrays, avatar_arrays = (
+        safetensors.numpy.load(files[f"{name}.safetensors"]) for name in ("motion", "avatar")
+    )
+    C, T = metadata["cameras"], metadata["frames"]
+    size = tuple(metadata["size"])
 
     def stack(read, ending):
         return np.stack([[read(files[f"c{c}.t{t:04d}.{ending}"]) for t in range(T)] for c in range(C)])
 
-    depth = stack(_array, "depth.png").astype(np.float32) * np.float32(told["depth_unit_m"])
-    speech = Speech(
-        np.frombuffer(files["wav"][44:], np.int16).astype(np.float32) / 32767, -np.inf if told["loudness"] is None else told["loudness"],
-        *(tuple(Timed(*item) for item in told[name]) for name in ("words", "phonemes")),
-    )  # fmt: skip
+    depth = stack(_decode_picture, "depth.png").astype(np.float32) * np.float32(metadata["depth_unit_m"])
+    words, phonemes = (tuple(Timed(*item) for item in metadata[name]) for name in ("words", "phonemes"))
+    loudness = -np.inf if metadata["loudness"] is None else metadata["loudness"]
+    # The samples follow the 44 bytes of the WAV header.
+    samples = np.frombuffer(files["wav"][44:], np.int16).astype(np.float32) / 32767
     return Take(
-        identity=told["identity"], number=told["take"], person=told["person"], start=told["start"], speech=speech,
-        avatar=Avatar(portrait=_array(files["portrait.png"]), background=_array(files["background.png"]), regions=_array(files["portrait.regions.png"]), **own, **told["avatar"]),
-        motion=Motion(arrays["poses"], arrays["expression"], arrays["trans"], told["fps"]),
-        gestures=tuple(Gesture(g["name"], g["time"], tuple(g["hands"])) for g in told["gestures"]),
-        camera=tuple(Camera(*(arrays[f"camera{c}.{name}"] for name in ("intrinsics", "extrinsics", "azimuth", "elevation")), size) for c in range(C)),
-        image=stack(_array, "jpg"), regions=stack(_array, "regions.png"), depth=np.where(depth > 0, depth, np.inf).astype(np.float32),
-        keypoints=arrays["keypoints"],
-    )  # fmt: skip
+        identity=metadata["identity"],
+        number=metadata["take"],
+        person=metadata["person"],
+        start=metadata["start"],
+        speech=Speech(samples, loudness, words, phonemes),
+        avatar=Avatar(
+            portrait=_decode_picture(files["portrait.png"]),
+            background=_decode_picture(files["background.png"]),
+            regions=_decode_picture(files["portrait.regions.png"]),
+            **avatar_arrays,
+            **metadata["avatar"],
+        ),
+        motion=Motion(motion_arrays["poses"], motion_arrays["expression"], motion_arrays["trans"], metadata["fps"]),
+        gestures=tuple(Gesture(g["name"], g["time"], tuple(g["hands"])) for g in metadata["gestures"]),
+        camera=tuple(
+            Camera(
+                *(motion_arrays[f"camera{c}.{name}"] for name in ("intrinsics", "extrinsics", "azimuth", "elevation")),
+                size,
+            )
+            for c in range(C)
+        ),
+        image=stack(_decode_picture, "jpg"),
+        regions=stack(_decode_picture, "regions.png"),
+        depth=np.where(depth > 0, depth, np.inf).astype(np.float32),
+        keypoints=motion_arrays["keypoints"],
+    )
 
 
-def try_writing(path: Path, text: str, log: Callable[[str], None]) -> None:
-    """Write a list of what was refused; the disk that refused the shards may refuse this too, and the log has the reasons."""
+def write_or_log(path: Path, text: str, log: Callable[[str], None]) -> None:
+    """Write the list of refused items, or log the error.
+
+    A full disk that refused shards may refuse this file too; that must not end the run, because the log has the
+    reasons.
+    """
     try:
         path.write_text(text)
     except OSError as error:
         log(f"{path} cannot be written: {error.strerror}")
 
 
-def wav_bytes(samples: np.ndarray) -> bytes:
-    """16-bit WAV of speech f32 [S] at SAMPLE_RATE."""
-    buffer = io.BytesIO()
-    wavfile.write(buffer, SAMPLE_RATE, np.rint(np.clip(samples, -1, 1) * 32767).astype(np.int16))
-    return buffer.getvalue()
-
-
 def picture_bytes(array: np.ndarray, kind: str, **options) -> bytes:
-    """A picture as a file of the given kind (PNG, JPEG)."""
+    """Encode a picture (u8 [H, W, 3], u8 [H, W] or u16 [H, W]) as a file of the given kind: PNG, JPEG."""
     buffer = io.BytesIO()
     Image.fromarray(array).save(buffer, kind, **options)
     return buffer.getvalue()
 
 
-def _labels(regions: np.ndarray) -> bytes:
+def _region_picture(regions: np.ndarray) -> bytes:
+    """Encode region labels u8 [H, W] as a PNG with a palette."""
     picture = Image.frombytes("P", regions.shape[::-1], regions.tobytes())
     picture.putpalette(_PALETTE)
     buffer = io.BytesIO()
@@ -198,5 +245,5 @@ def _labels(regions: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _array(data: bytes) -> np.ndarray:
+def _decode_picture(data: bytes) -> np.ndarray:
     return np.array(Image.open(io.BytesIO(data)))

@@ -1,6 +1,7 @@
-"""Stage `speech`: utterances with word and phoneme times, spoken by espeak-ng in many languages, and real recordings aligned with their text.
+"""Stage `speech`: utterances with word and phoneme times, synthetic ones in many languages and real recordings.
 
-The two parts, train and held_out, share no voice and no sentence. What cannot be used is written to rejected.jsonl, and the rest goes on.
+espeak-ng speaks the synthetic ones; recordings are aligned with their text. The two parts, train and held_out, share no
+voice and no sentence. What cannot be used is written to rejected.jsonl, and the run goes on.
 """
 
 from __future__ import annotations
@@ -29,35 +30,47 @@ from stereotalker.runtime.process_pool import pool
 
 PARTS = ("train", "held_out")
 INDEX, REJECTED = "utterances.jsonl", "rejected.jsonl"
-# Formants and timbre. Breathy voices (f2, f3, f5) draw noise that is never the same twice, so the data does without them.
+# espeak-ng voice variants, which change formants and timbre. The breathy ones (f2, f3, f5) are left out, because their
+# noise is different every time and the corpus must be reproducible.
 _VARIANTS = ("", "m1", "m2", "m3", "m4", "m7", "f1", "f4", "belinda", "aunty", "steph")
 _HELD_OUT_VARIANTS = ("m5", "m6", "croak", "linda")
-_SOUNDS = (".flac", ".wav", ".mp3", ".ogg", ".m4a")
-# Scripts a language's voice reads, by the first word of its letters' Unicode names; others read Latin letters.
+_AUDIO_ENDINGS = (".flac", ".wav", ".mp3", ".ogg", ".m4a")
+# Scripts that the voice of a language reads, by the first word of the Unicode names of their letters. The voices of all
+# other languages read Latin letters.
 _SCRIPTS = {
-    "ru": {"CYRILLIC"}, "el": {"GREEK"}, "hi": {"DEVANAGARI"}, "ar": {"ARABIC"}, "ko": {"HANGUL"}, "cmn": {"CJK"},
+    "ru": {"CYRILLIC"},
+    "el": {"GREEK"},
+    "hi": {"DEVANAGARI"},
+    "ar": {"ARABIC"},
+    "ko": {"HANGUL"},
+    "cmn": {"CJK"},
     "ja": {"HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA"},
-}  # fmt: skip
+}
+_HELD_OUT_DIVISOR = 9  # one sentence in so many is held out
 
 
 @dataclass(frozen=True)
 class Utterance:
     """A row of utterances.jsonl: where a Speech comes from."""
 
-    file: str
+    file: str  # name of the Speech record
     kind: str  # synthetic, real
     language: str
     voice: str  # espeak-ng voice with rate and pitch, or the recording's speaker
     text: str
     seconds: float
-    codec: str = ""  # that it went through
-    source: str = ""  # of a recording
+    codec: str = ""  # codec that the sound was encoded and decoded with, or empty
+    source: str = ""  # path of a recording, or empty
 
 
 def build_corpus(
     folder: Path, params: SpeechParams, audio: AudioParams, log=print, processes: int | None = None
 ) -> None:
-    """Write `folder`/{train,held_out}/*.safetensors (Speech records), their index, and what was refused. Bytes depend on the seed alone."""
+    """Write `folder`/{train,held_out}/*.safetensors (Speech records), their index, and rejected.jsonl.
+
+    The bytes depend on parameters and inputs alone, not on the number of processes. Raises UserError where sentences,
+    texts or recordings that params.yaml names are missing.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     for part in PARTS:
         (folder / part).mkdir(parents=True)
@@ -65,31 +78,32 @@ def build_corpus(
     if params.texts:
         sentences.setdefault("en-us", []).extend(read_texts(resolve(params.texts)))
     recordings = _recordings(params)
-    tested = {_folded(r.text) for r in recordings if r.part == "held_out"}
+    held_out_texts = {_normalized(r.text) for r in recordings if r.part == "held_out"}
     rows: dict[str, list[Utterance]] = {part: [] for part in PARTS}
     with pool(processes) as workers:
-        jobs = [_script(index, sentences, tested, params) for index in range(params.utterances)]
-        made = [
-            *workers.map(partial(_synthetic, folder, params, audio), jobs, chunksize=8),
-            *workers.map(partial(_recorded, folder, audio), recordings, chunksize=2),
+        scripts = [_draw_script(index, sentences, held_out_texts, params) for index in range(params.utterances)]
+        results = [
+            *workers.map(partial(_synthesize, folder, params, audio), scripts, chunksize=8),
+            *workers.map(partial(_align_recording, folder, audio), recordings, chunksize=2),
         ]
-    for part, utterance in made:
-        rows[part].append(utterance) if isinstance(utterance, Utterance) else rejected.append(utterance)
+    for part, result in results:
+        rows[part].append(result) if isinstance(result, Utterance) else rejected.append(result)
     for part in PARTS:
         (folder / part / INDEX).write_text(_lines(asdict(row) for row in rows[part]))
     (folder / REJECTED).write_text(_lines(rejected))
     log(
-        f"speech: {len(rows['train'])} utterances to train on, {len(rows['held_out'])} held out, {len(rejected)} refused (see {REJECTED})"
+        f"speech: {len(rows['train'])} utterances to train on, {len(rows['held_out'])} held out, "
+        f"{len(rejected)} refused (see {REJECTED})"
     )
 
 
 def read_corpus(folder: Path) -> list[Speech]:
-    """Every Speech of a folder, in the order of names."""
+    """Every Speech of a part's folder, in the order of names."""
     return [load(Speech, path) for path in sorted(folder.glob("*.safetensors"))]
 
 
 def read_index(folder: Path) -> list[Utterance]:
-    """Where every Speech of a folder comes from, in the order of names. Raises UserError where there is no corpus."""
+    """The Utterance of every Speech of a part's folder, in the order of names. Raises UserError without a corpus."""
     if not (folder / INDEX).is_file():
         raise UserError(f"{folder / INDEX} not found; run `stereotalker stage speech` first")
     rows = [Utterance(**json.loads(line)) for line in (folder / INDEX).read_text().splitlines()]
@@ -97,13 +111,14 @@ def read_index(folder: Path) -> list[Utterance]:
 
 
 def read_sentences(path: Path, languages: list[str]) -> tuple[dict[str, list[str]], list[dict]]:
-    """Sentences by language, one a line, from a folder of LANGUAGE.txt files (or one file: en-us); and what was refused, with reasons.
+    """Sentences by language, and rows of rejected.jsonl for lines that cannot be spoken.
 
-    Raises UserError where nothing is left to speak.
+    path: a folder of files like de.txt with one sentence a line, or one such file, which is read as en-us. Raises
+    UserError where no sentence is left.
     """
     if not path.exists():
         raise UserError(f"speech.sentences: {path} not found; expected a folder with files like de.txt, or a text file")
-    found: dict[str, list[str]] = {}
+    sentences: dict[str, list[str]] = {}
     rejected: list[dict] = []
     for file in sorted(path.glob("*.txt")) if path.is_dir() else [path]:
         language = file.stem if path.is_dir() else "en-us"
@@ -115,16 +130,17 @@ def read_sentences(path: Path, languages: list[str]) -> tuple[dict[str, list[str
             if reason:
                 rejected.append({"file": file.name, "line": number, "reason": reason})
             elif text:
-                found.setdefault(language, []).append(text)
-    if not found:
+                sentences.setdefault(language, []).append(text)
+    if not sentences:
         raise UserError(
-            f"speech.sentences: {path} holds no sentence in {', '.join(languages)}; expected files like de.txt, one sentence a line"
+            f"speech.sentences: {path} holds no sentence in {', '.join(languages)}; "
+            "expected files like de.txt, one sentence a line"
         )
-    return found, rejected
+    return sentences, rejected
 
 
 def _readable(line: bytes, language: str) -> tuple[str, str]:
-    """The text of a line, and why it cannot be spoken ('' where it can)."""
+    """The text of a line, and why it cannot be spoken, or '' where it can."""
     try:
         text = line.decode("utf-8").strip()
     except UnicodeDecodeError:
@@ -133,17 +149,18 @@ def _readable(line: bytes, language: str) -> tuple[str, str]:
     if text and not letters and not any(c.isdigit() for c in text):
         return "", "no letters or digits"
     scripts = {unicodedata.name(c, "UNKNOWN").split()[0] for c in letters}
-    strange = scripts - _SCRIPTS.get(language, {"LATIN"}) - {"MODIFIER", "COMBINING", "FULLWIDTH", "IDEOGRAPHIC"}
-    return (
-        text,
-        f"written in {', '.join(sorted(strange)).lower()} letters, which the voice {language!r} does not read"
-        if strange
-        else "",
-    )
+    unreadable = scripts - _SCRIPTS.get(language, {"LATIN"}) - {"MODIFIER", "COMBINING", "FULLWIDTH", "IDEOGRAPHIC"}
+    if not unreadable:
+        return text, ""
+    names = ", ".join(sorted(unreadable)).lower()
+    return text, f"written in {names} letters, which the voice {language!r} does not read"
 
 
 def read_texts(folder: Path) -> list[str]:
-    """English sentences of every .txt file of a folder, those of 3 to 16 plain words, in the order of names. Raises UserError."""
+    """English sentences of 3 to 16 plain words from every .txt file of a folder, in the order of names.
+
+    Other lines are left out. Raises UserError where the folder does not exist.
+    """
     if not folder.is_dir():
         raise UserError(
             f"speech.texts: {folder} not found; expected a folder of .txt files, one sentence a line, or null"
@@ -157,16 +174,17 @@ def read_texts(folder: Path) -> list[str]:
 
 
 def is_held_out(text: str) -> bool:
-    """One sentence in nine is only ever held out, whoever speaks it."""
-    return zlib.crc32(_folded(text).encode()) % 9 == 0
+    """Whether a sentence belongs to the held-out part, whoever speaks it; one sentence in nine does."""
+    return zlib.crc32(_normalized(text).encode()) % _HELD_OUT_DIVISOR == 0
 
 
-def _folded(text: str) -> str:
-    """A sentence whatever its case and spaces."""
+def _normalized(text: str) -> str:
+    """A sentence without differences of case and white space."""
     return " ".join(text.lower().split())
 
 
 def _part(index: int, params: SpeechParams) -> str:
+    """The part of a synthetic utterance: the last `held_out` of all are held out."""
     return "held_out" if index >= params.utterances - params.held_out else "train"
 
 
@@ -178,17 +196,23 @@ class _Script:
     language: str
     text: str
     voice: Voice
-    codec: str
+    codec: str  # codec to encode and decode the sound with, or empty
 
 
-def _script(index: int, sentences: dict[str, list[str]], tested: set[str], params: SpeechParams) -> _Script | None:
-    """English is spoken as often as all other languages together. None where no sentence is left for the part."""
+def _draw_script(
+    index: int, sentences: dict[str, list[str]], held_out_texts: set[str], params: SpeechParams
+) -> _Script | None:
+    """Draw language, sentence, voice and codec of a synthetic utterance. None where the part has no sentence left.
+
+    English is drawn with the probability params.english. held_out_texts: normalized texts of held-out recordings, which
+    no training utterance may have.
+    """
     rng = np.random.default_rng([params.seed, index])
     held_out = _part(index, params) == "held_out"
     languages = sorted(
         lang
         for lang, texts in sentences.items()
-        if any(is_held_out(t) == held_out and (held_out or _folded(t) not in tested) for t in texts)
+        if any(is_held_out(t) == held_out and (held_out or _normalized(t) not in held_out_texts) for t in texts)
     )
     if not languages:
         return None
@@ -200,7 +224,7 @@ def _script(index: int, sentences: dict[str, list[str]], tested: set[str], param
     )
     texts = sentences[language]
     while is_held_out(text := texts[rng.integers(len(texts))]) != held_out or (
-        not held_out and _folded(text) in tested
+        not held_out and _normalized(text) in held_out_texts
     ):
         continue
     accent = "en-gb" if language == "en-us" and "en-gb" in params.languages and rng.random() < 0.4 else language
@@ -215,9 +239,10 @@ def _script(index: int, sentences: dict[str, list[str]], tested: set[str], param
     )
 
 
-def _synthetic(
+def _synthesize(
     folder: Path, params: SpeechParams, audio: AudioParams, script: _Script | None
 ) -> tuple[str, Utterance | dict]:
+    """Speak and save a script. Returns the part, and the utterance or its row of rejected.jsonl."""
     if script is None:
         return "train", {"file": "synthetic", "reason": "no sentence is left for this part"}
     name, part, voice = f"synthetic-{script.index:05d}", _part(script.index, params), script.voice
@@ -225,19 +250,20 @@ def _synthetic(
         speech = from_script(script.text, voice, audio.loudness, speak_alone)[0]
     except ClipError as error:
         return part, {"file": name, "language": script.language, "reason": str(error)}
-    told = f"espeak-ng {script.language}+{voice.variant or 'plain'} rate {voice.rate} pitch {voice.pitch}"
-    return part, _keep(
+    voice_name = f"espeak-ng {script.language}+{voice.variant or 'plain'} rate {voice.rate} pitch {voice.pitch}"
+    return part, _save_utterance(
         speech,
         folder / part / f"{name}.safetensors",
         script.codec,
         kind="synthetic",
         language=script.language,
-        voice=told,
+        voice=voice_name,
         text=script.text,
     )
 
 
-def _keep(speech: Speech, path: Path, codec: str, **origin) -> Utterance:
+def _save_utterance(speech: Speech, path: Path, codec: str, **origin) -> Utterance:
+    """Save a speech, after a codec if there is one. origin: the other fields of Utterance."""
     if codec:
         speech = Speech(
             np.clip(through_codec(speech.samples, codec), -1, 1), speech.loudness, speech.words, speech.phonemes
@@ -248,39 +274,40 @@ def _keep(speech: Speech, path: Path, codec: str, **origin) -> Utterance:
 
 @dataclass(frozen=True)
 class _Recording:
-    """A file somebody spoke into. text: "" where nobody wrote it down."""
+    """A recording of real speech that the corpus is to hold."""
 
     index: int
     path: Path
-    shown: str
+    display_path: str  # as the user wrote it, or relative to the user's folder
     speaker: str
     language: str
-    text: str
+    text: str  # transcript, or empty where there is none
     part: str
 
 
 def _recordings(params: SpeechParams) -> list[_Recording]:
-    """Those that transcripts.csv names (path, speaker, lang, text), and the English ones under `untranscribed`, which are trained on only.
+    """Recordings in transcripts.csv (path, speaker, lang, text), and English ones in the folder `untranscribed`.
 
-    Speakers whose names begin with one of `held_out_speakers` are held out, as is every language but English: they test, and no more.
+    Speakers whose names begin with one of `held_out_speakers` are held out, and so is every language but English.
+    Recordings without a transcript are all for training. Raises UserError where a file or folder is missing.
     """
-    found = []
+    recordings = []
     if params.recordings:
         source = resolve(params.recordings)
         table = source / "transcripts.csv"
         if not table.is_file():
             raise UserError(
-                f"speech.recordings: {table} not found; expected columns path, speaker, lang, text; set it to null to do without"
+                f"speech.recordings: {table} not found; expected columns path, speaker, lang, text; "
+                "set it to null to do without"
             )
         with open(table, newline="") as file:
             for row in csv.DictReader(file):
-                aside = row["speaker"].startswith(tuple(params.held_out_speakers)) or not row[
-                    "lang"
-                ].lower().startswith("en")
-                part = "held_out" if aside else "train"
-                found.append(
+                is_english = row["lang"].lower().startswith("en")
+                is_held_out_speaker = row["speaker"].startswith(tuple(params.held_out_speakers))
+                part = "held_out" if is_held_out_speaker or not is_english else "train"
+                recordings.append(
                     _Recording(
-                        len(found),
+                        len(recordings),
                         source.parent / row["path"],
                         row["path"],
                         row["speaker"],
@@ -291,19 +318,21 @@ def _recordings(params: SpeechParams) -> list[_Recording]:
                 )
     if params.untranscribed:
         source = resolve(params.untranscribed)
-        files = sorted(path for path in source.rglob("*") if path.suffix.lower() in _SOUNDS)
+        files = sorted(path for path in source.rglob("*") if path.suffix.lower() in _AUDIO_ENDINGS)
         if not files:
             raise UserError(
-                f"speech.untranscribed: {source} holds no {', '.join(_SOUNDS)}; expected a folder of English recordings, or null"
+                f"speech.untranscribed: {source} holds no {', '.join(_AUDIO_ENDINGS)}; "
+                "expected a folder of English recordings, or null"
             )
-        found += [
-            _Recording(len(found) + k, path, str(path.relative_to(source)), path.parent.name, "en", "", "train")
+        recordings += [
+            _Recording(len(recordings) + k, path, str(path.relative_to(source)), path.parent.name, "en", "", "train")
             for k, path in enumerate(files)
         ]
-    return found
+    return recordings
 
 
-def _recorded(folder: Path, audio: AudioParams, recording: _Recording) -> tuple[str, Utterance | dict]:
+def _align_recording(folder: Path, audio: AudioParams, recording: _Recording) -> tuple[str, Utterance | dict]:
+    """Align and save a recording. Returns the part, and the utterance or its row of rejected.jsonl."""
     reason, times = "", None
     if recording.text and recording.part == "train" and is_held_out(recording.text):
         reason = "its sentence belongs to the other part"
@@ -316,9 +345,9 @@ def _recorded(folder: Path, audio: AudioParams, recording: _Recording) -> tuple[
         except ClipError as error:
             reason = str(error)
     if reason:
-        return recording.part, {"file": recording.shown, "reason": reason}
+        return recording.part, {"file": recording.display_path, "reason": reason}
     path = folder / recording.part / f"real-{recording.index:05d}.safetensors"
-    return recording.part, _keep(
+    return recording.part, _save_utterance(
         Speech(samples, level, *times),
         path,
         "",
@@ -326,9 +355,10 @@ def _recorded(folder: Path, audio: AudioParams, recording: _Recording) -> tuple[
         language=recording.language,
         voice=recording.speaker,
         text=recording.text,
-        source=recording.shown,
+        source=recording.display_path,
     )
 
 
 def _lines(rows) -> str:
+    """Rows as JSON lines."""
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

@@ -1,18 +1,24 @@
-"""How good a motion is. Every measure with its formula and its version; a number of another version does not compare. T frames.
+"""Metrics of motion quality, each with its formula. Figures of different metric versions must not be compared.
+
+Shapes: T frames; S slots of body motion (a slot is SLOT frames); Q body columns; D feature dimensions. Times are in s.
 
 version 1
-lips closed        share of p, b, m in which the midline lips come nearer than CLOSED_MM over their distance at rest, in a frame that
-                   overlaps the sound (+-1 frame); over all sounds of all utterances
-lip correlation    Pearson's r of the lip aperture with the reference's, and the lag in frames with the highest r
-pause aperture     95th percentile of the lip aperture in pauses of speech, 0.15 s away from any sound, mm
-lip vertex error   mean over frames of the largest distance of any lip vertex to the reference's, mm (Richard et al. 2021)
-diversity          mean deviation in time of the angles of head, shoulders, elbows and wrists, rad
-jerk               mean size of the third difference of the same angles, rad/s^3
-beat consistency   mean over the arms' slowest moments of exp(-d^2 / 2 s^2), d the time to the next onset of sound, s = 0.1 s (Li et al. 2021)
-FGD                Frechet distance of gesture features (Yoon et al. 2020) by the encoder of weights/gestures.safetensors
-gesture accuracy   share of words whose sign is the nearest among all signs' reference strokes (see `Signs`)
+lips closed        share of p, b, m sounds in which the midline lips come nearer than CLOSED_MM over their distance at
+                   rest, in any frame that overlaps the sound (+-1 frame); taken over all sounds of all utterances
+lip correlation    Pearson's r of the lip aperture with the reference's, and the lag in frames that has the highest r
+pause aperture     95th percentile of the lip aperture in pauses of speech, at least 0.15 s away from any sound, mm
+lip vertex error   mean over frames of the largest distance of any lip vertex to the reference's, mm
+                   (Richard et al. 2021)
+diversity          mean standard deviation over time of the angles of head, shoulders, elbows and wrists, rad
+jerk               mean norm of the third difference of the same angles, rad/s^3
+beat consistency   mean over the kinematic beats of the arms of exp(-d^2 / 2 s^2), where d is the time to the next
+                   onset of sound and s = 0.1 s (Li et al. 2021)
+FGD                Frechet distance of gesture features (Yoon et al. 2020), which the encoder of
+                   weights/gestures.safetensors computes
+gesture accuracy   share of words whose gesture class is the nearest among the reference strokes (see `NearestGesture`)
 drift              |spread of the last minute / spread of the first - 1|, and the shift of the mean over the spread
-seams              mean speed of all joints and actions from a window's border to 0.4 s behind it, over that elsewhere
+seams              mean speed of all joints and blend shapes from a window's border to 0.4 s behind it, over that
+                   elsewhere
 """
 
 from __future__ import annotations
@@ -38,20 +44,23 @@ from stereotalker.smplx_layout import JOINT
 from stereotalker.weights import FOLDER, load_weights
 
 VERSION = 1
-CLOSED_MM = 2.0  # lips whose midline points are nearer than this touch, as thick as they are
-BEAT_S, _PAUSE_EDGE_S = 0.1, 0.15
+# Lip aperture in mm below which the lips count as closed: lips are thick, so their midline points touch before they
+# meet.
+CLOSED_MM = 2.0
+BEAT_S = 0.1  # standard deviation of the kernel of `beat_consistency`, s
+_PAUSE_EDGE_S = 0.15  # frames closer than this to a sound (s) do not count as a pause
 _ARMS = [JOINT[f"{side}_{part}"] for part in ("shoulder", "elbow", "wrist") for side in ("left", "right")]
-_MOVED = [JOINT["head"], *_ARMS]
+_HEAD_AND_ARMS = [JOINT["head"], *_ARMS]
 
 
 def lips_closed(motion: Motion, speech: Speech, body: Body) -> float:
-    """NaN where nothing must close."""
+    """Share of p, b, m sounds with closed lips, 0..1; nan where the speech has none of them."""
     hits = closures(motion, speech, body)
     return float(np.mean(hits)) if hits else float("nan")
 
 
 def closures(motion: Motion, speech: Speech, body: Body) -> list[bool]:
-    """For every p, b, m: were the lips closed?"""
+    """Whether the lips are closed, for every p, b, m sound that overlaps the motion."""
     aperture, hits = body.lip_aperture(motion), []
     for start, end in closed_spans(speech.phonemes):
         low, high = int(start * motion.fps - 1), int(np.ceil(end * motion.fps)) + 1
@@ -62,7 +71,7 @@ def closures(motion: Motion, speech: Speech, body: Body) -> list[bool]:
 
 
 def pause_aperture(motion: Motion, speech: Speech, body: Body) -> np.ndarray:
-    """Lip aperture (mm) in the frames of pauses."""
+    """Lip aperture in mm at every frame that lies in a pause of the speech, f32 [P]."""
     times = (np.arange(len(motion.poses)) + 0.5) / motion.fps
     quiet = np.ones(len(times), bool)
     for p in speech.phonemes:
@@ -72,131 +81,152 @@ def pause_aperture(motion: Motion, speech: Speech, body: Body) -> np.ndarray:
 
 
 def lip_agreement(motion: Motion, reference: Motion, body: Body) -> tuple[float, float]:
-    """Correlation of the aperture without lag, and the lag (frames, positive: late) of the highest."""
+    """Correlation of the lip apertures without lag, and the lag that has the highest correlation.
+
+    The lag is in frames, at most 5 to either side; it is positive where the motion is late.
+    """
     truth, ours = body.lip_aperture(reference), body.lip_aperture(motion)
     by_lag = {lag: _correlation(truth, np.roll(ours, -lag)) for lag in range(-5, 6)}
     return by_lag[0], float(max(by_lag, key=by_lag.get))
 
 
 def lip_vertex_error(motion: Motion, reference: Motion, body: Body) -> float:
-    """mm."""
+    """Mean over frames of the largest distance between corresponding lip vertices, mm (Richard et al. 2021)."""
     return float(np.linalg.norm(body.lips(motion) - body.lips(reference), axis=-1).max(1).mean())
 
 
 def diversity(motion: Motion) -> float:
-    return float(motion.poses[:, _MOVED].std(0).mean())
+    """Mean standard deviation over time of the angles of head and arms, rad."""
+    return float(motion.poses[:, _HEAD_AND_ARMS].std(0).mean())
 
 
 def jerk(motion: Motion) -> float:
+    """Mean norm of the third difference of the angles of head and arms, rad/s^3; 0 for fewer than 4 frames."""
     if len(motion.poses) < 4:
         return 0.0
-    return float(np.linalg.norm(np.diff(motion.poses[:, _MOVED], 3, axis=0), axis=-1).mean() * motion.fps**3)
+    return float(np.linalg.norm(np.diff(motion.poses[:, _HEAD_AND_ARMS], 3, axis=0), axis=-1).mean() * motion.fps**3)
 
 
 def beat_consistency(motion: Motion, speech: Speech) -> float:
-    """NaN where nothing moves or nothing sounds."""
-    heard, moved = onsets(speech.samples), slow_moments(motion)
-    if not len(heard) or not len(moved):
+    """How near the arms' kinematic beats are to onsets of sound, 0..1 (Li et al. 2021); nan without beats or onsets."""
+    onset_times, beat_times = onsets(speech.samples), kinematic_beats(motion)
+    if not len(onset_times) or not len(beat_times):
         return float("nan")
-    distance = np.abs(moved[:, None] - heard[None]).min(1)
+    distance = np.abs(beat_times[:, None] - onset_times[None]).min(1)
     return float(np.exp(-(distance**2) / (2 * BEAT_S**2)).mean())
 
 
 def onsets(samples: np.ndarray) -> np.ndarray:
-    """Times (s) at which speech grows louder: peaks of the rise of the level in dB, at 100 Hz, at least 150 ms apart."""
+    """Times (s) at which speech f32 [S] at SAMPLE_RATE grows louder.
+
+    They are the peaks of the rise of the level in dB, measured at 100 Hz, at least 150 ms apart.
+    """
     hop = SAMPLE_RATE // 100
     level = 10 * np.log10((samples[: len(samples) // hop * hop].reshape(-1, hop) ** 2).mean(1) + 1e-7)
-    vertical_shift = np.maximum(np.gradient(gaussian_filter1d(level, 3.0)), 0)
-    peaks, _ = find_peaks(vertical_shift, height=0.5, distance=15)
+    level_rise = np.maximum(np.gradient(gaussian_filter1d(level, 3.0)), 0)
+    peaks, _ = find_peaks(level_rise, height=0.5, distance=15)
     return (peaks + 0.5) / 100
 
 
-def slow_moments(motion: Motion) -> np.ndarray:
-    """Times (s) at which the arms come to rest or turn back: minima of their speed after a move."""
+def kinematic_beats(motion: Motion) -> np.ndarray:
+    """Times (s) at which the arms come to rest or turn back: minima of their speed that follow a movement."""
     speed = np.linalg.norm(np.diff(motion.poses[:, _ARMS], axis=0), axis=-1).sum(1) * motion.fps
     if len(speed) < 5:
         return np.zeros(0)
-    valleys, _ = find_peaks(-gaussian_filter1d(speed, 1.0), prominence=0.5)
-    return (valleys + 1) / motion.fps
+    minima, _ = find_peaks(-gaussian_filter1d(speed, 1.0), prominence=0.5)
+    return (minima + 1) / motion.fps
 
 
 def drift(motion: Motion, span: float = 60.0) -> tuple[float, float]:
-    """First and last `span` s compared: relative change of the spread, and shift of the mean over the spread."""
+    """Change between the first and the last `span` s of the angles of head and arms.
+
+    Returns the relative change of their spread (standard deviation over time), and the shift of their mean over the
+    spread.
+    """
     n = int(span * motion.fps)
-    first, last = motion.poses[:n, _MOVED], motion.poses[-n:, _MOVED]
+    first, last = motion.poses[:n, _HEAD_AND_ARMS], motion.poses[-n:, _HEAD_AND_ARMS]
     spread = first.std(0).mean()
     return float(abs(last.std(0).mean() / spread - 1)), float(np.abs(last.mean(0) - first.mean(0)).mean() / spread)
 
 
 def seams(motion: Motion, borders: np.ndarray) -> float:
-    """borders: the first new frame of every window but the first."""
+    """Mean speed just behind the borders of windows over that elsewhere; 1 is right, nan without a border.
+
+    borders: the first new frame of every window but the first, int [N].
+    """
     speed = np.linalg.norm(np.diff(motion.poses, axis=0), axis=-1).mean(1) + np.abs(
         np.diff(motion.expression, axis=0)
     ).mean(1)
-    at = np.zeros(len(speed), bool)
+    is_near_border = np.zeros(len(speed), bool)
     for border in borders[(borders > 0) & (borders <= len(speed))]:
-        at[border - 1 : border + round(0.4 * motion.fps)] = True
-    return float(speed[at].mean() / speed[~at].mean()) if at.any() else float("nan")
+        is_near_border[border - 1 : border + round(0.4 * motion.fps)] = True
+    return float(speed[is_near_border].mean() / speed[~is_near_border].mean()) if is_near_border.any() else float("nan")
 
 
-# ---- signs ---------------------------------------------------------------------------------------------------------------
+# ---- gesture classes -------------------------------------------------------------------------------------------------
 
-_BEFORE_S, _AFTER_S, _SHIFTS_S = 0.2, 0.8, 0.4
+# Stretch of motion that is compared around a word: s before it, s after it, and s by which it may be shifted either
+# way.
+_BEFORE_S, _AFTER_S, _MAX_SHIFT_S = 0.2, 0.8, 0.4
 
 
 class NearestGesture:
-    """Tells which sign a body makes around a word: the nearest of every sign's reference strokes in the same style.
+    """Recognizes the gesture class of a motion around a word.
 
-    Distances are of arms' and fingers' angles from 0.2 s before to 0.8 s after, at the best shift of +-0.4 s.
+    It is the class of the nearest reference stroke in the same style. The distance is the mean squared difference
+    of the angles of arms and fingers from 0.2 s before to 0.8 s after the word, at the best shift within +-0.4 s.
     """
 
     def __init__(self, style: int, fps: float, takes: int = 6):
         self._fps = fps
         self._names, strokes = [], []
         for name in GESTURE_CLASSES:
-            word = next((w for w, sign in LEXICON.items() if sign == name), None)
+            word = next((w for w, gesture in LEXICON.items() if gesture == name), None)
             if word is None:  # beats belong to no word
                 continue
             for seed in range(takes):
-                strokes.append(self._strip(self._acted(word, style, seed), 1.2))
+                # 1.2 s is 0.12 s after the start of the word in the reference acting.
+                strokes.append(self._window(self._reference_acting(word, style, seed), 1.2))
                 self._names.append(name)
         self._strokes = np.stack(strokes)
 
-    def _acted(self, word: str, style: int, seed: int) -> Motion:
-        still = Speech(np.zeros(3 * SAMPLE_RATE, np.float32), -np.inf, (Timed(word, 1.08, 1.5),))
-        return act(still, STYLES[style], seed, self._fps)
+    def _reference_acting(self, word: str, style: int, seed: int) -> Motion:
+        silence = Speech(np.zeros(3 * SAMPLE_RATE, np.float32), -np.inf, (Timed(word, 1.08, 1.5),))
+        return act(silence, STYLES[style], seed, self._fps)
 
-    def _strip(self, motion: Motion, at: float) -> np.ndarray:
-        frames = round((at - _BEFORE_S) * self._fps) + np.arange(round((_BEFORE_S + _AFTER_S) * self._fps))
-        return _seen(motion)[np.clip(frames, 0, len(motion.poses) - 1)]
+    def _window(self, motion: Motion, time: float) -> np.ndarray:
+        frames = round((time - _BEFORE_S) * self._fps) + np.arange(round((_BEFORE_S + _AFTER_S) * self._fps))
+        return _arm_and_finger_angles(motion)[np.clip(frames, 0, len(motion.poses) - 1)]
 
     def nearest(self, motion: Motion, at: float) -> str:
-        """Name of the sign that is made around `at` s."""
-        shifts = np.arange(-_SHIFTS_S, _SHIFTS_S + 1e-6, 1 / self._fps)
-        strips = np.stack([self._strip(motion, at + shift) for shift in shifts])
-        distance = ((strips[:, None] - self._strokes[None]) ** 2).mean((2, 3))
+        """Name of the gesture class that is made around the time `at` (s)."""
+        shifts = np.arange(-_MAX_SHIFT_S, _MAX_SHIFT_S + 1e-6, 1 / self._fps)
+        windows = np.stack([self._window(motion, at + shift) for shift in shifts])
+        distance = ((windows[:, None] - self._strokes[None]) ** 2).mean((2, 3))
         return self._names[int(np.unravel_index(distance.argmin(), distance.shape)[1])]
 
 
-def _seen(motion: Motion) -> np.ndarray:
-    """Angles of arms and fingers, fingers a good deal less, since there are thirty of them."""
+def _arm_and_finger_angles(motion: Motion) -> np.ndarray:
+    """f32 [T, columns] rad. Fingers weigh less than arms, because there are thirty of them."""
     arms = motion.poses[:, _ARMS].reshape(len(motion.poses), -1)
     fingers = motion.poses[:, JOINT["left_index1"] :].reshape(len(motion.poses), -1)
     return np.concatenate([arms, 0.35 * fingers], 1)
 
 
-# ---- Frechet gesture distance --------------------------------------------------------------------------------------------
+# ---- Frechet gesture distance ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class GestureConfig:
-    width: int
-    features: int
-    window: int  # slots
+    """Size of a GestureAutoencoder."""
+
+    width: int  # channels of the hidden convolutions
+    features: int  # dimensions of the bottleneck
+    window: int  # slots of a window
 
 
 class GestureAutoencoder(nn.Module):
-    """Windows of body motion in and out through a few numbers; the encoder's are what the Frechet distance is measured on."""
+    """Reconstructs windows of body motion through a small bottleneck. The Frechet distance compares its encodings."""
 
     def __init__(self, config: GestureConfig):
         super().__init__()
@@ -205,56 +235,65 @@ class GestureAutoencoder(nn.Module):
         self.register_buffer("mean", torch.zeros(BODY_COLUMNS))
         self.register_buffer("scale", torch.ones(()))
         self.encoder = nn.Sequential(
-            nn.Conv1d(BODY_COLUMNS, W, 4, 2, 1), nn.GELU(), nn.Conv1d(W, W, 4, 2, 1), nn.GELU(), nn.Flatten(), nn.Linear(W * config.window // 4, config.features)
-        )  # fmt: skip
+            nn.Conv1d(BODY_COLUMNS, W, 4, 2, 1),
+            nn.GELU(),
+            nn.Conv1d(W, W, 4, 2, 1),
+            nn.GELU(),
+            nn.Flatten(),
+            nn.Linear(W * config.window // 4, config.features),
+        )
         self.decoder = nn.Sequential(
-            nn.Linear(config.features, W * config.window // 4), nn.Unflatten(1, (W, config.window // 4)),
-            nn.ConvTranspose1d(W, W, 4, 2, 1), nn.GELU(), nn.ConvTranspose1d(W, BODY_COLUMNS, 4, 2, 1),
-        )  # fmt: skip
+            nn.Linear(config.features, W * config.window // 4),
+            nn.Unflatten(1, (W, config.window // 4)),
+            nn.ConvTranspose1d(W, W, 4, 2, 1),
+            nn.GELU(),
+            nn.ConvTranspose1d(W, BODY_COLUMNS, 4, 2, 1),
+        )
 
-    def seen(self, slots_BSQ: torch.Tensor) -> torch.Tensor:
-        """Body columns as much as they are seen, [B, Q, S]."""
+    def normalize(self, slots_BSQ: torch.Tensor) -> torch.Tensor:
+        """Body columns less their mean, weighted by their visual importance, f32 [B, Q, S]."""
         return ((slots_BSQ - self.mean) * torch.from_numpy(importance()) / self.scale).transpose(1, 2)
 
     @torch.inference_mode()
     def features(self, motions: list[Motion]) -> np.ndarray:
-        """Of every window of every motion, half overlapping. f32 [N, features]."""
-        return self.encoder(self.seen(torch.from_numpy(self.windows(motions)))).numpy()
+        """Encodings of every window of every motion; windows overlap by half. f32 [N, features]."""
+        return self.encoder(self.normalize(torch.from_numpy(self.windows(motions)))).numpy()
 
     def windows(self, motions: list[Motion]) -> np.ndarray:
-        """f32 [N, S, Q]."""
-        S, found = self.config.window, []
+        """Windows of all motions, f32 [N, S, Q]; motions shorter than a window have none."""
+        S, windows = self.config.window, []
         for motion in motions:
             slots = to_slots(body_columns(motion))
-            found += [slots[at : at + S] for at in range(0, len(slots) - S + 1, S // 2)]
-        return np.stack(found) if found else np.zeros((0, S, BODY_COLUMNS), np.float32)
+            windows += [slots[start : start + S] for start in range(0, len(slots) - S + 1, S // 2)]
+        return np.stack(windows) if windows else np.zeros((0, S, BODY_COLUMNS), np.float32)
 
 
 def gestures_loss(model: GestureAutoencoder, motions: list[Motion], batch: int):
-    """Mean squared error of reconstruction."""
+    """Set the model's mean and scale, and return loss(rng): the mean squared error of `batch` random windows."""
     windows = model.windows(motions)
     model.mean.copy_(torch.from_numpy(windows.mean((0, 1))))
     model.scale.copy_(torch.tensor(float(((windows - windows.mean((0, 1))) * importance()).std())))
 
     def loss(rng: np.random.Generator) -> torch.Tensor:
-        seen = model.seen(torch.from_numpy(windows[rng.integers(len(windows), size=batch)]))
-        return (model.decoder(model.encoder(seen)) - seen).square().mean()
+        target = model.normalize(torch.from_numpy(windows[rng.integers(len(windows), size=batch)]))
+        return (model.decoder(model.encoder(target)) - target).square().mean()
 
     return loss
 
 
 def frechet(ours: np.ndarray, truth: np.ndarray) -> float:
-    """Of two sets of features [N, D]: |difference of means|^2 + tr(A + B - 2 (A B)^1/2)."""
+    """Frechet distance of two sets of features [N, D]: |difference of means|^2 + tr(A + B - 2 (A B)^1/2)."""
     A, B = (np.cov(x, rowvar=False) + 1e-6 * np.eye(x.shape[1]) for x in (ours, truth))
     return float(((ours.mean(0) - truth.mean(0)) ** 2).sum() + np.trace(A + B - 2 * sqrtm(A @ B).real))
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> float:
-    if min(a.std(), b.std()) < 1e-4:  # stands still, but for rounding
+    """Pearson's r; 0 where either stands still, but for rounding errors."""
+    if min(a.std(), b.std()) < 1e-4:
         return 0.0
     return float(np.corrcoef(a, b)[0, 1])
 
 
-def read_gestures(folder: Path = FOLDER) -> GestureAutoencoder:
-    """Of evaluation alone."""
+def read_gesture_autoencoder(folder: Path = FOLDER) -> GestureAutoencoder:
+    """The trained autoencoder of a weights folder. Only evaluation uses it."""
     return load_weights(GestureAutoencoder, GestureConfig, weights_file("gestures", folder))

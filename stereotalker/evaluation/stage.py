@@ -1,7 +1,7 @@
-"""Stage `evaluate`: every model on people, voices and sentences never trained on, beside its trivial baselines.
+"""Stage `evaluate`: every model on people, voices and sentences that no training saw, beside trivial baselines.
 
-Writes metrics/{people,motion,masks,render}.json with fixed keys (what had nothing to be measured on is left out), the tables behind them, and sheets
-they can be checked against by eye.
+Writes metrics/{people,motion,masks,render}.json with fixed keys, the tables behind them, and contact sheets to check
+them by eye. A key whose value could not be measured is left out. `evaluate_avatar` writes metrics/avatar.json.
 """
 
 from __future__ import annotations
@@ -23,13 +23,16 @@ from stereotalker.body.model import Body
 from stereotalker.dataset.shards import read_summaries
 from stereotalker.dataset.speech_corpus import PARTS, read_corpus, read_index
 from stereotalker.errors import ClipError, UserError
-from stereotalker.evaluation import motion, rendering
-from stereotalker.evaluation.avatars import portraits, rendered_people, summary
-from stereotalker.evaluation.motion import Case, mean
-from stereotalker.evaluation.motion_metrics import read_gestures
+from stereotalker.evaluation import motion, motion_cases, motion_report, rendering
+from stereotalker.evaluation.avatars import evaluate_rendered_people, fit_portraits
+from stereotalker.evaluation.avatars import summary as avatar_summary
+from stereotalker.evaluation.motion import mean
+from stereotalker.evaluation.motion_cases import Case
+from stereotalker.evaluation.motion_metrics import read_gesture_autoencoder
 from stereotalker.evaluation.rendering import Scores
-from stereotalker.evaluation.talking_portraits import Spoken, speak
+from stereotalker.evaluation.talking_portraits import Spoken, render_and_track
 from stereotalker.evaluation.talking_portraits import summary as portraits_summary
+from stereotalker.media.contact_sheet import grid
 from stereotalker.media.photos import is_picture
 from stereotalker.models import Models, read_denoiser
 from stereotalker.motion.language_prior import NO_MODEL, GestureClassifier, LanguagePrior
@@ -48,137 +51,160 @@ from stereotalker.training.loop import Log
 from stereotalker.training.motion_examples import acted, train_prior
 from stereotalker.training.samples import Sample, read_people
 
-METRICS = Path("metrics")
-_BY_STEPS = 4  # people by whom the number of the denoiser's steps is judged
+METRICS = Path("metrics")  # folder of all files that are written, relative to the working directory
+_STEPS_PEOPLE = 4  # people on whom the numbers of denoiser evaluations are compared
+_REFERENCE_FPS = 25.0  # frame rate at which lip closure of the reference acting is measured
 
 
 def evaluate_all(params: Params, data: Path, weights: Path, log: Log) -> None:
-    """Write every metrics file and log every number."""
+    """Write every metrics file but avatar.json, and log every number. data, weights: folders of the pipeline."""
     evaluate_motion(params, data, weights, log)
     _write("people", people_table(params, data, Models(params, weights).body), log)
     evaluate_render(params, data, weights, log)
 
 
 def evaluate_avatar(params: Params, log: Log) -> None:
-    """Portraits and rendered people: metrics/avatar.json and a sheet of every avatar's card. Apart from the others, as it needs the detector."""
-    models, own = Models(params), params.evaluate
-    known = read_calibration()
+    """Fit portraits and rendered people: write metrics/avatar.json and a contact sheet of all avatar cards.
+
+    This is not a part of `evaluate_all`, because it needs the detector. Raises UserError without it.
+    """
+    models, settings = Models(params), params.evaluate
+    calibration = read_calibration()
+    size = params.avatar.size
     with MediaPipe(detector_folder(params)) as detector:
-        table = rendered_people(own.rendered, params.avatar.size, detector, models.body, known) if own.rendered else {}
-        if own.portraits is not None:
-            found, sheet = portraits(resolve(own.portraits), params.avatar.size, detector, models.body, known, print)
-            table |= summary(found)
+        table = {}
+        if settings.rendered:
+            table = evaluate_rendered_people(settings.rendered, size, detector, models.body, calibration)
+        if settings.portraits is not None:
+            folder = resolve(settings.portraits)
+            results, sheet = fit_portraits(folder, size, detector, models.body, calibration, print)
+            table |= avatar_summary(results)
             write_atomic(METRICS / "avatar.jpg", sheet)
     _write("avatar", table, log)
 
 
 def evaluate_motion(params: Params, data: Path, weights: Path, log: Log) -> None:
-    """Everything about the motion: metrics/motion.json, and metrics/motion.md with the tables behind it."""
-    models, own = Models(params, weights), params.evaluate
+    """Evaluate the motion model: write metrics/motion.json, motion.md with the tables behind it, and motion.png.
+
+    Trains the ablation without the language prior first.
+    """
+    models, settings = Models(params, weights), params.evaluate
     fps, loudness, body, synthesizer = params.motion.fps, params.audio.loudness, models.body, models.synthesizer
     examples = acted(data / "speech" / "train", weights, params.motion)
     torch.manual_seed(params.motion.prior.seed)
     ablated = LanguagePrior(synthesizer.encoder.features, NO_MODEL, params.motion.lora_rank)
     train_prior(ablated, examples, params.motion, data / "ablated.checkpoint", log)
-    cases = motion.read_cases(data / "speech" / "held_out", fps, own.seed)
-    spoken = motion.spoken_cases(loudness, fps, own.seed)
-    english = [[c for c in cases if c.language == "en" and c.kind == kind] for kind in ("synthetic", "real")]
-    compared = (
-        english[0][: own.utterances - min(len(english[1]), own.utterances // 2)] + english[1][: own.utterances // 2]
+    cases = motion_cases.read_cases(data / "speech" / "held_out", fps, settings.seed)
+    spoken = motion_cases.synthetic_language_cases(loudness, fps, settings.seed)
+    synthetic, real = ([c for c in cases if c.language == "en" and c.kind == kind] for kind in ("synthetic", "real"))
+    # Half of the compared utterances are real; synthetic ones take the place of those that are missing.
+    half = settings.utterances // 2
+    compared = synthetic[: settings.utterances - min(len(real), half)] + real[:half]
+    compared = compared or cases[: settings.utterances]
+    systems = motion.systems(synthesizer, GestureClassifier(ablated), examples[: settings.examples])
+    words = motion_cases.held_out_words(loudness, fps, settings.seed, settings.words)
+    table = motion.compare_systems(systems, compared, words, body, read_gesture_autoencoder(weights))
+    by_language = motion.lips_by_language(synthesizer, [c for c in cases if c.kind == "real"] + spoken, body)
+    sounds = [resolve(path) for path in settings.unspoken]
+    non_speech = motion.non_speech_metrics(synthesizer, sounds, body, settings.seed)
+    long_clip = motion.long_clip_metrics(synthesizer, compared, settings.minutes)
+    figures = (
+        motion_report.summary(table) | motion_report.language_and_sound_summary(by_language, non_speech) | long_clip
     )
-    compared = compared or cases[: own.utterances]
-    made = motion.systems(synthesizer, GestureClassifier(ablated), examples[: own.examples])
-    words = motion.held_out_words(loudness, fps, own.seed, own.words)
-    table = motion.compare(made, compared, words, body, read_gestures(weights))
-    by_language = motion.languages(synthesizer, [c for c in cases if c.kind == "real"] + spoken, body)
-    quiet = motion.unspoken(synthesizer, [resolve(path) for path in own.unspoken], body, own.seed)
-    long = motion.long_run(synthesizer, compared, own.minutes)
-    _write("motion", motion.figures(table) | motion.more_figures(by_language, quiet) | long, log)
-    Image.fromarray(motion.contact_sheet(made, compared, words, body)).save(METRICS / "motion.png")
-    write_atomic(METRICS / "motion.md", motion.report(table, by_language, quiet, long).encode())
+    _write("motion", figures, log)
+    Image.fromarray(motion_report.contact_sheet(systems, compared, words, body)).save(METRICS / "motion.png")
+    write_atomic(METRICS / "motion.md", motion_report.report(table, by_language, non_speech, long_clip).encode())
 
 
 def evaluate_render(params: Params, data: Path, weights: Path, log: Log) -> None:
-    """Masks and renderer: metrics/masks.json, render.json, the tables behind them in render.md, and two sheets to be looked at."""
-    models, own = Models(params, weights), params.evaluate
+    """Evaluate mask predictor and renderer: write masks.json, render.json, render.md and two contact sheets."""
+    models, settings = Models(params, weights), params.evaluate
     renderer = models.renderer
-    crowds = {
-        fit: read_people(data / "people" / "held_out", params.body, params.people, own.people, wrong)
+    samples_by_fit = {
+        fit: read_people(data / "people" / "held_out", params.body, params.people, settings.people, wrong)
         for fit, wrong in rendering.FITS.items()
     }
-    scores = rendering.examine(renderer, crowds)
-    firsts = {
-        fit: people[:: params.people.takes] for fit, people in crowds.items()
-    }  # one take a person, where it is long enough
-    steps = rendering.by_steps(renderer, firsts["exact"][:_BY_STEPS])
-    masks = {fit: rendering.masks_figures(renderer, people) for fit, people in crowds.items()}
-    experts = _ablation(renderer, firsts, data, params.ablation.experts)
-    cases = motion.read_cases(data / "speech" / "held_out", params.motion.fps, own.seed)
-    minutes = motion.long_motion(models.synthesizer, cases, own.minutes)
-    lasted = rendering.lasting(renderer, read_avatar(Library().find(own.avatar)), minutes, own.lasting)
-    spoken = _portraits(models, cases)
+    scores = rendering.score_renderer(renderer, samples_by_fit)
+    # The slower evaluations get one take of every person.
+    first_takes = {fit: samples[:: params.people.takes] for fit, samples in samples_by_fit.items()}
+    steps = rendering.scores_by_steps(renderer, first_takes["exact"][:_STEPS_PEOPLE])
+    masks = {fit: rendering.mask_summary(renderer, samples) for fit, samples in samples_by_fit.items()}
+    experts = _ablation(renderer, first_takes, data, params.ablation.experts)
+    cases = motion_cases.read_cases(data / "speech" / "held_out", params.motion.fps, settings.seed)
+    long_motion = motion.long_motion(models.synthesizer, cases, settings.minutes)
+    avatar = read_avatar(Library().find(settings.avatar))
+    stability = rendering.long_clip_stability(renderer, avatar, long_motion, settings.lasting)
+    spoken = _talking_portraits(models, cases)
     _write("masks", masks["exact"], log)
-    _write(
-        "render", rendering.figures(scores) | lasted | rendering.expert_gains(experts) | portraits_summary(spoken), log
-    )
-    write_atomic(METRICS / "render.md", rendering.report(scores, steps, masks, experts, lasted, spoken).encode())
-    Image.fromarray(rendering.contact_sheet(renderer, firsts["exact"])).save(METRICS / "render.jpg", quality=88)
+    figures = rendering.summary(scores) | stability | rendering.expert_gains(experts) | portraits_summary(spoken)
+    _write("render", figures, log)
+    report = rendering.report(scores, steps, masks, experts, stability, spoken)
+    write_atomic(METRICS / "render.md", report.encode())
+    sheet = rendering.contact_sheet(renderer, first_takes["exact"])
+    Image.fromarray(sheet).save(METRICS / "render.jpg", quality=88)
     if spoken:
-        widest = max(s.row.shape[1] for s in spoken)
-        rows = [np.pad(s.row, ((0, 0), (0, widest - s.row.shape[1]), (0, 0))) for s in spoken]
-        Image.fromarray(np.concatenate(rows)).save(METRICS / "portraits.jpg", quality=85)
+        Image.fromarray(grid([[s.row] for s in spoken])).save(METRICS / "portraits.jpg", quality=85)
 
 
-def _ablation(renderer: Renderer, crowds: dict[str, list[Sample]], data: Path, kinds: list[str]) -> dict[str, Scores]:
-    """Held-out scores of ours, of the denoisers in the folder `ablation`, and of ours with the body's labels for masks.
+def _ablation(
+    renderer: Renderer, samples_by_fit: dict[str, list[Sample]], data: Path, kinds: list[str]
+) -> dict[str, Scores]:
+    """Held-out scores of our denoiser, of ours with the body's labels as masks, and of those in the folder `ablation`.
 
-    The stage `ablation` trains them as `render` trains ours. Raises UserError where one of `kinds` is not there.
+    The stage `ablation` trains the latter as the stage `render` trains ours; `kinds` names their experts. Raises
+    UserError where one of `kinds` is not there.
     """
     ours, folder = renderer.denoiser.config.experts, data / "ablation"
-    if absent := [kind for kind in kinds if not (folder / f"{kind}.safetensors").is_file()]:
-        raise UserError(f"{folder} holds no denoiser with experts {', '.join(absent)}; run the stage `ablation`")
-    made = {ours: renderer, f"{ours}, body mask": rendering.with_body_masks(renderer)}
-    made |= {kind: rendering.with_denoiser(renderer, read_denoiser(folder / f"{kind}.safetensors")) for kind in kinds}
-    return {name: rendering.examine(other, crowds, ("ours",)) for name, other in made.items()}
+    if missing := [kind for kind in kinds if not (folder / f"{kind}.safetensors").is_file()]:
+        raise UserError(f"{folder} holds no denoiser with experts {', '.join(missing)}; run the stage `ablation`")
+    renderers = {ours: renderer, f"{ours}, body mask": rendering.with_body_masks(renderer)}
+    renderers |= {
+        kind: rendering.with_denoiser(renderer, read_denoiser(folder / f"{kind}.safetensors")) for kind in kinds
+    }
+    return {name: rendering.score_renderer(other, samples_by_fit, ("ours",)) for name, other in renderers.items()}
 
 
-def _portraits(models: Models, cases: list[Case]) -> list[Spoken]:
-    """Every portrait that can be fitted, with real English speech that nothing was trained on. Said aloud where there is no detector."""
-    own = models.params.evaluate
-    if own.portraits is None:
+def _talking_portraits(models: Models, cases: list[Case]) -> list[Spoken]:
+    """Every portrait that can be fitted, driven by real English held-out speech (other speech where there is none).
+
+    Portraits that cannot be fitted are printed with the reason. Without a detector the list is empty, which is
+    printed too.
+    """
+    settings = models.params.evaluate
+    if settings.portraits is None:
         return []
     try:
-        watch = JawTracker(detector_folder(models.params))
+        tracker = JawTracker(detector_folder(models.params))
     except UserError as error:
         print(f"render: portraits are left out: {error}")
         return []
-    heard = [case.speech for case in cases if case.kind == "real" and case.language == "en"] or [
+    speeches = [case.speech for case in cases if case.kind == "real" and case.language == "en"] or [
         case.speech for case in cases
     ]
     spoken, store, fps = [], Store(Home.default().store), models.params.motion.fps
-    with watch:
-        for k, path in enumerate(sorted(p for p in resolve(own.portraits).iterdir() if is_picture(p.name))):
+    with tracker:
+        for k, path in enumerate(sorted(p for p in resolve(settings.portraits).iterdir() if is_picture(p.name))):
             try:
                 avatar = load(Avatar, fit_portrait_once(path, models, store)[1] / RECORD)
             except ClipError as error:
                 print(f"render: {error}")
                 continue
-            speech = heard[k % len(heard)]
-            frames = round(min(speech.seconds, own.spoken_seconds) * fps)
+            speech = speeches[k % len(speeches)]
+            frames = round(min(speech.seconds, settings.spoken_seconds) * fps)
             motion = models.synthesizer.motion(
                 speech, MotionControls(avatar.style, seed=k), round(speech.seconds * fps), fps
             ).frames(0, frames)
+            # A portrait without hands does not say where its arms are, so they stay as the fit has them.
             motion = motion if avatar.arms else with_arms(motion, avatar.poses)
-            spoken.append(speak(models.renderer, replace(avatar, name=path.stem), motion, watch))
-            print(
-                f"render: {path.stem}: face in {100 * spoken[-1].found:.0f} %, jaw {spoken[-1].correlation:.2f}, lag {spoken[-1].lag}",
-                flush=True,
-            )
+            spoken.append(render_and_track(models.renderer, replace(avatar, name=path.stem), motion, tracker))
+            last = spoken[-1]
+            found = f"face in {100 * last.face_share:.0f} %, jaw {last.correlation:.2f}, lag {last.lag}"
+            print(f"render: {path.stem}: {found}", flush=True)
     return spoken
 
 
 def _write(name: str, table: dict[str, float], log: Log) -> None:
-    """metrics/NAME.json and the log; what had nothing to measure is left out."""
+    """Write metrics/NAME.json and log every value; values that are not finite are left out."""
     table = {key: value for key, value in table.items() if np.isfinite(value)}
     write_atomic(METRICS / f"{name}.json", (json.dumps(table, indent=2) + "\n").encode())
     for key, value in table.items():
@@ -186,24 +212,31 @@ def _write(name: str, table: dict[str, float], log: Log) -> None:
 
 
 def people_table(params: Params, data: Path, body: Body, utterances: int = 60) -> dict[str, float]:
-    """The data set's size, the reference acting's closures, and what a frame costs on one core without supersampling.
+    """The values of metrics/people.json.
 
-    A p, b or m counts as closed when the lip aperture falls below a tenth of its 95th percentile within 40 ms of the sound.
+    They are the size of the data set, lip closures of the reference acting on some held-out utterances, and the time
+    (ms) that one core needs to render a frame without supersampling. A p, b or m counts as closed when the lip aperture
+    falls below a tenth of its 95th percentile within 40 ms of the sound.
     """
-    told = [s for part in PARTS for _, summaries in read_summaries(data / "people" / part) for s in summaries]
-    spoken = [row for part in PARTS for row in read_index(data / "speech" / part)]
+    takes = [s for part in PARTS for _, summaries in read_summaries(data / "people" / part) for s in summaries]
+    rows = [row for part in PARTS for row in read_index(data / "speech" / part)]
     speeches = read_corpus(data / "speech" / "held_out")[:utterances]
     closed = [share for k, s in enumerate(speeches) if np.isfinite(share := _closed_share(s, k, body))]
     actor = build_actor(params.people.identities, body, 64, 1)
     return {
-        "identities": len({s["identity"] for s in told}), "hours": sum(s["frames"] * s["cameras"] / s["fps"] for s in told) / 3600,
-        "speech_hours": sum(row.seconds for row in spoken) / 3600, "languages": len({row.language for row in spoken}), "bilabial_closed": mean(closed),
-        "frame_ms_256": _frame_ms(actor, body, 256), "frame_ms_512": _frame_ms(actor, body, 512),
-    }  # fmt: skip
+        "identities": len({take["identity"] for take in takes}),
+        "hours": sum(take["frames"] * take["cameras"] / take["fps"] for take in takes) / 3600,
+        "speech_hours": sum(row.seconds for row in rows) / 3600,
+        "languages": len({row.language for row in rows}),
+        "bilabial_closed": mean(closed),
+        "frame_ms_256": _frame_ms(actor, body, 256),
+        "frame_ms_512": _frame_ms(actor, body, 512),
+    }
 
 
 def _closed_share(speech: Speech, k: int, body: Body) -> float:
-    motion = act(speech, STYLES[k % len(STYLES)], k, 25.0)
+    """Share of p, b, m sounds with closed lips in the reference acting of the k-th speech; nan without such a sound."""
+    motion = act(speech, STYLES[k % len(STYLES)], k, _REFERENCE_FPS)
     aperture = body.lip_aperture(motion)
     times, limit = (np.arange(len(aperture)) + 0.5) / motion.fps, 0.1 * np.percentile(aperture, 95)
     hits = [
@@ -214,7 +247,7 @@ def _closed_share(speech: Speech, k: int, body: Body) -> float:
 
 
 def _frame_ms(actor: Actor, body: Body, size: int, frames: int = 8) -> float:
-    """Median wall time of a rendered frame of the portrait, posing included."""
+    """Median wall time (ms) of rendering the actor's portrait at `size` px, posing included."""
     avatar, dressed = actor.avatar, actor.dressed
     still = Motion(avatar.poses[None], avatar.expression[None], np.zeros((1, 3), np.float32), 25.0)
     K = avatar.intrinsics.copy()
@@ -225,4 +258,4 @@ def _frame_ms(actor: Actor, body: Body, size: int, frames: int = 8) -> float:
         posed = body.posed(still, dressed.betas, dressed.face)
         draw(dressed.figure, posed.vertices[0], posed.turn[0], K, avatar.extrinsics, actor.light, plate)
         times.append(1000 * (time.perf_counter() - started))
-    return float(np.median(times[2:]))
+    return float(np.median(times[2:]))  # the first two frames warm up

@@ -37,7 +37,7 @@ class CameraView(StrictModel):
 class CameraKeyFrame(CameraView):
     """A view of the camera at a moment of the clip."""
 
-    time: float = Field(ge=0, le=86_400, description="s")
+    time: float = Field(ge=0, le=86_400, description="s from the clip's start")
 
 
 # The fields that each kind of path reads, besides `kind` and `points`.
@@ -57,10 +57,14 @@ class CameraPath(CameraView):
     keyframes: it moves through `points`.
     """
 
-    kind: Literal["fixed", "orbit", "keyframes"] = "fixed"
-    swing: float = Field(15.0, ge=-MAX_AZIMUTH_DEG, le=MAX_AZIMUTH_DEG)
-    period: float = Field(8.0, gt=0.5, le=86_400)
-    points: tuple[CameraKeyFrame, ...] = ()
+    kind: Literal["fixed", "orbit", "keyframes"] = Field(
+        "fixed", description="fixed: one place; orbit: swings to and fro; keyframes: goes through `points`"
+    )
+    swing: float = Field(
+        15.0, ge=-MAX_AZIMUTH_DEG, le=MAX_AZIMUTH_DEG, description="of an orbit: degrees to either side of `azimuth`"
+    )
+    period: float = Field(8.0, gt=0.5, le=86_400, description="of an orbit: s of one swing there and back")
+    points: tuple[CameraKeyFrame, ...] = Field((), description="of key frames: where the camera is, and when")
 
     @model_validator(mode="after")
     def _agree(self):

@@ -127,8 +127,11 @@ def from_mono(samples: np.ndarray, sample_rate: int) -> np.ndarray:
     return np.tile(resample_poly(samples, OUTPUT_RATE // common, sample_rate // common).astype(np.float32), (2, 1))
 
 
-def wav_bytes(stereo: np.ndarray) -> bytes:
-    """The bytes of a 16-bit WAV file with the sound f32 [2, N] at OUTPUT_RATE."""
+def wav_bytes(samples: np.ndarray, sample_rate: int = OUTPUT_RATE) -> bytes:
+    """The bytes of a 16-bit WAV file with mono sound f32 [N], or sound f32 [C, N] of C channels.
+
+    Samples beyond -1..1 are clipped.
+    """
     buffer = io.BytesIO()
-    wavfile.write(buffer, OUTPUT_RATE, np.rint(np.clip(stereo, -1, 1).T * 32767).astype(np.int16))
+    wavfile.write(buffer, sample_rate, np.rint(np.clip(samples, -1, 1).T * 32767).astype(np.int16))
     return buffer.getvalue()

@@ -15,7 +15,9 @@ class Stereo(StrictModel):
     Width and height of the clip are those of one eye; the video is twice as wide or twice as high.
     """
 
-    layout: Literal["side-by-side", "over-under"] = "side-by-side"
+    layout: Literal["side-by-side", "over-under"] = Field(
+        "side-by-side", description="where the two eyes lie in the picture; the left eye comes first"
+    )
     ipd_mm: float = Field(
         63.0,
         gt=0,

@@ -28,10 +28,10 @@ OLD_NAMES = {"rise": "vertical_shift", "pupils": "ipd_mm"}  # keys of older mani
 class Retake(StrictModel):
     """A stretch of the clip that is rendered again with another seed or camera; the rest stays as it was."""
 
-    start: float = Field(ge=0, description="s")
-    end: float = Field(gt=0, description="s")
-    seed: int | None = Field(None, ge=0)
-    camera: CameraPath | None = None
+    start: float = Field(ge=0, description="where the stretch begins, s from the clip's start")
+    end: float = Field(gt=0, description="where it ends, s")
+    seed: int | None = Field(None, ge=0, description="another seed for this stretch")
+    camera: CameraPath | None = Field(None, description="another camera for this stretch")
 
     @model_validator(mode="after")
     def _agree(self):
@@ -49,9 +49,9 @@ class Retake(StrictModel):
 class EmotionKey(StrictModel):
     """From `time` on, the face shows the emotion `name`."""
 
-    time: float = Field(0.0, ge=0, description="s")
-    name: Literal["neutral", "happy", "serious"]
-    amount: float = Field(1.0, ge=0, le=1)
+    time: float = Field(0.0, ge=0, description="s from the clip's start")
+    name: Literal["neutral", "happy", "serious"] = Field(description="what the face shows from `time` on")
+    amount: float = Field(1.0, ge=0, le=1, description="how strongly the face shows it")
 
 
 def _emotion_keys(value):

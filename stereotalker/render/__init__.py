@@ -1,0 +1,1 @@
+"""The renderer: a diffusion model that turns control maps into frames."""

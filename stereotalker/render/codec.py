@@ -1,4 +1,7 @@
-"""Between pictures and the cells that the denoiser works on. B pictures of H x W px, cells of `factor` px, `channels` values each."""
+"""Codecs between pictures and the cells that the denoiser works on.
+
+B pictures of H x W px; h x w cells of `factor` x `factor` px, with `channels` values each.
+"""
 
 from __future__ import annotations
 
@@ -9,22 +12,23 @@ from torch.nn import functional
 
 
 class PixelCodec(nn.Module):
-    """Lossless: a cell is its pixels (pixel-unshuffle, Shi et al. 2016)."""
+    """A lossless codec: a cell holds its pixels (pixel-unshuffle, Shi et al. 2016). It has no weights."""
 
     def __init__(self, factor: int):
         super().__init__()
         self.factor, self.channels = factor, 3 * factor**2
 
     def encode(self, picture_B3HW: torch.Tensor) -> torch.Tensor:
-        """Picture in 0..1 -> cells about -1..1, f32 [B, channels, h, w]."""
+        """Picture f32 [B, 3, H, W] in 0..1 -> cells f32 [B, channels, h, w] in -1..1. H and W divide by `factor`."""
         return functional.pixel_unshuffle(2 * picture_B3HW - 1, self.factor)
 
     def decode(self, cells: torch.Tensor) -> torch.Tensor:
+        """Cells [B, channels, h, w] -> picture f32 [B, 3, H, W], 0..1 where the cells are in -1..1."""
         return functional.pixel_shuffle(cells.float(), self.factor) / 2 + 0.5
 
 
 class VaeCodec(nn.Module):
-    """Latents of a public autoencoder, e.g. Stable Diffusion's, by hub id or folder. It stays as it is."""
+    """Latents of a public autoencoder, for example Stable Diffusion's, given by hub id or folder. It is not trained."""
 
     def __init__(self, source: str):
         super().__init__()
@@ -32,7 +36,9 @@ class VaeCodec(nn.Module):
         self.factor, self.channels = 2 ** (len(self.vae.config.block_out_channels) - 1), self.vae.config.latent_channels
 
     def encode(self, picture_B3HW: torch.Tensor) -> torch.Tensor:
+        """Picture f32 [B, 3, H, W] in 0..1 -> scaled means of the latents, f32 [B, channels, h, w]."""
         return self.vae.encode(2 * picture_B3HW - 1).latent_dist.mean.float() * self.vae.config.scaling_factor
 
     def decode(self, cells: torch.Tensor) -> torch.Tensor:
+        """Scaled latents [B, channels, h, w] -> picture f32 [B, 3, H, W], about 0..1."""
         return self.vae.decode(cells / self.vae.config.scaling_factor).sample.float() / 2 + 0.5

@@ -49,7 +49,7 @@ class Store:
             for name, expected in marker["files"].items()
         ):
             return folder
-        shutil.rmtree(folder, ignore_errors=True)  # another process may be removing it too
+        self._discard(folder)
         return None
 
     def make(self, stage: str, key: str, write: Callable[[Path], None]) -> Path:
@@ -57,7 +57,7 @@ class Store:
         if found := self.find(stage, key):
             return found
         folder = self.root / stage / key
-        temporary = folder.with_name(f"{key}.{HOST}.{os.getpid()}-{threading.get_ident()}.tmp")
+        temporary = _temporary_name(folder, "new")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         try:
@@ -67,6 +67,9 @@ class Store:
                 sync(temporary / name)
             (temporary / MARKER).write_text(json.dumps({"files": files}, indent=1))
             sync(temporary / MARKER)
+            if folder.exists() and not (folder / MARKER).exists():
+                # An interrupted deletion has left a folder without a marker, on which every rename would fail.
+                self._discard(folder)
             os.rename(temporary, folder)
         except OSError:
             # Another thread or process may have finished the same entry first. Its bytes are the same.
@@ -76,6 +79,18 @@ class Store:
             shutil.rmtree(temporary, ignore_errors=True)
         sync(folder.parent)
         return folder
+
+    def _discard(self, folder: Path) -> None:
+        """Remove an entry.
+
+        It is renamed first. If the removal is interrupted, only a temporary folder is left, which `sweep` removes.
+        """
+        moved = _temporary_name(folder, "old")
+        try:
+            os.rename(folder, moved)
+        except OSError:  # another process has removed it, or is removing it
+            return
+        shutil.rmtree(moved, ignore_errors=True)
 
     def sweep(self) -> int:
         """Remove temporary folders of processes of this machine that no longer run. Returns the number of folders."""
@@ -87,3 +102,8 @@ class Store:
                 shutil.rmtree(path, ignore_errors=True)
                 removed += 1
         return removed
+
+
+def _temporary_name(folder: Path, purpose: str) -> Path:
+    """A path beside the entry that only this thread uses."""
+    return folder.with_name(f"{folder.name}.{HOST}.{os.getpid()}-{threading.get_ident()}-{purpose}.tmp")

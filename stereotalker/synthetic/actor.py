@@ -15,23 +15,25 @@ from stereotalker.records import Avatar, Motion, Speech
 from stereotalker.smplx_layout import JOINT
 from stereotalker.synthetic.anatomy import anatomy
 from stereotalker.synthetic.backgrounds import draw_backdrop
-from stereotalker.synthetic.contact import TOUCH_M, deepest_contact, girth_of
-from stereotalker.synthetic.figure import Dressed, build
+from stereotalker.synthetic.contact import RETREAT_M, TOUCH_M, deepest_contact, girth_of
+from stereotalker.synthetic.figure import DressedPerson, build_person
 from stereotalker.synthetic.population import draw_person
-from stereotalker.synthetic.shading import Light, draw_light, render
+from stereotalker.synthetic.shading import draw_light, render
+from stereotalker.synthetic.shading_kernels import Light
 
 HEADROOM_M = 0.07  # between the crown and the upper edge of a portrait
+_MAX_TRIES = 4  # at a pose whose hands are clear of the body
 
 
 @dataclass(frozen=True)
 class Actor:
     """An identity ready to perform."""
 
-    dressed: Dressed
-    avatar: Avatar
+    dressed: DressedPerson
+    avatar: Avatar  # exact, in front view
     light: Light
-    backdrop: str
-    girth: float
+    backdrop: str  # kind of the background, or the name of the user's picture
+    girth: float  # m, by which the dressed front reaches farther forward than the mean body's; hands keep clear of it
 
 
 def build_actor(
@@ -43,44 +45,45 @@ def build_actor(
     pictures: tuple[Path, ...] = (),
     rest: str = "",
 ) -> Actor:
-    """Draw, dress and portray an identity. size px of its square portrait; rest: how it holds its hands, a key of gestures.RESTS, else its own way."""
-    dressed = build(draw_person(identity, len(STYLES)), body)
+    """Draw a person, dress them and render their portrait. Deterministic in `identity`.
+
+    size is the edge of the square portrait in px; supersample is the number of samples per pixel and axis; pictures are
+    backgrounds of the user's own; rest is how the hands rest, a key of gestures.RESTS, or empty for the rest of the
+    person's acting style.
+    """
+    dressed = build_person(draw_person(identity, len(STYLES)), body)
     light = draw_light(identity)
     background, kind = draw_backdrop(identity, (size, size), pictures)
     girth = girth_of(anatomy(body), body.rest(dressed.betas) + dressed.shell.astype(np.float32))
-    still = _still(dressed, body, girth, rest)
-    return Actor(
-        dressed,
-        _photograph(dressed, body, still, light, background, size, supersample, name or f"synthetic-{identity:06d}"),
-        light,
-        kind,
-        girth,
-    )
+    still = _resting_frame(dressed, body, girth, rest)
+    name = name or f"synthetic-{identity:06d}"
+    avatar = _render_portrait(dressed, body, still, light, background, size, supersample, name)
+    return Actor(dressed, avatar, light, kind, girth)
 
 
-def _still(dressed: Dressed, body: Body, girth: float, rest: str) -> Motion:
-    """One frame of the person at rest, looking into the camera, hands clear of the body."""
+def _resting_frame(dressed: DressedPerson, body: Body, girth: float, rest: str) -> Motion:
+    """One frame of the person at rest, looking into the camera, with hands clear of the body."""
     silence, person = Speech(np.zeros(1600, np.float32), -np.inf), dressed.person
     style = STYLES[person.personality]
-    for _ in range(4):
+    for _ in range(_MAX_TRIES):
         still = act(silence, replace(style, rest=rest or style.rest), person.seed, 10.0, girth=girth).frames(0, 1)
-        calm = still.poses.copy()
-        calm[:, [JOINT[n] for n in ("head", "neck", "left_eye", "right_eye")]] = 0
+        poses = still.poses.copy()
+        poses[:, [JOINT[n] for n in ("head", "neck", "left_eye", "right_eye")]] = 0
         still = replace(
             still,
-            poses=calm,
+            poses=poses,
             expression=resting(style.smile)[None].astype(np.float32),
             trans=np.zeros_like(still.trans),
         )
         deepest = deepest_contact(body, still, dressed.betas, dressed.shell)
         if deepest < TOUCH_M:
             break
-        girth += deepest + 0.002
+        girth += deepest + RETREAT_M
     return still
 
 
-def _photograph(
-    dressed: Dressed,
+def _render_portrait(
+    dressed: DressedPerson,
     body: Body,
     still: Motion,
     light: Light,
@@ -89,7 +92,7 @@ def _photograph(
     supersample: int,
     name: str,
 ) -> Avatar:
-    """The exact avatar, square, from the front."""
+    """The exact avatar with its square portrait, seen from the front. background u8 [size, size, 3]."""
     person = dressed.person
     crown = float((body.rest(dressed.betas) + dressed.shell)[:, 1].max())
     extent = cameras.DISTANCE_M / cameras.FOCAL_IN_HEIGHTS
@@ -99,6 +102,18 @@ def _photograph(
     posed = body.posed(still, dressed.betas, dressed.face)
     picture = render(dressed.figure, posed.vertices[0], posed.turn[0], K, E, light, background, supersample)
     return Avatar(
-        name=name, portrait=picture.image, background=background, regions=picture.regions, betas=dressed.betas, surface=dressed.shell,
-        poses=still.poses[0], expression=still.expression[0], intrinsics=K, extrinsics=E, target=target, style=person.personality, origin="synthetic", arms=True,
-    )  # fmt: skip
+        name=name,
+        portrait=picture.image,
+        background=background,
+        regions=picture.regions,
+        betas=dressed.betas,
+        surface=dressed.shell,
+        poses=still.poses[0],
+        expression=still.expression[0],
+        intrinsics=K,
+        extrinsics=E,
+        target=target,
+        style=person.personality,
+        origin="synthetic",
+        arms=True,
+    )

@@ -1,7 +1,9 @@
-"""What all people share: where things are on the mean body, and fields over its vertices. Computed once a body file.
+"""Places and vertex weights on the mean body, which all synthetic people share. Computed once for a body file.
 
-Canonical axes: the rest pose of the mean shape; x to the person's left, y up, z front, metres. The eyes are at y 0.888, the mouth
-at 0.814, the chin at 0.77, the neck's base near 0.70, the crown at 1.004.
+Canonical coordinates are those of the mean shape in its rest pose: x to the person's left, y up, z to the front, in
+meters. The eyes are at y 0.888, the mouth at 0.814, the chin at 0.77, the base of the neck near 0.70, the crown at
+1.004; the shoulders are near x 0.18 y 0.64, the pit of the neck at y 0.70 z 0.085, the wrists at x 0.71. The modules of
+this package draw at such places on the mean body; the drawing reaches a person by the binding of its vertices.
 """
 
 from __future__ import annotations
@@ -17,37 +19,39 @@ from stereotalker.body.model import Body, load_body
 from stereotalker.geometry.rasterizer import vertex_normals
 from stereotalker.smplx_layout import JOINT, JOINTS
 
-HEAD = np.array([0.0, 0.885, 0.060])  # middle of the skull
-EYE = np.array([0.0312, 0.888, 0.150])  # the left one's iris
-FLOOR_Y = -0.03  # nothing below is ever in a half-body picture
+HEAD = np.array([0.0, 0.885, 0.060])  # middle of the skull, canonical m
+EYE = np.array([0.0312, 0.888, 0.150])  # iris of the left eye, canonical m
+FLOOR_Y = -0.03  # canonical height (m) below which nothing shows in a half-body picture
 
 
 @dataclass(frozen=True)
 class Anatomy:
-    """V vertices of the body, F its triangles."""
+    """Vertex sets and weights of a body. V vertices, F' skin triangles."""
 
     body: Body
-    skin: np.ndarray  # bool [V]
+    skin: np.ndarray  # bool [V], vertices of the skin, not of eyes, teeth, tongue or lash ribbons
     faces: np.ndarray  # i32 [F', 3]: skin triangles above FLOOR_Y
-    hand: np.ndarray  # f32 [V] weights
-    head: np.ndarray  # f32 [V]
-    torso: np.ndarray  # f32 [V]
-    mean: csr_matrix  # [V, V], row v averages its neighbours
-    crown: int  # a vertex that no expression moves
+    hand: np.ndarray  # f32 [V], skinning weights of wrists and fingers
+    head: np.ndarray  # f32 [V], of head and jaw
+    torso: np.ndarray  # f32 [V], of pelvis, spine, collars and neck
+    mean: csr_matrix  # [V, V], row v averages the neighbors of vertex v
+    crown: int  # index of the highest vertex, which no expression moves
 
     def smooth(self, vertices: np.ndarray, amount: np.ndarray, rounds: int) -> np.ndarray:
-        """Laplacian smoothing of [V, 3], as strong at every vertex as amount [V] in 0..1 says."""
-        part = np.flatnonzero(amount > 0)
-        mean, out, step = self.mean[part], vertices.astype(np.float64), 0.6 * amount[part, None]
+        """Laplacian smoothing of vertices [V, 3], with the strength amount [V] in 0..1 at each vertex; f64 [V, 3]."""
+        rows = np.flatnonzero(amount > 0)
+        mean, out, step = self.mean[rows], vertices.astype(np.float64), 0.6 * amount[rows, None]
         for _ in range(rounds):
-            out[part] += step * (mean @ out - out[part])
+            out[rows] += step * (mean @ out - out[rows])
         return out
 
     def normals(self, vertices: np.ndarray) -> np.ndarray:
+        """Unit normals f32 [V, 3] of vertices [V, 3] m."""
         return vertex_normals(vertices, self.body.faces)
 
 
 def anatomy(body: Body) -> Anatomy:
+    """The anatomy of a body file; computed once for each."""
     return _anatomy(body.path, body.reader, body.betas)
 
 
@@ -57,7 +61,7 @@ def _anatomy(path, reader, betas) -> Anatomy:
     skin = body.part == PARTS["body"][0]
     faces = body.faces[skin[body.faces].all(1) & (body.template[body.faces][:, :, 1] > FLOOR_Y).any(1)]
 
-    def columns(names):
+    def joint_weight(names):
         return body.weights[:, [JOINT[n] for n in names]].sum(1)
 
     hand = [n for n in JOINTS if n.endswith("wrist") or n[-1] in "123" and n.startswith(("left", "right"))]
@@ -68,30 +72,33 @@ def _anatomy(path, reader, betas) -> Anatomy:
     mean = csr_matrix(
         (links.data / np.repeat(degree, np.diff(links.indptr)), links.indices, links.indptr), shape=links.shape
     )
-    head = columns(("head", "jaw"))
+    head = joint_weight(("head", "jaw"))
     return Anatomy(
-        body=body, skin=skin, faces=faces, hand=columns(hand), head=head, mean=mean,
-        torso=columns(("pelvis", "spine1", "spine2", "spine3", "left_collar", "right_collar", "neck")),
+        body=body, skin=skin, faces=faces, hand=joint_weight(hand), head=head, mean=mean,
+        torso=joint_weight(("pelvis", "spine1", "spine2", "spine3", "left_collar", "right_collar", "neck")),
         crown=int(np.argmax(body.template[:, 1] * skin)),
     )  # fmt: skip
 
 
 def noise(points: np.ndarray, frequency: float | tuple[float, float, float], seed: int, waves: int = 8) -> np.ndarray:
-    """Smooth noise of about unit range: a sum of plane waves. points [N, 3] -> f32 [N]; frequency rad/m, of every axis or of all."""
+    """Smooth noise with values of about -1..1: a sum of plane waves of random directions. Deterministic in `seed`.
+
+    points [N, 3] m -> f32 [N]. frequency in rad/m, one for all axes or one for each.
+    """
     rng = np.random.default_rng(seed)
     directions = rng.normal(size=(waves, 3))
     directions *= rng.uniform(0.6, 1.6, (waves, 1)) / np.linalg.norm(directions, axis=1, keepdims=True)
-    turns = (directions * frequency).astype(np.float32)
+    wave_vectors = (directions * frequency).astype(np.float32)
     phases = rng.uniform(0, 2 * np.pi, waves).astype(np.float32)
-    return np.sin(points.astype(np.float32) @ turns.T + phases).sum(1) * np.float32(0.95 / np.sqrt(waves))
+    return np.sin(points.astype(np.float32) @ wave_vectors.T + phases).sum(1) * np.float32(0.95 / np.sqrt(waves))
 
 
 def ramp(value: np.ndarray, start: float, stop: float) -> np.ndarray:
-    """0 at start, 1 at stop, smooth between; start may lie above stop."""
+    """Smooth step: 0 at start, 1 at stop. start may lie above stop."""
     t = np.clip((value - start) / (stop - start), 0, 1)
     return t * t * (3 - 2 * t)
 
 
 def bump(distance: np.ndarray, width: float) -> np.ndarray:
-    """1 at distance 0, falling off as a Gaussian of the given width."""
+    """A Gaussian: 1 at distance 0, 1/e at `width`."""
     return np.exp(-((distance / width) ** 2))

@@ -1,7 +1,9 @@
-"""Everything a person wears hangs on the body: points bound to body vertices, and the few operations that cut such meshes.
+"""Meshes whose points are bound to vertices of the body, and the few operations that cut such meshes.
 
-A point is P = S posed + (S turn) offset: S a sparse row over body vertices, offset in the rest pose. So clothes, hair and glasses
-follow the skin under them, expressions included, without a simulation. M points, V body vertices, F triangles.
+A posed point is S @ vertices + (S @ turn) @ offset, where S is a sparse row of weights over body vertices and offset is
+in the rest pose. So clothes, hair and glasses follow the skin under them, expressions included, without a simulation.
+
+Shapes: M points, V body vertices, F triangles.
 """
 
 from __future__ import annotations
@@ -12,55 +14,55 @@ import numba
 import numpy as np
 from scipy.sparse import coo_matrix, csr_matrix, vstack
 
-BOUND = 4  # body vertices that a point hangs on, at most
+MAX_BINDING_VERTICES = 4  # body vertices that a point of a Binding depends on, at most
 
 
 @dataclass(frozen=True)
 class Mesh:
-    """Triangles over bound points, in the rest pose."""
+    """Triangles over bound points."""
 
-    bind: csr_matrix  # [M, V], rows sum to one
-    offset: np.ndarray  # f64 [M, 3] m
+    bind: csr_matrix  # [M, V] weights, rows sum to one
+    offset: np.ndarray  # f64 [M, 3] m from the bound place, rest pose
     faces: np.ndarray  # i32 [F, 3]
 
     def canonical(self, template: np.ndarray) -> np.ndarray:
-        """Where the points lie on the mean body, without offsets. [M, 3] m."""
+        """Where the points lie on the mean body, without their offsets: canonical points [M, 3] m."""
         return self.bind @ template
 
-    def at(self, rest: np.ndarray) -> np.ndarray:
-        """Where the points lie on a body in its rest pose. [M, 3] m."""
+    def place(self, rest: np.ndarray) -> np.ndarray:
+        """Where the points lie on a body in its rest pose, [M, 3] m. rest [V, 3] m."""
         return self.bind @ rest + self.offset
 
 
 @dataclass(frozen=True)
 class Binding:
-    """A mesh's or a strand's binding, packed for the renderer. i32 and f32 [M, BOUND], f32 [M, 3]."""
+    """The binding of a mesh or of strands, packed for the renderer."""
 
-    index: np.ndarray
-    weight: np.ndarray
-    offset: np.ndarray
+    index: np.ndarray  # i32 [M, MAX_BINDING_VERTICES], body vertices, the heaviest first
+    weight: np.ndarray  # f32 [M, MAX_BINDING_VERTICES], rows sum to one; 0 for places that are not used
+    offset: np.ndarray  # f32 [M, 3] m, rest pose
 
     def pose(self, vertices: np.ndarray, turn: np.ndarray) -> np.ndarray:
-        """vertices f32 [V, 3], turn f32 [V, 3, 3] -> f32 [M, 3]."""
-        return _hang(self.index, self.weight, self.offset, vertices, turn)
+        """Posed points f32 [M, 3] m. vertices f32 [V, 3] m and turn f32 [V, 3, 3] (rotations) are the posed body."""
+        return _pose_points(self.index, self.weight, self.offset, vertices, turn)
 
 
-def pack(bind: csr_matrix, offset: np.ndarray) -> Binding:
-    """Keep each point's BOUND heaviest vertices."""
+def pack_binding(bind: csr_matrix, offset: np.ndarray) -> Binding:
+    """Keep the MAX_BINDING_VERTICES heaviest vertices of each point. bind [M, V], offset [M, 3] m."""
     bind = bind.tocsr()
     M = bind.shape[0]
-    index, weight = np.zeros((M, BOUND), np.int32), np.zeros((M, BOUND), np.float32)
+    index, weight = np.zeros((M, MAX_BINDING_VERTICES), np.int32), np.zeros((M, MAX_BINDING_VERTICES), np.float32)
     row = np.repeat(np.arange(M), np.diff(bind.indptr))
     order = np.lexsort((-bind.data, row))
     rank = np.arange(len(row)) - bind.indptr[row]
-    kept = rank < BOUND
+    kept = rank < MAX_BINDING_VERTICES
     index[row[kept], rank[kept]] = bind.indices[order][kept]
     weight[row[kept], rank[kept]] = bind.data[order][kept]
     return Binding(index, weight / weight.sum(1, keepdims=True), offset.astype(np.float32))
 
 
 @numba.njit(cache=True, fastmath=False)
-def _hang(index, weight, offset, vertices, turn):
+def _pose_points(index, weight, offset, vertices, turn):
     out = np.zeros((len(index), 3), np.float32)
     for m in range(len(index)):
         for k in range(index.shape[1]):
@@ -79,19 +81,20 @@ def _hang(index, weight, offset, vertices, turn):
 
 
 def submesh(V: int, faces: np.ndarray) -> Mesh:
-    """The given triangles of the body, unmoved."""
+    """Triangles of the body [F, 3] as a mesh without offsets. V is the number of body vertices."""
     used, local = np.unique(faces, return_inverse=True)
     bind = csr_matrix((np.ones(len(used)), (np.arange(len(used)), used)), shape=(len(used), V))
     return Mesh(bind, np.zeros((len(used), 3)), local.reshape(-1, 3).astype(np.int32))
 
 
-def hang(V: int, anchors: np.ndarray, rest: np.ndarray, points: np.ndarray, faces: np.ndarray) -> Mesh:
-    """A free mesh: every point [M, 3] rides on one body vertex, anchors [M]."""
+def attach(V: int, anchors: np.ndarray, rest: np.ndarray, points: np.ndarray, faces: np.ndarray) -> Mesh:
+    """A mesh of its own: every point [M, 3] m follows one body vertex, anchors [M]. rest [V, 3] m."""
     bind = csr_matrix((np.ones(len(points)), (np.arange(len(points)), anchors)), shape=(len(points), V))
     return Mesh(bind, points - rest[anchors], np.asarray(faces, np.int32))
 
 
-def join(meshes: list[Mesh]) -> Mesh:
+def join_meshes(meshes: list[Mesh]) -> Mesh:
+    """All meshes as one, their points and triangles in the order of the list."""
     first = np.cumsum([0] + [len(m.offset) for m in meshes])
     return Mesh(
         vstack([m.bind for m in meshes]).tocsr(), np.concatenate([m.offset for m in meshes]),
@@ -100,7 +103,7 @@ def join(meshes: list[Mesh]) -> Mesh:
 
 
 def subdivide(mesh: Mesh) -> Mesh:
-    """Every triangle into four, at the middles of its edges."""
+    """Cut every triangle into four at the middles of its edges."""
     edges = np.sort(np.concatenate([mesh.faces[:, [0, 1]], mesh.faces[:, [1, 2]], mesh.faces[:, [2, 0]]]), 1)
     unique, place = np.unique(edges, axis=0, return_inverse=True)
     M, F = len(mesh.offset), len(mesh.faces)
@@ -112,11 +115,14 @@ def subdivide(mesh: Mesh) -> Mesh:
 
 
 def clip(mesh: Mesh, inside: np.ndarray) -> tuple[Mesh, np.ndarray]:
-    """Cut along inside [M] = 0 and keep what is positive. Returns the mesh and the cut edges i32 [E, 2], inside on their left."""
+    """Cut a mesh where inside [M] is 0 and keep the positive side.
+
+    Returns the mesh, and its cut edges i32 [E, 2] as pairs of points with the inside on the left.
+    """
     keep = inside[mesh.faces] > 0
     count = keep.sum(1)
     faces = [mesh.faces[count == 3]]
-    # Turn every cut triangle so that its odd corner comes first.
+    # The corners of every cut triangle are rotated so that the one that is alone on its side comes first.
     one, two = mesh.faces[count == 1], mesh.faces[count == 2]
     one = np.take_along_axis(one, (np.argmax(keep[count == 1], 1)[:, None] + np.arange(3)) % 3, 1)
     two = np.take_along_axis(two, (np.argmin(keep[count == 2], 1)[:, None] + np.arange(3)) % 3, 1)
@@ -128,7 +134,7 @@ def clip(mesh: Mesh, inside: np.ndarray) -> tuple[Mesh, np.ndarray]:
     faces += [np.stack([one[:, 0], p, q], 1), np.stack([r, two[:, 1], two[:, 2]], 1), np.stack([r, two[:, 2], s], 1)]
     cut = np.concatenate([np.stack([p, q], 1), np.stack([s, r], 1)])
     low, high = inside[unique[:, 0]], inside[unique[:, 1]]
-    share = np.clip(high / np.where(high == low, 1, high - low), 0.02, 0.98)  # of the first corner
+    share = np.clip(high / np.where(high == low, 1, high - low), 0.02, 0.98)  # weight of the first corner
     bind, offset = _with_points(mesh, unique, share)
     faces = np.concatenate(faces).astype(np.int32)
     used, local = np.unique(faces, return_inverse=True)
@@ -138,7 +144,7 @@ def clip(mesh: Mesh, inside: np.ndarray) -> tuple[Mesh, np.ndarray]:
 
 
 def rim(mesh: Mesh, cut: np.ndarray, inward: np.ndarray) -> Mesh:
-    """A strip from the cut edges [E, 2] to the same edges moved by inward [M, 3]: the thickness of a hem."""
+    """The thickness of a hem: a strip from the cut edges [E, 2] to the same edges moved by inward [M, 3] m."""
     used, local = np.unique(cut, return_inverse=True)
     local = local.reshape(-1, 2)
     n = len(used)
@@ -149,12 +155,16 @@ def rim(mesh: Mesh, cut: np.ndarray, inward: np.ndarray) -> Mesh:
     return Mesh(bind, offset, faces.astype(np.int32))
 
 
-def moved(mesh: Mesh, by: np.ndarray) -> Mesh:
-    return replace(mesh, offset=mesh.offset + by)
+def translate(mesh: Mesh, shift: np.ndarray) -> Mesh:
+    """The mesh with every point moved by shift [M, 3] m in the rest pose."""
+    return replace(mesh, offset=mesh.offset + shift)
 
 
 def _with_points(mesh: Mesh, pairs: np.ndarray, share: np.ndarray) -> tuple[csr_matrix, np.ndarray]:
-    """The mesh's rows, and new ones at `share` of the first and the rest of the second point of each pair."""
+    """Bindings and offsets of the mesh's points, followed by one new point on each edge.
+
+    pairs [E, 2] are the ends of the edges; share [E] is the weight of the first end, the second has the rest.
+    """
     n = np.arange(len(pairs))
     mix = coo_matrix(
         (np.concatenate([share, 1 - share]), (np.tile(n, 2), pairs.T.ravel())), shape=(len(pairs), len(mesh.offset))
@@ -165,7 +175,10 @@ def _with_points(mesh: Mesh, pairs: np.ndarray, share: np.ndarray) -> tuple[csr_
 def tube(
     path: np.ndarray, radius: np.ndarray | float, sides: int = 6, closed: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Points and triangles of a tube along path [N, 3] m."""
+    """Points [N * sides, 3] m and triangles i32 [F, 3] of a tube along path [N, 3] m.
+
+    radius in m, one or one for each of the N places; a closed tube joins its end to its start.
+    """
     N = len(path)
     tangent = np.roll(path, -1, 0) - np.roll(path, 1, 0) if closed else np.gradient(path, axis=0)
     tangent /= np.linalg.norm(tangent, axis=1, keepdims=True)
@@ -179,7 +192,10 @@ def tube(
 
 
 def grid_faces(rows: int, columns: int, around_rows: bool = False, around_columns: bool = False) -> np.ndarray:
-    """Triangles of a grid of points, row after row, i32 [F, 3]; `around`: the last joins the first."""
+    """Triangles i32 [F, 3] of a grid of points that are numbered row after row.
+
+    around_rows joins the last row to the first, around_columns the last column to the first.
+    """
     r, c = np.meshgrid(np.arange(rows - (not around_rows)), np.arange(columns - (not around_columns)), indexing="ij")
     r2, c2 = (r + 1) % rows, (c + 1) % columns
     a, b, d, e = (x.ravel() for x in (r * columns + c, r * columns + c2, r2 * columns + c, r2 * columns + c2))
