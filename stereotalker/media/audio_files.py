@@ -128,7 +128,10 @@ def from_mono(samples: np.ndarray, sample_rate: int) -> np.ndarray:
 
 
 def wav_bytes(samples: np.ndarray, sample_rate: int = OUTPUT_RATE) -> bytes:
-    """16-bit WAV of mono sound f32 [N] or of sound with C channels f32 [C, N]; samples beyond -1..1 are clipped."""
+    """The bytes of a 16-bit WAV file with mono sound f32 [N], or sound f32 [C, N] of C channels.
+
+    Samples beyond -1..1 are clipped.
+    """
     buffer = io.BytesIO()
     wavfile.write(buffer, sample_rate, np.rint(np.clip(samples, -1, 1).T * 32767).astype(np.int16))
     return buffer.getvalue()

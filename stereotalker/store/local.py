@@ -68,7 +68,8 @@ class Store:
             (temporary / MARKER).write_text(json.dumps({"files": files}, indent=1))
             sync(temporary / MARKER)
             if folder.exists() and not (folder / MARKER).exists():
-                self._discard(folder)  # what a deletion that was stopped has left; a rename would fail on it for ever
+                # An interrupted deletion has left a folder without a marker, on which every rename would fail.
+                self._discard(folder)
             os.rename(temporary, folder)
         except OSError:
             # Another thread or process may have finished the same entry first. Its bytes are the same.
@@ -80,11 +81,14 @@ class Store:
         return folder
 
     def _discard(self, folder: Path) -> None:
-        """Remove an entry. It loses its name first, so that a removal that is stopped leaves only what `sweep` removes."""
+        """Remove an entry.
+
+        It is renamed first. If the removal is interrupted, only a temporary folder is left, which `sweep` removes.
+        """
         moved = _temporary_name(folder, "old")
         try:
             os.rename(folder, moved)
-        except OSError:  # another process is removing or has removed it
+        except OSError:  # another process has removed it, or is removing it
             return
         shutil.rmtree(moved, ignore_errors=True)
 
@@ -101,5 +105,5 @@ class Store:
 
 
 def _temporary_name(folder: Path, purpose: str) -> Path:
-    """Beside the entry, and of this thread alone."""
+    """A path beside the entry that only this thread uses."""
     return folder.with_name(f"{folder.name}.{HOST}.{os.getpid()}-{threading.get_ident()}-{purpose}.tmp")
