@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from stereotalker.evaluation import image_metrics, rendering
-from stereotalker.evaluation.talking_portraits import TalkingPortrait, best_lag, summary
+from stereotalker.evaluation.talking_portraits import TalkingPortrait, summary
+from stereotalker.media.time_lag import best_lag, sound_lag
 
 
 @pytest.fixture(scope="module")
@@ -95,9 +96,18 @@ def test_the_lag_of_a_jaw_is_found_through_gaps():
     driving = np.abs(np.sin(np.arange(80) / 5)).astype(np.float32)
     seen = np.roll(driving, 2)
     seen[10:14] = np.nan
-    correlation, lag = best_lag(seen, driving)
+    lag, correlation = best_lag(seen, driving, 5)
     assert lag == 2 and correlation > 0.99
-    assert np.isnan(best_lag(np.full(80, np.nan), driving)[0])
+    nothing = best_lag(np.full(80, np.nan), driving, 5)
+    assert nothing[0] == 0 and np.isnan(nothing[1])
+
+
+def test_the_lag_of_sound_is_found_to_the_sample_also_with_its_phase_inverted():
+    sound = np.random.default_rng(0).normal(size=16_000).astype(np.float32)
+    late = np.concatenate([np.zeros(123, np.float32), sound])[:16_000]
+    assert sound_lag(late, sound) == 123 and sound_lag(sound, late) == -123
+    assert sound_lag(-late, sound, 2400, either_sign=True) == 123
+    assert abs(sound_lag(late, sound, 100)) <= 100
 
 
 def test_portraits_in_figures():
