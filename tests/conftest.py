@@ -31,6 +31,8 @@ from stereotalker.avatar.fit_portrait import fit_portrait
 from stereotalker.avatar.landmarks import POSE, Landmarks
 from stereotalker.body.model import Body
 from stereotalker.control.masks import MaskConfig, MaskPredictor
+from stereotalker.dataset.build import build_people
+from stereotalker.dataset.speech_corpus import build_corpus
 from stereotalker.flows.produce import produce
 from stereotalker.geometry import camera
 from stereotalker.geometry.rasterizer import rasterize
@@ -195,6 +197,22 @@ def files(marks, picture, tmp_path) -> tuple[Path, Path]:
     }
     (tmp_path / "me.json").write_text(json.dumps(points))
     return tmp_path / "me.png", tmp_path / "me.json"
+
+
+@pytest.fixture(scope="session")
+def corpus(tiny_params, tmp_path_factory) -> Path:
+    """The speech corpus of the pipeline at scale tiny. Tests that use it or `people` belong to the group "dataset"."""
+    folder = tmp_path_factory.mktemp("data") / "speech"
+    build_corpus(folder, tiny_params.speech, tiny_params.audio, processes=2)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def people(tiny_params, corpus) -> Path:
+    """The shards of synthetic people of the pipeline at scale tiny, beside the corpus."""
+    folder = corpus.parent / "people"
+    build_people(folder, corpus.parent / "avatars", tiny_params.body, tiny_params.people, corpus, processes=2)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -41,20 +41,6 @@ from tests.conftest import REAL_DATA
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("dataset")]
 
 
-@pytest.fixture(scope="module")
-def corpus(tiny_params, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data") / "speech"
-    build_corpus(folder, tiny_params.speech, tiny_params.audio, processes=2)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def people(tiny_params, corpus):
-    folder = corpus.parent / "people"
-    build_people(folder, corpus.parent / "avatars", tiny_params.body, tiny_params.people, corpus, processes=2)
-    return folder
-
-
 def bytes_of(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*.tar"))}
 
@@ -297,6 +283,7 @@ def test_what_cannot_be_made_is_refused_and_the_rest_goes_on(people, corpus, tin
     assert len(bytes_of(tmp_path / "p")) == 3
 
 
+@pytest.mark.slow
 def test_a_really_full_disk(corpus, tiny_params, tmp_path):
     folder = tmp_path / "disk"
     folder.mkdir()

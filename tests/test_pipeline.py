@@ -16,7 +16,7 @@ from stereotalker.runtime.home import Home
 from stereotalker.tasks.tracking import EXPERIMENTS, Tracker
 from stereotalker.tasks.train import run_stage
 
-pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("pipeline")]
+pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("dataset")]
 
 TRAINED = ("audio", "motion", "gestures", "masks", "dense", "render", "ablation")
 METRICS = {
@@ -61,9 +61,10 @@ def copy_project(copy: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> Path:
-    """Every stage in the order of dvc.yaml, one after the other in this process."""
+def trained(tmp_path_factory, people) -> Path:
+    """Every stage, one after the other in this process. The people are found, because their recipe is the same."""
     copied, before = copy_project(tmp_path_factory.mktemp("project")), Path.cwd()
+    shutil.copytree(people.parent, copied / "data")
     os.chdir(copied)
     try:
         for stage in pipeline.PIPELINE_STAGES:
