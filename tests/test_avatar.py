@@ -226,3 +226,22 @@ def test_small_faces_cut_faces_and_impossible_faces(marks, picture, body, known)
     bulky[300:, :] = 1
     with pytest.raises(ClipError, match="something bulky"):
         go(replace(marks, person=bulky))
+
+
+# ---- avatars by name ----
+
+
+def test_shipped_avatars_load():
+    assert {"ava", "ben", "cleo", "dan"} <= set(Library().names())
+    for name in Library().names():
+        avatar = read_avatar(Library().find(name))
+        assert avatar.origin == "synthetic" and avatar.portrait.shape[0] >= 256
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [("zoe", "a picture file or one of ava"), ("../ava", "unknown"), ("", "unknown"), (".", "unknown")],
+)
+def test_unknown_avatars_are_explained(name, complaint):
+    with pytest.raises(ClipError, match=complaint):
+        Library().find(name)

@@ -1,0 +1,17 @@
+"""What the tests of rendering and of its training share."""
+
+from stereotalker.synthetic.actor import build_actor
+from stereotalker.synthetic.takes import CaptureSetup, capture_take
+from stereotalker.training.samples import to_sample
+
+
+def sample_of(tiny_models, speech, wrong):
+    take = capture_take(
+        build_actor(1, tiny_models.body, 64, 1),
+        tiny_models.body,
+        speech,
+        0,
+        0,
+        CaptureSetup(size=64, cameras=3, frames=1, fps=10.0, swing=20.0, supersample=1),
+    )
+    return to_sample(take, tiny_models.body, 0, wrong)
