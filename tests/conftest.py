@@ -131,7 +131,7 @@ def calibration():
 
 @pytest.fixture(scope="session")
 def truth(body):
-    """The true shape, pose, expression and camera of the person in the drawn portrait: (betas, poses, expression, K, E)."""
+    """The person in the drawn portrait and the camera: (betas, poses, expression, K, E)."""
     rng = np.random.default_rng(3)
     betas = rng.normal(0, 0.4, body.betas).astype(np.float32)
     poses, expression = resting_pose(STYLES[2]).poses[0].copy(), np.zeros(52, np.float32)
@@ -250,7 +250,7 @@ def portrait_files(landmarks, picture, tmp_path) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="session")
 def home_template(tmp_path_factory) -> Home:
-    """A home with MLflow's tables and the small avatar. It is copied, because the migrations of a new database take a second."""
+    """A home with MLflow's tables and the small avatar, to be copied: the migrations of a new database take a second."""
     home = Home(tmp_path_factory.mktemp("home-template"))
     fill_home(home)
     return home

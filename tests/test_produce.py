@@ -183,7 +183,7 @@ def test_a_damaged_segment_is_rendered_again(run, tmp_path, home):
     assert np.array_equal(first, read_frames(tmp_path / "out" / again.results[0].video))
 
 
-# ---- the command line ----------------------------------------------------------------------------------------------------
+# ---- the command line ----
 
 
 @pytest.mark.parametrize(
