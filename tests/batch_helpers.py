@@ -89,7 +89,7 @@ def cli(*arguments, home: Home) -> CommandResult:
         with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
             main()
         returncode = 0
-    except SystemExit:
+    except SystemExit as exit_:
         returncode = exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
     finally:
         sys.argv = old_argv

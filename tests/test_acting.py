@@ -27,20 +27,20 @@ def test_lips_close_on_every_bilabial(speech, body, style):
 
 
 @pytest.mark.parametrize("fps", [12.0, 23.976, 60.0])
-def test_acting_has_the_length_of_its_speech(speech, fps):
+def test_the_acting_is_as_long_as_its_speech(speech, fps):
     assert len(act(speech, STYLES[0], 0, fps).poses) == round(speech.seconds * fps)
 
 
-def test_strength_scales_the_hands(speech):
+def test_strength_scales_the_movement_of_the_arms(speech):
     def spread(strength):
         return act(speech, STYLES[2], 3, 25.0, strength).poses[:, JOINT["right_elbow"]].std(0).sum()
 
     assert spread(0.0) < 0.5 * spread(1.0) and spread(1.0) < 1.5 * spread(2.0)
 
 
-def test_hands_arrive_where_they_are_sent(body):
-    """Inverse kinematics against the body's own skinning, both sides, every sign's last pose."""
-    rows = np.stack([sign.moves[-1][1].vector() for sign in gestures.GESTURE_CLASSES.values()])
+def test_wrists_reach_the_last_pose_of_every_gesture(body):
+    """The inverse kinematics of both arms against the skinning of the body."""
+    rows = np.stack([gesture.moves[-1][1].vector() for gesture in gestures.GESTURE_CLASSES.values()])
     poses = np.zeros((len(rows), 55, 3), np.float32)
     for side in ("left", "right"):
         arm_ik.pose_arm(side, rows, poses)
@@ -65,15 +65,15 @@ def test_hands_arrive_where_they_are_sent(body):
     assert reachable.mean() > 0.95
 
 
-def test_words_have_gestures():
+def test_words_get_the_gestures_of_the_lexicon():
     words = tuple(
         Timed(text, 2.0 * k + 0.5, 2.0 * k + 0.9) for k, text in enumerate(("Huge,", "you", "banana", "nobody"))
     )
-    plan_gestures = gestures.plan_gestures(words, np.array([]), 1.0, 1.0, np.random.default_rng(0))
+    planned = gestures.plan_gestures(words, np.array([]), 1.0, 1.0, np.random.default_rng(0))
     assert (
-        [g.name for g in plan_gestures] == ["big", "you", "none"]
-        and plan_gestures[1].hands == ("right",)
-        and plan_gestures[0].hands == ("left", "right")
+        [g.name for g in planned] == ["big", "you", "none"]
+        and planned[1].hands == ("right",)
+        and planned[0].hands == ("left", "right")
     )
     assert len(gestures.GESTURE_CLASSES) >= 25 and set(gestures.LEXICON.values()) <= set(gestures.GESTURE_CLASSES)
     assert (
@@ -83,7 +83,7 @@ def test_words_have_gestures():
     )
 
 
-def test_a_stroke_falls_on_its_stressed_syllable(speech):
+def test_gesture_strokes_fall_on_words_or_accents(speech):
     accents = accent_times(speech.phonemes)
     for gesture in gesture_plan(speech, STYLES[2], 5):
         inside = any(w.start - 0.05 <= gesture.time <= w.end + 0.05 for w in speech.words)
@@ -91,14 +91,14 @@ def test_a_stroke_falls_on_its_stressed_syllable(speech):
 
 
 def test_hands_stay_out_of_the_body(body, actor, speech):
-    known, avatar = anatomy(body), actor.avatar
+    measures, avatar = anatomy(body), actor.avatar
     for style in STYLES[::4]:
         motion = act(speech, style, 2, 4.0, 1.0, actor.girth)
         vertices = body.posed(motion, avatar.betas, avatar.surface).vertices
-        assert np.mean([hand_penetration(known, v) > 0.006 for v in vertices]) <= 0.1, style.name
+        assert np.mean([hand_penetration(measures, v) > 0.006 for v in vertices]) <= 0.1, style.name
 
 
-def test_clearance_pushes_out_and_apart():
+def test_keep_clear_pushes_hands_out_of_the_body_and_apart():
     inside = gestures.REST_POSES["together"][0].vector()
     inside[:3] = (0.05, 0.40, 0.05)
     hands = {"left": inside[None].copy(), "right": inside[None].copy()}

@@ -13,6 +13,7 @@ from stereotalker.avatar.detector_calibration import HAND_JOINTS
 from stereotalker.avatar.fit_portrait import fit_portrait
 from stereotalker.avatar.hair_depth import HairRule
 from stereotalker.avatar.inpainting import inpaint
+from stereotalker.avatar.library import Library, read_avatar
 from stereotalker.avatar.segmentation import outline
 from stereotalker.body.free_body import PARTS
 from stereotalker.errors import ClipError

@@ -16,20 +16,20 @@ from stereotalker.records import Motion
 from stereotalker.smplx_layout import JOINT, REGION
 
 
-def lit_by(light, avatar, body, motion):
-    """The luma of a grey body under a light, as the portrait's camera sees it, f32 [H, W]; and the body, and its picture."""
+def luma_under(light, avatar, body, motion):
+    """A gray body under a light, as the portrait's camera sees it: (luma f32 [H, W], surface, fragments)."""
     surface = Surface.of(body.pose(motion, avatar.betas, avatar.surface)[0], body.faces)
-    picture = rasterize(
+    fragments = rasterize(
         project(surface.vertices, avatar.intrinsics, avatar.extrinsics), body.faces, avatar.regions.shape
     )
-    return 150 * picture.interpolate(body.faces, light.shading(surface)[:, None])[..., 0], surface, picture
+    return 150 * fragments.interpolate(body.faces, light.shading(surface)[:, None])[..., 0], surface, fragments
 
 
-def grey(level):
+def gray_picture(level):
     return np.repeat(np.rint(level.clip(0, 255)).astype(np.uint8)[..., None], 3, 2)
 
 
-def unlit(ref):
+def without_light(ref):
     return replace(
         ref, light=replace(ref.light, slope=np.zeros(3), shadow=0.0), shading=np.ones(len(ref.shading), np.float32)
     )
@@ -44,60 +44,61 @@ def degrees_between(a, b):
 
 
 @pytest.mark.parametrize("shadow", [0.0, -0.6])
-def test_the_light_is_read_off_the_portrait(drawn, body, shadow):
-    avatar, _, _ = drawn
+def test_the_light_is_estimated_from_the_portrait(portrait_body, body, shadow):
+    avatar, _, _ = portrait_body
     key = unit(-0.5, 0.4, 0.75)
-    light = PortraitLight(
-        0.4 * unit(-0.1, 0.6, 0.8), key, shadow, avatar.target
-    )  # other lamps pull the line off the key light
-    level, surface, picture = lit_by(light, avatar, body, Motion.still(avatar.poses, avatar.expression))
-    portrait = grey(np.where(avatar.regions == REGION["torso"], 0.5, 1.0) * level)
-    found = read_light(portrait, avatar.regions, picture.face >= 0, surface, picture, avatar.target)
-    assert np.abs(found.slope - light.slope).max() < 0.08
+    # Other lamps move the slope away from the direction of the key light.
+    light = PortraitLight(0.4 * unit(-0.1, 0.6, 0.8), key, shadow, avatar.target)
+    level, surface, fragments = luma_under(light, avatar, body, Motion.still(avatar.poses, avatar.expression))
+    portrait = gray_picture(np.where(avatar.regions == REGION["torso"], 0.5, 1.0) * level)
+    estimate = read_light(portrait, avatar.regions, fragments.face >= 0, surface, fragments, avatar.target)
+    assert np.abs(estimate.slope - light.slope).max() < 0.08
     if shadow:
         assert (
-            degrees_between(found.key, key) < min(10, 0.5 * degrees_between(light.slope, key))
-            and -0.8 < found.shadow < -0.3
+            degrees_between(estimate.key, key) < min(10, 0.5 * degrees_between(light.slope, key))
+            and -0.8 < estimate.shadow < -0.3
         )
     else:
-        assert found.shadow > -0.1
+        assert estimate.shadow > -0.1
 
 
-def test_who_turns_is_lit_from_where_the_lamp_stands(drawn, body):
-    avatar, _, _ = drawn
+def test_a_turned_head_is_lit_from_the_same_direction(portrait_body, body):
+    avatar, _, _ = portrait_body
     key = unit(-0.8, 0.2, 0.57)
     light = PortraitLight(0.5 * key, key, 0.0, avatar.target)
-    lit = replace(avatar, portrait=grey(lit_by(light, avatar, body, Motion.still(avatar.poses, avatar.expression))[0]))
+    lit = replace(
+        avatar, portrait=gray_picture(luma_under(light, avatar, body, Motion.still(avatar.poses, avatar.expression))[0])
+    )
     poses = avatar.poses.copy()
     poses[JOINT["head"]] += np.array([0, 0.6, 0], np.float32)
     turned = Motion.still(poses, avatar.expression)
-    truth, _, picture = lit_by(light, avatar, body, turned)
-    head = (picture.face >= 0) & (body.weights[body.faces[picture.face, 0], JOINT["head"]] > 0.5)
+    truth, _, fragments = luma_under(light, avatar, body, turned)
+    head = (fragments.face >= 0) & (body.weights[body.faces[fragments.face, 0], JOINT["head"]] > 0.5)
     view, ref = camera.avatar_camera(lit, CameraPath(), 1, 25.0, avatar.regions.shape), reference(lit, body)
-    off = [
-        np.abs(control(known, body, turned, view).warp[0, ..., 0] - truth)[head].mean() for known in (ref, unlit(ref))
+    errors = [
+        np.abs(control(lighting, body, turned, view).warp[0, ..., 0] - truth)[head].mean()
+        for lighting in (ref, without_light(ref))
     ]
-    assert off[0] < 0.5 * off[1]
+    assert errors[0] < 0.5 * errors[1]
 
 
-def test_a_camera_that_moves_does_not_change_the_light(drawn, body):
-    avatar, _, _ = drawn
+def test_a_moving_camera_does_not_change_the_light(portrait_body, body):
+    avatar, _, _ = portrait_body
     still, light = (
         Motion.still(avatar.poses, avatar.expression),
         PortraitLight(0.4 * unit(-0.5, 0.4, 0.75), unit(-0.5, 0.4, 0.75), -0.6, avatar.target),
     )
-    ref = reference(replace(avatar, portrait=grey(lit_by(light, avatar, body, still)[0])), body)
+    ref = reference(replace(avatar, portrait=gray_picture(luma_under(light, avatar, body, still)[0])), body)
     assert np.linalg.norm(ref.light.slope) > 0.2
     view = camera.avatar_camera(avatar, CameraPath(azimuth=25, elevation=10), 1, 25.0, avatar.regions.shape)
-    lit, plain = (control(known, body, still, view) for known in (ref, unlit(ref)))
-    seen = minimum_filter(
-        lit.visibility[0] == SEEN, 5
-    )  # at its borders, and where a sample is hidden, the texture is mixed in
-    assert seen.any() and (lit.warp[0][seen] == plain.warp[0][seen]).mean() > 0.98
+    lit, plain = (control(lighting, body, still, view) for lighting in (ref, without_light(ref)))
+    # At the edges of the visible parts, and where a sample is hidden, the texture is mixed in.
+    visible = minimum_filter(lit.visibility[0] == SEEN, 5)
+    assert visible.any() and (lit.warp[0][visible] == plain.warp[0][visible]).mean() > 0.98
 
 
-def test_white_that_turns_to_the_light_stays_white(drawn, body):
-    avatar, _, _ = drawn
+def test_white_that_turns_to_the_light_stays_white(portrait_body, body):
+    avatar, _, _ = portrait_body
     ref = reference(replace(avatar, portrait=np.full_like(avatar.portrait, 250)), body)
     bright = replace(
         ref,
@@ -113,7 +114,7 @@ def test_white_that_turns_to_the_light_stays_white(drawn, body):
     assert np.median(maps.warp[maps.visibility == SEEN]) == 255
 
 
-def test_what_moves_a_little_moves_its_shadow_a_little(body):
+def test_a_small_movement_changes_shadows_a_little(body):
     surface = Surface.of(body.template, body.faces)
     top = np.where(body.weights[:, JOINT["head"]] > 0.5, 1.0, 0.0)[:, None]
     key, target = unit(0.1, 0.9, 0.4), body.template[body.weights[:, JOINT["neck"]] > 0.5].mean(0)
@@ -128,7 +129,7 @@ def test_what_moves_a_little_moves_its_shadow_a_little(body):
     assert chest.sum() > 20 and np.abs(np.log(after / before))[top[:, 0] == 0].max() < 0.1 * 0.6 * 2
 
 
-def test_what_nothing_hides_lies_in_no_shadow():
+def test_a_flat_surface_casts_no_shadow_on_itself():
     side = np.linspace(-0.4, 0.4, 60, dtype=np.float32)
     x, y = np.meshgrid(side, side)
     flat = np.stack([x.ravel(), y.ravel(), 0 * x.ravel()], 1)
@@ -142,17 +143,17 @@ def test_what_nothing_hides_lies_in_no_shadow():
         assert PortraitLight(np.zeros(3), key, -0.6, np.zeros(3)).shading(surface).min() > 0.97
 
 
-def test_a_portrait_that_tells_no_light_is_lit_from_everywhere(drawn, body):
-    avatar, _, _ = drawn
-    _, surface, picture = lit_by(
+def test_a_portrait_without_light_cues_is_lit_from_everywhere(portrait_body, body):
+    avatar, _, _ = portrait_body
+    _, surface, fragments = luma_under(
         PortraitLight(np.zeros(3), np.zeros(3), 0.0, avatar.target),
         avatar,
         body,
         Motion.still(avatar.poses, avatar.expression),
     )
     for valid, portrait in (
-        (np.zeros_like(picture.face, bool), avatar.portrait),
-        (np.ones_like(picture.face, bool), np.zeros_like(avatar.portrait)),
+        (np.zeros_like(fragments.face, bool), avatar.portrait),
+        (np.ones_like(fragments.face, bool), np.zeros_like(avatar.portrait)),
     ):
-        found = read_light(portrait, avatar.regions, valid, surface, picture, avatar.target)
-        assert np.array_equal(found.shading(surface), np.ones(len(surface.vertices)))
+        estimate = read_light(portrait, avatar.regions, valid, surface, fragments, avatar.target)
+        assert np.array_equal(estimate.shading(surface), np.ones(len(surface.vertices)))

@@ -7,6 +7,7 @@ import pytest
 import safetensors
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from render_helpers import training_sample
 
 from stereotalker.errors import UserError
 from stereotalker.evaluation import rendering
@@ -21,12 +22,12 @@ from stereotalker.weights import save_weights
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("render")]
 
 
-def crops_of(sample, seed):
+def draw_two_crops(sample, seed):
     return draw_crops([sample], np.random.default_rng(seed), 2, 2, 64)
 
 
-def test_loss_falls_on_one_sample(tiny_models, speech):
-    sample = sample_of(tiny_models, speech, 1.0)
+def test_the_loss_falls_on_one_sample(tiny_models, speech):
+    sample = training_sample(tiny_models, speech, 1.0)
     model = deepcopy(tiny_models.renderer.denoiser)
     torch.nn.init.zeros_(model.net.conv_out.weight)
     loss = training_loss(model.train(), tiny_models.renderer.masks, "ddim")
@@ -34,7 +35,7 @@ def test_loss_falls_on_one_sample(tiny_models, speech):
     values = []
     for step in range(12):
         torch.manual_seed(step % 2)
-        value = loss(crops_of(sample, step % 2))
+        value = loss(draw_two_crops(sample, step % 2))
         value.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -43,14 +44,19 @@ def test_loss_falls_on_one_sample(tiny_models, speech):
 
 
 @pytest.fixture(scope="module")
-def public(tmp_path_factory):
+def public_model(tmp_path_factory):
     """A small model in Stable Diffusion's public format, unet and vae, with random weights."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("public")
     unet = UNet2DConditionModel(
-        block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, cross_attention_dim=12, attention_head_dim=4,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-    )  # fmt: skip
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        cross_attention_dim=12,
+        attention_head_dim=4,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    )
     unet.save_pretrained(folder / "unet")
     AutoencoderKL(
         block_out_channels=(8, 8),
@@ -61,20 +67,20 @@ def public(tmp_path_factory):
     return str(folder)
 
 
-def test_a_public_model_is_upcycled_trained_saved_and_read_again(tiny_models, speech, public, tmp_path):
-    params = tiny_models.params.render.model_copy(update={"pretrained": public})
+def test_a_public_model_is_upcycled_trained_saved_and_read(tiny_models, speech, public_model, tmp_path):
+    params = tiny_models.params.render.model_copy(update={"pretrained": public_model})
     config = DenoiserConfig(
-        public, params.patch, tuple(params.channels), 2, params.reference_width, params.view_experts, "none"
+        public_model, params.patch, tuple(params.channels), 2, params.reference_width, params.view_experts, "none"
     )
-    model, sample = RenderDenoiser(config), sample_of(tiny_models, speech, 1.0)
-    old = UNet2DConditionModel.from_pretrained(public, subfolder="unet")
+    model, sample = RenderDenoiser(config), training_sample(tiny_models, speech, 1.0)
+    old = UNet2DConditionModel.from_pretrained(public_model, subfolder="unet")
     assert (
         torch.equal(model.net.conv_in.weight[:, :4], old.conv_in.weight)
         and model.net.conv_in.weight[:, 4:].abs().max() == 0
     )
     assert model.codec.factor == 2 and model.multiple == 4
     grown = upcycle(model, "both")
-    training_loss(grown, tiny_models.renderer.masks, "ddim")(crops_of(sample, 0)).backward()
+    training_loss(grown, tiny_models.renderer.masks, "ddim")(draw_two_crops(sample, 0)).backward()
     assert all(p.grad is None for p in grown.codec.parameters()) and grown.net.conv_out.weight.grad.abs().max() > 0
     save_weights(grown, tmp_path / "render.safetensors")
     with safetensors.safe_open(tmp_path / "render.safetensors", "pt") as file:
@@ -85,7 +91,7 @@ def test_a_public_model_is_upcycled_trained_saved_and_read_again(tiny_models, sp
     assert frames.shape == sample.image.shape and frames.std() > 0
 
 
-def test_crops_that_are_no_whole_cells_are_refused(tiny_models, tmp_path):
+def test_crops_of_a_size_without_whole_cells_are_refused(tiny_models, tmp_path):
     options = DenoiserTraining(crop=50, run=2, steps=1, batch=2, learning_rate=1e-3, seed=0)
     with pytest.raises(UserError, match="multiple of 16"):
         train_denoiser(
@@ -103,15 +109,15 @@ def test_crops_that_are_no_whole_cells_are_refused(tiny_models, tmp_path):
 
 
 def test_crops_show_the_person_and_are_a_function_of_the_seed(tiny_models, speech):
-    sample = sample_of(tiny_models, speech, 1.0)
+    sample = training_sample(tiny_models, speech, 1.0)
     a, b = (draw_crops([sample], np.random.default_rng(3), 4, 2, 32) for _ in range(2))
     assert a.image.shape == (8, 32, 32, 3) and (a.regions > 0).any((1, 2)).all()
     assert all(np.array_equal(getattr(a, n), getattr(b, n)) for n in ("image", "warp", "angles", "portrait"))
     assert not np.array_equal(a.image, draw_crops([sample], np.random.default_rng(4), 4, 2, 32).image)
 
 
-def test_mirrored_crops_are_mirrored_whole(tiny_models, speech):
-    sample = sample_of(tiny_models, speech, 0.0)
+def test_all_maps_of_a_mirrored_crop_are_mirrored(tiny_models, speech):
+    sample = training_sample(tiny_models, speech, 0.0)
     cut = {
         n: getattr(sample, n)
         for n in ("image", "regions", "warp", "visibility", "normals", "labels", "plate", "angles")

@@ -4,13 +4,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from avatar_helpers import SMALL_CAPTURE, still_motion
+from PIL import Image
 
+from stereotalker import smplx_layout as layout
 from stereotalker.acting.reference_acting import STYLES
 from stereotalker.body.model import _smplx_model, load_body
 from stereotalker.body.shape_space import SHAPE_SPACE_FILE
 from stereotalker.errors import ClipError, UserError
 from stereotalker.geometry.camera import project
 from stereotalker.geometry.rasterizer import rasterize
+from stereotalker.geometry.rotations import axis_angle_to_matrix
 from stereotalker.records import Motion
 from stereotalker.smplx_layout import ACTION, JOINT, REGION
 from stereotalker.synthetic.actor import build_actor
@@ -21,29 +26,17 @@ from stereotalker.synthetic.contact import TOUCH_M, hand_penetration
 from stereotalker.synthetic.hair import STYLES as HAIR
 from stereotalker.synthetic.population import OUTFITS, SKIN_TONES, draw_person
 from stereotalker.synthetic.shading import render
-from stereotalker.synthetic.takes import CaptureSetup, capture_take, compute_keypoints
+from stereotalker.synthetic.takes import capture_take, compute_keypoints
 from stereotalker.synthetic.wardrobe import dress
 from stereotalker.training.samples import to_sample
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("people")]
 
 
-SHOT = CaptureSetup(size=96, cameras=3, frames=2, fps=5.0, swing=20.0, supersample=1)
-
-
-def still(avatar, frames=1):
-    return Motion(
-        np.repeat(avatar.poses[None], frames, 0),
-        np.repeat(avatar.expression[None], frames, 0),
-        np.zeros((frames, 3), np.float32),
-        25.0,
-    )
-
-
 # ---- identities ----
 
 
-def test_any_run_of_identities_is_adult_and_balanced():
+def test_any_hundred_identities_are_adult_and_balanced():
     people = [draw_person(k, len(STYLES)) for k in range(300, 400)]
     assert all(20 <= p.age <= 80 and p.outfit in OUTFITS for p in people)
     tones = np.bincount([p.tone for p in people], minlength=len(SKIN_TONES))
@@ -54,18 +47,18 @@ def test_any_run_of_identities_is_adult_and_balanced():
 
 @pytest.mark.parametrize("outfit", OUTFITS)
 def test_every_outfit_covers_the_trunk(body, outfit):
-    known = anatomy(body)
-    worn = dress(replace(draw_person(7, len(STYLES)), outfit=outfit), known, body.template.astype(np.float64))
+    measures = anatomy(body)
+    clothes = dress(replace(draw_person(7, len(STYLES)), outfit=outfit), measures, body.template.astype(np.float64))
     y, x = body.template[:, 1], np.abs(body.template[:, 0])
-    trunk = known.skin & (known.torso > 0.9) & (y > 0.12) & (y < 0.55) & (x < 0.19)
-    legs = known.skin & (y > -0.02) & (y < 0.05) & (x < 0.17)
-    assert worn.covered[trunk].min() > 0 and worn.covered[legs].min() > 0
-    assert np.isfinite(worn.surface).all() and np.abs(worn.surface).max() < 0.12
+    trunk = measures.skin & (measures.torso > 0.9) & (y > 0.12) & (y < 0.55) & (x < 0.19)
+    legs = measures.skin & (y > -0.02) & (y < 0.05) & (x < 0.17)
+    assert clothes.covered[trunk].min() > 0 and clothes.covered[legs].min() > 0
+    assert np.isfinite(clothes.surface).all() and np.abs(clothes.surface).max() < 0.12
 
 
-def test_identities_differ_and_repeat(body, avatar):
-    again, other = build_actor(19, body, 96, 1).avatar, build_actor(2, body, 96, 1).avatar
-    assert np.array_equal(again.portrait, avatar.portrait) and np.array_equal(again.surface, avatar.surface)
+def test_identities_differ_and_are_reproducible(body, avatar):
+    same, other = build_actor(19, body, 96, 1).avatar, build_actor(2, body, 96, 1).avatar
+    assert np.array_equal(same.portrait, avatar.portrait) and np.array_equal(same.surface, avatar.surface)
     assert not np.array_equal(other.betas, avatar.betas) and not np.array_equal(other.portrait, avatar.portrait)
     counts = np.bincount(other.regions.ravel(), minlength=8)
     assert (
@@ -75,7 +68,7 @@ def test_identities_differ_and_repeat(body, avatar):
     )
 
 
-def test_shapes_need_their_file(body, tmp_path, monkeypatch):
+def test_a_missing_shape_file_is_refused(body, tmp_path, monkeypatch):
     monkeypatch.setattr("stereotalker.synthetic.figure.FACES", tmp_path / "none.npz")
     with pytest.raises(UserError, match="dvc repro body"):
         build_actor(0, body, 32, 1)
@@ -85,32 +78,32 @@ def test_shapes_need_their_file(body, tmp_path, monkeypatch):
 # ---- drawing ----
 
 
-def test_labels_are_what_the_z_buffer_shows(body, actor):
-    """The mask against a second rasterisation, texels looked up one by one: IoU 1 in every region."""
+def test_region_labels_match_the_z_buffer(body, actor):
+    """The region labels against a second rasterization in which texels are looked up one by one: they are equal."""
     avatar, figure = actor.avatar, actor.dressed_person.figure
-    posed = body.posed(still(avatar), avatar.betas, actor.dressed_person.face)
+    posed = body.posed(still_motion(avatar), avatar.betas, actor.dressed_person.face)
     points = figure.binding.pose(posed.vertices[0], posed.turn[0])
     bald = replace(figure, strands=replace(figure.strands, first=figure.strands.first[:1]))
     plate = np.full((*avatar.regions.shape, 3), 90, np.uint8)
     picture = render(bald, posed.vertices[0], posed.turn[0], avatar.intrinsics, avatar.extrinsics, actor.light, plate)
-    seen = rasterize(project(points, avatar.intrinsics, avatar.extrinsics), figure.faces, plate.shape[:2])
+    fragments = rasterize(project(points, avatar.intrinsics, avatar.extrinsics), figure.faces, plate.shape[:2])
     truth = np.zeros(plate.shape[:2], np.uint8)
-    for y, x in np.argwhere(seen.face >= 0):
-        f, b = seen.face[y, x], seen.bary[y, x]
-        R = int(figure.texels.resolution[f])
+    for y, x in np.argwhere(fragments.face >= 0):
+        face, bary = fragments.face[y, x], fragments.bary[y, x]
+        R = int(figure.texels.resolution[face])
         lattice = [(i, j) for j in range(R + 1) for i in range(R + 1 - j)]
-        away = [max(abs(b[1] * R - i), abs(b[2] * R - j), abs(b[0] * R - (R - i - j))) for i, j in lattice]
-        nearest = np.flatnonzero(np.isclose(away, min(away), atol=1e-4))
-        found = {int(figure.texels.region[figure.texels.first[f] + k]) for k in nearest}
-        truth[y, x] = picture.regions[y, x] if int(picture.regions[y, x]) in found else found.pop()
+        distance = [max(abs(bary[1] * R - i), abs(bary[2] * R - j), abs(bary[0] * R - (R - i - j))) for i, j in lattice]
+        nearest = np.flatnonzero(np.isclose(distance, min(distance), atol=1e-4))
+        allowed = {int(figure.texels.region[figure.texels.first[face] + k]) for k in nearest}
+        truth[y, x] = picture.regions[y, x] if int(picture.regions[y, x]) in allowed else allowed.pop()
     assert np.array_equal(picture.regions, truth)
-    assert np.array_equal(np.isfinite(picture.depth), seen.face >= 0)
-    assert np.array_equal(picture.image[seen.face < 0], plate[seen.face < 0])
+    assert np.array_equal(np.isfinite(picture.depth), fragments.face >= 0)
+    assert np.array_equal(picture.image[fragments.face < 0], plate[fragments.face < 0])
 
 
-def test_hair_is_labelled_and_in_front_of_what_it_hides(body, actor):
+def test_hair_is_labeled_where_it_is_in_front(body, actor):
     avatar = actor.avatar
-    posed = body.posed(still(avatar), avatar.betas, actor.dressed_person.face)
+    posed = body.posed(still_motion(avatar), avatar.betas, actor.dressed_person.face)
     plate = np.full((*avatar.regions.shape, 3), 90, np.uint8)
 
     def draw(figure):
@@ -125,10 +118,10 @@ def test_hair_is_labelled_and_in_front_of_what_it_hides(body, actor):
     assert np.array_equal(whole.regions[~changed], bald.regions[~changed])
 
 
-def test_supersampled_labels_are_the_vote_of_the_finer_picture(body, actor):
-    """Hair included: every label is the commonest of the four pixels of a picture twice as large."""
+def test_supersampled_labels_are_the_majority_of_the_finer_picture(body, actor):
+    """Each label, hair included, is the most frequent of the four pixels in a picture twice as large."""
     avatar, s = actor.avatar, 2
-    posed = body.posed(still(avatar), avatar.betas, actor.dressed_person.face)
+    posed = body.posed(still_motion(avatar), avatar.betas, actor.dressed_person.face)
     K = avatar.intrinsics.copy()
     K[:2] *= s
     plate = np.full((*avatar.regions.shape, 3), 90, np.uint8)
@@ -146,9 +139,9 @@ def test_supersampled_labels_are_the_vote_of_the_finer_picture(body, actor):
     assert np.array_equal(coarse.depth, fine.depth.reshape(H, s, W, s).min((1, 3)))
 
 
-def test_supersampling_only_smooths(body, actor):
+def test_supersampling_changes_only_edges(body, actor):
     avatar = actor.avatar
-    posed = body.posed(still(avatar), avatar.betas, actor.dressed_person.face)
+    posed = body.posed(still_motion(avatar), avatar.betas, actor.dressed_person.face)
     one, two = (
         render(
             actor.dressed_person.figure,
@@ -167,50 +160,57 @@ def test_supersampling_only_smooths(body, actor):
 
 def test_closed_eyes_hide_the_eyeballs_and_closed_lips_the_teeth(body, actor):
     avatar, face = actor.avatar, actor.dressed_person.face
-    shut = avatar.expression.copy()
-    shut[[ACTION["eyeBlinkLeft"], ACTION["eyeBlinkRight"]]] = 1
+    closed = avatar.expression.copy()
+    closed[[ACTION["eyeBlinkLeft"], ACTION["eyeBlinkRight"]]] = 1
     figure, parts = actor.dressed_person.figure, {"eyes": 1, "mouth": 2}
     K = avatar.intrinsics.copy()
     K[:2] *= 6
-    shown = {}
-    for name, expression in (("rest", avatar.expression), ("shut", shut)):
+    visible_counts = {}
+    for name, expression in (("rest", avatar.expression), ("shut", closed)):
         posed = body.posed(
             Motion(avatar.poses[None] * 0, expression[None], np.zeros((1, 3), np.float32), 25.0), avatar.betas, face
         )
         points = figure.binding.pose(posed.vertices[0], posed.turn[0])
-        seen = rasterize(project(points, K, avatar.extrinsics), figure.faces, (576, 576)).face
-        shown[name] = {part: int((figure.recess[seen[seen >= 0]] == number).sum()) for part, number in parts.items()}
-    assert shown["rest"]["eyes"] > 20 and shown["shut"]["eyes"] <= 0.02 * shown["rest"]["eyes"]
-    assert shown["rest"]["mouth"] <= 2
+        visible_faces = rasterize(project(points, K, avatar.extrinsics), figure.faces, (576, 576)).face
+        visible_counts[name] = {
+            part: int((figure.recess[visible_faces[visible_faces >= 0]] == number).sum())
+            for part, number in parts.items()
+        }
+    assert (
+        visible_counts["rest"]["eyes"] > 20 and visible_counts["shut"]["eyes"] <= 0.02 * visible_counts["rest"]["eyes"]
+    )
+    assert visible_counts["rest"]["mouth"] <= 2
 
 
-def test_key_points_agree_with_the_smplx_package(body, actor):
-    """Joints as the reference package poses them fall on ours to half a pixel at 512 px."""
+def test_keypoints_agree_with_the_smplx_package(body, actor):
+    """The joints that the smplx package poses differ from the keypoints by less than half a pixel at 512 px."""
     avatar = actor.avatar
     shape = actor.dressed_person.face
     reference_body = load_body(body.path, "smplx", body.betas)
-    motion = still(avatar)
+    motion = still_motion(avatar)
     reference_body.pose(motion, avatar.betas, shape)
     model = _smplx_model(body.path, body.betas)
-    import torch
-
-    from stereotalker import smplx_layout as layout
-    from stereotalker.geometry.rotations import axis_angle_to_matrix
-
     R = axis_angle_to_matrix(torch.from_numpy(motion.poses))
     out = model(
-        betas=torch.from_numpy(avatar.betas)[None], expression=torch.from_numpy(motion.expression), global_orient=R[:, layout.GLOBAL_ORIENT],
-        body_pose=R[:, layout.BODY], jaw_pose=R[:, layout.JAW], leye_pose=R[:, layout.LEFT_EYE], reye_pose=R[:, layout.RIGHT_EYE],
-        left_hand_pose=R[:, layout.LEFT_HAND], right_hand_pose=R[:, layout.RIGHT_HAND], transl=torch.from_numpy(motion.trans),
-    )  # fmt: skip
+        betas=torch.from_numpy(avatar.betas)[None],
+        expression=torch.from_numpy(motion.expression),
+        global_orient=R[:, layout.GLOBAL_ORIENT],
+        body_pose=R[:, layout.BODY],
+        jaw_pose=R[:, layout.JAW],
+        leye_pose=R[:, layout.LEFT_EYE],
+        reye_pose=R[:, layout.RIGHT_EYE],
+        left_hand_pose=R[:, layout.LEFT_HAND],
+        right_hand_pose=R[:, layout.RIGHT_HAND],
+        transl=torch.from_numpy(motion.trans),
+    )
     K = avatar.intrinsics.copy()
     K[:2] *= 512 / 96
-    theirs = project(out.joints[0, :55].detach().numpy(), K, avatar.extrinsics)
-    ours = project(compute_keypoints(body, motion, actor.dressed_person)[0, :55], K, avatar.extrinsics)
-    assert np.linalg.norm(theirs[:, :2] - ours[:, :2], axis=1).max() < 0.5
+    expected = project(out.joints[0, :55].detach().numpy(), K, avatar.extrinsics)
+    keypoints = project(compute_keypoints(body, motion, actor.dressed_person)[0, :55], K, avatar.extrinsics)
+    assert np.linalg.norm(expected[:, :2] - keypoints[:, :2], axis=1).max() < 0.5
 
 
-def test_meshes_are_cut_where_the_depth_is_zero(body):
+def test_meshes_are_cut_where_the_function_is_zero(body):
     mesh = subdivide(submesh(len(body.template), anatomy(body).faces))
     height = mesh.canonical(body.template)[:, 1] - 0.5
     cut, edges = clip(mesh, height)
@@ -223,7 +223,7 @@ def test_meshes_are_cut_where_the_depth_is_zero(body):
 
 
 def test_a_take_is_a_function_of_its_seed(body, actor, speech):
-    one, two = (capture_take(actor, body, speech, 0, 4, SHOT) for _ in range(2))
+    one, two = (capture_take(actor, body, speech, 0, 4, SMALL_CAPTURE) for _ in range(2))
     assert np.array_equal(one.image, two.image) and np.array_equal(one.depth, two.depth)
     assert (
         one.image.shape == (3, 2, 96, 96, 3)
@@ -242,55 +242,56 @@ def test_a_take_is_a_function_of_its_seed(body, actor, speech):
     assert error < ((sample.portrait[None].astype(float) - sample.image)[sample.regions > 0] ** 2).mean()
 
 
-def test_a_slow_film_has_the_mouths_of_fast_acting(body, actor, speech):
-    """Frames of a film at 3 a second are moments of the same acting, not an average of it."""
-    slow = capture_take(actor, body, speech, 0, 4, replace(SHOT, frames=40, fps=3.0)).motion
-    fast = capture_take(actor, body, speech, 0, 4, replace(SHOT, frames=400, fps=25.0)).motion
-    at = np.minimum(((np.arange(len(slow.poses)) + 0.5) / 3.0 * 25).astype(int), len(fast.poses) - 1)
+def test_frames_at_a_low_rate_are_moments_of_the_full_acting(body, actor, speech):
+    """Frames at 3 a second are moments of the acting at 25 a second, not averages of it."""
+    slow = capture_take(actor, body, speech, 0, 4, replace(SMALL_CAPTURE, frames=40, fps=3.0)).motion
+    fast = capture_take(actor, body, speech, 0, 4, replace(SMALL_CAPTURE, frames=400, fps=25.0)).motion
+    index = np.minimum(((np.arange(len(slow.poses)) + 0.5) / 3.0 * 25).astype(int), len(fast.poses) - 1)
     assert (
         len(slow.poses) > 4
-        and np.array_equal(slow.expression, fast.expression[at])
-        and np.array_equal(slow.poses[:, JOINT["jaw"]], fast.poses[at][:, JOINT["jaw"]])
+        and np.array_equal(slow.expression, fast.expression[index])
+        and np.array_equal(slow.poses[:, JOINT["jaw"]], fast.poses[index][:, JOINT["jaw"]])
     )
 
 
-def test_hands_are_clear_of_every_build(body, speech):
+def test_hands_stay_outside_bodies_of_every_build(body, speech):
     for identity in (9, 24, 31):
         other = build_actor(identity, body, 32, 1)
-        for motion in (still(other.avatar), capture_take(other, body, speech, 0, 1, SHOT).motion):
+        for motion in (still_motion(other.avatar), capture_take(other, body, speech, 0, 1, SMALL_CAPTURE).motion):
             vertices = body.posed(motion, other.avatar.betas, other.avatar.surface).vertices
             assert max(hand_penetration(anatomy(body), v) for v in vertices) < TOUCH_M
 
 
-def test_hands_that_cannot_be_freed_refuse_the_take(body, actor, speech, monkeypatch):
+def test_takes_with_hands_inside_the_body_are_refused(body, actor, speech, monkeypatch):
     monkeypatch.setattr("stereotalker.synthetic.contact.hand_penetration", lambda *_: 0.02)
     with pytest.raises(ClipError, match="20 mm inside the body"):
-        capture_take(actor, body, speech, 0, 4, SHOT)
+        capture_take(actor, body, speech, 0, 4, SMALL_CAPTURE)
 
 
-def test_speech_shorter_than_the_shot(body, actor, speech):
+def test_speech_shorter_than_the_take_gives_fewer_frames(body, actor, speech):
     brief = replace(speech, samples=speech.samples[:4800])
-    assert capture_take(actor, body, brief, 0, 4, SHOT).image.shape[1] == 2
-    assert capture_take(actor, body, replace(speech, samples=speech.samples[:1600]), 0, 4, SHOT).image.shape[1] == 1
+    assert capture_take(actor, body, brief, 0, 4, SMALL_CAPTURE).image.shape[1] == 2
+    assert (
+        capture_take(actor, body, replace(speech, samples=speech.samples[:1600]), 0, 4, SMALL_CAPTURE).image.shape[1]
+        == 1
+    )
 
 
-def test_backdrops_are_of_four_kinds_or_the_users_own(tmp_path):
+def test_backgrounds_are_of_four_kinds_or_the_users_own(tmp_path):
     drawn = [draw_background(k, (48, 70)) for k in range(24)]
     assert {kind for _, kind in drawn} == {"studio", "room", "bokeh", "garden"} and all(
         image.shape == (48, 70, 3) for image, _ in drawn
     )
-    from PIL import Image
-
     Image.new("RGB", (300, 100), (200, 30, 30)).save(tmp_path / "red.png")
-    own = [draw_background(k, (48, 70), (tmp_path / "red.png",)) for k in range(24)]
-    assert 5 < sum(kind == "red.png" for _, kind in own) < 19
+    from_files = [draw_background(k, (48, 70), (tmp_path / "red.png",)) for k in range(24)]
+    assert 5 < sum(kind == "red.png" for _, kind in from_files) < 19
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n not a picture")
     with pytest.raises(UserError, match=r"broken.png cannot be read as a picture"):
         read_picture(tmp_path / "broken.png", (48, 70))
 
 
 def test_frames_may_be_smaller_than_the_portrait(body, actor, speech):
-    take = capture_take(actor, body, speech, 0, 4, replace(SHOT, size=48, frames=1))
+    take = capture_take(actor, body, speech, 0, 4, replace(SMALL_CAPTURE, size=48, frames=1))
     assert take.image.shape == (3, 1, 48, 48, 3) and take.avatar.portrait.shape == (96, 96, 3)
     sample = to_sample(take, body, 0, 0.0)
     assert sample.portrait.shape == (48, 48, 3) and (sample.labels == sample.regions).mean() > 0.9
