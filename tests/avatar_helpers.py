@@ -1,4 +1,4 @@
-"""What the tests of avatars, control maps and synthetic people share: still motion, the portrait's own view, the body."""
+"""What the tests of avatars, control maps and synthetic people share."""
 
 import numpy as np
 

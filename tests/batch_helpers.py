@@ -113,7 +113,7 @@ sys.exit(done.end.status)
 
 
 def start_driver(home, batch, out, weights, executor="ray", **changes):
-    """Start a batch as production does, in a separate process that can be killed. changes: new values of params.produce."""
+    """Start a batch as production does, in a separate process that can be killed. changes: to params.produce."""
     arguments = [
         sys.executable,
         "-c",

@@ -250,7 +250,7 @@ def portrait_files(landmarks, picture, tmp_path) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="session")
 def home_template(tmp_path_factory) -> Home:
-    """A home with MLflow's tables and the small avatar, to be copied: the migrations of a new database take a second."""
+    """A home with MLflow's tables and the small avatar, to be copied: a new database takes a second."""
     home = Home(tmp_path_factory.mktemp("home-template"))
     fill_home(home)
     return home

@@ -147,7 +147,7 @@ def test_the_filled_background_holds_no_colors_of_the_person(picture, landmarks)
 
 
 def test_edges_and_patterns_of_a_room_continue_behind_the_person():
-    """A shaded wall with a patterned board: behind the person the edge of the board, its pattern and the shade continue."""
+    """A shaded wall with a patterned board: behind the person the board's edge, its pattern and the shade continue."""
     rows, columns = np.mgrid[:240, :200]
     wall = (90 + 0.3 * columns)[..., None] + np.array([0, 10, -20])
     board = np.where(

@@ -20,8 +20,6 @@ from stereotalker.control.texture import SIZE, texel_corners
 from stereotalker.smplx_layout import JOINT, REGION, SIDES
 
 SKIN, CLOTH = np.array((205, 150, 125)), np.array((40, 60, 150))
-
-
 SLEEVE_END = 0.4  # distance in m from the middle of the body at rest
 
 

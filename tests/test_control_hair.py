@@ -44,9 +44,8 @@ def test_hair_beside_the_body_is_drawn_where_the_portrait_shows_it(long_haired, 
     drawn_there = (maps.visibility[0] == BESIDE) & beside
     assert drawn_there.sum() > 0.7 * beside.sum()
     assert (maps.labels[0][drawn_there] == REGION["hair"]).all()
-    assert (
-        np.abs(maps.warp[0][drawn_there].astype(int) - STRANDS).mean() < 25
-    )  # The edges are mixed with the background plate.
+    # The edges are mixed with the background plate.
+    assert np.abs(maps.warp[0][drawn_there].astype(int) - STRANDS).mean() < 25
 
 
 def test_hair_beside_the_body_moves_with_head_and_camera(long_haired, body):
@@ -87,8 +86,8 @@ def test_the_hair_plane_moves_with_the_head(long_haired, body):
     )
 
 
-@pytest.mark.parametrize("nearness", [0.0, -1.0])
-def test_a_hair_plane_that_is_not_before_the_camera_is_not_drawn(nearness):
+@pytest.mark.parametrize(("nearness", "is_drawn"), [(1.0, True), (0.0, False), (-1.0, False)])
+def test_a_hair_plane_is_drawn_only_before_the_camera(nearness, is_drawn):
     size = (6, 6)
     onto = np.array([[1, 0, 0], [0, 1, 0], [0, 0, nearness]], np.float64)
     portrait, hair = np.full((*size, 3), 200, np.uint8), np.full(size, REGION["hair"], np.uint8)
@@ -100,7 +99,8 @@ def test_a_hair_plane_that_is_not_before_the_camera_is_not_drawn(nearness):
     )
     depth, levels = np.full(size, np.inf, np.float32), mipmaps.MipPair(portrait, portrait, 0.0)
     hair_plane.draw(onto, depth, hair, levels, 1.0, BESIDE, SEEN, maps)
-    assert not any(m.any() for m in maps)
+    assert maps.warp.any() == maps.visibility.any() == maps.labels.any() == is_drawn
+    assert is_drawn or not any(m.any() for m in maps)
 
 
 def test_a_bald_portrait_has_no_hair_plane(portrait_body, body):
@@ -120,5 +120,5 @@ def test_colors_of_the_person_continue_beyond_its_outline(portrait_body):
     )
     fine = mipmaps.levels(green)[0]
     assert np.array_equal(fine[person], green.portrait[person]) and fine.max() <= 200
-    nobody = replace(avatar, regions=np.zeros_like(avatar.regions))
-    assert np.array_equal(mipmaps.levels(nobody)[0], avatar.portrait)
+    without_person = replace(avatar, regions=np.zeros_like(avatar.regions))
+    assert np.array_equal(mipmaps.levels(without_person)[0], avatar.portrait)

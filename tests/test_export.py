@@ -198,7 +198,7 @@ def test_invalid_motion_controls_are_refused(values, complaint):
         single_clip("a", {"script": "hello"} | values)
 
 
-def test_motion_files_of_a_script(tiny_models, tmp_path):
+def test_motion_files_of_a_script_are_written_in_every_format(tiny_models, tmp_path):
     clip = single_clip("my first.take", {"script": "Maybe my mother."})
     speech, paths = make_motion(clip, tiny_models, tmp_path, ["npz", "csv", "bvh", "mp4"])
     assert [p.name for p in paths] == [f"my-first-take.{x}" for x in ("npz", "csv", "bvh", "mp4")] and speech.words

@@ -243,8 +243,8 @@ def test_one_hand_in_the_portrait_does_not_hide_the_hand_behind_it(shifted_hands
     places[right, 2] += 0.1  # m behind the left hand in the portrait, which shows none of it
     size = avatar.regions.shape
     whole, drawn = rasterize(mesh.places, mesh.faces, size), replace(mesh, places=places).draw(mesh.places, size)
-    seen = (whole.face >= 0) & (mesh.hand[mesh.faces[whole.face]] == 2).all(-1)
-    assert seen.sum() > 100 and np.array_equal(drawn.face[seen], whole.face[seen])
+    visible = (whole.face >= 0) & (mesh.hand[mesh.faces[whole.face]] == 2).all(-1)
+    assert visible.sum() > 100 and np.array_equal(drawn.face[visible], whole.face[visible])
 
 
 def test_hands_that_fit_or_are_not_shown_keep_the_mesh_of_the_body(fitted, body):

@@ -39,9 +39,10 @@ def test_similarity_is_one_for_the_same_picture_and_less_for_a_worse_copy(pictur
         )
 
 
-def test_haar_psi_of_a_flat_picture_is_undefined(picture):
+def test_haar_psi_of_a_flat_picture_or_an_empty_region_is_undefined(picture):
     flat = np.full_like(picture, 90)
-    assert np.isnan(image_metrics.haar_psi(flat, flat, np.zeros(flat.shape[:2], bool)))
+    assert np.isnan(image_metrics.haar_psi(flat, flat, full_mask(flat)))
+    assert np.isnan(image_metrics.haar_psi(picture, picture, ~full_mask(picture)))
 
 
 def test_blur_reduces_sharpness(picture):

@@ -23,7 +23,7 @@ def shifted(motion: Motion, frames: int) -> Motion:
     return Motion(*(np.roll(a, frames, 0) for a in (motion.poses, motion.expression, motion.trans)), motion.fps)
 
 
-def test_lip_measures_of_known_motions(motion, speech, body):
+def test_lip_measures_agree_with_known_motions(motion, speech, body):
     assert motion_metrics.lip_closure_rate(motion, speech, body) == 1.0
     assert motion_metrics.lip_agreement(motion, motion, body) == (pytest.approx(1.0), 0.0)
     assert motion_metrics.lip_agreement(shifted(motion, 3), motion, body)[1] == 3.0

@@ -246,10 +246,8 @@ def test_weights_are_loaded_strictly(tiny_models, tmp_path):
         load_weights(MotionDenoiser, MotionConfig, weights_file("audio", tiny_models.folder))
     torch.manual_seed(0)
     model = read_motion(tiny_models.folder)
-    model.frozen = (
-        "prior.",
-        "face_out",
-    )  # The saved file then lacks the face layer, which is not frozen in a real model.
+    # The saved file then lacks the face layer, which is not frozen in a real model.
+    model.frozen = ("prior.", "face_out")
     save_weights(model, tmp_path / "less.safetensors")
     with pytest.raises(UserError, match="tensors do not match MotionDenoiser: face_out"):
         load_weights(MotionDenoiser, MotionConfig, tmp_path / "less.safetensors")

@@ -222,7 +222,7 @@ def test_ctrl_c_finishes_running_segments_and_a_second_one_stops_at_once(tmp_pat
 @pytest.mark.slow
 @pytest.mark.xdist_group("prefect")
 def test_the_nightly_deployment_makes_every_manifest_once(production, tmp_path):
-    """The real command, run by Prefect: the first manifest is refused, the second is made, and neither is taken again."""
+    """The real command and Prefect: the first manifest is refused, the second is made, and neither is taken again."""
     home, url = production
     inbox = tmp_path / "inbox"
     inbox.mkdir()

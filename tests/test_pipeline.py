@@ -127,3 +127,5 @@ def test_gates_name_every_metric_that_is_missing_or_too_low(tiny_params):
     limits = tiny_params.evaluate.gates
     assert gates(tiny_params, {name: low + 1 for name, low in limits.items()}) == []
     assert len(gates(tiny_params, {})) == len(limits)
+    failures = gates(tiny_params, {name: low - 1 for name, low in limits.items()})
+    assert [line.split(" is ")[0] for line in failures] == list(limits)

@@ -212,9 +212,8 @@ def test_a_stopped_batch_renders_no_waiting_segments(clip_jobs, models):
 
     with pytest.raises(BatchStopped, match="enough"):
         pool_of([Closing(models, store)], models, store, admission).render(jobs, no_progress)
-    assert store.find("render", jobs[0].key) and not store.find(
-        "render", jobs[1].key
-    )  # The running segment was finished.
+    # The running segment was finished.
+    assert store.find("render", jobs[0].key) and not store.find("render", jobs[1].key)
 
 
 def test_a_retake_changes_only_its_own_frames(clip_jobs, models, tmp_path):

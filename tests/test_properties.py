@@ -121,7 +121,7 @@ def test_older_names_of_keys_still_work_with_a_note(tmp_path, older, newer):
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """Entries are made, found and damaged, and writers are killed, in any order: an entry is whole or it is not found."""
+    """Makes, finds and damages entries and kills writers in any order: an entry is whole or it is not found."""
 
     keys = Bundle("keys")
 

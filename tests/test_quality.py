@@ -27,7 +27,7 @@ CLIP = Clip(id="a", avatar="ava", script="x", width=256, height=256, fps=FPS)
 
 @pytest.fixture(scope="module")
 def talking_clip(tmp_path_factory):
-    """A portrait whose mouth opens and closes with an aperture, and a sound: (frames u8 [T, H, W, 3], aperture, WAV file)."""
+    """A portrait whose mouth opens with an aperture, and a sound: (frames u8 [T, H, W, 3], aperture, WAV file)."""
     rng = np.random.default_rng(0)
     portrait = read_avatar(SHIPPED / "ava.safetensors").portrait[::2, ::2]
     [box] = [quality._face(fitted(portrait[..., 1].copy()))]
@@ -202,6 +202,5 @@ def test_measures_that_are_undefined_do_not_change_the_verdict():
     assert judge(good, FPS, LIMITS).verdict == "pass"
     misread = judge(good | {"transcript_misread": 1.0}, FPS, LIMITS)
     assert misread.verdict == "review" and "the transcript is not what is said" in misread.reasons[0]
-    assert (
-        judge(good | {"lufs": -24, "peak": 0.95}, FPS, LIMITS).verdict == "pass"
-    )  # Its peaks do not allow it to be louder.
+    # The peaks of this sound do not allow it to be louder.
+    assert judge(good | {"lufs": -24, "peak": 0.95}, FPS, LIMITS).verdict == "pass"

@@ -191,3 +191,4 @@ def test_masks_sum_to_one(tiny_models, speech):
     shares = tiny_models.renderer.masks.predict(rendering.control_of(sample))
     assert shares.shape == (3, len(REGIONS), 64, 64) and torch.allclose(shares.sum(1), torch.ones(3, 64, 64), atol=1e-5)
     assert region_iou(sample.regions, sample.regions)["torso"] == 1.0
+    assert region_iou(np.roll(sample.regions, 3, 2), sample.regions)["torso"] < 1.0

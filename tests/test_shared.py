@@ -62,9 +62,8 @@ def test_an_entry_without_its_marker_is_not_found(s3, tmp_path):
     first.make("stage", "key", write_text("x"))
     s3.delete_object(Bucket="studio", Key=f"half/stage/key/{MARKER}")  # As if the upload had been interrupted.
     assert second.find("stage", "key") is None
-    first.make(
-        "stage", "key", write_text("never asked")
-    )  # The first machine's own copy is whole and is uploaded again.
+    # The first machine's own copy is whole and is uploaded again.
+    first.make("stage", "key", write_text("never written"))
     assert (second.find("stage", "key") / "a.txt").read_text() == "x"
 
 

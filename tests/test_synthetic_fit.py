@@ -87,6 +87,7 @@ def test_portraits_without_hair_keep_the_depth_of_the_head(avatar, body):
         np.zeros(len(seen.pixels), np.float32),
         HairRule(1.0, 0.03),
     )
+    assert hair_depth(seen, no_spread, weight, avatar.regions, body, rule).any()
     bald = np.where(avatar.regions == REGION["hair"], REGION["face"], avatar.regions)
     speck = bald.copy()
     speck[tuple(np.argwhere(avatar.regions == REGION["hair"])[:3].T)] = REGION["hair"]
