@@ -5,6 +5,7 @@ import pytest
 
 from stereotalker.acting import arm_ik, gestures
 from stereotalker.acting.collision import keep_clear
+from stereotalker.acting.gesture_planning import plan_gestures
 from stereotalker.acting.reference_acting import STYLES, accent_times, act, gesture_plan, lip_closure_spans
 from stereotalker.records import Motion, Timed
 from stereotalker.smplx_layout import JOINT
@@ -69,7 +70,7 @@ def test_words_get_the_gestures_of_the_lexicon():
     words = tuple(
         Timed(text, 2.0 * k + 0.5, 2.0 * k + 0.9) for k, text in enumerate(("Huge,", "you", "banana", "nobody"))
     )
-    planned = gestures.plan_gestures(words, np.array([]), 1.0, 1.0, np.random.default_rng(0))
+    planned = plan_gestures(words, np.array([]), 1.0, 1.0, np.random.default_rng(0))
     assert (
         [g.name for g in planned] == ["big", "you", "none"]
         and planned[1].hands == ("right",)

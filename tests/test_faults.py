@@ -130,7 +130,7 @@ def test_a_damaged_store_entry_of_any_stage_is_remade(run_batch, tmp_path, home,
         if file.name != MARKER:
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     again = run_batch(batch)
-    # Avatars are made before the clips, and so no clip lists them.
+    # The results of a clip do not list the avatar among its stages.
     assert again.end.status == 0 and (stage in again.results[0].made or stage == "avatar")
     assert Store(home.store).find(stage, entry.name)
     after = all_frames(tmp_path / "out")

@@ -115,11 +115,11 @@ def test_out_of_memory_halves_the_segment_and_changes_no_byte(clip_jobs, models,
 
 
 def test_frames_that_do_not_fit_into_memory_fail_the_clip(clip_jobs, models):
-    class Full(LittleMemorySlot):
+    class NoMemorySlot(LittleMemorySlot):
         most_frames = 0
 
     with pytest.raises(ClipError, match="frames 0-2 do not fit into memory"):
-        pool_of([Full(models, clip_jobs[2])], models, clip_jobs[2]).render(clip_jobs[1], no_progress)
+        pool_of([NoMemorySlot(models, clip_jobs.store)], models, clip_jobs.store).render(clip_jobs.jobs, no_progress)
 
 
 @pytest.mark.parametrize(
@@ -144,9 +144,9 @@ def test_a_segment_is_made_after_its_workers_died(clip_jobs, models):
 
 
 def test_a_segment_that_kills_every_worker_fails_the_clip(clip_jobs, models):
-    slot = DyingSlot(models, clip_jobs[2], 99)
+    slot = DyingSlot(models, clip_jobs.store, 99)
     with pytest.raises(ClipError, match="4 workers died on them"):
-        pool_of([slot], models, clip_jobs[2]).render(clip_jobs[1][:1], no_progress)
+        pool_of([slot], models, clip_jobs.store).render(clip_jobs.jobs[:1], no_progress)
     assert len(slot.asked) == 4
 
 
@@ -205,13 +205,13 @@ def test_a_stopped_batch_renders_no_waiting_segments(clip_jobs, models):
     _, jobs, store = clip_jobs
     admission = AdmissionControl()
 
-    class Closing(LocalSlot):
+    class StoppingSlot(LocalSlot):
         def run(self, job):
             admission.stop("enough")
             return super().run(job)
 
     with pytest.raises(BatchStopped, match="enough"):
-        pool_of([Closing(models, store)], models, store, admission).render(jobs, no_progress)
+        pool_of([StoppingSlot(models, store)], models, store, admission).render(jobs, no_progress)
     # The running segment was finished.
     assert store.find("render", jobs[0].key) and not store.find("render", jobs[1].key)
 
@@ -256,7 +256,7 @@ def test_later_parts_replace_earlier_ones():
 
 
 def test_halves_are_cut_at_whole_network_batches(clip_jobs):
-    job = clip_jobs[1][0]
+    job = clip_jobs.jobs[0]
     first, second = job.halves()
     assert (first.window.start, first.window.stop, second.window.stop) == (
         0,

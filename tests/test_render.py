@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("render")]
 
 @pytest.fixture(scope="module")
 def avatar(tiny_models):
-    """A synthetic person other than the actor of conftest.py, whose hands are in the picture."""
+    """A synthetic person other than the actor of conftest.py."""
     return build_actor(2, tiny_models.body, 96, 1).avatar
 
 

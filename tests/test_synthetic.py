@@ -69,7 +69,7 @@ def test_identities_differ_and_are_reproducible(body, avatar):
 
 
 def test_a_missing_shape_file_is_refused(body, tmp_path, monkeypatch):
-    monkeypatch.setattr("stereotalker.synthetic.figure.FACES", tmp_path / "none.npz")
+    monkeypatch.setattr("stereotalker.synthetic.figure.SHAPE_SPACE_FILE", tmp_path / "none.npz")
     with pytest.raises(UserError, match="dvc repro body"):
         build_actor(0, body, 32, 1)
     assert SHAPE_SPACE_FILE.is_file()
