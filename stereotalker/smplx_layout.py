@@ -55,5 +55,17 @@ ACTION: dict[str, int] = {name: i for i, name in enumerate(ACTIONS)}
 # Labels of a segmented picture; a label is an index into this tuple.
 REGIONS: tuple[str, ...] = ("background", "hair", "face", "mouth", "torso", "arms", "hands", "legs")
 REGION: dict[str, int] = {name: i for i, name in enumerate(REGIONS)}
+# sRGB color of each region in label pictures, so that a viewer tells them apart.
+REGION_COLORS: tuple[tuple[int, int, int], ...] = (
+    (0, 0, 0),
+    (90, 60, 40),
+    (240, 200, 170),
+    (200, 40, 60),
+    (60, 100, 180),
+    (90, 160, 90),
+    (240, 160, 60),
+    (90, 90, 110),
+)
 
+assert len(REGION_COLORS) == len(REGIONS)
 assert len(JOINTS) == len(PARENTS) == 55 and len(ACTIONS) == 52

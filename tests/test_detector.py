@@ -161,7 +161,7 @@ def test_one_fit_for_a_portrait_named_in_a_batch(detector, portrait, tiny_models
     monkeypatch.setattr(avatars, "fit_portrait", lambda *_: pytest.fail("fitted twice"))
     assert fit_portrait_once(tmp_path / "me.png", tiny_models, store) == (key, folder)
     notes = {
-        name: ClipMaker(tiny_models, store).notes(Clip(id="a", avatar=name, script="x"))
+        name: ClipMaker(tiny_models, store).fit_notes(Clip(id="a", avatar=name, script="x"))
         for name in (str(tmp_path / "me.png"), "ava")
     }
     assert "no hand is in the picture" in notes[str(tmp_path / "me.png")][0] and notes["ava"] == ()

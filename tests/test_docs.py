@@ -47,7 +47,7 @@ def test_every_number_of_params_yaml_is_listed_with_its_comment():
         for key in set(values) - {"tiny", "mini", "studio", "full"}:
             assert f"| `{key}" in own, f"{section}.{key}"
     comments = reference.yaml_comments(text)
-    assert comments["produce.worker.idle"] == "s without work after which a worker goes"
+    assert comments["produce.worker.idle"] == "seconds without work after which a worker ends"
     assert comments["dense.training"].startswith("Five minutes")  # from the line above
 
 
@@ -92,7 +92,8 @@ def test_the_readme_states_the_measured_figures():
     ]
     stated.append(f"{f['render', 'jaw_correlation']:.2f}, worst {f['render', 'jaw_correlation_worst']:.2f}")
     stated.append(
-        f"{100 * f['motion', 'bilabial_closed_real']:.0f} %, {100 * f['motion', 'bilabial_closed_real_with_text']:.0f} %"
+        f"{100 * f['motion', 'bilabial_closed_real']:.0f} %, "
+        f"{100 * f['motion', 'bilabial_closed_real_with_text']:.0f} %"
     )
     stated.append(f"{100 * f['motion', 'drift_spread']:.0f} %, {100 * f['motion', 'drift_mean']:.0f} %")
     stated.append(f"{f['results', 'wall_per_second_256']:.1f} s")

@@ -1,6 +1,7 @@
 """Avatars by name: key points from a file, cards, consent, and what a batch makes of them."""
 
 import json
+import shutil
 from dataclasses import replace
 from datetime import date
 
@@ -25,7 +26,15 @@ from tests.conftest import SIZE
 pytestmark = pytest.mark.integration
 
 
-def test_an_avatar_is_added_once_shown_and_removed(files, tiny_models, home):
+@pytest.fixture
+def empty_home(home):
+    """A home without avatars of its own."""
+    shutil.rmtree(home.avatars)
+    return home
+
+
+def test_an_avatar_is_added_once_shown_and_removed(files, tiny_models, empty_home):
+    home = empty_home
     library, store = Library(home.avatars), Store(home.store)
     consent = Consent(holder="Ada", scope="training films", expires=date(2030, 1, 1))
     card, new = add_avatar(library, "ada", files[0], tiny_models, store, AvatarRequest(consent, "calm", files[1]))
@@ -57,7 +66,8 @@ def test_an_avatar_is_added_once_shown_and_removed(files, tiny_models, home):
             library.remove(name)
 
 
-def test_names_are_checked_and_kept(files, tiny_models, home, fits, picture, tmp_path):
+def test_names_are_checked_and_kept(files, tiny_models, empty_home, fits, picture, tmp_path):
+    home = empty_home
     library, store = Library(home.avatars), fits
     for name in ("", "a/b", ".x", "me.png", "-x", "two words"):
         with pytest.raises(UserError, match="expected letters, digits"):

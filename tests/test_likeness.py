@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from stereotalker.evaluation import image_metrics, rendering
-from stereotalker.evaluation.talking_portraits import TalkingPortrait, best_lag, summary
+from stereotalker.evaluation.talking_portraits import TalkingPortrait, summary
+from stereotalker.media.time_lag import best_lag, sound_lag
 
 
 @pytest.fixture(scope="module")
@@ -96,9 +97,18 @@ def test_the_lag_of_the_jaw_is_found_despite_gaps():
     driving = np.abs(np.sin(np.arange(80) / 5)).astype(np.float32)
     measured = np.roll(driving, 2)
     measured[10:14] = np.nan
-    correlation, lag = best_lag(measured, driving)
+    lag, correlation = best_lag(measured, driving, 5)
     assert lag == 2 and correlation > 0.99
-    assert np.isnan(best_lag(np.full(80, np.nan), driving)[0])
+    lag, correlation = best_lag(np.full(80, np.nan), driving, 5)
+    assert lag == 0 and np.isnan(correlation)
+
+
+def test_the_lag_of_sound_is_found_to_the_sample_and_with_inverted_phase():
+    sound = np.random.default_rng(0).normal(size=16_000).astype(np.float32)
+    late = np.concatenate([np.zeros(123, np.float32), sound])[:16_000]
+    assert sound_lag(late, sound) == 123 and sound_lag(sound, late) == -123
+    assert sound_lag(-late, sound, 2400, either_sign=True) == 123
+    assert abs(sound_lag(late, sound, 100)) <= 100
 
 
 def test_talking_portraits_are_summarized_in_figures():

@@ -17,8 +17,9 @@ pytestmark = pytest.mark.integration
 SOURCES = ("stereotalker", "flows", "tasks", "pyproject.toml", "README.md", "LICENSE", "params.yaml")
 
 
-def run(*command, **options):
-    answer = subprocess.run(list(map(str, command)), capture_output=True, text=True, **options)
+def run(*command, env=None, **options):
+    own = {name: value for name, value in (env or os.environ).items() if name != "PYTHONPATH"}
+    answer = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=own, **options)
     assert answer.returncode == 0, answer.stdout + answer.stderr
     return answer.stdout
 

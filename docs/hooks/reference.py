@@ -1,7 +1,8 @@
 """MkDocs hook: reference pages from the code, figures from the measurements, both made anew at every build.
 
-The manifest's and params.yaml's pages come from their pydantic models, the command line's page from Typer's commands. The prose around
-the tables stands in `docs/hooks/*.md`, with `{{ name }}` where a table goes. The figures are in `evaluation_tables.py`.
+The manifest's and params.yaml's pages come from their pydantic models, the command line's page from Typer's commands.
+The prose around the tables is in `docs/hooks/*.md`, with `{{ name }}` where a table goes. The figures are in
+`evaluation_tables.py`.
 """
 
 from __future__ import annotations
@@ -27,7 +28,14 @@ GROUPS = {
     "motion": ("seed", "gesture", "style", "gaze", "body", "emotion", "start_pose", "end_pose"),
     "order": ("retakes", "priority", "deadline"),
 }
-_ANCHORS = {"CameraPath": "camera", "CameraKeyFrame": "camera-points", "Stereo": "stereo", "Consent": "consent", "EmotionKey": "emotion", "Retake": "retakes"}  # fmt: skip
+_ANCHORS = {
+    "CameraPath": "camera",
+    "CameraKeyFrame": "camera-points",
+    "Stereo": "stereo",
+    "Consent": "consent",
+    "EmotionKey": "emotion",
+    "Retake": "retakes",
+}
 
 
 # ---- MkDocs' events

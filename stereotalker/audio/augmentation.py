@@ -11,10 +11,12 @@ import av
 import numpy as np
 from scipy.signal import fftconvolve, resample_poly
 
+from stereotalker.media.time_lag import sound_lag
 from stereotalker.records import SAMPLE_RATE
 
 CODECS: tuple[str, ...] = ("g711", "mp3", "opus")
 _BITRATE = {"mp3": 24_000, "opus": 10_000}  # bit/s
+_MAX_CODEC_DELAY = 2400  # samples; 150 ms at 16 kHz, more than any of the codecs adds
 _CONTAINER = {"mp3": ("mp3", "libmp3lame"), "opus": ("ogg", "libopus")}
 
 
@@ -128,15 +130,6 @@ def through_codec(samples: np.ndarray, codec: str) -> np.ndarray:
         parts = [p.to_ndarray().ravel() for frame in encoded.decode(audio=0) for p in resampler.resample(frame)]
         parts += [p.to_ndarray().ravel() for p in resampler.resample(None)]
     decoded = np.concatenate(parts)
-    delay = _delay(samples, decoded)
+    delay = sound_lag(decoded, samples, _MAX_CODEC_DELAY, either_sign=True)
     shifted = np.pad(decoded, (max(-delay, 0), 0))[max(delay, 0) :][: len(samples)]
     return np.pad(shifted, (0, len(samples) - len(shifted))).astype(np.float32)
-
-
-def _delay(before: np.ndarray, after: np.ndarray, max_delay: int = 2400) -> int:
-    """Samples by which `after` lags `before`: the peak of their correlation within +-max_delay."""
-    n = min(len(before), len(after))
-    correlation = fftconvolve(after[:n], before[:n][::-1])
-    middle = n - 1
-    low = max(middle - max_delay, 0)
-    return int(np.argmax(np.abs(correlation[low : middle + max_delay + 1]))) + low - middle

@@ -87,7 +87,8 @@ def _build_model(config: EncoderConfig) -> Wav2Vec2Model:
     """Our own small Wav2Vec2 with mel features in the place of its convolutions."""
     model = Wav2Vec2Model(Wav2Vec2Config(
         hidden_size=config.hidden, num_hidden_layers=config.layers, num_attention_heads=max(config.hidden // 48, 1),
-        intermediate_size=4 * config.hidden, conv_dim=(config.convolution,), conv_stride=(HOP_SAMPLES,), conv_kernel=(RECEPTIVE_FIELD_SAMPLES,),
+        intermediate_size=4 * config.hidden, conv_dim=(config.convolution,), conv_stride=(HOP_SAMPLES,),
+        conv_kernel=(RECEPTIVE_FIELD_SAMPLES,),
         feat_extract_norm="layer", do_stable_layer_norm=True,
         num_conv_pos_embeddings=32, num_conv_pos_embedding_groups=8,
         apply_spec_augment=False, hidden_dropout=0.1, attention_dropout=0.1, activation_dropout=0.0, layerdrop=0.0,

@@ -14,7 +14,7 @@ from stereotalker.geometry import camera
 from stereotalker.geometry.camera_path import CameraPath
 from stereotalker.geometry.rasterizer import rasterize
 from stereotalker.records import Avatar, Motion
-from stereotalker.smplx_layout import JOINT, JOINTS, PARENTS
+from stereotalker.smplx_layout import JOINT, JOINTS, PARENTS, REGION_COLORS
 
 # Length of a tile's longer side, px.
 TILE = 320
@@ -22,20 +22,6 @@ TILE = 320
 VIEWS = (-25.0, 0.0, 25.0)
 # Rotation of the jaw that opens the mouth, rad.
 _JAW_OPEN_RAD = 0.18
-# The color of each region, in the order of smplx_layout.REGIONS.
-_REGION_COLORS = np.array(
-    [
-        (30, 30, 30),
-        (130, 80, 40),
-        (250, 200, 160),
-        (220, 40, 90),
-        (70, 120, 230),
-        (80, 200, 120),
-        (240, 220, 80),
-        (150, 100, 190),
-    ],
-    np.uint8,
-)
 # Joints of the upper body, which the fit's tile shows.
 _DRAWN_JOINTS = [
     j for j, name in enumerate(JOINTS) if not name.endswith(("eye", "jaw", "hip", "knee", "ankle", "foot"))
@@ -61,7 +47,12 @@ def draw_card(avatar: Avatar, body: Body) -> np.ndarray:
         ]
 
     regions = cv2.resize(avatar.regions, size[::-1], interpolation=cv2.INTER_NEAREST)
-    upper = [shrink(avatar.portrait), _draw_fit(avatar, body, size), _REGION_COLORS[regions], shrink(avatar.background)]
+    upper = [
+        shrink(avatar.portrait),
+        _draw_fit(avatar, body, size),
+        np.array(REGION_COLORS, np.uint8)[regions],
+        shrink(avatar.background),
+    ]
     lower = [view(azimuth, avatar.poses) for azimuth in VIEWS] + [view(0.0, open_mouth)]
     return np.concatenate([np.concatenate(row, 1) for row in (upper, lower)], 0)
 

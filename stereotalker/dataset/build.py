@@ -19,9 +19,9 @@ import torch
 
 from stereotalker.body.model import load_body
 from stereotalker.body.shape_space import SHAPE_SPACE_FILE
-from stereotalker.dataset.shards import DISK_FULL_ERRORS, write_or_log, write_shard
+from stereotalker.dataset.shards import write_or_log, write_shard
 from stereotalker.dataset.speech_corpus import PARTS, REJECTED, Utterance, read_corpus, read_index
-from stereotalker.errors import ClipError, UserError
+from stereotalker.errors import ClipError, UserError, disk_fault
 from stereotalker.params import PACKAGE, BodyParams, PeopleParams, resolve
 from stereotalker.records import Speech, save
 from stereotalker.runtime.process_pool import pool
@@ -175,7 +175,7 @@ def _write_shard(job: _Job) -> str:
     except (UserError, ClipError) as error:
         return str(error)
     except OSError as error:
-        if error.errno not in DISK_FULL_ERRORS:
+        if disk_fault(error) is None:
             raise
         return f"{job.path} cannot be written: {error.strerror}"
     return ""

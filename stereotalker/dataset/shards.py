@@ -8,7 +8,6 @@ C cameras, T frames, H x W pixels.
 
 from __future__ import annotations
 
-import errno
 import io
 import json
 import tarfile
@@ -24,30 +23,12 @@ from stereotalker.acting.gesture_planning import Gesture
 from stereotalker.errors import UserError
 from stereotalker.media.audio_files import wav_bytes
 from stereotalker.records import SAMPLE_RATE, Avatar, Camera, Motion, Speech, Timed
-from stereotalker.smplx_layout import REGIONS
+from stereotalker.smplx_layout import REGION_COLORS, REGIONS
 from stereotalker.store.files import write_atomic
 from stereotalker.synthetic.takes import Take
 
-# Errors of a full disk. They refuse one shard with its reason, and the run goes on with the others.
-DISK_FULL_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 DEPTH_UNIT_M = 1e-4  # metres per step of the 16-bit depth pictures, in which 0 means background
 JPEG_OPTIONS = {"quality": 95, "subsampling": 0}
-# Palette of the region pictures, one RGB color per region in the order of REGIONS, so that a viewer shows them apart.
-_PALETTE = [
-    v
-    for color in (
-        (0, 0, 0),
-        (90, 60, 40),
-        (240, 200, 170),
-        (200, 40, 60),
-        (60, 100, 180),
-        (90, 160, 90),
-        (240, 160, 60),
-        (90, 90, 110),
-    )
-    for v in color
-]
-assert len(_PALETTE) == 3 * len(REGIONS)
 # Fields of Avatar in avatar.safetensors. Its pictures are PNG files; its name, style and origin are in the JSON.
 _AVATAR_ARRAYS = ("betas", "surface", "poses", "expression", "intrinsics", "extrinsics", "target")
 
@@ -239,7 +220,7 @@ def picture_bytes(array: np.ndarray, kind: str, **options) -> bytes:
 def _region_picture(regions: np.ndarray) -> bytes:
     """Encode region labels u8 [H, W] as a PNG with a palette."""
     picture = Image.frombytes("P", regions.shape[::-1], regions.tobytes())
-    picture.putpalette(_PALETTE)
+    picture.putpalette([value for color in REGION_COLORS for value in color])
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     return buffer.getvalue()

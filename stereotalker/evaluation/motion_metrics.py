@@ -2,7 +2,8 @@
 
 Shapes: T frames; S slots of body motion (a slot is SLOT frames); Q body columns; D feature dimensions. Times are in s.
 
-version 1
+This is version 2: the lag of lips compares overlapping frames. Version 1 compared the end with the start.
+
 lips closed        share of p, b, m sounds in which the midline lips come nearer than CLOSED_MM over their distance at
                    rest, in any frame that overlaps the sound (+-1 frame); taken over all sounds of all utterances
 lip correlation    Pearson's r of the lip aperture with the reference's, and the lag in frames that has the highest r
@@ -37,13 +38,14 @@ from stereotalker.acting.gestures import GESTURE_CLASSES, LEXICON
 from stereotalker.acting.reference_acting import STYLES, act, lip_closure_spans
 from stereotalker.audio.phonemes import phoneme_class
 from stereotalker.body.model import Body
+from stereotalker.media.time_lag import lag_scores
 from stereotalker.models import weights_file
 from stereotalker.motion.features import BODY_COLUMNS, body_columns, column_weights, to_slots
 from stereotalker.records import SAMPLE_RATE, Motion, Speech, Timed
 from stereotalker.smplx_layout import JOINT
 from stereotalker.weights import FOLDER, load_weights
 
-VERSION = 1
+VERSION = 2
 # Lip aperture in mm below which the lips count as closed: lips are thick, so their midline points touch before they
 # meet.
 CLOSED_MM = 2.0
@@ -86,8 +88,8 @@ def lip_agreement(motion: Motion, reference: Motion, body: Body) -> tuple[float,
     The lag is in frames, at most 5 to either side; it is positive where the motion is late.
     """
     truth, ours = body.lip_aperture(reference), body.lip_aperture(motion)
-    by_lag = {lag: _correlation(truth, np.roll(ours, -lag)) for lag in range(-5, 6)}
-    return by_lag[0], float(max(by_lag, key=by_lag.get))
+    by_lag = lag_scores(ours, truth, 5, _correlation)
+    return by_lag[0], float(max(by_lag, key=by_lag.__getitem__))
 
 
 def lip_vertex_error(motion: Motion, reference: Motion, body: Body) -> float:

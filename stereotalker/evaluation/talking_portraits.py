@@ -15,6 +15,7 @@ from stereotalker.diffusion.windows import Window
 from stereotalker.geometry import camera
 from stereotalker.geometry.camera_path import CameraPath
 from stereotalker.media.contact_sheet import grid
+from stereotalker.media.time_lag import best_lag, pearson
 from stereotalker.motion.export import jaw_open
 from stereotalker.records import Avatar, Motion
 from stereotalker.render.renderer import Renderer
@@ -44,7 +45,7 @@ def render_and_track(
     view = camera.avatar_camera(avatar, CameraPath(), T, motion.fps, shape)
     frames = renderer.segment(avatar, motion, view, Window(0, 0, T, 0), 0)
     detected, driving = tracker.jaw(frames), jaw_open(motion)
-    correlation, lag = best_lag(detected, driving)
+    lag, correlation = best_lag(detected, driving, _MAX_LAG, _score)
     indices = np.unique(
         np.concatenate([[np.argmax(driving), np.argmin(driving)], np.linspace(0, T - 1, _SHOWN_FRAMES - 2)]).astype(int)
     )[:_SHOWN_FRAMES]
@@ -56,21 +57,9 @@ def render_and_track(
     return TalkingPortrait(avatar.name, float(np.isfinite(detected).mean()), correlation, lag, grid([tiles]))
 
 
-def best_lag(detected: np.ndarray, driving: np.ndarray) -> tuple[float, int]:
-    """The highest correlation over small lags, and that lag in frames (positive: `detected` is late).
-
-    detected: f32 [T], nan where nothing was detected; driving: f32 [T]. Of equal correlations the smallest lag wins.
-    Returns nan and 0 where no lag leaves enough frames, or where either signal is constant.
-    """
-    best = (np.nan, 0)
-    for lag in sorted(range(-_MAX_LAG, _MAX_LAG + 1), key=abs):
-        a, b = (detected[lag:], driving[: len(driving) - lag]) if lag >= 0 else (detected[:lag], driving[-lag:])
-        valid = np.isfinite(a)
-        if valid.sum() > 2 * _MAX_LAG and a[valid].std() > 0 and b[valid].std() > 0:
-            value = float(np.corrcoef(a[valid], b[valid])[0, 1])
-            if not best[0] >= value:  # also true while best[0] is nan
-                best = (value, lag)
-    return best
+def _score(detected: np.ndarray, driving: np.ndarray) -> float:
+    """The correlation, or nan if the detector found too few frames."""
+    return pearson(detected, driving) if np.isfinite(detected).sum() > 2 * _MAX_LAG else float("nan")
 
 
 def summary(spoken: list[TalkingPortrait]) -> dict[str, float]:

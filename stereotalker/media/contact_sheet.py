@@ -23,11 +23,11 @@ def split_into_rows(tiles: Sequence[np.ndarray], columns: int) -> list[Sequence[
     return [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
 
 
-def grid(rows: Sequence[Sequence[np.ndarray]], fill: int = 0) -> np.ndarray:
+def grid(rows: Sequence[Sequence[np.ndarray]], fill: int | tuple[int, int, int] = 0) -> np.ndarray:
     """Lay out rows of tiles as a table, u8 [H, W, 3].
 
     A row is as high as its highest tile, a column as wide as its widest. Tiles lie in the upper left corner of their
-    cells. Cells without a tile, and the rest of cells that are larger than their tile, have the gray level `fill`.
+    cells. Cells without a tile, and the rest of cells that are larger than their tile, have the gray level or the color `fill`.
     Raises ValueError where there is no tile.
     """
     if not any(len(row) for row in rows):

@@ -21,12 +21,12 @@ import numpy as np
 from PIL import Image
 from scipy.io import wavfile
 from scipy.ndimage import uniform_filter1d
-from scipy.signal import correlate
 
 from stereotalker.geometry.camera import angles_along
 from stereotalker.geometry.camera_path import CameraPath
 from stereotalker.media.audio_files import OUTPUT_RATE, loudness
 from stereotalker.media.faces import find_faces, fitted
+from stereotalker.media.time_lag import lag_scores, sound_lag
 from stereotalker.params import QualityParams
 from stereotalker.production.manifest import Clip
 
@@ -221,11 +221,8 @@ def lip_lag(mouths: np.ndarray | None, aperture: np.ndarray, fps: float) -> tupl
     left, scale, _ = np.linalg.svd(patches - patches.mean(0), full_matrices=False)
     parts = (left * scale)[:, :_COMPONENTS]
     parts = parts / max(float(parts.std()), 1e-9)
-    scores = {}
-    for lag in range(-_MAX_LAG, _MAX_LAG + 1):
-        x, y = parts[max(lag, 0) : T + min(lag, 0)], opening[max(-lag, 0) : T - max(lag, 0)]
-        scores[lag] = _held_out_correlation(x, y)
-    best = max(scores, key=scores.get)
+    scores = lag_scores(parts, opening, _MAX_LAG, _held_out_correlation)
+    best = max(scores, key=scores.__getitem__)
     without_lag = max(scores[lag] for lag in range(-_NO_LAG, _NO_LAG + 1))
     is_clear = abs(best) <= _NO_LAG or scores[best] - without_lag >= _LAG_MARGIN
     return float(best) if is_clear else np.nan, max(scores[best], 0.0)
@@ -392,7 +389,7 @@ def _audio_lag(file_sound: np.ndarray, driving_sound: np.ndarray) -> float:
     a, b = file_sound[:, :count].mean(0), driving_sound[:count].mean(1) / 32768
     if not np.any(np.abs(a) > 1e-4) or not np.any(np.abs(b) > 1e-4):
         return 0.0
-    return (int(np.argmax(correlate(a, b, method="fft"))) - (count - 1)) / OUTPUT_RATE
+    return sound_lag(a, b) / OUTPUT_RATE
 
 
 def _jpeg(picture: Image.Image) -> bytes:

@@ -11,12 +11,15 @@ import json
 import math
 from dataclasses import asdict, dataclass, field
 
+import numpy as np
 from jinja2 import Environment, PackageLoader
-from PIL import Image
+from PIL import Image, ImageOps
 
 from stereotalker.errors import SAME_CAUSE, UserError
+from stereotalker.media.contact_sheet import grid, split_into_rows
 from stereotalker.production.outputs import Outputs
 
+_SHEET_COLOR = (0x20, 0x24, 0x2B)  # behind the posters, as the page is
 # Values of ClipResult.shown, the verdicts first.
 SHOWN = ("pass", "review", "fail", "failed", "stopped")
 
@@ -137,14 +140,9 @@ def contact_sheet(outputs: Outputs, results: list[ClipResult], most: int = 60, s
     posters = [outputs.read(result.poster) for result in results if result.poster][:most]
     if not posters:
         return ""
-    columns = min(10, len(posters))
-    sheet = Image.new("RGB", (columns * side, -(-len(posters) // columns) * side), "#20242b")
-    for index, data in enumerate(posters):
-        picture = Image.open(io.BytesIO(data))
-        picture.thumbnail((side, side))
-        left = index % columns * side + (side - picture.width) // 2
-        top = index // columns * side + (side - picture.height) // 2
-        sheet.paste(picture, (left, top))
+    pictures = (Image.open(io.BytesIO(data)).convert("RGB") for data in posters)
+    tiles = [np.asarray(ImageOps.pad(picture, (side, side), color=_SHEET_COLOR)) for picture in pictures]
+    sheet = Image.fromarray(grid(split_into_rows(tiles, min(10, len(tiles))), _SHEET_COLOR))
     buffer = io.BytesIO()
     sheet.save(buffer, "JPEG", quality=75)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
