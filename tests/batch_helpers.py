@@ -1,4 +1,4 @@
-"""What the tests of batches share: small manifests, the command line, and drivers that run as processes of their own."""
+"""What the tests of batches share: small manifests, the command line, and batch drivers in separate processes."""
 
 import contextlib
 import io
@@ -23,10 +23,12 @@ from stereotalker.records import Avatar, load
 from stereotalker.runtime.home import Home
 
 SMALL = {"width": 64, "height": 64, "fps": 12.5}
-SMALL_AVATAR = "small"  # `ava` at a quarter of her size, an avatar of every home that the tests make
+# The shipped avatar `ava` at a quarter of its width and height. Every home that the tests create has it.
+SMALL_AVATAR = "small"
 
 
 def write_batch(folder, clips, name="batch"):
+    """Write a manifest of small clips of the small avatar, and return its path."""
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump({"defaults": SMALL | {"avatar": SMALL_AVATAR}, "clips": clips}))
     return path
@@ -34,7 +36,7 @@ def write_batch(folder, clips, name="batch"):
 
 def fill_home(home: Home) -> None:
     """Put into an empty home what every batch needs: MLflow's tables and the small avatar."""
-    MlflowClient(tracking_uri=home.tracking_uri).search_experiments()  # the first call makes the tables
+    MlflowClient(tracking_uri=home.tracking_uri).search_experiments()  # the first call creates the tables
     shipped = load(Avatar, SHIPPED / "ava.safetensors")
     height, width = (side // 4 for side in shipped.regions.shape)
     scale = np.array([[0.25], [0.25], [1]], np.float32)
@@ -63,44 +65,37 @@ def fill_home(home: Home) -> None:
 
 
 def copy_home(template: Home, root: Path) -> Home:
-    """A new home like `template`."""
+    """Copy `template` to the folder `root` and return the copy."""
     shutil.copytree(template.root, root)
     return Home(root)
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a command of the command line left: exit status and text."""
+class CommandResult:
+    """The exit status and the output of a `stereotalker` command."""
 
     returncode: int
     stdout: str
     stderr: str
 
 
-def cli(*arguments, home: Home) -> Answer:
+def cli(*arguments, home: Home) -> CommandResult:
     """Run `stereotalker ARGUMENTS` in this process, with the error handling of the real entry point."""
     stdout, stderr = io.StringIO(), io.StringIO()
-    environment, command = dict(os.environ), sys.argv
+    old_environment, old_argv = dict(os.environ), sys.argv
     os.environ["STEREOTALKER_HOME"] = str(home.root)
     sys.argv = ["stereotalker", *map(str, arguments)]
     try:
         with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
             main()
-        status = 0
-    except SystemExit as end:
-        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+        returncode = 0
+    except SystemExit as exit_:
+        returncode = exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
     finally:
-        sys.argv = command
+        sys.argv = old_argv
         os.environ.clear()
-        os.environ.update(environment)
-    return Answer(status, stdout.getvalue(), stderr.getvalue())
-
-
-def cli_process(*arguments, home: Home, timeout=300, **more):
-    """The same as a process of its own."""
-    environment = {**os.environ, "STEREOTALKER_HOME": str(home.root)}
-    command = [sys.executable, "-m", "stereotalker.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=timeout, cwd=ROOT, **more)
+        os.environ.update(old_environment)
+    return CommandResult(returncode, stdout.getvalue(), stderr.getvalue())
 
 
 DRIVER = """
@@ -117,8 +112,8 @@ sys.exit(done.end.status)
 """
 
 
-def driver(home, batch, out, weights, executor="ray", **changes):
-    """A batch as production makes it, in a process that can be killed. changes: of params.produce."""
+def start_driver(home, batch, out, weights, executor="ray", **changes):
+    """Start a batch as production does, in a separate process that can be killed. changes: to params.produce."""
     arguments = [
         sys.executable,
         "-c",
@@ -131,8 +126,10 @@ def driver(home, batch, out, weights, executor="ray", **changes):
 
 
 def one_thread(params: Params, **changes) -> Params:
+    """`params` with one thread a worker and a short wait before a lost worker is replaced."""
     return params.with_produce({"worker": {"threads": 1, "backoff": 0.05}, **changes})
 
 
 def all_frames(out):
+    """The frames of every video of a batch: file name -> u8 [T, H, W, 3]."""
     return {path.name: read_frames(path) for path in sorted((out / "clips").glob("*.mp4"))}

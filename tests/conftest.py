@@ -1,10 +1,11 @@
-"""Shared fixtures: the real classes at tiny size, trained for nothing, in a folder of their own."""
+"""Shared fixtures: the real classes at tiny size, with random weights, each in a temporary folder."""
 
 from __future__ import annotations
 
 from stereotalker.runtime.environment import set_library_defaults
 
-set_library_defaults()  # before torch and the others are imported, as the command line does
+# The settings must be made before torch and the other libraries are imported, as the command line does.
+set_library_defaults()
 
 # isort: split
 import json
@@ -13,10 +14,12 @@ import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
+from avatar_helpers import draw_body
 from batch_helpers import copy_home, fill_home
 from PIL import Image
 from scipy.spatial.transform import Rotation
@@ -31,23 +34,26 @@ from stereotalker.avatar.fit_portrait import fit_portrait
 from stereotalker.avatar.landmarks import POSE, Landmarks
 from stereotalker.body.model import Body
 from stereotalker.control.masks import MaskConfig, MaskPredictor
+from stereotalker.control.region_sources import hand_vertices
 from stereotalker.dataset.build import build_people
 from stereotalker.dataset.speech_corpus import build_corpus
 from stereotalker.flows.produce import produce
 from stereotalker.geometry import camera
-from stereotalker.geometry.rasterizer import rasterize
+from stereotalker.geometry.rasterizer import Fragments, rasterize
 from stereotalker.models import Models, read_body, weights_file
 from stereotalker.motion.denoiser import MotionConfig, MotionDenoiser
 from stereotalker.params import ROOT, Params, load_params
-from stereotalker.records import Motion, Speech
+from stereotalker.records import Avatar, Motion, Speech
 from stereotalker.render.denoiser import DenoiserConfig, RenderDenoiser, ResnetFeedForward
 from stereotalker.runtime.home import Home
 from stereotalker.smplx_layout import JOINT, SIDES
 from stereotalker.store.local import Store
+from stereotalker.synthetic.actor import build_actor
 from stereotalker.training.motion import make_example, set_statistics
 from stereotalker.weights import save_weights
 
-SIZE = (512, 448)  # of the portrait that the avatars' tests know the truth of: higher than wide
+# Height and width in px of the drawn portrait whose true shape, pose and camera are known. They differ on purpose.
+SIZE = (512, 448)
 REAL_DATA = Path(os.environ.get("STEREOTALKER_DATA", ROOT.parent / "shared" / "data"))
 
 
@@ -71,7 +77,7 @@ def body(tiny_params) -> Body:
 
 @pytest.fixture(scope="session")
 def motion(speech) -> Motion:
-    """The reference acting of `speech`, lively."""
+    """The reference acting of `speech` in a lively style."""
     return act(speech, STYLES[2], 3, 25.0)
 
 
@@ -81,7 +87,10 @@ def experts_after_convolutions(model: RenderDenoiser) -> list[ResnetFeedForward]
 
 @pytest.fixture(scope="session")
 def tiny_models(tiny_params, speech, tmp_path_factory) -> Models:
-    """Tiny models with random weights; the motion model's statistics are real, so that its people stand in the picture."""
+    """Tiny models with random weights.
+
+    The statistics of the motion model are real, so that its people stand inside the picture.
+    """
     torch.manual_seed(0)
     p, folder = tiny_params, tmp_path_factory.mktemp("weights")
     encoder = SpeechEncoder(EncoderConfig(p.audio.pretrained, p.audio.hidden, p.audio.layers, p.audio.convolution))
@@ -104,7 +113,8 @@ def tiny_models(tiny_params, speech, tmp_path_factory) -> Models:
     with torch.no_grad():
         motion.body_out.weight.mul_(0.1)
         for name, weight in motion.named_parameters():
-            if "modulate.weight" in name:  # zero before training: no knob would be heard
+            # These weights are zero before training, and then no condition would change the motion.
+            if "modulate.weight" in name:
                 weight.normal_(0, 0.02)
         render.net.conv_out.weight.normal_(0, 0.02)
         for layer in experts_after_convolutions(render):
@@ -117,13 +127,13 @@ def tiny_models(tiny_params, speech, tmp_path_factory) -> Models:
 
 
 @pytest.fixture(scope="session")
-def known():
+def calibration():
     return read_calibration()
 
 
 @pytest.fixture(scope="session")
 def truth(body):
-    """Somebody of known shape and pose before a known camera, and what a perfect detector would say of the picture."""
+    """The person in the drawn portrait and the camera: (betas, poses, expression, K, E)."""
     rng = np.random.default_rng(3)
     betas = rng.normal(0, 0.4, body.betas).astype(np.float32)
     poses, expression = resting_pose(STYLES[2]).poses[0].copy(), np.zeros(52, np.float32)
@@ -136,64 +146,105 @@ def truth(body):
 
 
 @pytest.fixture(scope="session")
-def marks(truth, body, known) -> Landmarks:
+def landmarks(truth, body, calibration) -> Landmarks:
+    """What a perfect detector would find in the drawn portrait."""
     betas, poses, expression, K, E = truth
-    given = [torch.from_numpy(a) for a in (poses[None], expression[None], betas, np.zeros((1, 3), np.float32))]
-    skinned = body.skinning(*given)
+    parameters = [torch.from_numpy(a) for a in (poses[None], expression[None], betas, np.zeros((1, 3), np.float32))]
+    skinned = body.skinning(*parameters)
 
     def project(points):
         return camera.project(np.asarray(points, np.float32), K, E)
 
-    face = known.face_points(skinned.vertices[0].numpy(), body.faces)
+    face = calibration.face_points(skinned.vertices[0].numpy(), body.faces)
     pose, world, visible = np.zeros((33, 2), np.float32), np.zeros((33, 3), np.float32), np.zeros(33, np.float32)
-    flip = np.diag([1, -1, -1]) @ E[:3, :3]
-    for name in known.pose_points:
+    camera_axes = np.diag([1, -1, -1]) @ E[:3, :3]
+    for name in calibration.pose_points:
         for side in SIDES:
-            place, row = pose_point(skinned, name, side, known).numpy(), POSE[f"{side}_{name}"]
-            pose[row], world[row], visible[row] = project(place)[0, :2], (place @ flip.T)[0], 1.0
-    hands = {side: hand_points(skinned, side, known)[0].numpy() for side in SIDES}
-    covered = rasterize(project(skinned.vertices[0].numpy()), body.faces, SIZE).face >= 0
+            point, row = pose_point(skinned, name, side, calibration).numpy(), POSE[f"{side}_{name}"]
+            pose[row], world[row], visible[row] = project(point)[0, :2], (point @ camera_axes.T)[0], 1.0
+    hands = {side: hand_points(skinned, side, calibration)[0].numpy() for side in SIDES}
+    silhouette = rasterize(project(skinned.vertices[0].numpy()), body.faces, SIZE).face >= 0
+    head = camera_axes @ skinned.joint_rotations[0, JOINT["head"]].numpy() @ np.linalg.inv(calibration.head_offset)
     return Landmarks(
-        size=SIZE, faces=1, face=project(face)[:, :2], head=(flip @ skinned.joint_rotations[0, JOINT["head"]].numpy() @ np.linalg.inv(known.head_offset)).astype(np.float32),
-        people=1, pose=pose, visible=visible, pose_world=world, hands={s: project(p)[:, :2] for s, p in hands.items()},
-        hands_world={s: (p @ flip.T).astype(np.float32) for s, p in hands.items()}, person=covered.astype(np.float32),
-    )  # fmt: skip
-
-
-@pytest.fixture(scope="session")
-def picture(marks) -> np.ndarray:
-    """A grey wall and somebody in a patterned suit: enough for masks and colours."""
-    rng = np.random.default_rng(0)
-    rows, columns = np.mgrid[: SIZE[0], : SIZE[1]]
-    wall = np.stack([120 + 0.1 * rows, 130 + 0 * rows, 150 - 0.1 * columns], -1)
-    suit = np.stack([200 + 20 * np.sin(rows / 9), 90 + 10 * np.sin(columns / 7), 70 + 0 * rows], -1)
-    return np.clip(np.where(marks.person[..., None] > 0.5, suit, wall) + rng.normal(0, 2, (*SIZE, 3)), 0, 255).astype(
-        np.uint8
+        size=SIZE,
+        faces=1,
+        face=project(face)[:, :2],
+        head=head.astype(np.float32),
+        people=1,
+        pose=pose,
+        visible=visible,
+        pose_world=world,
+        hands={s: project(p)[:, :2] for s, p in hands.items()},
+        hands_world={s: (p @ camera_axes.T).astype(np.float32) for s, p in hands.items()},
+        person=silhouette.astype(np.float32),
     )
 
 
 @pytest.fixture(scope="session")
-def made(marks, picture, body, known):
-    return fit_portrait(picture, "somebody", lambda picture: marks, body, known)
+def picture(landmarks) -> np.ndarray:
+    """The drawn portrait, u8 [H, W, 3]: a gray wall and a person in a patterned suit, enough for masks and colors."""
+    rng = np.random.default_rng(0)
+    rows, columns = np.mgrid[: SIZE[0], : SIZE[1]]
+    wall = np.stack([120 + 0.1 * rows, 130 + 0 * rows, 150 - 0.1 * columns], -1)
+    suit = np.stack([200 + 20 * np.sin(rows / 9), 90 + 10 * np.sin(columns / 7), 70 + 0 * rows], -1)
+    return np.clip(
+        np.where(landmarks.person[..., None] > 0.5, suit, wall) + rng.normal(0, 2, (*SIZE, 3)), 0, 255
+    ).astype(np.uint8)
 
 
 @pytest.fixture(scope="session")
-def fits(tmp_path_factory) -> Store:
-    """A store that the tests share: the same files are fitted once."""
-    return Store(tmp_path_factory.mktemp("fits"))
+def fitted(landmarks, picture, body, calibration):
+    """The avatar fitted to the drawn portrait, with the residuals of the fit."""
+    return fit_portrait(picture, "somebody", lambda picture: landmarks, body, calibration)
+
+
+class PortraitBody(NamedTuple):
+    """The fitted avatar; its body as the portrait shows it; and how far along the arm each pixel lies.
+
+    arm_distance is f32 [H, W] in m from the middle of the body at rest, and 0 off the arms.
+    """
+
+    avatar: Avatar
+    raster: Fragments
+    arm_distance: np.ndarray
+
+
+@pytest.fixture(scope="session")
+def portrait_body(fitted, body) -> PortraitBody:
+    raster = draw_body(fitted.avatar, body)
+    arm = np.abs(body.template[:, 0]) * ~hand_vertices(body) * (np.abs(body.template[:, 0]) > 0.2)
+    arm_distance = raster.interpolate(body.faces, arm[:, None].astype(np.float32))[..., 0]
+    return PortraitBody(fitted.avatar, raster, arm_distance)
+
+
+@pytest.fixture(scope="session")
+def actor(body):
+    """A synthetic person with short parted hair, beard, glasses and sweater, and a portrait of 96 x 96 px."""
+    return build_actor(19, body, 96, 1)
+
+
+@pytest.fixture(scope="session")
+def avatar(actor) -> Avatar:
+    return actor.avatar
+
+
+@pytest.fixture(scope="session")
+def fit_store(tmp_path_factory) -> Store:
+    """A store that several tests share, so that the same portrait is fitted only once."""
+    return Store(tmp_path_factory.mktemp("fit-store"))
 
 
 @pytest.fixture
-def files(marks, picture, tmp_path) -> tuple[Path, Path]:
-    """A portrait and its key points as files."""
+def portrait_files(landmarks, picture, tmp_path) -> tuple[Path, Path]:
+    """The paths of the drawn portrait and of a file with its keypoints."""
     Image.fromarray(picture).save(tmp_path / "me.png")
-    Image.fromarray((marks.person * 255).astype(np.uint8)).save(tmp_path / "mask.png")
+    Image.fromarray((landmarks.person * 255).astype(np.uint8)).save(tmp_path / "mask.png")
     points = {
-        "face": marks.face.tolist(),
+        "face": landmarks.face.tolist(),
         "person": "mask.png",
-        "pose": marks.pose.tolist(),
-        "visible": marks.visible.tolist(),
-        "hands": {s: p.tolist() for s, p in marks.hands.items()},
+        "pose": landmarks.pose.tolist(),
+        "visible": landmarks.visible.tolist(),
+        "hands": {s: p.tolist() for s, p in landmarks.hands.items()},
     }
     (tmp_path / "me.json").write_text(json.dumps(points))
     return tmp_path / "me.png", tmp_path / "me.json"
@@ -217,7 +268,7 @@ def people(tiny_params, corpus) -> Path:
 
 @pytest.fixture(scope="session")
 def home_template(tmp_path_factory) -> Home:
-    """MLflow's migrated tables and the small avatar, made once: a fresh database takes a second of migrations."""
+    """A home with MLflow's tables and the small avatar, to be copied: a new database takes a second."""
     home = Home(tmp_path_factory.mktemp("home-template"))
     fill_home(home)
     return home
@@ -225,7 +276,7 @@ def home_template(tmp_path_factory) -> Home:
 
 @pytest.fixture
 def new_home(home_template, tmp_path) -> Callable[[str], Home]:
-    """Makes homes by name, each ready for a batch."""
+    """A function that creates a home by name, ready for a batch."""
     return lambda name: copy_home(home_template, tmp_path / name)
 
 
@@ -235,24 +286,26 @@ def home(new_home) -> Home:
 
 
 @pytest.fixture
-def run(tmp_path, tiny_models, home):
-    def go(path, out="out", executor="inline", home=home, only_failed=False, **changes):
+def run_batch(tmp_path, tiny_models, home):
+    """A function that runs a batch in this process with the tiny models; other keywords change params.produce."""
+
+    def run(path, out="out", executor="inline", home=home, only_failed=False, **changes):
         params = tiny_models.params.with_produce(changes)
         return produce(
             path, tmp_path / out, params, home, executor, weights=tiny_models.folder, only_failed=only_failed
         )
 
-    return go
+    return run
 
 
 @pytest.fixture
 def listener():
-    """(port, messages that came)."""
-    came = []
+    """A web server on loopback: its port, and the list of JSON messages that it has received."""
+    received = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
-            came.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
             self.send_response(200)
             self.end_headers()
 
@@ -261,13 +314,13 @@ def listener():
 
     server = HTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server.server_port, came
+    yield server.server_port, received
     server.shutdown()
 
 
 @pytest.fixture
 def real_speech() -> Path:
-    """A folder of real recordings; the test is skipped where there is none."""
+    """The folder of real recordings. The test is skipped where there is none."""
     if not (REAL_DATA / "speech" / "transcripts.csv").is_file():
         pytest.skip(f"real recordings not found at {REAL_DATA}; set STEREOTALKER_DATA to the folder that holds speech/")
     return REAL_DATA / "speech"
@@ -276,3 +329,36 @@ def real_speech() -> Path:
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
     torch.set_num_threads(1)
+
+
+# Older names of the fixtures above, for the test files that still use them.
+
+
+@pytest.fixture(scope="session")
+def known(calibration):
+    return calibration
+
+
+@pytest.fixture(scope="session")
+def marks(landmarks):
+    return landmarks
+
+
+@pytest.fixture(scope="session")
+def made(fitted):
+    return fitted
+
+
+@pytest.fixture(scope="session")
+def fits(fit_store):
+    return fit_store
+
+
+@pytest.fixture
+def files(portrait_files):
+    return portrait_files
+
+
+@pytest.fixture
+def run(run_batch):
+    return run_batch

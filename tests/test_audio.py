@@ -1,3 +1,6 @@
+"""Speech: recordings and scripts, phonemes in time, forced alignment and the speech encoder."""
+
+import csv
 import subprocess
 
 import numpy as np
@@ -36,21 +39,21 @@ def tone(path, rate=16000, seconds=1.0, channels=1, value=None):
 
 
 @pytest.mark.parametrize(("rate", "channels"), [(8000, 1), (22050, 2), (44100, 2), (48000, 1)])
-def test_any_rate_and_channels(tmp_path, rate, channels):
+def test_any_sample_rate_and_channel_count_is_read(tmp_path, rate, channels):
     speech, sound = from_file(tone(tmp_path / "a.wav", rate, 1.5, channels), -20.0)
     assert abs(speech.seconds - 1.5) < 0.01 and abs(sound.shape[1] / audio_files.OUTPUT_RATE - 1.5) < 0.01
     assert abs(speech.loudness + 20) < 0.1 and abs(audio_files.loudness(sound) + 20) < 0.3
 
 
 @pytest.mark.parametrize("extension", ["mp3", "m4a", "ogg", "flac", "mp4"])
-def test_any_container_video_too(tmp_path, extension):
+def test_audio_of_any_container_is_read_and_of_videos_too(tmp_path, extension):
     wav, out = tone(tmp_path / "a.wav", seconds=1.0), tmp_path / f"a.{extension}"
     video = ["-f", "lavfi", "-i", "color=red:s=64x64:d=1"] if extension == "mp4" else []
     subprocess.run([audio_files.FFMPEG, "-v", "error", "-i", wav, *video, out], check=True)
     assert abs(from_file(out, -20.0)[0].seconds - 1.0) < 0.08
 
 
-def test_opposite_phase_is_not_silence(tmp_path):
+def test_channels_in_opposite_phase_do_not_cancel(tmp_path):
     t = np.sin(np.arange(16000) * 0.1) * 0.3
     wavfile.write(tmp_path / "a.wav", 16000, np.stack([t, -t], 1).astype(np.float32))
     assert np.abs(from_file(tmp_path / "a.wav", -20.0)[0].samples).max() > 0.05
@@ -61,7 +64,7 @@ def test_silence_stays_silent(tmp_path):
     assert speech.loudness == -np.inf and not sound.any()
 
 
-def test_loud_peaks_do_not_clip(tmp_path):
+def test_loudness_normalization_does_not_clip_peaks(tmp_path):
     _, sound = from_file(tone(tmp_path / "a.wav"), -5.0)
     assert np.abs(sound).max() <= 0.98
 
@@ -76,28 +79,28 @@ def test_loud_peaks_do_not_clip(tmp_path):
         (lambda p: None, "not found"),
     ],
 )
-def test_bad_files_get_one_line(tmp_path, make, complaint):
+def test_unreadable_files_are_refused_in_one_line(tmp_path, make, complaint):
     make(tmp_path / "a.wav")
     with pytest.raises(ClipError, match=complaint) as error:
         from_file(tmp_path / "a.wav", -20.0)
     assert "\n" not in str(error.value)
 
 
-def test_clipped_sound_is_taken_as_it_is(tmp_path):
+def test_clipped_sound_is_accepted(tmp_path):
     wave = np.clip(20 * np.sin(np.arange(32000) * 0.05), -1, 1).astype(np.float32)
     wavfile.write(tmp_path / "a.wav", 16000, wave)
     speech, _ = from_file(tmp_path / "a.wav", -20.0)
     assert abs(speech.loudness + 20) < 0.2 and np.isfinite(speech.samples).all()
 
 
-def test_more_than_three_hours_are_refused(tmp_path, monkeypatch):
+def test_recordings_longer_than_three_hours_are_refused(tmp_path, monkeypatch):
     assert audio_files.MAX_SECONDS == 3 * 3600
     monkeypatch.setattr(audio_files, "MAX_SECONDS", 1.0)
     with pytest.raises(ClipError, match="lasts 1.50 s; expected"):
         from_file(tone(tmp_path / "a.wav", seconds=1.5), -20.0)
 
 
-def test_video_without_sound(tmp_path):
+def test_a_video_without_sound_is_refused(tmp_path):
     subprocess.run(
         [audio_files.FFMPEG, "-v", "error", "-f", "lavfi", "-i", "color=red:s=64x64:d=1", tmp_path / "a.mp4"],
         check=True,
@@ -106,39 +109,40 @@ def test_video_without_sound(tmp_path):
         from_file(tmp_path / "a.mp4", -20.0)
 
 
-def test_a_script_has_words_and_phonemes_in_time(speech):
+def test_a_script_gives_words_and_phonemes_in_order_of_time(speech):
     assert [w.text.lower().strip(".") for w in speech.words] == "maybe my mother bought a big brown umbrella".split()
     assert all(a.end <= b.start + 1e-6 for a, b in zip(speech.phonemes, speech.phonemes[1:], strict=False))
     assert speech.phonemes[-1].end <= speech.seconds + 0.05
-    assert (
-        sum(phoneme_class(p.text) in ("p", "m") for p in speech.phonemes) == 9
-    )  # maybe, my, mother, bought, big, brown, umbrella
+    # maybe (2), my, mother, bought, big, brown, umbrella (2)
+    assert sum(phoneme_class(p.text) in ("p", "m") for p in speech.phonemes) == 9
 
 
-def test_a_script_sounds_the_same_whatever_came_before():
+def test_a_script_sounds_the_same_after_another_script():
     one = from_script("one two", Voice(), -20.0)[0]
     speak("something else", Voice("de"))
     assert np.array_equal(one.samples, from_script("one two", Voice(), -20.0)[0].samples)
 
 
 @pytest.mark.parametrize("language", ["de", "fr-fr", "es", "ja", "cmn", "ar", "hi"])
-def test_other_languages_speak(language):
+def test_other_languages_are_spoken(language):
     assert len(speak("Berlin 25", Voice(language)).phonemes) > 4
 
 
 @pytest.mark.parametrize(
     ("text", "voice", "complaint"),
     [
-        ("", Voice(), "no letters"), (" ...!?", Voice(), "no letters"), ("hi", Voice("xx"), "language 'xx'"),
+        ("", Voice(), "no letters"),
+        (" ...!?", Voice(), "no letters"),
+        ("hi", Voice("xx"), "language 'xx'"),
         ("hi", Voice("en-us", "nobody"), "voice 'nobody'"),
     ],
-)  # fmt: skip
-def test_bad_scripts(text, voice, complaint):
+)
+def test_scripts_that_cannot_be_spoken_are_refused(text, voice, complaint):
     with pytest.raises(ClipError, match=complaint):
         from_script(text, voice, -20.0)
 
 
-def test_phoneme_classes_of_both_alphabets():
+def test_phoneme_classes_are_known_for_ipa_and_arpabet():
     assert [phoneme_class(s) for s in ("ˈɪ", "b", "tʃ", "P", "AA1", "ɔː", "ɹ̩", "")] == [
         "i",
         "p",
@@ -151,39 +155,45 @@ def test_phoneme_classes_of_both_alphabets():
     ]
 
 
-def test_frame_classes_follow_the_times(speech):
+def test_frame_classes_follow_the_times_of_the_phonemes(speech):
     classes = phoneme_classes_at(speech, frame_times(len(speech.samples) // HOP_SAMPLES))
     first_m = speech.phonemes[0]
     assert classes[int((first_m.start + first_m.end) / 2 * SAMPLE_RATE / HOP_SAMPLES)] == CLASS_INDEX["m"]
 
 
-def test_encoding_in_chunks_is_seamless(tiny_models):
+def test_a_span_of_frames_is_encoded_at_its_own_times(tiny_models):
     encoder = tiny_models.synthesizer.encoder
     samples = np.random.default_rng(0).normal(0, 0.1, 41 * SAMPLE_RATE).astype(np.float32)
     features = encoder.encode(samples)
     assert features.shape == ((len(samples) - 400) // HOP_SAMPLES + 1, encoder.features)
     assert np.isfinite(features).all() and encoder.encode(samples[:100]).shape[0] == 1
+    span, level = encoder.encode(samples, 500, 10), encoder.features - len(CLASSES) - 1
+    assert np.allclose(span[:, level], features[500:510, level], atol=1e-4) and np.ptp(span[:, level]) > 1e-3
+    # After the end of the speech the encoder gets silence.
     assert encoder.encode(samples, 5000, 10).shape == (10, encoder.features)
 
 
-def test_silence_around_speech_changes_nothing(tiny_models, speech):
+def test_silence_after_speech_does_not_change_its_features(tiny_models, speech):
     encoder = tiny_models.synthesizer.encoder
-    around = np.pad(speech.samples, (0, 30 * SAMPLE_RATE))
+    with_silence = np.pad(speech.samples, (0, 30 * SAMPLE_RATE))
     assert (
-        speech_level(around) == pytest.approx(speech_level(speech.samples), rel=0.05)
+        speech_level(with_silence) == pytest.approx(speech_level(speech.samples), rel=0.05)
         and speech_level(np.zeros(100, np.float32)) > 0
     )
-    plain, padded = encoder.encode(speech.samples, 0, 60), encoder.encode(around, 0, 60, speech_level(speech.samples))
+    plain, padded = (
+        encoder.encode(speech.samples, 0, 60),
+        encoder.encode(with_silence, 0, 60, speech_level(speech.samples)),
+    )
     assert np.abs(plain - padded).max() < 1e-4
 
 
-def test_the_front_end_has_wav2vecs_frames(tiny_models):
+def test_the_front_end_has_the_frames_of_wav2vec2(tiny_models):
     encoder: SpeechEncoder = tiny_models.synthesizer.encoder
     for count in (400, 719, 720, 16000):
         assert encoder(torch.zeros(1, count), torch.ones(1))[0].shape[1] == (count - 400) // HOP_SAMPLES + 1
 
 
-def test_a_public_encoder_is_loaded_from_its_folder_and_never_saved_again(tmp_path, speech):
+def test_a_public_encoder_is_loaded_from_its_folder_and_not_saved_again(tmp_path, speech):
     sizes = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
     Wav2Vec2Model(
         Wav2Vec2Config(**sizes, conv_dim=(8,) * 7, num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2)
@@ -213,23 +223,19 @@ def test_a_public_encoder_is_loaded_from_its_folder_and_never_saved_again(tmp_pa
             SpeechEncoder(EncoderConfig(str(source), 0, 0, 0))
 
 
-def test_real_speech_aligns(real_speech):
-    import csv
-
+def test_real_speech_is_aligned_and_other_text_is_not(real_speech):
     row = next(r for r in csv.DictReader(open(real_speech / "transcripts.csv")) if "p225_003" in r["path"])
     speech, _ = from_file(real_speech.parent / row["path"], -20.0)
     words, phonemes = align(speech.samples, row["text"])
     assert words[0].text == "six" and words[-1].end <= speech.seconds and len(phonemes) > 50
     assert align(speech.samples, "The quarterly figures will be presented by our new director on Friday.") is None
     assert align(speech.samples, "...") is None
-    heard = transcribe(speech.samples)
-    assert heard[0] == () and abs(len(heard[1]) - len(phonemes)) < 25
+    transcribed = transcribe(speech.samples)
+    assert transcribed[0] == () and abs(len(transcribed[1]) - len(phonemes)) < 25
 
 
 @pytest.mark.parametrize(("speaker", "language"), [("picovoice_it", "it"), ("kerstin", "de")])
-def test_other_languages_align_and_other_texts_do_not(real_speech, speaker, language):
-    import csv
-
+def test_other_languages_are_aligned_and_other_text_is_not(real_speech, speaker, language):
     rows = [r for r in csv.DictReader(open(real_speech / "transcripts.csv")) if r["lang"] == language]
     row = next(r for r in rows if r["speaker"] == speaker)
     speech, _ = from_file(real_speech.parent / row["path"], -20.0)
@@ -245,9 +251,7 @@ def test_other_languages_align_and_other_texts_do_not(real_speech, speaker, lang
     assert len(words) >= len(row["text"].split()) - 2 and words[-1].end <= speech.seconds and len(phonemes) > 20
 
 
-def test_a_transcript_gives_words_and_a_wrong_one_none(real_speech):
-    import csv
-
+def test_a_transcript_gives_word_times_and_a_wrong_one_gives_none(real_speech):
     row = next(r for r in csv.DictReader(open(real_speech / "transcripts.csv")) if "p226_003" in r["path"])
     path = real_speech.parent / row["path"]
     assert from_file(path, -20.0, row["text"])[0].words[0].text == "six"
@@ -255,13 +259,13 @@ def test_a_transcript_gives_words_and_a_wrong_one_none(real_speech):
     assert wrong.words == () and wrong.phonemes == ()
 
 
-def test_a_transcript_of_an_hour_is_refused(tmp_path, monkeypatch):
+def test_recordings_too_long_to_align_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("stereotalker.audio.speech.MAX_ALIGNMENT_S", 1.0)
     with pytest.raises(ClipError, match="expected at most 0 min with a transcript"):
         from_file(tone(tmp_path / "a.wav", seconds=1.5), -20.0, "one two")
 
 
-def test_words_no_dictionary_knows_are_spoken_by_espeak():
+def test_words_missing_from_the_dictionary_are_pronounced_by_espeak():
     from stereotalker.audio.forced_alignment import _decoder, _english
 
     decoder = _decoder()

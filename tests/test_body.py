@@ -1,3 +1,5 @@
+"""The body model against the smplx package, rotations, cameras and the rasterizer."""
+
 import numpy as np
 import pytest
 import torch
@@ -21,14 +23,14 @@ def motion(frames=2, seed=None) -> Motion:
     return Motion(poses, (size * rng.random((frames, 52))).astype(np.float32), np.zeros((frames, 3), np.float32), 25.0)
 
 
-def test_both_readers_agree(tiny_params, body):
+def test_the_native_reader_poses_as_the_smplx_package(tiny_params, body):
     native = load_body(resolve(tiny_params.body.file), "native", tiny_params.body.betas)
     betas = np.random.default_rng(1).normal(size=tiny_params.body.betas).astype(np.float32)
     surface = np.random.default_rng(2).normal(0, 0.01, body.template.shape).astype(np.float16)
     assert np.abs(body.pose(motion(3, 0), betas, surface) - native.pose(motion(3, 0), betas, surface)).max() < 1e-5
 
 
-def test_rest_pose_is_a_t_pose_of_an_adult(body):
+def test_the_rest_pose_is_the_t_pose_of_an_adult(body):
     joints = body.template[body.part == 5]
     assert len(joints) == len(JOINTS)
     left, right = joints[JOINT["left_wrist"]], joints[JOINT["right_wrist"]]
@@ -37,7 +39,7 @@ def test_rest_pose_is_a_t_pose_of_an_adult(body):
     assert 1.5 < np.ptp(body.template[body.part == 0, 1]) < 1.95
 
 
-def test_the_file_is_what_smplx_expects(body):
+def test_the_smplx_package_reads_the_body_file(body):
     import smplx
     from smplx.vertex_ids import vertex_ids
 
@@ -52,7 +54,7 @@ def test_the_file_is_what_smplx_expects(body):
     assert tip[0] > wrist[0] + 0.1
 
 
-def test_jaw_joint_opens_what_the_action_opens(body):
+def test_the_jaw_joint_opens_the_lips_as_the_blend_shape_does(body):
     open_jaw, action = motion(1), motion(1)
     open_jaw.poses[0, JOINT["jaw"], 0] = 0.32
     action.expression[0, ACTION["jawOpen"]] = 1.0
@@ -63,12 +65,12 @@ def test_jaw_joint_opens_what_the_action_opens(body):
     )
 
 
-def test_a_missing_body_is_named(tmp_path):
+def test_a_missing_body_file_is_refused_with_its_setting(tmp_path):
     with pytest.raises(UserError, match="body.file"):
         load_body(tmp_path / "SMPLX_NEUTRAL.npz")
 
 
-def test_rotations():
+def test_rotations_are_orthonormal_and_interpolated_along_one_axis():
     vectors = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
     matrices = axis_angle_to_matrix(vectors)
     assert torch.allclose(matrices @ matrices.mT, torch.eye(3).expand(5, 3, 3), atol=1e-5)
@@ -81,7 +83,7 @@ def test_rotations():
     )
 
 
-def test_skinning_gives_gradients_whoever_asked_for_it_first(body):
+def test_skinning_gives_gradients_after_a_use_in_inference_mode(body):
     _skinning.cache_clear()
     still = Motion(np.zeros((1, 55, 3), np.float32), np.zeros((1, 52), np.float32), np.zeros((1, 3), np.float32), 25.0)
     body.posed(still, np.zeros(body.betas, np.float32))
@@ -96,37 +98,36 @@ def avatar_at_rest():
     return read_avatar(Library().find("ava"))
 
 
-def test_camera_sees_its_target_in_the_middle_of_a_wide_picture():
+def test_cameras_keep_their_target_in_the_middle_of_a_wide_picture():
     target = np.array([0.1, 0.5, 0.0], np.float32)
     move = CameraPath(
         kind="keyframes",
         points=(CameraKeyFrame(time=0, azimuth=-20), CameraKeyFrame(time=1, azimuth=20, elevation=10, distance=0.8)),
     )
-    way = camera.angles_along(move, 26, 25.0)
-    view = camera.look_at(way.azimuth, way.elevation, way.distance, target, (90, 160))
+    angles = camera.angles_along(move, 26, 25.0)
+    view = camera.look_at(angles.azimuth, angles.elevation, angles.distance, target, (90, 160))
     for t in (0, 12, 25):
         pixel = camera.project(target[None], view.intrinsics[t], view.extrinsics[t])[0]
         assert np.allclose(pixel[:2], [80, 45], atol=1e-3)
     assert view.azimuth[0] == -20 and view.azimuth[-1] == pytest.approx(20) and (np.diff(view.azimuth) >= 0).all()
     left_hand = camera.project(target[None] + [0.3, 0, 0], view.intrinsics[0], view.extrinsics[0])[0]
-    assert left_hand[0] > 80  # the person's left is the picture's right
+    assert left_hand[0] > 80  # The person's left is on the right of the picture.
     orbit = camera.angles_along(CameraPath(kind="orbit", swing=10, period=1), 25, 25.0)
     assert np.abs(orbit.azimuth).max() <= 10 and orbit.azimuth.max() > 9
 
 
 @pytest.mark.parametrize("azimuths", [(-12, 10), (0, 30, 10), (-40, -40, 45, 0)])
-def test_key_frames_begin_and_end_gently_and_never_overshoot(azimuths):
+def test_key_frames_start_and_end_smoothly_and_never_overshoot(azimuths):
     points = tuple(CameraKeyFrame(time=1 + k, azimuth=a) for k, a in enumerate(azimuths))
-    way = camera.angles_along(CameraPath(kind="keyframes", points=points), 50 * (len(azimuths) + 1), 50.0).azimuth
-    assert way[:50].tolist() == [azimuths[0]] * 50 and way[-1] == pytest.approx(azimuths[-1])
-    assert way.min() >= min(azimuths) - 1e-9 and way.max() <= max(azimuths) + 1e-9
-    speed = np.diff(way) * 50
-    assert (
-        np.abs(np.diff(speed)).max() < 0.15 * np.abs(speed).max()
-    )  # degrees a second, from frame to frame: a straight line jumps by all of it
+    azimuth = camera.angles_along(CameraPath(kind="keyframes", points=points), 50 * (len(azimuths) + 1), 50.0).azimuth
+    assert azimuth[:50].tolist() == [azimuths[0]] * 50 and azimuth[-1] == pytest.approx(azimuths[-1])
+    assert azimuth.min() >= min(azimuths) - 1e-9 and azimuth.max() <= max(azimuths) + 1e-9
+    speed = np.diff(azimuth) * 50
+    # In degrees a second. On a straight line the speed would jump by all of it from one frame to the next.
+    assert np.abs(np.diff(speed)).max() < 0.15 * np.abs(speed).max()
 
 
-def test_zoom_enlarges_and_rise_lifts_the_frame(avatar_at_rest):
+def test_zoom_enlarges_and_rise_shifts_the_picture(avatar_at_rest):
     plain, near, high = (
         camera.avatar_camera(avatar_at_rest, CameraPath(**move), 1, 25.0, (90, 160))
         for move in ({}, {"zoom": 2}, {"rise": 0.25})
@@ -137,43 +138,42 @@ def test_zoom_enlarges_and_rise_lifts_the_frame(avatar_at_rest):
     assert np.allclose(c[:2] - a[:2], [0, 0.25 * 90], atol=1e-3)
 
 
-def test_two_eyes_agree_on_the_screen_and_part_before_and_behind_it(avatar_at_rest):
+def test_stereo_views_agree_at_the_target_and_differ_before_and_behind_it(avatar_at_rest):
     view, target = (
         camera.avatar_camera(avatar_at_rest, CameraPath(azimuth=15), 2, 25.0, (90, 160)),
         avatar_at_rest.target,
     )
     left, right = camera.stereo_pair(view, 63.0, target)
-    toward = view.extrinsics[0, 2, :3]  # the viewing direction
+    direction = view.extrinsics[0, 2, :3]  # the viewing direction
     shifts = []
-    for ahead in (-0.3, 0.0, 0.5):
-        seen = [
-            camera.project((target + ahead * toward)[None], eye.intrinsics[1], eye.extrinsics[1])[0]
+    for distance in (-0.3, 0.0, 0.5):
+        pixels = [
+            camera.project((target + distance * direction)[None], eye.intrinsics[1], eye.extrinsics[1])[0]
             for eye in (left, right)
         ]
-        assert seen[0][1] == pytest.approx(seen[1][1], abs=1e-3)
-        shifts.append(seen[0][0] - seen[1][0])
-    assert (
-        shifts[0] > 0.5 and abs(shifts[1]) < 1e-2 and shifts[2] < -0.5
-    )  # nearer things lie farther right for the left eye
+        assert pixels[0][1] == pytest.approx(pixels[1][1], abs=1e-3)
+        shifts.append(pixels[0][0] - pixels[1][0])
+    # Nearer points lie farther right for the left eye.
+    assert shifts[0] > 0.5 and abs(shifts[1]) < 1e-2 and shifts[2] < -0.5
     centres = [-eye.extrinsics[0, :3, :3].T @ eye.extrinsics[0, :3, 3] for eye in (left, right)]
     assert np.linalg.norm(centres[1] - centres[0]) == pytest.approx(0.063, rel=1e-3)
 
 
-def test_rasteriser_against_a_plane():
-    # A square of two triangles, tilted in depth: x = depth, so perspective-correct interpolation gives back depth exactly.
+def test_the_rasterizer_interpolates_a_tilted_plane_exactly():
+    # A square of two triangles, tilted so that z = x + 3: perspective-correct interpolation gives the depth exactly.
     world = np.array([[-1, -1, 2], [1, -1, 4], [1, 1, 4], [-1, 1, 2]], np.float32)
     pixels = np.stack([world[:, 0] / world[:, 2] * 40 + 32, world[:, 1] / world[:, 2] * 40 + 24, world[:, 2]], 1)
     faces = np.array([[0, 1, 2], [0, 2, 3]], np.int32)
-    picture = rasterize(pixels, faces, (48, 64))
-    hit = picture.face >= 0
-    rows, columns = np.nonzero(hit)
+    fragments = rasterize(pixels, faces, (48, 64))
+    covered = fragments.face >= 0
+    rows, columns = np.nonzero(covered)
     x_over_z = (columns + 0.5 - 32) / 40  # on the plane z = x + 3
-    assert hit.sum() > 400 and np.allclose(picture.depth[hit], 3 / (1 - x_over_z), rtol=1e-4)
-    assert np.allclose(picture.interpolate(faces, world)[hit][:, 2], picture.depth[hit], rtol=1e-4)
-    assert np.allclose(picture.bary[hit].sum(1), 1, atol=1e-4)
+    assert covered.sum() > 400 and np.allclose(fragments.depth[covered], 3 / (1 - x_over_z), rtol=1e-4)
+    assert np.allclose(fragments.interpolate(faces, world)[covered][:, 2], fragments.depth[covered], rtol=1e-4)
+    assert np.allclose(fragments.bary[covered].sum(1), 1, atol=1e-4)
 
 
-def test_nearest_triangle_wins():
+def test_the_nearest_triangle_is_drawn():
     near = np.array([[0, 0, 1], [20, 0, 1], [0, 20, 1]], np.float32)
     far = near + [0, 0, 1]
     faces = np.array([[0, 1, 2], [3, 4, 5]], np.int32)

@@ -1,4 +1,4 @@
-"""Directions, and motion for other programs."""
+"""Motion controls of a clip, and motion files for other programs: npz, Live Link csv, bvh and a preview."""
 
 import csv
 import io
@@ -24,13 +24,13 @@ from stereotalker.smplx_layout import ACTION, ACTIONS, JOINT, JOINTS, PARENTS
 pytestmark = pytest.mark.integration
 
 
-def test_npz_goes_and_comes_back(motion, body, tmp_path):
+def test_npz_files_are_read_as_they_were_written(motion, body, tmp_path):
     (tmp_path / "a.npz").write_bytes(npz_bytes(motion, body))
-    again = read_npz(tmp_path / "a.npz")
+    read = read_npz(tmp_path / "a.npz")
     assert (
-        np.array_equal(again.poses, motion.poses)
-        and np.array_equal(again.expression, motion.expression)
-        and again.fps == 25.0
+        np.array_equal(read.poses, motion.poses)
+        and np.array_equal(read.expression, motion.expression)
+        and read.fps == 25.0
     )
     with np.load(tmp_path / "a.npz", allow_pickle=False) as file:
         assert (
@@ -40,17 +40,26 @@ def test_npz_goes_and_comes_back(motion, body, tmp_path):
         )
 
 
-@pytest.mark.parametrize("make", [
-    lambda p: p.write_bytes(b"no"), lambda p: np.savez(p, poses=np.zeros((3, 99)), trans=np.zeros((3, 3)), mocap_frame_rate=25), lambda p: np.savez(p, a=1), lambda p: None, lambda p: p.write_bytes(b"PK\x03\x04 broken"), lambda p: np.save(open(p, "wb"), np.zeros(3)),
-    lambda p: np.savez(p, poses=np.zeros((0, 165)), trans=np.zeros((0, 3)), mocap_frame_rate=25), lambda p: np.savez(p, poses=np.full((2, 165), np.nan), trans=np.zeros((2, 3)), mocap_frame_rate=25),
-])  # fmt: skip
-def test_bad_pose_files(tmp_path, make):
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: p.write_bytes(b"no"),
+        lambda p: np.savez(p, poses=np.zeros((3, 99)), trans=np.zeros((3, 3)), mocap_frame_rate=25),
+        lambda p: np.savez(p, a=1),
+        lambda p: None,
+        lambda p: p.write_bytes(b"PK\x03\x04 broken"),
+        lambda p: np.save(open(p, "wb"), np.zeros(3)),
+        lambda p: np.savez(p, poses=np.zeros((0, 165)), trans=np.zeros((0, 3)), mocap_frame_rate=25),
+        lambda p: np.savez(p, poses=np.full((2, 165), np.nan), trans=np.zeros((2, 3)), mocap_frame_rate=25),
+    ],
+)
+def test_files_that_hold_no_motion_are_refused(tmp_path, make):
     make(tmp_path / "a.npz")
     with pytest.raises(UserError, match="is not a motion|expected"):
         read_npz(tmp_path / "a.npz")
 
 
-def test_live_link_columns_and_values(motion):
+def test_live_link_files_have_the_expected_columns_and_values(motion):
     rows = list(csv.DictReader(io.StringIO(live_link_csv(motion).decode())))
     assert (
         len(rows) == len(motion.poses)
@@ -68,36 +77,33 @@ def test_live_link_columns_and_values(motion):
     assert rows[26]["Timecode"] == "00:00:01:01.000"
 
 
-def test_bvh_puts_the_joints_where_the_body_has_them(motion, body):
+def test_bvh_files_place_the_joints_as_the_body_does(motion, body):
     lines = bvh_bytes(motion, body).decode().splitlines()
     names = [line.split()[1] for line in lines if line.split()[0] in ("ROOT", "JOINT")]
     assert sorted(names) == sorted(JOINTS) and lines.count("}") == 1
     values = np.array([float(v) for v in lines[-1].split()])
-    turns = dict(zip(names, values[3:].reshape(-1, 3), strict=True))
-    at = body.joints(np.zeros(body.betas, np.float32))
-    world, place = {}, {}
+    angles = dict(zip(names, values[3:].reshape(-1, 3), strict=True))
+    rest = body.joints(np.zeros(body.betas, np.float32))
+    world, position = {}, {}
     for name in names:
         joint = JOINT[name]
-        own = Rotation.from_euler("ZXY", turns[name], degrees=True)
+        rotation = Rotation.from_euler("ZXY", angles[name], degrees=True)
         parent = PARENTS[joint]
-        world[joint] = own if parent < 0 else world[parent] * own
-        place[joint] = values[:3] / 100 if parent < 0 else place[parent] + world[parent].apply(at[joint] - at[parent])
-    chain, wrist = [JOINT["left_wrist"]], np.zeros(3)
-    while PARENTS[chain[0]] >= 0:
-        chain.insert(0, PARENTS[chain[0]])
-    turn, wrist = Rotation.identity(), at[0] + motion.trans[-1]
-    for before, joint in zip(chain, chain[1:], strict=False):
-        turn = turn * Rotation.from_rotvec(motion.poses[-1, before])
-        wrist = wrist + turn.apply(at[joint] - at[before])
-    assert np.abs(place[JOINT["left_wrist"]] - wrist).max() < 1e-4
+        world[joint] = rotation if parent < 0 else world[parent] * rotation
+        position[joint] = (
+            values[:3] / 100 if parent < 0 else position[parent] + world[parent].apply(rest[joint] - rest[parent])
+        )
+    last = len(motion.poses) - 1
+    expected = body.posed_joints(motion.frames(last, last + 1), np.zeros(body.betas, np.float32))[0][0]
+    assert max(np.abs(position[JOINT[name]] - expected[JOINT[name]]).max() for name in names) < 1e-4
 
 
-def test_unknown_formats(motion, body, tmp_path):
+def test_unknown_formats_are_refused(motion, body, tmp_path):
     with pytest.raises(UserError, match="format fbx; expected some of npz, csv, bvh"):
         export(motion, body, tmp_path / "a", ["fbx"])
 
 
-def test_emotions_come_and_go_and_leave_lips_closed(motion, speech, body):
+def test_emotions_fade_in_and_out_and_keep_lips_closed(motion, speech, body):
     smile = ACTION["mouthSmileLeft"]
     happy = with_emotion(motion, (Emotion(0.0, "happy"), Emotion(1.5, "serious")))
     added = happy.expression - motion.expression
@@ -111,15 +117,15 @@ def test_emotions_come_and_go_and_leave_lips_closed(motion, speech, body):
         assert lip_closure_rate(with_emotion(motion, (Emotion(0.0, name),)), speech, body) >= 0.88
 
 
-def test_eyes_stay_on_a_camera_that_moves(motion):
+def test_the_gaze_follows_a_moving_camera(motion):
     T = len(motion.poses)
     azimuth, elevation = np.linspace(-20, 20, T), np.full(T, 5.0)
     looking = with_gaze(motion, azimuth, elevation)
     turn = Rotation.identity(T)
     for name in ("pelvis", "spine1", "spine2", "spine3", "neck", "head", "left_eye"):
         turn = turn * Rotation.from_rotvec(looking.poses[:, JOINT[name]])
-    seen = turn.apply([0.0, 0.0, 1.0])
-    wanted = np.stack(
+    gaze = turn.apply([0.0, 0.0, 1.0])
+    to_camera = np.stack(
         [
             np.sin(np.radians(azimuth)) * np.cos(np.radians(5)),
             np.full(T, np.sin(np.radians(5))),
@@ -127,11 +133,11 @@ def test_eyes_stay_on_a_camera_that_moves(motion):
         ],
         1,
     )
-    off = np.degrees(np.arccos(np.clip((seen * wanted).sum(1), -1, 1)))
-    assert off.max() < 4.0 and off.mean() < 2.0
+    error_deg = np.degrees(np.arccos(np.clip((gaze * to_camera).sum(1), -1, 1)))
+    assert error_deg.max() < 4.0 and error_deg.mean() < 2.0
 
 
-def test_everybody_blinks():
+def test_blinks_come_at_a_natural_rate_and_depend_on_the_seed():
     still = Motion(
         np.zeros((1500, 55, 3), np.float32), np.zeros((1500, 52), np.float32), np.zeros((1500, 3), np.float32), 25.0
     )
@@ -144,13 +150,13 @@ def test_everybody_blinks():
     )
 
 
-def test_a_still_body_moves_its_head_alone(motion):
+def test_a_still_body_moves_only_its_head(motion):
     still = with_still_body(motion)
     moving = [name for name in JOINTS if still.poses[:, JOINT[name]].std(0).max() > 1e-4]
     assert {"head", "neck", "jaw"} <= set(moving) <= {"head", "neck", "jaw", "left_eye", "right_eye"}
 
 
-def test_directions_of_a_manifest_row(tmp_path, motion, body):
+def test_motion_controls_are_read_from_a_manifest_row(tmp_path, motion, body):
     (tmp_path / "a.npz").write_bytes(npz_bytes(motion, body))
     row = {
         "id": "a",
@@ -175,16 +181,24 @@ def test_directions_of_a_manifest_row(tmp_path, motion, body):
     )
 
 
-@pytest.mark.parametrize(("values", "complaint"), [
-    ({"style": "pirate"}, "style 'pirate' is unknown; expected one of presenter"), ({"gaze": "moon"}, "gaze"), ({"emotion": "furious"}, "emotion"),
-    ({"emotion": [{"time": 2, "name": "happy"}, {"time": 1, "name": "serious"}]}, "rising times"), ({"transcript": "hi"}, "a script needs none"), ({"gesture": 3}, "gesture"), ({"body": "still", "end_pose": "rest"}, "not both"),
-])  # fmt: skip
-def test_bad_directions(values, complaint):
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        ({"style": "pirate"}, "style 'pirate' is unknown; expected one of presenter"),
+        ({"gaze": "moon"}, "gaze"),
+        ({"emotion": "furious"}, "emotion"),
+        ({"emotion": [{"time": 2, "name": "happy"}, {"time": 1, "name": "serious"}]}, "rising times"),
+        ({"transcript": "hi"}, "a script needs none"),
+        ({"gesture": 3}, "gesture"),
+        ({"body": "still", "end_pose": "rest"}, "not both"),
+    ],
+)
+def test_invalid_motion_controls_are_refused(values, complaint):
     with pytest.raises(UserError, match=complaint):
         single_clip("a", {"script": "hello"} | values)
 
 
-def test_motion_files_of_a_script(tiny_models, tmp_path):
+def test_motion_files_of_a_script_are_written_in_every_format(tiny_models, tmp_path):
     clip = single_clip("my first.take", {"script": "Maybe my mother."})
     speech, paths = make_motion(clip, tiny_models, tmp_path, ["npz", "csv", "bvh", "mp4"])
     assert [p.name for p in paths] == [f"my-first-take.{x}" for x in ("npz", "csv", "bvh", "mp4")] and speech.words
@@ -197,13 +211,13 @@ def test_motion_files_of_a_script(tiny_models, tmp_path):
         make_motion(clip, tiny_models, tmp_path / "file", ["npz"])
 
 
-def test_the_preview_shows_a_person(motion, body):
+def test_the_preview_shows_a_person_before_a_background(motion, body):
     pictures = draw(motion.frames(0, 2), body, mannequin(body), (96, 128))
     assert pictures.shape == (2, 96, 128, 3) and 0.1 < (pictures[0] != pictures[0, 0, 0]).any(-1).mean() < 0.9
 
 
-def test_the_mannequin_is_clothed(body):
-    worn = mannequin(body)
+def test_the_mannequin_of_the_preview_is_clothed(body):
+    clothed = mannequin(body)
     trunk = (
         body.weights[
             :,
@@ -224,16 +238,18 @@ def test_the_mannequin_is_clothed(body):
         > 0.6
     )
     assert (
-        np.ptp(worn.colours[trunk], 0).max() == 0
-        and np.abs(worn.colours[trunk][0] - worn.colours[body.masks["lips"] > 0.5].mean(0)).max() > 50
+        np.ptp(clothed.colours[trunk], 0).max() == 0
+        and np.abs(clothed.colours[trunk][0] - clothed.colours[body.masks["lips"] > 0.5].mean(0)).max() > 50
     )
-    assert worn.surface is not None and np.linalg.norm(worn.surface[trunk].astype(np.float32), axis=1).mean() > 0.003
+    assert (
+        clothed.surface is not None and np.linalg.norm(clothed.surface[trunk].astype(np.float32), axis=1).mean() > 0.003
+    )
 
 
-def test_the_command(tmp_path, tiny_params):
-    answer = CliRunner().invoke(app, ["motion", str(tmp_path / "none.wav"), "--out", str(tmp_path)])
-    assert answer.exit_code != 0 and "not found" in str(answer.exception)
-    spoken = ["motion", "--script", "one", "--out", str(tmp_path)]
+def test_the_motion_command_refuses_bad_options_in_words(tmp_path, tiny_params):
+    result = CliRunner().invoke(app, ["motion", str(tmp_path / "none.wav"), "--out", str(tmp_path)])
+    assert result.exit_code != 0 and "not found" in str(result.exception)
+    command = ["motion", "--script", "one", "--out", str(tmp_path)]
     for options, complaint in (
         (["--emotion", "3:sad"], "emotion.0.name"),
         (["--emotion", "-1:happy"], "emotion"),
@@ -242,5 +258,5 @@ def test_the_command(tmp_path, tiny_params):
         (["--fps", "0"], "fps"),
         (["--format", "npz, gif"], "format gif;"),
     ):
-        answer = CliRunner().invoke(app, [*spoken, *options])
-        assert answer.exit_code != 0 and complaint in str(answer.exception)
+        result = CliRunner().invoke(app, [*command, *options])
+        assert result.exit_code != 0 and complaint in str(result.exception)

@@ -1,4 +1,7 @@
-"""What a night may bring: full disks, files that vanish, entries that rot, services that are away. Nothing is lost, the next run goes on."""
+"""Faults during a batch: full disks, vanishing files, damaged store entries, unreachable services.
+
+No finished work is lost, and the next run of the batch continues where the first stopped.
+"""
 
 import errno
 import os
@@ -16,20 +19,20 @@ from stereotalker.audio.speech import from_file
 from stereotalker.avatar.library import RECORD_FILE
 from stereotalker.media.video_files import read_frames
 from stereotalker.production.outputs import Outputs
-from stereotalker.store.local import MARKER
+from stereotalker.store.local import MARKER, Store
 from stereotalker.tasks.tracking import Tracker, TrackingError
 
 pytestmark = pytest.mark.integration
 
-TWO = [{"id": "a", "script": "one two"}, {"id": "b", "script": "three four"}]
+TWO_CLIPS = [{"id": "a", "script": "one two"}, {"id": "b", "script": "three four"}]
 
 
 @pytest.fixture(params=[-50_000, 100_000, 300_000])
 def small_disk(request, tmp_path, home):
-    """A folder on a disk of its own, and a function that makes the disk larger.
+    """A folder on a small disk, and a function that enlarges the disk.
 
-    The disk ends in the middle of the avatar (written by safetensors), of speech and motion, or of frames (written by
-    numpy): each library reports a full disk in its own way.
+    The disk becomes full while the avatar is written (by safetensors), while speech and motion are, or while frames
+    are (by numpy): each library reports a full disk in its own way.
     """
     folder = tmp_path / "disk"
     folder.mkdir()
@@ -45,38 +48,38 @@ def small_disk(request, tmp_path, home):
     subprocess.run(["umount", "-l", folder], check=True)
 
 
-def test_a_full_disk_stops_the_batch_and_loses_nothing(run, tmp_path, small_disk):
+def test_a_full_disk_stops_the_batch_and_loses_no_finished_work(run_batch, tmp_path, small_disk):
     folder, enlarge = small_disk
     batch = write_batch(tmp_path, [{"id": f"c{k}", "script": "one two three", "seed": k} for k in range(3)])
-    first = run(batch, store=str(folder / "store"))
+    first = run_batch(batch, store=str(folder / "store"))
     assert (
         "No space left on device" in first.end.stopped
         and "run the batch again" in first.end.stopped
         and first.end.status == 3
     )
     assert {row.state for row in first.results} <= {"done", "stopped"} and first.results[-1].state == "stopped"
-    assert not list(folder.rglob("*.tmp*"))  # half an entry was taken back
+    assert not list(folder.rglob("*.tmp*"))  # The incomplete entry was removed.
     enlarge()
-    again = run(batch, store=str(folder / "store"))
+    again = run_batch(batch, store=str(folder / "store"))
     assert again.end.status == 0 and len(list((tmp_path / "out" / "clips").glob("*.mp4"))) == 3
 
 
-def test_an_output_that_turns_read_only_stops_the_batch(run, tmp_path, monkeypatch):
-    batch = write_batch(tmp_path, TWO)
-    real = Outputs.place
+def test_an_output_folder_that_turns_read_only_stops_the_batch(run_batch, tmp_path, monkeypatch):
+    batch = write_batch(tmp_path, TWO_CLIPS)
+    original = Outputs.place
 
     def refuse(self, name, source):
         raise OSError(errno.EROFS, "Read-only file system", self.name(name))
 
     monkeypatch.setattr(Outputs, "place", refuse)
-    first = run(batch)
+    first = run_batch(batch)
     assert "Read-only file system" in first.end.stopped and {row.state for row in first.results} == {"stopped"}
-    monkeypatch.setattr(Outputs, "place", real)
-    again = run(batch)
-    assert again.end.status == 0 and again.results[0].made == []  # it had been made
+    monkeypatch.setattr(Outputs, "place", original)
+    again = run_batch(batch)
+    assert again.end.status == 0 and again.results[0].made == []  # The first run had made everything.
 
 
-def sound(path: Path, seconds: float = 0.8) -> Path:
+def write_noise(path: Path, seconds: float = 0.8) -> Path:
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1), file.setsampwidth(2), file.setframerate(16000)
         file.writeframes(
@@ -85,56 +88,58 @@ def sound(path: Path, seconds: float = 0.8) -> Path:
     return path
 
 
-def test_a_network_file_that_vanishes_while_read_is_tried_again(run, tmp_path, monkeypatch):
-    recording, away, calls = sound(tmp_path / "take.wav"), tmp_path / "away.wav", []
+def test_a_recording_that_vanishes_while_it_is_read_is_retried(run_batch, tmp_path, monkeypatch):
+    recording, moved, calls = write_noise(tmp_path / "take.wav"), tmp_path / "away.wav", []
 
-    def reading(*asked):
+    def read_while_it_vanishes(*arguments):
         calls.append(1)
         if len(calls) == 1:
-            os.rename(recording, away)
-            threading.Timer(0.5, os.rename, (away, recording)).start()
-        return from_file(*asked)
+            os.rename(recording, moved)
+            threading.Timer(0.5, os.rename, (moved, recording)).start()
+        return from_file(*arguments)
 
-    monkeypatch.setattr("stereotalker.production.clip.from_file", reading)
-    [row] = run(write_batch(tmp_path, [{"id": "a", "audio": "take.wav"}])).results
+    monkeypatch.setattr("stereotalker.production.clip.from_file", read_while_it_vanishes)
+    [row] = run_batch(write_batch(tmp_path, [{"id": "a", "audio": "take.wav"}])).results
     assert row.shown == "pass" and row.attempts == 2
 
 
-def test_a_file_that_changes_while_read_never_enters_the_store(run, tmp_path, monkeypatch, home):
-    recording = sound(tmp_path / "take.wav")
+def test_a_recording_that_changes_while_it_is_read_never_enters_the_store(run_batch, tmp_path, monkeypatch, home):
+    recording = write_noise(tmp_path / "take.wav")
 
-    def reading(*asked):
-        made = from_file(*asked)
+    def read_while_it_grows(*arguments):
+        result = from_file(*arguments)
         with open(recording, "ab") as file:
             file.write(b"x")
-        return made
+        return result
 
-    monkeypatch.setattr("stereotalker.production.clip.from_file", reading)
+    monkeypatch.setattr("stereotalker.production.clip.from_file", read_while_it_grows)
     batch = write_batch(tmp_path, [{"id": "a", "audio": "take.wav"}])
-    [row] = run(batch, retries=0).results
+    [row] = run_batch(batch, retries=0).results
     assert row.state == "failed" and "changed while it was read" in row.error and not list(home.store.glob("audio/*"))
     monkeypatch.undo()
-    assert run(batch, only_failed=True).end.status == 0
+    assert run_batch(batch, only_failed=True).end.status == 0
 
 
 @pytest.mark.parametrize("stage", ["audio", "motion", "render", "video", "quality", "provenance", "avatar"])
-def test_a_rotten_entry_of_any_stage_is_made_again(run, tmp_path, home, stage):
-    batch = write_batch(tmp_path, TWO[:1])
-    run(batch)
+def test_a_damaged_store_entry_of_any_stage_is_remade(run_batch, tmp_path, home, stage):
+    batch = write_batch(tmp_path, TWO_CLIPS[:1])
+    run_batch(batch)
     before = all_frames(tmp_path / "out")
     entry = next(home.store.glob(f"{stage}/*"))
     for file in entry.iterdir():
         if file.name != MARKER:
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    again = run(batch)
+    again = run_batch(batch)
+    # The results of a clip do not list the avatar among its stages.
     assert again.end.status == 0 and (stage in again.results[0].made or stage == "avatar")
+    assert Store(home.store).find(stage, entry.name)
     after = all_frames(tmp_path / "out")
     assert before.keys() == after.keys() and all(np.array_equal(before[name], after[name]) for name in before)
 
 
-def test_one_cause_on_many_clips_stops_with_one_message(run, tmp_path, monkeypatch):
+def test_the_same_failure_on_many_clips_stops_the_batch_with_one_message(run_batch, tmp_path, monkeypatch):
     monkeypatch.setattr("stereotalker.production.clip.ClipMaker.motion", lambda *_: 1 / 0)
-    done = run(write_batch(tmp_path, [{"id": f"c{k}", "script": "hi"} for k in range(9)]), breaker=3)
+    done = run_batch(write_batch(tmp_path, [{"id": f"c{k}", "script": "hi"} for k in range(9)]), breaker=3)
     assert [row.state for row in done.results] == ["failed"] * 3 + ["stopped"] * 6
     assert (
         done.end.stopped.startswith("3 clips in a row failed for the same cause")
@@ -143,45 +148,46 @@ def test_one_cause_on_many_clips_stops_with_one_message(run, tmp_path, monkeypat
     )
 
 
-def test_only_failures_are_made_again(run, tmp_path):
-    first = run(write_batch(tmp_path, [TWO[0], {"id": "b", "avatar": "zoe", "script": "hi"}]))
+def test_only_failed_clips_are_remade_on_request(run_batch, tmp_path):
+    first = run_batch(write_batch(tmp_path, [TWO_CLIPS[0], {"id": "b", "avatar": "zoe", "script": "hi"}]))
     assert first.end.status == 1
-    again = run(write_batch(tmp_path, [TWO[0], TWO[1]]), only_failed=True)
+    again = run_batch(write_batch(tmp_path, [TWO_CLIPS[0], TWO_CLIPS[1]]), only_failed=True)
     assert again.end.status == 0 and str(again.results[0]) == str(first.results[0]) and again.results[1].made
     with pytest.raises(ValueError, match="--failed: no results.json"):
-        run(write_batch(tmp_path, TWO), out="elsewhere", only_failed=True)
+        run_batch(write_batch(tmp_path, TWO_CLIPS), out="elsewhere", only_failed=True)
 
 
-def test_a_tracking_server_that_is_away_costs_records_not_clips(run, tmp_path, monkeypatch, capsys):
-    real = Tracker.note
+def test_an_unreachable_tracking_server_costs_records_and_no_clips(run_batch, tmp_path, monkeypatch, capsys):
+    original = Tracker.note
 
-    def away(self, run, params=None, **more):
+    def refuse_clips(self, run_batch, params=None, **options):
         if params and "avatar" in params:
             raise TrackingError("connection refused")
-        real(self, run, params, **more)
+        original(self, run_batch, params, **options)
 
-    monkeypatch.setattr(Tracker, "note", away)
-    assert run(write_batch(tmp_path, TWO)).end.status == 0
-    assert capsys.readouterr().err.count("MLflow did not take the record") == 1  # said once, not for every clip
+    monkeypatch.setattr(Tracker, "note", refuse_clips)
+    assert run_batch(write_batch(tmp_path, TWO_CLIPS)).end.status == 0
+    # The message comes once, not for every clip.
+    assert capsys.readouterr().err.count("MLflow did not take the record") == 1
 
 
-def test_a_passing_fault_is_tried_again_and_then_a_row(run, tmp_path, monkeypatch):
+def test_a_transient_fault_is_retried_and_then_reported(run_batch, tmp_path, monkeypatch):
     def stale(*_):
         raise OSError(errno.ESTALE, "Stale file handle", "/mnt/takes")
 
     monkeypatch.setattr("stereotalker.tasks.clip.RETRY_S", 0.01)
     monkeypatch.setattr("stereotalker.production.clip.ClipMaker.speech", stale)
-    [row] = run(write_batch(tmp_path, TWO[:1]), retries=2).results
+    [row] = run_batch(write_batch(tmp_path, TWO_CLIPS[:1]), retries=2).results
     assert row.state == "failed" and row.attempts == 3 and "Stale file handle" in row.error
 
 
-def test_two_homes_share_one_store_at_once(run, tmp_path, new_home):
-    """Two batches of the same clips, side by side."""
-    batch, ends = write_batch(tmp_path, TWO), []
+def test_two_batches_share_one_store_at_the_same_time(run_batch, tmp_path, new_home):
+    """Two batches of the same clips run at once, each with its own home."""
+    batch, statuses = write_batch(tmp_path, TWO_CLIPS), []
     threads = [
         threading.Thread(
-            target=lambda k=k: ends.append(
-                run(batch, out=f"out{k}", home=new_home(f"h{k}"), store=str(tmp_path / "store")).end.status
+            target=lambda k=k: statuses.append(
+                run_batch(batch, out=f"out{k}", home=new_home(f"h{k}"), store=str(tmp_path / "store")).end.status
             )
         )
         for k in range(2)
@@ -190,6 +196,6 @@ def test_two_homes_share_one_store_at_once(run, tmp_path, new_home):
         thread.start()
     for thread in threads:
         thread.join()
-    assert ends == [0, 0]
+    assert statuses == [0, 0]
     for name in ("a", "b"):
         assert np.array_equal(*(read_frames(tmp_path / f"out{k}" / "clips" / f"{name}.mp4") for k in range(2)))

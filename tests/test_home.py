@@ -1,4 +1,4 @@
-"""Where state lies: STEREOTALKER_HOME, an older version's ./runs, or the platform's folder for user data."""
+"""Where state is kept: STEREOTALKER_HOME, an older version's ./runs, or the platform's folder for user data."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from stereotalker.runtime.home import Home
 
 
 @pytest.fixture
-def elsewhere(tmp_path, monkeypatch):
+def working_folder(tmp_path, monkeypatch):
     monkeypatch.delenv("STEREOTALKER_HOME", raising=False)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     monkeypatch.chdir(tmp_path)
@@ -15,18 +15,18 @@ def elsewhere(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_state_lies_in_the_users_data_folder(elsewhere, capsys):
-    (elsewhere / "runs").mkdir()  # of another program: it holds nothing of ours
-    assert Home.default().root == elsewhere / "data" / "stereotalker" and not capsys.readouterr().err
+def test_state_is_kept_in_the_users_data_folder(working_folder, capsys):
+    (working_folder / "runs").mkdir()  # This folder belongs to another program, as it holds no store.
+    assert Home.default().root == working_folder / "data" / "stereotalker" and not capsys.readouterr().err
 
 
-def test_the_runs_of_an_older_version_are_found_with_one_note(elsewhere, capsys):
-    (elsewhere / "runs" / "store").mkdir(parents=True)
-    assert Home.default().root == Home.default().root == elsewhere / "runs"
+def test_the_runs_folder_of_an_older_version_is_used_with_one_note(working_folder, capsys):
+    (working_folder / "runs" / "store").mkdir(parents=True)
+    assert Home.default().root == Home.default().root == working_folder / "runs"
     assert capsys.readouterr().err.count("an older version") == 1
 
 
-def test_the_variable_wins(elsewhere, monkeypatch):
-    (elsewhere / "runs" / "store").mkdir(parents=True)
+def test_the_environment_variable_takes_precedence(working_folder, monkeypatch):
+    (working_folder / "runs" / "store").mkdir(parents=True)
     monkeypatch.setenv("STEREOTALKER_HOME", "here")
-    assert Home.default().root == elsewhere / "here"
+    assert Home.default().root == working_folder / "here"

@@ -1,4 +1,4 @@
-"""The project itself: modules, scales and parameters; dvc.yaml, params.yaml and the code name the same stages."""
+"""The project itself: modules, scales and parameters. dvc.yaml, params.yaml and the code name the same stages."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ PACKAGE_FILES = {
 }
 
 
-def test_stages_agree():
+def test_dvc_params_and_code_name_the_same_stages():
     described = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     assert set(described) == set(PIPELINE_STAGES)
     assert set(PIPELINE_STAGES) <= set(Params.model_fields)
@@ -33,7 +33,7 @@ def test_stages_agree():
 
 
 def test_every_module_imports_without_extras():
-    """In a process that cannot import any package of an extra."""
+    """The modules are imported in a process that cannot import any package of an extra."""
     modules = [
         ".".join(("stereotalker", *path.relative_to(ROOT / folder).with_suffix("").parts)).removesuffix(".__init__")
         for folder, path in ((folder, path) for folder in ("stereotalker", ".") for path in PACKAGE_FILES[folder])
@@ -45,24 +45,24 @@ def test_every_module_imports_without_extras():
     assert answer.returncode == 0, answer.stderr[-2000:]
 
 
-def at_scale(scale, folder) -> Params:
+def params_at_scale(scale, folder) -> Params:
     path = folder / f"{scale}.yaml"
     path.write_text((ROOT / "params.yaml").read_text().replace("scale: mini", f"scale: {scale}"))
     return load_params(path)
 
 
 def values(section: dict, prefix: str = "") -> dict[str, object]:
-    """Every value of nested sections, by its dotted name. Avatars and gates are tables whose rows may differ."""
-    found: dict[str, object] = {}
+    """Every value of the nested sections, by its dotted name. Avatars and gates stay whole: their rows may differ."""
+    result: dict[str, object] = {}
     for name, value in section.items():
         is_section = isinstance(value, dict) and name not in ("avatars", "gates")
-        found |= values(value, f"{prefix}{name}.") if is_section else {f"{prefix}{name}": value}
-    return found
+        result |= values(value, f"{prefix}{name}.") if is_section else {f"{prefix}{name}": value}
+    return result
 
 
 @pytest.mark.parametrize("scale", [scale for scale in get_args(Scale) if scale != "mini"])
-def test_scales_have_the_same_keys_and_kinds_of_values(scale, tmp_path):
-    mini, other = (values(at_scale(name, tmp_path).model_dump()) for name in ("mini", scale))
+def test_scales_have_the_same_keys_and_types_of_values(scale, tmp_path):
+    mini, other = (values(params_at_scale(name, tmp_path).model_dump()) for name in ("mini", scale))
     assert mini.keys() == other.keys()
     changed = {name for name in mini if mini[name] != other[name]}
     assert "scale" in changed and len(changed) > 1
@@ -92,7 +92,7 @@ def test_the_free_body_is_read_without_the_licensed_package(tiny_params):
         (("portrait_size: 512", "portrait_size: 300"), "multiple of portrait_size"),
     ],
 )
-def test_bad_params_are_named(tmp_path, change, complaint):
+def test_invalid_params_are_refused_with_their_name(tmp_path, change, complaint):
     text = (ROOT / "params.yaml").read_text()
     assert change[0] in text
     (tmp_path / "params.yaml").write_text(text.replace(*change, 1))

@@ -1,3 +1,5 @@
+"""Batch manifests in three formats: defaults, and the errors that name every fault."""
+
 import json
 
 import pytest
@@ -19,13 +21,13 @@ def write(tmp_path, name, text):
     return path
 
 
-def test_defaults_give_way_to_the_clip(tmp_path):
+def test_a_clips_own_values_replace_the_defaults(tmp_path):
     one, two = read_manifest(write(tmp_path, "b.yaml", YAML)).clips
     assert (one.script, one.audio, one.fps) == ("hello", None, 30)
     assert two.script is None and two.audio == tmp_path / "speech/two.wav" and two.camera.swing == 10
 
 
-def test_three_formats_say_the_same(tmp_path):
+def test_yaml_jsonl_and_csv_give_the_same_clips(tmp_path):
     rows = [
         {"id": "a", "avatar": "ava", "script": "hi, you", "seed": 3},
         {"id": "b", "avatar": "ben", "script": "yes", "seed": 4},
@@ -36,7 +38,7 @@ def test_three_formats_say_the_same(tmp_path):
     assert by_yaml.clips == by_jsonl.clips == by_csv.clips
 
 
-def test_csv_reaches_into_the_camera_and_skips_empty_cells(tmp_path):
+def test_csv_columns_may_name_camera_keys_and_empty_cells_are_skipped(tmp_path):
     clip, other = read_manifest(
         write(tmp_path, "b.csv", "id,avatar,audio,script,camera.azimuth,fps\na,ava,x.wav,,12.5,\nb,ava,,hi,,12\n")
     ).clips
@@ -44,7 +46,7 @@ def test_csv_reaches_into_the_camera_and_skips_empty_cells(tmp_path):
     assert other.fps == 12 and other.audio is None
 
 
-def test_all_faults_at_once_with_row_and_id(tmp_path):
+def test_all_faults_are_reported_at_once_with_row_and_id(tmp_path):
     path = write(tmp_path, "b.yaml", """
 defaults: {avatar: ava}
 clips:
@@ -64,9 +66,15 @@ clips:
     assert len(lines) == 8 and all(str(path) in line for line in lines)
     text = str(error.value)
     for part in (
-        "row 2, clip 'odd'", "row 3, clip '../evil'", "row 4, clip 'ok': id is already taken by row 1", "unknown key 'gestures'",
-        "row 6, clip 'both': give audio or script", "row 7: id is missing", "camera.azimuth", "row 9: expected a mapping",
-    ):  # fmt: skip
+        "row 2, clip 'odd'",
+        "row 3, clip '../evil'",
+        "row 4, clip 'ok': id is already taken by row 1",
+        "unknown key 'gestures'",
+        "row 6, clip 'both': give audio or script",
+        "row 7: id is missing",
+        "camera.azimuth",
+        "row 9: expected a mapping",
+    ):
         assert part in text
 
 
@@ -106,9 +114,10 @@ clips:
         ),
         (
             "b.yaml",
+            # These are the defaults of an orbit, and still they are refused.
             "clips: [{id: a, avatar: ava, script: x, camera: {swing: 15, period: 8}}]",
             "does not read period, swing",
-        ),  # the defaults of an orbit
+        ),
         (
             "b.yaml",
             "clips: [{id: a, avatar: ava, script: x, camera: orbit}]",
@@ -132,11 +141,11 @@ clips:
         ),
     ],
 )
-def test_bad_files_are_explained(tmp_path, name, text, complaint):
+def test_invalid_manifests_are_refused_with_the_reason(tmp_path, name, text, complaint):
     with pytest.raises(UserError, match=complaint):
         read_manifest(write(tmp_path, name, text))
 
 
-def test_a_missing_manifest_is_named(tmp_path):
+def test_a_missing_manifest_is_refused(tmp_path):
     with pytest.raises(UserError, match="not found"):
         read_manifest(tmp_path / "nowhere.yaml")

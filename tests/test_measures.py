@@ -1,4 +1,4 @@
-"""Measures of motion: what they must say of motions whose answer is known."""
+"""Measures of motion, on motions whose figures are known."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def shifted(motion: Motion, frames: int) -> Motion:
     return Motion(*(np.roll(a, frames, 0) for a in (motion.poses, motion.expression, motion.trans)), motion.fps)
 
 
-def test_lips(motion, speech, body):
+def test_lip_measures_agree_with_known_motions(motion, speech, body):
     assert motion_metrics.lip_closure_rate(motion, speech, body) == 1.0
     assert motion_metrics.lip_agreement(motion, motion, body) == (pytest.approx(1.0), 0.0)
     assert motion_metrics.lip_agreement(shifted(motion, 3), motion, body)[1] == 3.0
@@ -41,7 +41,7 @@ def test_lips(motion, speech, body):
     assert 0 < len(motion_metrics.pause_aperture(motion, silent, body)) < len(motion.poses)
 
 
-def test_aperture_is_the_whole_bodys(motion, body):
+def test_the_lip_aperture_is_that_of_the_posed_body(motion, body):
     head_only = np.zeros_like(motion.poses)
     head_only[:, JOINT["jaw"]] = motion.poses[:, JOINT["jaw"]]
     whole = body.pose(Motion(head_only, motion.expression, motion.trans * 0, 25.0), np.zeros(body.betas, np.float32))[
@@ -53,7 +53,7 @@ def test_aperture_is_the_whole_bodys(motion, body):
     )
 
 
-def test_noise_is_jerky_and_stillness_is_not(motion):
+def test_jerk_grows_with_noise_and_diversity_is_zero_for_a_still_body(motion):
     noisy = Motion(
         motion.poses + np.random.default_rng(0).normal(0, 0.02, motion.poses.shape).astype(np.float32),
         motion.expression,
@@ -74,34 +74,32 @@ def test_noise_is_jerky_and_stillness_is_not(motion):
     assert np.isnan(motion_metrics.beat_consistency(still, Speech(np.zeros(SAMPLE_RATE, np.float32), -np.inf)))
 
 
-def test_beats_that_fall_on_onsets_agree_more():
+def test_beats_on_speech_onsets_are_more_consistent():
     samples = np.zeros(6 * SAMPLE_RATE, np.float32)
     rng, beats = np.random.default_rng(0), np.arange(0.5, 5.6, 0.7)
-    for at in beats:
-        samples[int(at * SAMPLE_RATE) : int((at + 0.2) * SAMPLE_RATE)] = rng.normal(0, 0.1, int(0.2 * SAMPLE_RATE) + 1)[
-            : int((at + 0.2) * SAMPLE_RATE) - int(at * SAMPLE_RATE)
-        ]
-    found = motion_metrics.onsets(samples)
-    assert len(found) == len(beats) and np.abs(found - beats).max() < 0.05
+    for beat in beats:
+        start, stop = int(beat * SAMPLE_RATE), int((beat + 0.2) * SAMPLE_RATE)
+        samples[start:stop] = rng.normal(0, 0.1, int(0.2 * SAMPLE_RATE) + 1)[: stop - start]
+    onsets = motion_metrics.onsets(samples)
+    assert len(onsets) == len(beats) and np.abs(onsets - beats).max() < 0.05
 
-    def swinging(late: float) -> Motion:
+    def swing(delay: float) -> Motion:
         poses = np.zeros((150, 55, 3), np.float32)
         time = (np.arange(150) + 0.5) / 25
-        poses[:, JOINT["left_elbow"], 1] = np.cos(
-            np.pi * (time - 0.5 - late) / 0.7
-        )  # stands still at every onset, if not late
+        # Without delay the elbow stands still at every onset.
+        poses[:, JOINT["left_elbow"], 1] = np.cos(np.pi * (time - 0.5 - delay) / 0.7)
         return Motion(poses, np.zeros((150, 52), np.float32), np.zeros((150, 3), np.float32), 25.0)
 
     speech = Speech(samples, -20.0)
     assert (
-        motion_metrics.beat_consistency(swinging(0.0), speech)
+        motion_metrics.beat_consistency(swing(0.0), speech)
         > 0.8
         > 0.3
-        > motion_metrics.beat_consistency(swinging(0.35), speech)
+        > motion_metrics.beat_consistency(swing(0.35), speech)
     )
 
 
-def test_drift_and_seams():
+def test_drift_and_seams_are_found_where_they_were_put():
     time = np.arange(25 * 180) / 25
     poses = np.zeros((len(time), 55, 3), np.float32)
     poses[:, JOINT["right_elbow"], 1] = np.sin(2 * np.pi * time / 4)
@@ -118,37 +116,37 @@ def test_drift_and_seams():
     assert motion_metrics.seams(Motion(jumping, steady.expression, steady.trans, 25.0), borders) > 2
 
 
-def test_signs_are_told_apart():
-    signs, hits = NearestGesture(4, 25.0), []
+def test_the_nearest_gesture_is_the_acted_one():
+    classifier, hits = NearestGesture(4, 25.0), []
     for word in ("huge", "stop", "five", "together", "think", "money"):
         speech = Speech(np.zeros(3 * SAMPLE_RATE, np.float32), -np.inf, (Timed(word, 1.3, 1.7),))
-        hits.append(signs.nearest(act(speech, STYLES[4], 77, 25.0), 1.42) == LEXICON[word])
+        hits.append(classifier.nearest(act(speech, STYLES[4], 77, 25.0), 1.42) == LEXICON[word])
     assert sum(hits) >= 5
 
 
-def test_frechet_distance():
+def test_the_frechet_distance_has_its_closed_form():
     rng = np.random.default_rng(0)
     a = rng.normal(size=(4000, 3))
     assert frechet(a, a) == pytest.approx(0, abs=1e-6) and frechet(a + 2.0, a) == pytest.approx(12.0, rel=0.01)
     assert frechet(2 * a, a) == pytest.approx(3.0, rel=0.05)  # sum of (2 - 1)^2
 
 
-def test_the_autoencoder_learns(speech, tiny_params, tmp_path):
+def test_the_gesture_autoencoder_learns(speech, tiny_params, tmp_path):
     motions = [act(speech, STYLES[k], k, 25.0) for k in range(3)]
     torch.manual_seed(0)
-    model, seen = GestureAutoencoder(GestureConfig(8, 4, 24)), []
+    model, losses = GestureAutoencoder(GestureConfig(8, 4, 24)), []
     loss = gesture_autoencoder_loss(model, motions, 4)
 
-    def counted(rng):
-        seen.append(float((value := loss(rng)).detach()))
+    def recorded_loss(rng):
+        losses.append(float((value := loss(rng)).detach()))
         return value
 
     fit(
         model,
-        counted,
+        recorded_loss,
         tiny_params.gestures.training.model_copy(update={"steps": 20, "learning_rate": 3e-3}),
         tmp_path / "a",
         lambda *_: None,
     )
-    assert np.mean(seen[-4:]) < np.mean(seen[:4]) and model.features(motions).shape[1] == 4
+    assert np.mean(losses[-4:]) < np.mean(losses[:4]) and model.features(motions).shape[1] == 4
     assert model.features([motions[0].frames(0, 3)] + motions).shape[0] == model.features(motions).shape[0]

@@ -1,4 +1,7 @@
-"""Nights as in production: Prefect, Ray, MLflow; drivers and workers killed -9, batches paused, cancelled and served by the clock."""
+"""Batches as in production, with Prefect, Ray and MLflow.
+
+Drivers and workers are killed with SIGKILL; batches are paused, cancelled, and started by a schedule.
+"""
 
 import json
 import os
@@ -11,14 +14,14 @@ from functools import partial
 import httpx
 import numpy as np
 import pytest
-from batch_helpers import all_frames, cli, copy_home, driver, one_thread, write_batch
+from batch_helpers import all_frames, cli, copy_home, one_thread, start_driver, write_batch
 
 from stereotalker.flows.produce import produce
 from stereotalker.media.video_files import probe
 
 pytestmark = pytest.mark.integration
 
-TWO = {"workers": 2, "worker": {"threads": 1, "backoff": 0.05}}
+TWO_WORKERS = {"workers": 2, "worker": {"threads": 1, "backoff": 0.05}}
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +42,7 @@ def clips(count, words="one two three four five"):
 
 
 def runs_of(url, name):
-    """Task runs of the newest flow run of a batch: name -> state type; and the flow run."""
+    """The newest flow run of a batch, and its task runs as name -> state type."""
     flow = httpx.post(
         f"{url}/flow_runs/filter", json={"flow_runs": {"tags": {"all_": [name]}}, "sort": "START_TIME_DESC", "limit": 1}
     ).json()[0]
@@ -49,19 +52,20 @@ def runs_of(url, name):
     return flow, {task["name"]: task["state"]["type"] for task in tasks}
 
 
-def wait_for(look, process, seconds=120):
+def wait_for(condition, process, seconds=120):
+    """Return the first true value of `condition()`. Fails when the process ends before, or after `seconds` seconds."""
     deadline = time.monotonic() + seconds
-    while not (found := look()):
+    while not (result := condition()):
         assert process.poll() is None, process.stdout.read()
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.05)
-    return found
+    return result
 
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("prefect")
 def test_workers_interruptions_and_executors_give_the_same_frames(production, tmp_path, tiny_models, new_home):
-    """One batch three ways: inline; two Ray workers; two Ray workers with the driver killed -9 and started again."""
+    """One batch inline, and with two Ray workers and a driver that is killed with SIGKILL and started again."""
     home, url = production
     batch = write_batch(tmp_path, clips(4), "killed")
     produce(
@@ -73,26 +77,26 @@ def test_workers_interruptions_and_executors_give_the_same_frames(production, tm
         weights=tiny_models.folder,
     )
 
-    first = driver(home, batch, tmp_path / "killed", tiny_models.folder, **TWO)
+    first = start_driver(home, batch, tmp_path / "killed", tiny_models.folder, **TWO_WORKERS)
     wait_for(lambda: list(home.store.glob("video/*/done.json")), first)
     os.kill(first.pid, signal.SIGKILL)
     first.wait()
     finished = {p.parent.name: p.stat().st_mtime_ns for p in home.store.glob("*/*/done.json")}
     for name in (p for p in (tmp_path / "killed").rglob("*.mp4") if not p.name.startswith(".")):
-        assert probe(name).frames  # whatever has its final name is whole
+        assert probe(name).frames  # A video under its final name is complete.
     killed, _ = runs_of(url, "killed")
-    assert killed["state"]["type"] == "RUNNING"  # nobody could say otherwise yet
+    assert killed["state"]["type"] == "RUNNING"  # Nothing could report the end yet.
 
-    second = driver(home, batch, tmp_path / "killed", tiny_models.folder, **TWO)
+    second = start_driver(home, batch, tmp_path / "killed", tiny_models.folder, **TWO_WORKERS)
     words, _ = second.communicate(timeout=300)
     assert second.returncode == 0, words
-    for entry, made_at in finished.items():  # finished stages were not made again
+    for entry, made_at in finished.items():  # Finished stages were not remade.
         assert next(home.store.glob(f"*/{entry}/done.json")).stat().st_mtime_ns == made_at
     assert not list(home.store.glob("*/*.tmp"))
 
-    expected, found = all_frames(tmp_path / "inline"), all_frames(tmp_path / "killed")
-    assert expected.keys() == found.keys() and len(found) == 4
-    assert all(np.array_equal(expected[name], found[name]) for name in expected)
+    expected, result = all_frames(tmp_path / "inline"), all_frames(tmp_path / "killed")
+    assert expected.keys() == result.keys() and len(result) == 4
+    assert all(np.array_equal(expected[name], result[name]) for name in expected)
     flow, tasks = runs_of(url, "killed")
     assert flow["state"]["type"] == "COMPLETED" and flow["name"].startswith("killed 20")
     assert {name: tasks[name] for name in tasks if name.startswith("clip-")} == {
@@ -104,28 +108,30 @@ def test_workers_interruptions_and_executors_give_the_same_frames(production, tm
     assert not {task["state"]["type"] for task in left} & {"RUNNING", "PENDING"}
 
 
-def test_a_killed_driver_goes_on_where_it_stopped(run, tmp_path, tiny_models, home, new_home):
-    """The same without Prefect and Ray: the driver is killed -9, then the batch is run again."""
+def test_a_batch_continues_after_its_driver_was_killed(run_batch, tmp_path, tiny_models, home, new_home):
+    """The same without Prefect and Ray: the driver is killed with SIGKILL, then the batch is run again."""
     (home.root / "params.json").write_text(tiny_models.params.model_dump_json())
     batch = write_batch(tmp_path, clips(3), "killed")
-    first = driver(home, batch, tmp_path / "killed", tiny_models.folder, "inline", worker={"threads": 1})
+    first = start_driver(home, batch, tmp_path / "killed", tiny_models.folder, "inline", worker={"threads": 1})
     wait_for(lambda: list(home.store.glob("video/*/done.json")), first)
     os.kill(first.pid, signal.SIGKILL)
     first.communicate()
     finished = {p: p.stat().st_mtime_ns for p in home.store.glob("*/*/done.json")}
-    assert run(batch, out="killed", worker={"threads": 1}).end.status == 0
+    assert run_batch(batch, out="killed", worker={"threads": 1}).end.status == 0
     assert all(path.stat().st_mtime_ns == made_at for path, made_at in finished.items())
     assert not list(home.store.glob("*/*.tmp"))
-    run(batch, out="whole", home=new_home("whole-home"), worker={"threads": 1})
+    run_batch(batch, out="whole", home=new_home("whole-home"), worker={"threads": 1})
     killed, whole = all_frames(tmp_path / "killed"), all_frames(tmp_path / "whole")
     assert killed.keys() == whole.keys() and all(np.array_equal(killed[name], whole[name]) for name in killed)
 
 
 @pytest.mark.xdist_group("prefect")
-def test_states_and_artifacts_in_prefect_are_the_clips_own(production, tmp_path, tiny_models):
+def test_prefect_shows_the_state_and_artifacts_of_every_clip(production, tmp_path, tiny_models):
     home, url = production
     rows = [*clips(1), {"id": "mute", "script": "hi", "language": "xx-none"}]
-    process = driver(home, write_batch(tmp_path, rows, "states"), tmp_path / "out", tiny_models.folder, **TWO)
+    process = start_driver(
+        home, write_batch(tmp_path, rows, "states"), tmp_path / "out", tiny_models.folder, **TWO_WORKERS
+    )
     words, _ = process.communicate(timeout=300)
     assert process.returncode == 1 and "broke off" not in words, words
     flow, tasks = runs_of(url, "states")
@@ -140,18 +146,20 @@ def test_states_and_artifacts_in_prefect_are_the_clips_own(production, tmp_path,
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("prefect")
-def test_a_batch_whose_every_row_is_faulty_ends_as_any_other(production, tmp_path, tiny_models):
+def test_a_batch_of_faulty_rows_alone_ends_normally(production, tmp_path, tiny_models):
     """The fault is found before the flow run starts, so that no clip is left for it."""
     home, _ = production
     rows = [{"id": "nobody", "avatar": "nobody", "script": "hi"}]
-    process = driver(home, write_batch(tmp_path, rows, "faults"), tmp_path / "faults", tiny_models.folder, **TWO)
+    process = start_driver(
+        home, write_batch(tmp_path, rows, "faults"), tmp_path / "faults", tiny_models.folder, **TWO_WORKERS
+    )
     words, _ = process.communicate(timeout=300)
     results = json.loads((tmp_path / "faults" / "results.json").read_text())
     assert process.returncode == 1 and results["stopped"] == "", words
 
 
-def steered(word, *batch, home, url):
-    """`stereotalker WORD [BATCH]` in this process, whatever server Prefect was told of when it was imported."""
+def send_command(word, *batch, home, url):
+    """Run `stereotalker WORD [BATCH]` in this process, against the Prefect server at `url` and no other."""
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     with temporary_settings({PREFECT_API_URL: url}):
@@ -159,22 +167,22 @@ def steered(word, *batch, home, url):
 
 
 @pytest.mark.xdist_group("prefect")
-def test_pause_resume_and_cancel(production, tmp_path, tiny_models):
+def test_batches_are_paused_resumed_and_cancelled(production, tmp_path, tiny_models):
     home, url = production
     batch = write_batch(tmp_path, clips(60), "steered")
-    process = driver(home, batch, tmp_path / "out", tiny_models.folder, workers=1, worker={"threads": 1})
+    process = start_driver(home, batch, tmp_path / "out", tiny_models.folder, workers=1, worker={"threads": 1})
 
     def videos():
         return len(list((tmp_path / "out" / "clips").glob("*.mp4")))
 
     wait_for(videos, process)
-    assert steered("pause", home=home, url=url).stdout.startswith("pause: steered")
-    held = settled(videos, 3.0)  # what was running is finished
-    assert held < 60 and process.poll() is None
-    assert "found none" in steered("pause", "another", home=home, url=url).stderr
-    assert steered("resume", "steered", home=home, url=url).returncode == 0
-    wait_for(lambda: videos() > held, process)
-    assert steered("cancel", home=home, url=url).returncode == 0
+    assert send_command("pause", home=home, url=url).stdout.startswith("pause: steered")
+    paused_at = wait_until_stable(videos, 3.0)  # Running clips are finished first.
+    assert paused_at < 60 and process.poll() is None
+    assert "found none" in send_command("pause", "another", home=home, url=url).stderr
+    assert send_command("resume", "steered", home=home, url=url).returncode == 0
+    wait_for(lambda: videos() > paused_at, process)
+    assert send_command("cancel", home=home, url=url).returncode == 0
     words, _ = process.communicate(timeout=120)
     assert process.returncode == 3 and "cancelled" in words
     flow, _ = runs_of(url, "steered")
@@ -183,8 +191,8 @@ def test_pause_resume_and_cancel(production, tmp_path, tiny_models):
     assert len(rows) == 60 and {row["state"] for row in rows} == {"done", "stopped"}
 
 
-def settled(count, quiet_seconds):
-    """What `count()` returns once it has not changed for `quiet_seconds`. A batch that is not held never settles."""
+def wait_until_stable(count, quiet_seconds):
+    """Return `count()` once it has not changed for `quiet_seconds`. A batch that is not paused never becomes stable."""
     value, since = count(), time.monotonic()
     while time.monotonic() - since < quiet_seconds:
         time.sleep(0.1)
@@ -194,12 +202,12 @@ def settled(count, quiet_seconds):
 
 
 @pytest.mark.parametrize(("signals", "status"), [(1, 3), (2, 130)])
-def test_ctrl_c_finishes_what_runs_and_a_second_one_stops_at_once(tmp_path, tiny_models, home, signals, status):
+def test_ctrl_c_finishes_running_segments_and_a_second_one_stops_at_once(tmp_path, tiny_models, home, signals, status):
     (home.root / "params.json").write_text(tiny_models.params.model_dump_json())
     batch = write_batch(tmp_path, clips(40, "nine ten eleven twelve " * 6), "hasty")
-    process = driver(home, batch, tmp_path / "out", tiny_models.folder, "inline")
+    process = start_driver(home, batch, tmp_path / "out", tiny_models.folder, "inline")
     wait_for(lambda: list((tmp_path / "out" / "clips").glob("*.mp4")), process)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: ffmpeg and espeak-ng hear it too
+    os.killpg(process.pid, signal.SIGINT)  # As from a terminal: ffmpeg and espeak-ng receive it too.
     while "finishing the running segments" not in process.stdout.readline():
         assert process.poll() is None
     if signals == 2:
@@ -213,8 +221,8 @@ def test_ctrl_c_finishes_what_runs_and_a_second_one_stops_at_once(tmp_path, tiny
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("prefect")
-def test_the_nightly_deployment_takes_every_manifest_once(production, tmp_path):
-    """The real command, registered and run by Prefect; the first manifest is refused, the second made, and neither again."""
+def test_the_nightly_deployment_makes_every_manifest_once(production, tmp_path):
+    """The real command and Prefect: the first manifest is refused, the second is made, and neither is taken again."""
     home, url = production
     inbox = tmp_path / "inbox"
     inbox.mkdir()
@@ -236,11 +244,11 @@ def test_the_nightly_deployment_takes_every_manifest_once(production, tmp_path):
         server = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=tmp_path)
     try:
         deployment = wait_for(lambda: httpx.get(f"{url}/deployments/name/nightly/nightly").json().get("id"), server)
-        ended = []
+        states = []
         for _ in range(2):
             run = httpx.post(f"{url}/deployments/{deployment}/create_flow_run", json={}).json()["id"]
             final = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
-            ended.append(
+            states.append(
                 wait_for(
                     lambda run=run, final=final: (
                         (state := httpx.get(f"{url}/flow_runs/{run}").json()["state"]["type"]) in final and state
@@ -249,29 +257,29 @@ def test_the_nightly_deployment_takes_every_manifest_once(production, tmp_path):
                     240,
                 )
             )
-        assert ended == ["COMPLETED"] * 2, (tmp_path / "serve.log").read_text()
+        assert states == ["COMPLETED"] * 2, (tmp_path / "serve.log").read_text()
         schedules = httpx.get(f"{url}/deployments/{deployment}").json()["schedules"]
         assert schedules[0]["schedule"]["cron"] == "0 3 * * *" and schedules[0]["active"]
     finally:
         server.terminate()
         server.wait(60)
     assert (tmp_path / "out" / "right" / "clips" / "a.mp4").is_file()
-    marks = {
+    outcomes = {
         json.loads(path.read_text())["manifest"]: json.loads(path.read_text())["how"]
         for path in (home.root / "taken").glob("*.json")
     }
-    assert "refused" in marks[str(inbox / "wrong.yaml")] and "1 clips" in marks[str(inbox / "right.yaml")]
+    assert "refused" in outcomes[str(inbox / "wrong.yaml")] and "1 clips" in outcomes[str(inbox / "right.yaml")]
     batches = httpx.post(f"{url}/flow_runs/filter", json={"flow_runs": {"tags": {"all_": ["right"]}}}).json()
     assert len(batches) == 1
     from stereotalker.flows.deployments import new_manifests
 
     assert new_manifests(inbox, home) == []
     (inbox / "wrong.yaml").write_text("clips: [{id: b}]")
-    assert [path.name for path in new_manifests(inbox, home)] == ["wrong.yaml"]  # changed, so new
+    assert [path.name for path in new_manifests(inbox, home)] == ["wrong.yaml"]  # It was changed, so it is new.
 
 
-def test_a_night_produces_every_new_manifest_once(tmp_path, tiny_models, home, monkeypatch):
-    """The flow itself, inline: the first manifest is refused, the second made, and neither is taken again."""
+def test_the_nightly_flow_makes_every_new_manifest_once(tmp_path, tiny_models, home, monkeypatch):
+    """The flow itself, inline: the first manifest is refused, the second is made, and neither is taken again."""
     from stereotalker.flows import deployments
 
     inline = partial(deployments.produce, executor="inline", weights=tiny_models.folder)
@@ -283,27 +291,26 @@ def test_a_night_produces_every_new_manifest_once(tmp_path, tiny_models, home, m
     inbox.mkdir()
     (inbox / "wrong.yaml").write_text("clips: [{id: a}]")
     write_batch(inbox, [{"id": "a", "script": "one"}], "right")
-    ended = deployments.nightly.fn(str(inbox), str(tmp_path / "out"))
-    assert "refused" in ended["wrong.yaml"] and "1 clips" in ended["right.yaml"]
+    outcomes = deployments.nightly.fn(str(inbox), str(tmp_path / "out"))
+    assert "refused" in outcomes["wrong.yaml"] and "1 clips" in outcomes["right.yaml"]
     assert (tmp_path / "out" / "right" / "clips" / "a.mp4").is_file()
     assert deployments.nightly.fn(str(inbox), str(tmp_path / "out")) == {}
     (inbox / "wrong.yaml").write_text("clips: [{id: b}]")
-    assert [path.name for path in deployments.new_manifests(inbox, home)] == [
-        "wrong.yaml"
-    ]  # it was changed, so it is new
+    # The manifest was changed, so it is new.
+    assert [path.name for path in deployments.new_manifests(inbox, home)] == ["wrong.yaml"]
 
 
 @pytest.mark.parametrize(
     ("arguments", "complaint"), [(["nowhere"], "is not a folder"), ([".", "--cron", "tonight"], "expected five fields")]
 )
 @pytest.mark.xdist_group("prefect")
-def test_serve_refuses_nonsense(production, tmp_path, arguments, complaint):
+def test_serve_refuses_bad_arguments_in_one_line(production, tmp_path, arguments, complaint):
     answer = cli("serve", *arguments, home=production[0])
     assert answer.returncode == 2 and complaint in answer.stderr and len(answer.stderr.strip().splitlines()) == 1
 
 
-def test_a_killed_worker_is_replaced_and_its_segment_made(home, tmp_path, tiny_models):
-    """A real Ray actor, killed -9 before and while it has work."""
+def test_a_killed_worker_is_replaced_and_its_segment_remade(home, tmp_path, tiny_models):
+    """A real Ray actor is killed with SIGKILL between two clips."""
     from stereotalker.avatar.library import Library
     from stereotalker.errors import UserError
     from stereotalker.models import Models
@@ -342,29 +349,29 @@ def test_a_killed_worker_is_replaced_and_its_segment_made(home, tmp_path, tiny_m
 
 
 @pytest.mark.xdist_group("prefect")
-def test_a_prefect_block_carries_the_notice(production, listener):
+def test_a_notice_is_sent_through_a_prefect_block(production, listener):
     from prefect.blocks.notifications import CustomWebhookNotificationBlock
 
     from stereotalker.tasks.notify import notify
 
-    port, came = listener
+    port, received = listener
     body = {"title": "{{subject}}", "text": "{{body}}"}
     CustomWebhookNotificationBlock(name="night", url=f"http://127.0.0.1:{port}/", json_data=body).save(
         "night", overwrite=True
     )
     notify(["custom-webhook/night"], "night: done", "report.html")
-    assert came == [{"title": "night: done", "text": "report.html"}]
+    assert received == [{"title": "night: done", "text": "report.html"}]
 
 
 @pytest.mark.xdist_group("prefect")
-def test_prefects_page_asks_this_server(production):
+def test_the_prefect_page_uses_this_server(production):
     _, url = production
     assert httpx.get(url.replace("/api", "/ui-settings")).json()["api_url"] == url
 
 
 @pytest.mark.xdist_group("prefect")
 def test_the_server_schedules_cron_deployments(production):
-    """The pins of fastapi and sqlalchemy hold only while this passes."""
+    """This test decides which versions of fastapi and sqlalchemy pyproject.toml may allow."""
     _, url = production
     flow = httpx.post(f"{url}/flows/", json={"name": "cron"}).json()
     body = {"name": "cron", "flow_id": flow["id"], "schedules": [{"schedule": {"cron": "0 20 * * *"}, "active": True}]}

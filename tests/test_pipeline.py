@@ -1,4 +1,4 @@
-"""Data, training and evaluation of every stage at scale tiny: in this process, and (slow) as `dvc repro` runs them."""
+"""Data, training and evaluation of every stage at scale tiny: in this process, and (slow) through `dvc repro`."""
 
 import json
 import os
@@ -49,7 +49,7 @@ METRICS = {
 
 
 def copy_project(copy: Path) -> Path:
-    """What the pipeline reads and writes, at scale tiny and without the shipped weights."""
+    """Copy the files of the pipeline to the folder `copy`, at scale tiny and without the shipped weights."""
     for name in ("dvc.yaml", "dvc.lock", "params.yaml"):
         shutil.copy(ROOT / name, copy / name)
     ignored = shutil.ignore_patterns("__pycache__", "flows", "tasks")
@@ -61,18 +61,18 @@ def copy_project(copy: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, people) -> Path:
-    """Every stage, one after the other in this process. The people are found, because their recipe is the same."""
-    copied, before = copy_project(tmp_path_factory.mktemp("project")), Path.cwd()
-    shutil.copytree(people.parent, copied / "data")
-    os.chdir(copied)
+def trained_project(tmp_path_factory, people) -> Path:
+    """A project in which every stage has run in this process. The people are found: their recipe is the same."""
+    project, before = copy_project(tmp_path_factory.mktemp("project")), Path.cwd()
+    shutil.copytree(people.parent, project / "data")
+    os.chdir(project)
     try:
         for stage in pipeline.PIPELINE_STAGES:
-            if stage not in ("body", "avatar"):  # they need anny's first construction and the detector
-                run_stage(stage, load_params(copied / "params.yaml"), Home(copied / "runs"))
+            if stage not in ("body", "avatar"):  # These need the package anny and the detector.
+                run_stage(stage, load_params(project / "params.yaml"), Home(project / "runs"))
     finally:
         os.chdir(before)
-    return copied
+    return project
 
 
 def check_results(project: Path) -> None:
@@ -91,26 +91,26 @@ def check_results(project: Path) -> None:
     )
 
 
-def test_every_stage_leaves_its_weights_metrics_and_runs(trained):
-    assert {path.stem for path in (trained / "stereotalker" / "weights").glob("*.safetensors")} == {
+def test_every_stage_writes_its_weights_metrics_and_tracking_run(trained_project):
+    assert {path.stem for path in (trained_project / "stereotalker" / "weights").glob("*.safetensors")} == {
         "audio", "motion", "gestures", "masks", "render"
     }  # fmt: skip
-    check_results(trained)
+    check_results(trained_project)
 
 
 @pytest.mark.slow
-def test_dvc_runs_every_stage_once(tmp_path):
-    copied = copy_project(tmp_path)
+def test_dvc_runs_every_stage_once_and_then_none(tmp_path):
+    project = copy_project(tmp_path)
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "STEREOTALKER_HOME": str(copied / "runs"),
+        "STEREOTALKER_HOME": str(project / "runs"),
     }
 
     def dvc(*arguments):
         command = [sys.executable, "-m", "dvc", *arguments]
         answer = subprocess.run(
-            command, cwd=copied, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command, cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         assert answer.returncode == 0, answer.stdout[-3000:]
         return answer.stdout
@@ -119,12 +119,14 @@ def test_dvc_runs_every_stage_once(tmp_path):
     first, second = dvc("repro"), dvc("repro")
     for stage in (*TRAINED, "speech", "people", "evaluate"):
         assert f"Running stage '{stage}'" in first
-    assert "Running stage 'body'" not in first  # the shipped body is what dvc.lock says
+    assert "Running stage 'body'" not in first  # The shipped body matches dvc.lock.
     assert "Running stage" not in second
-    check_results(copied)
+    check_results(project)
 
 
-def test_gates_name_what_falls_short(tiny_params):
+def test_gates_name_every_metric_that_is_missing_or_too_low(tiny_params):
     limits = tiny_params.evaluate.gates
     assert gates(tiny_params, {name: low + 1 for name, low in limits.items()}) == []
     assert len(gates(tiny_params, {})) == len(limits)
+    failures = gates(tiny_params, {name: low - 1 for name, low in limits.items()})
+    assert [line.split(" is ")[0] for line in failures] == list(limits)

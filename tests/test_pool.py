@@ -1,8 +1,12 @@
-"""What the pool does when workers die, memory ends, or the gate closes. Segments are really rendered, in this process."""
+"""The pool when workers die, memory runs out or admission control stops the batch.
+
+Segments are really rendered, in this process.
+"""
 
 import threading
 import time
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -17,7 +21,7 @@ from stereotalker.models import Models
 from stereotalker.production.admission import AdmissionControl
 from stereotalker.production.clip import ClipMaker, StageTimings, make_clip
 from stereotalker.production.manifest import Clip, Retake
-from stereotalker.production.segments import assemble, read_segment, render_segment
+from stereotalker.production.segments import SegmentJob, assemble, read_segment, render_segment
 from stereotalker.store.local import Store
 from stereotalker.tasks.pool import LocalSlot, Pool
 
@@ -29,9 +33,16 @@ def models(tiny_models) -> Models:
     return Models(one_thread(tiny_models.params), tiny_models.folder)
 
 
+class ClipJobs(NamedTuple):
+    """What makes a clip, the jobs of its segments, and the store that the segments are kept in."""
+
+    maker: ClipMaker
+    jobs: list[SegmentJob]
+    store: Store
+
+
 @pytest.fixture
-def bench(models, tmp_path, home):
-    """(maker, jobs of one clip, a store for its segments)."""
+def clip_jobs(models, tmp_path, home) -> ClipJobs:
     store = Store(tmp_path / "store")
     maker, timings = ClipMaker(models, store, library=Library(home.avatars)), StageTimings()
     clip = Clip(id="a", avatar=SMALL_AVATAR, script="one two three", **SMALL)
@@ -40,7 +51,7 @@ def bench(models, tmp_path, home):
     motion_key, frames = maker.motion(clip, avatar, speech_key, speech, timings)
     jobs = maker.segments(clip, key, motion_key, frames)
     assert len(jobs) > 1
-    return maker, jobs, store
+    return ClipJobs(maker, jobs, store)
 
 
 def pool_of(slots, models, store, admission=None, **rules):
@@ -52,26 +63,26 @@ def frames_of(done, store):
     return np.concatenate([read_segment(store.find("render", key)) for part in done for key in part.keys])
 
 
-def nothing(*_):
+def no_progress(*_):
     pass
 
 
-class Cramped(LocalSlot):
-    """Memory for a few frames only: beyond, the allocator itself refuses."""
+class LittleMemorySlot(LocalSlot):
+    """A slot with memory for a few frames only. For more, the allocator itself raises its error."""
 
-    room = 2
+    most_frames = 2
 
     def run(self, job):
         def renderer():
-            if job.window.stop - job.window.start > self.room:
+            if job.window.stop - job.window.start > self.most_frames:
                 torch.empty(2**60)
             return self._models.renderer
 
         return render_segment(job, renderer, self._store)
 
 
-class Dying(LocalSlot):
-    """Loses its worker the first `deaths` times."""
+class DyingSlot(LocalSlot):
+    """A slot that loses its worker in its first `deaths` jobs. asked: the frames of every job it was given."""
 
     def __init__(self, models, store, deaths, node_was_lost=False):
         super().__init__(models, store)
@@ -87,27 +98,28 @@ class Dying(LocalSlot):
         self.rests += 1
 
 
-def test_out_of_memory_halves_the_segment_and_changes_no_byte(bench, models, tmp_path):
-    _, jobs, store = bench
-    halved = pool_of([Cramped(models, store)], models, store).render(jobs, nothing)
-    assert len(halved[0].keys) == 4  # 8 frames by twos, whole network batches
+def test_out_of_memory_halves_the_segment_and_changes_no_byte(clip_jobs, models, tmp_path):
+    _, jobs, store = clip_jobs
+    halved = pool_of([LittleMemorySlot(models, store)], models, store).render(jobs, no_progress)
+    assert len(halved[0].keys) == 4  # 8 frames in pieces of 2, which are whole network batches
     for key in (job.key for job in jobs[:1]):
         assert store.find("render", key) is None
     pieces = frames_of(halved, store)
-    again = pool_of([LocalSlot(models, store)], models, store).render(jobs, nothing)
-    assert again[0].keys == halved[0].keys and again[0].seconds == 0  # a cut that is known is not tried whole
+    again = pool_of([LocalSlot(models, store)], models, store).render(jobs, no_progress)
+    # A segment that was halved before is not rendered whole again.
+    assert again[0].keys == halved[0].keys and again[0].seconds == 0
     for entry in [*store.root.glob("render/*"), *store.root.glob("cut/*")]:
         entry.rename(tmp_path / entry.name)
-    whole = pool_of([LocalSlot(models, store)], models, store).render(jobs, nothing)
+    whole = pool_of([LocalSlot(models, store)], models, store).render(jobs, no_progress)
     assert len(whole[0].keys) == 1 and np.array_equal(frames_of(whole, store), pieces)
 
 
-def test_a_run_that_does_not_fit_is_the_clips_fault(bench, models):
-    class Full(Cramped):
-        room = 0
+def test_frames_that_do_not_fit_into_memory_fail_the_clip(clip_jobs, models):
+    class NoMemorySlot(LittleMemorySlot):
+        most_frames = 0
 
     with pytest.raises(ClipError, match="frames 0-2 do not fit into memory"):
-        pool_of([Full(models, bench[2])], models, bench[2]).render(bench[1], nothing)
+        pool_of([NoMemorySlot(models, clip_jobs.store)], models, clip_jobs.store).render(clip_jobs.jobs, no_progress)
 
 
 @pytest.mark.parametrize(
@@ -119,40 +131,43 @@ def test_a_run_that_does_not_fit_is_the_clips_fault(bench, models):
         (ValueError("out of memory"), False),
     ],
 )
-def test_memory_faults_are_told_apart(error, is_memory):
+def test_memory_errors_are_recognized(error, is_memory):
     assert is_out_of_memory(error) is is_memory
 
 
-def test_a_segment_survives_its_workers(bench, models):
-    _, jobs, store = bench
-    slot, admission = Dying(models, store, 3), AdmissionControl()
-    done = pool_of([slot], models, store, admission).render(jobs[:1], nothing)
-    assert done[0].frames == 8 and slot.asked[:4] == [8, 8, 4, 2]  # whole, whole, then ever smaller
+def test_a_segment_is_made_after_its_workers_died(clip_jobs, models):
+    _, jobs, store = clip_jobs
+    slot, admission = DyingSlot(models, store, 3), AdmissionControl()
+    done = pool_of([slot], models, store, admission).render(jobs[:1], no_progress)
+    assert done[0].frames == 8 and slot.asked[:4] == [8, 8, 4, 2]  # Twice the whole segment, then ever smaller pieces.
     assert admission.spent.lost > 0 and admission.spent.useful > 0
 
 
-def test_a_segment_that_kills_every_worker_is_given_up(bench, models):
-    slot = Dying(models, bench[2], 99)
+def test_a_segment_that_kills_every_worker_fails_the_clip(clip_jobs, models):
+    slot = DyingSlot(models, clip_jobs.store, 99)
     with pytest.raises(ClipError, match="4 workers died on them"):
-        pool_of([slot], models, bench[2]).render(bench[1][:1], nothing)
+        pool_of([slot], models, clip_jobs.store).render(clip_jobs.jobs[:1], no_progress)
     assert len(slot.asked) == 4
 
 
-def test_lost_nodes_are_nobodys_fault_but_end_some_time(bench, models):
-    _, jobs, store = bench
-    slot = Dying(models, store, 6, node_was_lost=True)
+def test_lost_nodes_are_retried_until_their_limit(clip_jobs, models):
+    _, jobs, store = clip_jobs
+    slot = DyingSlot(models, store, 6, node_was_lost=True)
     assert (
-        pool_of([slot], models, store, backoff=0.01).render(jobs[:1], nothing)[0].frames == 8 and slot.asked == [8] * 7
+        pool_of([slot], models, store, backoff=0.01).render(jobs[:1], no_progress)[0].frames == 8
+        and slot.asked == [8] * 7
     )
     with pytest.raises(WorkerLost, match="no worker stayed"):
-        pool_of([Dying(models, store, 99, True)], models, store, backoff=0.001, lost_nodes=3).render(jobs[1:], nothing)
+        pool_of([DyingSlot(models, store, 99, True)], models, store, backoff=0.001, lost_nodes=3).render(
+            jobs[1:], no_progress
+        )
 
 
-def test_slots_start_with_the_work_and_rest_without(bench, models):
-    _, jobs, store = bench
-    slots = [Dying(models, store, 0) for _ in range(3)]
+def test_slots_start_with_work_and_rest_when_idle(clip_jobs, models):
+    _, jobs, store = clip_jobs
+    slots = [DyingSlot(models, store, 0) for _ in range(3)]
     pool = pool_of(slots, models, store, idle=0.2)
-    pool.render(jobs[:1], nothing)
+    pool.render(jobs[:1], no_progress)
     assert [bool(slot.asked) for slot in slots] == [True, False, False]
     deadline = time.monotonic() + 10
     while not slots[0].rests and time.monotonic() < deadline:
@@ -161,61 +176,63 @@ def test_slots_start_with_the_work_and_rest_without(bench, models):
     pool.close()
 
 
-def test_clips_that_come_first_are_finished_first(bench, models):
-    maker, jobs, store = bench
-    order, waiting = [], threading.Event()
+def test_segments_are_rendered_in_the_order_of_their_clips(clip_jobs, models):
+    maker, jobs, store = clip_jobs
+    order, start = [], threading.Event()
 
-    class Noting(LocalSlot):
+    class RecordingSlot(LocalSlot):
         def run(self, job):
-            waiting.wait(10)
+            start.wait(10)
             order.append((job.order, job.window.index))
             return super().run(job)
 
-    pool = pool_of([Noting(models, store)], models, store)
+    pool = pool_of([RecordingSlot(models, store)], models, store)
     clip = jobs[0].clip
     later = maker.segments(clip, jobs[0].avatar, jobs[0].motion, jobs[-1].window.stop, order=2)
     sooner = maker.segments(clip, jobs[0].avatar, jobs[0].motion, jobs[-1].window.stop, order=1)
-    threads = [threading.Thread(target=pool.render, args=(part, nothing)) for part in (later, sooner)]
+    threads = [threading.Thread(target=pool.render, args=(part, no_progress)) for part in (later, sooner)]
     for thread in threads:
         thread.start()
         time.sleep(0.1)
-    waiting.set()
+    start.set()
     for thread in threads:
         thread.join()
-    assert order[1 : 1 + len(sooner)] == [(1, k) for k in range(len(sooner))]  # the very first was taken already
+    # The first segment of all had been taken before the others came.
+    assert order[1 : 1 + len(sooner)] == [(1, k) for k in range(len(sooner))]
 
 
-def test_a_closed_gate_gives_the_waiting_segments_back(bench, models):
-    _, jobs, store = bench
+def test_a_stopped_batch_renders_no_waiting_segments(clip_jobs, models):
+    _, jobs, store = clip_jobs
     admission = AdmissionControl()
 
-    class Closing(LocalSlot):
+    class StoppingSlot(LocalSlot):
         def run(self, job):
             admission.stop("enough")
             return super().run(job)
 
     with pytest.raises(BatchStopped, match="enough"):
-        pool_of([Closing(models, store)], models, store, admission).render(jobs, nothing)
-    assert store.find("render", jobs[0].key) and not store.find("render", jobs[1].key)  # what ran was finished
+        pool_of([StoppingSlot(models, store)], models, store, admission).render(jobs, no_progress)
+    # The running segment was finished.
+    assert store.find("render", jobs[0].key) and not store.find("render", jobs[1].key)
 
 
-def test_a_retake_changes_its_stretch_only(bench, models, tmp_path):
-    maker, jobs, store = bench
+def test_a_retake_changes_only_its_own_frames(clip_jobs, models, tmp_path):
+    maker, jobs, store = clip_jobs
     pool = pool_of([LocalSlot(models, store)], models, store)
     clip = jobs[0].clip
-    before = make_clip(clip, maker, pool.render, nothing, StageTimings())
+    before = make_clip(clip, maker, pool.render, no_progress, StageTimings())
     timings = StageTimings()
     retake = clip.model_copy(update={"retakes": (Retake(start=0.4, end=0.8, seed=9, camera=CameraPath(azimuth=20)),)})
-    after = make_clip(retake, maker, pool.render, nothing, timings)
-    assert timings.made == ["render", "video", "quality"]  # one short segment; speech, motion and the rest were found
+    after = make_clip(retake, maker, pool.render, no_progress, timings)
+    assert timings.made == ["render", "video", "quality"]  # Speech, motion and the rest were in the store.
 
     def frames(clip):
-        found = maker.segments(clip, jobs[0].avatar, jobs[0].motion, before.frames)
-        done = pool.render(found, nothing)
+        segments = maker.segments(clip, jobs[0].avatar, jobs[0].motion, before.frames)
+        done = pool.render(segments, no_progress)
         return np.concatenate(
             list(
                 assemble(
-                    [(j.window, d.keys) for j, d in zip(found, done, strict=True)],
+                    [(j.window, d.keys) for j, d in zip(segments, done, strict=True)],
                     before.frames,
                     lambda k: read_segment(store.find("render", k)),
                 )
@@ -226,7 +243,7 @@ def test_a_retake_changes_its_stretch_only(bench, models, tmp_path):
     assert differs[5:10].all() and not differs[:5].any() and not differs[10:].any() and before.frames == after.frames
     late = clip.model_copy(update={"retakes": (Retake(start=50, end=60, seed=1),)})
     with pytest.raises(ClipError, match="retake starts at 50 s"):
-        make_clip(late, maker, pool.render, nothing, StageTimings())
+        make_clip(late, maker, pool.render, no_progress, StageTimings())
 
 
 def test_later_parts_replace_earlier_ones():
@@ -238,8 +255,8 @@ def test_later_parts_replace_earlier_ones():
     assert np.concatenate(list(assemble(parts, 9, read))).tolist() == [0, 1, 102, 103, 104, 105, 106, 7, 8]
 
 
-def test_halves_meet_at_whole_network_batches(bench):
-    job = bench[1][0]
+def test_halves_are_cut_at_whole_network_batches(clip_jobs):
+    job = clip_jobs.jobs[0]
     first, second = job.halves()
     assert (first.window.start, first.window.stop, second.window.stop) == (
         0,

@@ -1,4 +1,4 @@
-"""The language prior: which words and sounds carry which sign."""
+"""The language prior: which words and sounds carry which gesture class."""
 
 import numpy as np
 import pytest
@@ -33,17 +33,17 @@ def prior():
     return LanguagePrior(8, MINILM, 2)
 
 
-def test_the_language_model_is_the_upstream_one():
+def test_the_language_model_has_the_upstream_weights():
     assert file_digest(minilm_folder() / "model.safetensors") == MINILM_SHA256
 
 
-def test_only_the_adapter_learns(prior):
-    learning = {name for name, p in prior.named_parameters() if p.requires_grad}
-    assert all("lora_" in name or name.startswith(("hear", "scale", "heat", "read")) for name in learning)
-    assert any("lora_" in name for name in learning)
+def test_only_the_adapter_and_the_heads_are_trained(prior):
+    trained = {name for name, p in prior.named_parameters() if p.requires_grad}
+    assert all("lora_" in name or name.startswith(("hear", "scale", "heat", "read")) for name in trained)
+    assert any("lora_" in name for name in trained)
 
 
-def test_held_out_words_are_never_shown():
+def test_held_out_words_have_no_training_label():
     assert not set(HELD_OUT_WORDS) & set(LEXICON) and set(HELD_OUT_WORDS.values()) <= set(LEXICON.values())
     assert (
         gesture_label("Gigantic,") == -100
@@ -52,7 +52,7 @@ def test_held_out_words_are_never_shown():
     )
 
 
-def test_words_keep_their_tokens():
+def test_tokens_are_assigned_to_their_words():
     tokens = Vocabulary(MINILM).tokens(["gigantic", "umbrellas", "go"])
     assert tokens.word[0] == tokens.word[-1] == -1 and sorted(set(tokens.word[1:-1])) == [0, 1, 2]
     assert np.array_equal(Vocabulary(NO_MODEL).tokens(["Go"]).ids, Vocabulary(NO_MODEL).tokens(["GO"]).ids)
@@ -64,16 +64,16 @@ def test_words_keep_their_tokens():
     }
 
 
-def test_reading_words_and_sound(prior):
+def test_gesture_probabilities_are_read_from_words_and_sound(prior):
     reader = GestureClassifier(prior)
-    told = reader.words(["what", "a", "huge", "house"] * 20)
-    assert told.shape == (80, len(GESTURE_NAMES)) and np.allclose(told.sum(1), 1, atol=1e-3)
+    from_words = reader.words(["what", "a", "huge", "house"] * 20)
+    assert from_words.shape == (80, len(GESTURE_NAMES)) and np.allclose(from_words.sum(1), 1, atol=1e-3)
     assert reader.words([]).shape == (0, len(GESTURE_NAMES)) and reader.words(["", "huge"])[0, 0] == 1
-    heard = reader.sound(np.random.default_rng(0).normal(size=(SLOTS_PER_TOKEN * 40 + 1, 8)).astype(np.float32))
-    assert heard.shape == (41, len(GESTURE_NAMES)) and np.isfinite(heard).all()
+    from_sound = reader.sound(np.random.default_rng(0).normal(size=(SLOTS_PER_TOKEN * 40 + 1, 8)).astype(np.float32))
+    assert from_sound.shape == (41, len(GESTURE_NAMES)) and np.isfinite(from_sound).all()
 
 
-def test_signs_are_chosen_and_placed():
+def test_gesture_labels_are_chosen_and_placed():
     probabilities = np.zeros((3, len(GESTURE_NAMES)), np.float32)
     probabilities[0, 0], probabilities[1, 5], probabilities[2, 7] = 1, 0.9, 0.4
     probabilities[2, 0] = 0.6
@@ -85,36 +85,36 @@ def test_signs_are_chosen_and_placed():
 
 
 def test_the_prior_learns_words_and_their_sound(tiny_params, tmp_path):
-    """With a language model and without: both learn what they are shown."""
+    """The prior with a language model and the one without both learn their training example."""
     rng = np.random.default_rng(0)
     words = tuple(
         Timed(text, 0.4 * k, 0.4 * k + 0.36) for k, text in enumerate("we see a huge house and nobody waits".split())
     )
-    said = [Utterance(words, rng.normal(size=(40, 8)).astype(np.float16))]
+    utterances = [Utterance(words, rng.normal(size=(40, 8)).astype(np.float16))]
     for name in (MINILM, NO_MODEL):
         torch.manual_seed(0)
-        prior, seen = LanguagePrior(8, name, 4), []
-        loss = training_loss(prior, said, 4, 25.0)
+        prior, losses = LanguagePrior(8, name, 4), []
+        loss = training_loss(prior, utterances, 4, 25.0)
 
-        def counted(step_rng, loss=loss, seen=seen):
+        def recorded_loss(step_rng, loss=loss, losses=losses):
             value = loss(step_rng)
-            seen.append(float(value.detach()))
+            losses.append(float(value.detach()))
             return value
 
         options = tiny_params.motion.prior.model_copy(update={"steps": 12, "learning_rate": 3e-3})
-        fit(prior, counted, options, tmp_path / name, lambda *_: None)
-        assert np.mean(seen[-3:]) < np.mean(seen[:3])
+        fit(prior, recorded_loss, options, tmp_path / name, lambda *_: None)
+        assert np.mean(losses[-3:]) < np.mean(losses[:3])
 
 
 @pytest.mark.parametrize("kind", ["encoder", "causal"])
-def test_any_model_in_the_public_format(tmp_path, kind):
+def test_any_model_in_the_public_format_is_read(tmp_path, kind):
     AutoTokenizer.from_pretrained(minilm_folder()).save_pretrained(tmp_path)
     vocabulary = dict(vocab_size=30522)
     if kind == "encoder":
         half = BertModel(
             BertConfig(**vocabulary, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
         ).bfloat16()
-        half.save_pretrained(tmp_path)  # as many public models are stored
+        half.save_pretrained(tmp_path)  # Many public models are stored in half precision.
     else:
         GPT2Model(GPT2Config(**vocabulary, n_embd=32, n_layer=1, n_head=2)).save_pretrained(tmp_path)
     reader = GestureClassifier(LanguagePrior(8, str(tmp_path), 2))
@@ -122,6 +122,6 @@ def test_any_model_in_the_public_format(tmp_path, kind):
     assert reader.sound(np.zeros((8, 8), np.float32)).shape == (2, len(GESTURE_NAMES))
 
 
-def test_a_model_that_is_not_there(tmp_path):
+def test_a_missing_model_is_refused(tmp_path):
     with pytest.raises(UserError, match="expected minilm, a model's id or its folder"):
         LanguagePrior(8, str(tmp_path / "nothing"), 2)

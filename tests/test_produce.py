@@ -1,4 +1,4 @@
-"""Whole batches with tiny models, inline in this process; test_night.py has them with Prefect and Ray."""
+"""Whole batches with tiny models, inline in this process. test_night.py runs them with Prefect and Ray."""
 
 import shutil
 from pathlib import Path
@@ -19,7 +19,8 @@ from stereotalker.tasks.tracking import EXPERIMENTS, Tracker
 pytestmark = pytest.mark.integration
 
 
-def eight(folder, mended=False):
+def write_eight_clips(folder, mended=False):
+    """Write a manifest of five good clips and three bad ones, or of the same clips with the bad ones mended."""
     (folder / "noise.wav").write_text("this is no sound")
     bad = [
         {"id": "unreadable", "audio": "noise.wav"},
@@ -36,8 +37,8 @@ def eight(folder, mended=False):
     return write_batch(folder, [good[0], rows[0], good[1], rows[1], good[2], rows[2], good[3], good[4]])
 
 
-def test_bad_clips_are_named_and_the_others_made(run, tmp_path):
-    done = run(eight(tmp_path))
+def test_bad_clips_are_reported_and_the_others_made(run_batch, tmp_path):
+    done = run_batch(write_eight_clips(tmp_path))
     assert [r.id for r in done.results] == [c.id for c in read_manifest(tmp_path / "batch.yaml").clips]
     assert [r.id for r in done.results if not r.ok] == ["unreadable", "unknown", "empty"] and done.failed == 3
     reasons = {r.id: r.error for r in done.results}
@@ -53,41 +54,43 @@ def test_bad_clips_are_named_and_the_others_made(run, tmp_path):
         and "cannot be read as audio" in page
         and "http" not in page.replace("http-equiv", "")
     )
-    again = run(eight(tmp_path, mended=True))
+    again = run_batch(write_eight_clips(tmp_path, mended=True))
     assert again.failed == 0
     assert sorted(r.id for r in again.results if r.made) == ["empty", "unknown", "unreadable"]
 
 
-def test_videos_have_the_length_of_their_speech(run, tmp_path):
-    done = run(
+def test_videos_have_the_length_of_their_speech(run_batch, tmp_path):
+    done = run_batch(
         write_batch(
             tmp_path, [{"id": "a", "script": "one two three", "fps": 23.976, "width": 96, "camera": {"kind": "orbit"}}]
         )
     )
-    found = probe(tmp_path / "out" / done.results[0].video)
-    assert found.size == (64, 96) and abs(found.audio_seconds - found.video_seconds) <= 1 / 23.976 + 1024 / 48000
-    assert found.frames == done.results[0].frames
+    film = probe(tmp_path / "out" / done.results[0].video)
+    assert film.size == (64, 96) and abs(film.audio_seconds - film.video_seconds) <= 1 / 23.976 + 1024 / 48000
+    assert film.frames == done.results[0].frames
 
 
-def test_a_stereoscopic_clip_holds_both_eyes(run, tmp_path):
+def test_a_stereo_clip_holds_the_views_of_both_eyes(run_batch, tmp_path):
     rows = [
         {"id": "one", "script": "one", "seed": 5},
         {"id": "beside", "script": "one", "seed": 5, "stereo": {"pupils": 90}},
         {"id": "below", "script": "one", "seed": 5, "stereo": {"layout": "over-under", "pupils": 90}},
     ]
-    one, beside, below = (tmp_path / "out" / row.video for row in run(write_batch(tmp_path, rows)).results)
+    one, beside, below = (tmp_path / "out" / row.video for row in run_batch(write_batch(tmp_path, rows)).results)
     assert [probe(path).size for path in (one, beside, below)] == [(64, 64), (64, 128), (128, 64)]
     wide, high = read_frames(beside)[0].astype(int), read_frames(below)[0].astype(int)
 
-    def off(a, b):
+    def difference(a, b):
         return np.abs(a - b).mean()
 
     left, right, above, below = wide[:, :64], wide[:, 64:], high[:64], high[64:]
-    # The left eye is left, and above; H.264 lies between.
-    assert off(left, above) < 0.8 * off(left, below) and off(right, below) < 0.8 * off(right, above)
+    # The left eye is on the left, and above. The views differ a little by their compression in H.264.
+    assert difference(left, above) < 0.8 * difference(left, below) and difference(right, below) < 0.8 * difference(
+        right, above
+    )
 
 
-def test_directions_of_a_row_change_the_clip_and_a_wrong_transcript_asks_for_a_look(run, tmp_path, speech):
+def test_motion_controls_are_accepted_and_a_wrong_transcript_asks_for_review(run_batch, tmp_path, speech):
     wavfile.write(tmp_path / "a.wav", 16000, speech.samples)
     directed = {
         "style": "coach",
@@ -103,13 +106,13 @@ def test_directions_of_a_row_change_the_clip_and_a_wrong_transcript_asks_for_a_l
         {"id": "posed", "audio": "a.wav", "start_pose": "a.wav"},
         {"id": "still", "script": "one", "body": "still"},
     ]
-    plain, directed, misread, posed, still = run(write_batch(tmp_path, rows)).results
+    plain, directed, misread, posed, still = run_batch(write_batch(tmp_path, rows)).results
     assert plain.ok and directed.ok and still.ok and not posed.ok and "is not a motion" in posed.error
     assert "the transcript is not what is said" in "; ".join(misread.reasons)
 
 
-def test_a_missed_deadline_and_a_preview_are_in_the_row(run, tmp_path):
-    [row] = run(
+def test_a_missed_deadline_and_a_preview_are_in_the_result(run_batch, tmp_path):
+    [row] = run_batch(
         write_batch(tmp_path, [{"id": "a", "script": "one", "deadline": "2020-01-01T06:30:00"}]), previews=32
     ).results
     assert row.verdict == "pass" and row.reasons[0].endswith("h after its deadline") and row.preview == "previews/a.mp4"
@@ -118,17 +121,17 @@ def test_a_missed_deadline_and_a_preview_are_in_the_row(run, tmp_path):
     ).size == (64, 64)
 
 
-def test_only_clips_made_whole_tell_the_speed(run, tmp_path, home):
+def test_only_clips_rendered_whole_enter_the_pace_history(run_batch, tmp_path, home):
     batch = write_batch(tmp_path, [{"id": "a", "script": "one two three"}])
-    run(batch)
+    run_batch(batch)
     shutil.rmtree(next(home.store.glob("render/*")))
     shutil.rmtree(home.store / "video")
-    assert 0 < run(batch).results[0].rendered < run(batch).results[0].frames
+    assert 0 < run_batch(batch).results[0].rendered < run_batch(batch).results[0].frames
     assert len(home.history.read_text().splitlines()) == 1
 
 
-def test_tracking_has_a_run_for_every_clip(run, tmp_path, home):
-    done = run(eight(tmp_path))
+def test_every_clip_has_a_tracking_run(run_batch, tmp_path, home):
+    done = run_batch(write_eight_clips(tmp_path))
     client = Tracker(home, "batch")._client
     runs = client.search_runs([client.get_experiment_by_name(EXPERIMENTS["batch"]).experiment_id])
     children = {r.info.run_name: r for r in runs if r.data.tags.get("mlflow.parentRunId") == done.run}
@@ -142,26 +145,26 @@ def test_tracking_has_a_run_for_every_clip(run, tmp_path, home):
     assert parent.info.status == "FAILED" and parent.data.params["model.render"] and parent.data.metrics["failed"] == 3
 
 
-def test_orphans_of_a_killed_driver_are_closed(home):
-    tracker, gone = Tracker(home, "batch"), identity().split("/")[0] + "/999999999/1"
+def test_tracking_runs_of_a_killed_driver_are_closed(home):
+    tracker, dead_owner = Tracker(home, "batch"), identity().split("/")[0] + "/999999999/1"
     runs = [
         tracker.start(name, tags={"owner": owner})
-        for name, owner in (("dead", gone), ("ours", identity()), ("elsewhere", "another-host/1/1"))
+        for name, owner in (("dead", dead_owner), ("ours", identity()), ("elsewhere", "another-host/1/1"))
     ]
     assert tracker.close_orphans() == 1
-    assert [tracker._client.get_run(run).info.status for run in runs] == ["KILLED", "RUNNING", "RUNNING"]
+    assert [tracker._client.get_run(run_batch).info.status for run_batch in runs] == ["KILLED", "RUNNING", "RUNNING"]
 
 
-def test_our_own_fault_is_a_row_too(run, tmp_path, monkeypatch):
+def test_an_internal_error_is_reported_as_a_failed_clip(run_batch, tmp_path, monkeypatch):
     monkeypatch.setattr("stereotalker.production.clip.ClipMaker.motion", lambda *_: 1 / 0)
-    done = run(write_batch(tmp_path, [{"id": "a", "script": "hi"}]))
+    done = run_batch(write_batch(tmp_path, [{"id": "a", "script": "hi"}]))
     assert (
         "unexpected ZeroDivisionError" in done.results[0].error
         and "Traceback" in (tmp_path / "out" / "logs" / "a.txt").read_text()
     )
 
 
-def test_missing_weights_stop_before_any_clip(run, tmp_path, tiny_models):
+def test_missing_weights_stop_the_batch_before_any_clip(run_batch, tmp_path, tiny_models):
     with pytest.raises(UserError, match="dvc repro"):
         produce(
             write_batch(tmp_path, [{"id": "a", "script": "hi"}]),
@@ -173,17 +176,17 @@ def test_missing_weights_stop_before_any_clip(run, tmp_path, tiny_models):
         )
 
 
-def test_a_damaged_segment_is_rendered_again(run, tmp_path, home):
+def test_a_damaged_segment_is_rendered_again(run_batch, tmp_path, home):
     path = write_batch(tmp_path, [{"id": "a", "script": "one two"}])
-    first = read_frames(tmp_path / "out" / run(path).results[0].video)
+    first = read_frames(tmp_path / "out" / run_batch(path).results[0].video)
     next(home.store.glob("render/*/frames.npz")).write_bytes(b"")
     shutil.rmtree(home.store / "video")
-    again = run(path)
+    again = run_batch(path)
     assert again.results[0].made.count("render") == 1
     assert np.array_equal(first, read_frames(tmp_path / "out" / again.results[0].video))
 
 
-# ---- the command line ----------------------------------------------------------------------------------------------------
+# ---- the command line ----
 
 
 @pytest.mark.parametrize(
@@ -199,14 +202,14 @@ def test_a_damaged_segment_is_rendered_again(run, tmp_path, home):
         (["stage", "nonsense"], "expected one of body"),
     ],
 )
-def test_bad_commands_get_one_line_and_status_2(home, tmp_path, arguments, complaint):
+def test_bad_commands_end_with_one_line_and_status_2(home, tmp_path, arguments, complaint):
     extra = ["--out", tmp_path / "o"] if arguments[0] == "produce" else []
     answer = cli(*arguments, *extra, home=home)
     assert answer.returncode == 2 and complaint in answer.stderr and "Traceback" not in answer.stderr
     assert len(answer.stderr.strip().splitlines()) == 1
 
 
-def test_a_failed_clip_is_status_1_and_a_row(home, tmp_path):
+def test_a_failed_clip_gives_status_1_and_a_row_in_the_report(home, tmp_path):
     answer = cli(
         "produce", "--avatar", "zoe", "--script", "hi", "--executor", "inline", "--out", tmp_path / "o", home=home
     )
@@ -218,7 +221,7 @@ def test_a_failed_clip_is_status_1_and_a_row(home, tmp_path):
     assert (tmp_path / "o" / "report.html").read_text().count("<article") == 1
 
 
-def test_doctor_says_all_is_well(home):
+def test_doctor_finds_no_fault(home):
     answer = cli("doctor", home=home)
     assert answer.returncode == 0, answer.stdout
     assert (

@@ -1,4 +1,4 @@
-"""Properties that hold for all input: windows, retakes, manifests and the store, searched by hypothesis."""
+"""Properties that hold for all input, searched by hypothesis: windows, retakes, manifests and the store."""
 
 import json
 import shutil
@@ -41,8 +41,8 @@ def test_a_segment_does_not_depend_on_the_length_of_the_clip(frames, length):
 
 
 @given(st.integers(1, 80), st.lists(st.tuples(st.integers(0, 79), st.integers(1, 30)), max_size=5), st.integers(1, 16))
-def test_the_last_part_that_holds_a_frame_gives_it(frames, retakes, chunk):
-    """Parts are (first frame, frames); every part is kept in chunks, and a frame's value names its part."""
+def test_each_frame_comes_from_the_last_part_that_holds_it(frames, retakes, chunk):
+    """retakes: (first frame, number of frames). Each part is stored in chunks, and the value of a frame is its part."""
     spans = [(0, frames), *((start, min(start + count, frames)) for start, count in retakes if start < frames)]
     parts, stored = [], {}
     for number, (start, stop) in enumerate(spans):
@@ -87,7 +87,7 @@ def read(folder: str, name: str, text: str):
 
 
 @given(st.lists(CLIPS, min_size=1, max_size=4))
-def test_a_manifest_is_read_or_refused_with_its_rows_alike_in_every_format(clips):
+def test_a_manifest_is_read_or_refused_alike_in_every_format(clips):
     with tempfile.TemporaryDirectory() as folder:
         in_yaml = read(folder, "a.yaml", yaml.safe_dump({"clips": clips}, allow_unicode=True))
         in_json = read(folder, "a.jsonl", "".join(json.dumps(clip) + "\n" for clip in clips))
@@ -121,7 +121,7 @@ def test_older_names_of_keys_still_work_with_a_note(tmp_path, older, newer):
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """Makes, finds, kills and damages entries in any order; an entry is whole or it is not found."""
+    """Makes, finds and damages entries and kills writers in any order: an entry is whole or it is not found."""
 
     keys = Bundle("keys")
 
@@ -156,21 +156,21 @@ class StoreMachine(RuleBasedStateMachine):
             raise ValueError("stopped")
 
         if key in self.whole:
-            self.store.make("stage", key, fail)  # it is found, so nothing is written
+            self.store.make("stage", key, fail)  # It is found, so nothing is written.
         else:
             with pytest.raises(ValueError, match="stopped"):
                 self.store.make("stage", key, fail)
 
     @rule(key=keys)
     def writer_was_killed(self, key):
-        """What a process that is gone leaves behind."""
+        """The file that a killed process leaves behind."""
         left = self.root / "stage" / f"{key}.another-host.1-1.tmp"
         left.mkdir(parents=True, exist_ok=True)
         (left / "file").write_text("half")
 
     @rule(key=keys, name=st.sampled_from(["file", MARKER]))
     def deletion_was_killed(self, key, name):
-        """A folder under its final name that lacks a file, as a deletion that was stopped leaves it."""
+        """A folder under its final name without one of its files, as a stopped deletion leaves it."""
         path = self.root / "stage" / key / name
         if path.exists():
             path.unlink()

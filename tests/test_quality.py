@@ -1,7 +1,8 @@
-"""The quality gate on real files: pictures and sounds written by the real encoder, faces of the shipped avatars."""
+"""The quality gate on real files: the real encoder writes pictures and sound; faces are of a shipped avatar."""
 
 import subprocess
 
+import cv2
 import numpy as np
 import pytest
 from scipy.ndimage import uniform_filter1d
@@ -25,8 +26,8 @@ CLIP = Clip(id="a", avatar="ava", script="x", width=256, height=256, fps=FPS)
 
 
 @pytest.fixture(scope="module")
-def scene(tmp_path_factory):
-    """A portrait whose mouth is painted open and shut by an aperture, with a sound: (frames, aperture, WAV)."""
+def talking_clip(tmp_path_factory):
+    """A portrait whose mouth opens with an aperture, and a sound: (frames u8 [T, H, W, 3], aperture, WAV file)."""
     rng = np.random.default_rng(0)
     portrait = read_avatar(SHIPPED / "ava.safetensors").portrait[::2, ::2]
     [box] = [quality._face(fitted(portrait[..., 1].copy()))]
@@ -37,18 +38,16 @@ def scene(tmp_path_factory):
         low, high = int(y + 0.78 * side), int(y + 0.78 * side + 0.12 * side * aperture[t] / aperture.max())
         frames[t, low:high, int(x + 0.4 * side) : int(x + 0.6 * side)] = 20
     frames = np.clip(frames.astype(int) + rng.integers(-3, 4, frames.shape), 0, 255).astype(np.uint8)
-    noise = (
-        uniform_filter1d(rng.standard_normal((1, round(T / FPS * audio_files.OUTPUT_RATE))), 48)
-        .repeat(2, 0)
-        .astype(np.float32)
-    )  # dull, as AAC keeps it
+    # The noise has low frequencies only, because AAC does not keep the high ones.
+    noise = uniform_filter1d(rng.standard_normal((1, round(T / FPS * audio_files.OUTPUT_RATE))), 48)
+    noise = noise.repeat(2, 0).astype(np.float32)
     sound, _ = audio_files.normalise(noise, -20.0)
     path = tmp_path_factory.mktemp("sound") / "sound.wav"
     path.write_bytes(audio_files.wav_bytes(sound))
     return frames, aperture, path
 
 
-def look(tmp_path, frames, aperture, sound, seconds=None):
+def judge_video(tmp_path, frames, aperture, sound, seconds=None):
     path = tmp_path / "clip.mp4"
     write_video(
         path,
@@ -63,9 +62,9 @@ def look(tmp_path, frames, aperture, sound, seconds=None):
     return examine(path, sound, aperture, CLIP, -20.0, LIMITS).verdict
 
 
-def test_a_good_clip_passes(scene, tmp_path):
-    frames, aperture, sound = scene
-    verdict = look(tmp_path, frames, aperture, sound)
+def test_a_good_clip_passes(talking_clip, tmp_path):
+    frames, aperture, sound = talking_clip
+    verdict = judge_video(tmp_path, frames, aperture, sound)
     assert verdict.verdict == "pass", verdict
     m = verdict.measures
     assert (
@@ -80,45 +79,58 @@ def test_a_good_clip_passes(scene, tmp_path):
         (lambda f, a, w: (f[:-3], a, w), "fail", "117 frames, expected 120"),
         (lambda f, a, w: (np.concatenate([f, f[:6]]), a, w), "fail", "126 frames, expected 120"),
         (lambda f, a, w: (np.concatenate([f[:50], f[:1] * 0, f[51:]]), a, w), "fail", "a black frame"),
-        (lambda f, a, w: (np.concatenate([f[:50], np.repeat(f[50:51], 40, 0), f[90:]]), a, w), "review", "stands still for 1."),
+        (
+            lambda f, a, w: (np.concatenate([f[:50], np.repeat(f[50:51], 40, 0), f[90:]]), a, w),
+            "review",
+            "stands still for 1.",
+        ),
         (lambda f, a, w: (np.repeat(f[:1], T, 0), a, w), "fail", "stands still for 4.8 s"),
         (lambda f, a, w: (np.flip(f, 1).copy(), a, w), "fail", "a face in"),
         (lambda f, a, w: (np.concatenate([f[5:], f[:5]]), a, w), "fail", "the lips lag by -5.0 frames"),
         (lambda f, a, w: (np.concatenate([f[-5:], f[:-5]]), a, w), "fail", "the lips lag by +5.0 frames"),
-        (lambda f, a, w: (blurred(f), a, w), "review", "sharpness falls"),
+        (lambda f, a, w: (blur_increasingly(f), a, w), "review", "sharpness falls"),
     ],
-)  # fmt: skip
-def test_what_is_wrong_is_named(scene, tmp_path, spoil, verdict, reason):
-    found = look(tmp_path, *spoil(*scene))
-    assert found.verdict == verdict and any(reason in line for line in found.reasons), found
+)
+def test_faults_of_a_video_are_named(talking_clip, tmp_path, spoil, verdict, reason):
+    result = judge_video(tmp_path, *spoil(*talking_clip))
+    assert result.verdict == verdict and any(reason in line for line in result.reasons), result
 
 
-def test_faces_are_asked_of_cameras_in_front_alone(scene, tmp_path):
-    frames, aperture, sound = scene
+def test_faces_are_required_only_of_cameras_in_front(talking_clip, tmp_path):
+    frames, aperture, sound = talking_clip
     faceless = frames.copy()
-    faceless[60:] = frames[60:, ::-1]  # upside down, as a detector of faces in front sees a head from the side
+    faceless[60:] = frames[60:, ::-1]  # An upside-down face is not detected, as a face from the side is not.
     file = tmp_path / "clip.mp4"
     write_video(file, [faceless], frames.shape[1:3], FPS, sound, T / FPS, load_params(ROOT / "params.yaml").video, "t")
     turned = CameraPath(
         kind="keyframes", points=(CameraKeyFrame(time=60 / FPS - 0.1), CameraKeyFrame(time=60 / FPS, azimuth=45))
     )
-    for name, camera, retakes, found in (
-        ("still", CameraPath(), (), "a face in 50% of the frames"), ("turned", turned, (), None),
+    for name, camera, retakes, reason in (
+        ("still", CameraPath(), (), "a face in 50% of the frames"),
+        ("turned", turned, (), None),
         ("retaken", CameraPath(), (Retake(start=60 / FPS, end=T / FPS, camera=CameraPath(azimuth=-45)),), None),
-        ("aside", CameraPath(azimuth=30), (), "the camera shows no face from the front"), ("near", CameraPath(distance=0.5), (), "the camera shows no face from the front"),
-    ):  # fmt: skip
+        ("aside", CameraPath(azimuth=30), (), "the camera shows no face from the front"),
+        ("near", CameraPath(distance=0.5), (), "the camera shows no face from the front"),
+    ):
         clip = CLIP.model_copy(update={"camera": camera, "retakes": retakes})
         reasons = [
             line for line in examine(file, sound, aperture, clip, -20.0, LIMITS).verdict.reasons if "face " in line
         ]
-        assert len(reasons) == (found is not None) and all(found in line for line in reasons), (name, reasons)
+        assert len(reasons) == (reason is not None) and all(reason in line for line in reasons), (name, reasons)
 
 
-def test_sharpness_is_compared_between_like_views_alone(scene, tmp_path):
-    frames, aperture, sound = scene
+def test_sharpness_is_compared_only_between_similar_views(talking_clip, tmp_path):
+    frames, aperture, sound = talking_clip
     file = tmp_path / "clip.mp4"
     write_video(
-        file, [blurred(frames)], frames.shape[1:3], FPS, sound, T / FPS, load_params(ROOT / "params.yaml").video, "t"
+        file,
+        [blur_increasingly(frames)],
+        frames.shape[1:3],
+        FPS,
+        sound,
+        T / FPS,
+        load_params(ROOT / "params.yaml").video,
+        "t",
     )
     aside = CameraPath(kind="keyframes", points=(CameraKeyFrame(time=0), CameraKeyFrame(time=T / FPS, azimuth=15)))
     nearer = CameraPath(kind="keyframes", points=(CameraKeyFrame(time=0), CameraKeyFrame(time=T / FPS, distance=0.8)))
@@ -128,21 +140,19 @@ def test_sharpness_is_compared_between_like_views_alone(scene, tmp_path):
         (aside, False),
         (nearer, False),
     ):
-        found = examine(file, sound, aperture, CLIP.model_copy(update={"camera": camera}), -20.0, LIMITS).verdict
-        assert np.isfinite(found.measures["sharpness_kept"]) == compared, camera
-        assert any("sharpness falls" in line for line in found.reasons) == compared, camera
+        verdict = examine(file, sound, aperture, CLIP.model_copy(update={"camera": camera}), -20.0, LIMITS).verdict
+        assert np.isfinite(verdict.measures["sharpness_kept"]) == compared, camera
+        assert any("sharpness falls" in line for line in verdict.reasons) == compared, camera
 
 
-def blurred(frames):
-    import cv2
-
-    strong = np.linspace(0.1, 4, len(frames))
-    return np.stack([cv2.GaussianBlur(frame, (0, 0), sigma) for frame, sigma in zip(frames, strong, strict=True)])
+def blur_increasingly(frames):
+    sigmas = np.linspace(0.1, 4, len(frames))
+    return np.stack([cv2.GaussianBlur(frame, (0, 0), sigma) for frame, sigma in zip(frames, sigmas, strict=True)])
 
 
-def test_sound_that_comes_late_or_too_soft_is_named(scene, tmp_path):
-    frames, aperture, sound = scene
-    look(tmp_path, frames, aperture, sound)
+def test_late_and_soft_sound_is_named(talking_clip, tmp_path):
+    frames, aperture, sound = talking_clip
+    judge_video(tmp_path, frames, aperture, sound)
     for name, audio_filter, verdict, reason in (
         ("late", "adelay=200:all=1", "fail", "the sound lag by +5.0 frames"),
         ("soft", "volume=-9dB", "review", "-9."),
@@ -164,19 +174,33 @@ def test_sound_that_comes_late_or_too_soft_is_named(scene, tmp_path):
             ],
             check=True,
         )
-        found = examine(spoiled, sound, aperture, CLIP, -20.0, LIMITS).verdict
-        assert found.verdict == verdict and any(reason in line for line in found.reasons), (name, found)
+        result = examine(spoiled, sound, aperture, CLIP, -20.0, LIMITS).verdict
+        assert result.verdict == verdict and any(reason in line for line in result.reasons), (name, result)
 
 
-def test_what_cannot_be_told_judges_nothing():
+def test_measures_that_are_undefined_do_not_change_the_verdict():
     rng = np.random.default_rng(1)
     assert np.isnan(lip_lag(None, np.ones(200), FPS)[0])
-    assert np.isnan(lip_lag(rng.standard_normal((50, 480)), rng.random(50), FPS)[0])  # too short
-    lag, clear = lip_lag(rng.standard_normal((400, 480)), rng.random(400), FPS)
-    assert np.isnan(lag) or clear < LIMITS.sync_clear
-    good = {"frames": 10, "frames_expected": 10, "audio_minus_video_s": 0, "audio_lag_frames": 0, "lip_lag_frames": np.nan, "lip_correlation": 0, "darkest_frame": 90,
-            "frozen_s": 0, "faces": 1, "sharpness_kept": np.nan, "lufs": -20, "lufs_target": -20, "peak": 0.5}  # fmt: skip
+    assert np.isnan(lip_lag(rng.standard_normal((50, 480)), rng.random(50), FPS)[0])  # The recording is too short.
+    lag, clearness = lip_lag(rng.standard_normal((400, 480)), rng.random(400), FPS)
+    assert np.isnan(lag) or clearness < LIMITS.sync_clear
+    good = {
+        "frames": 10,
+        "frames_expected": 10,
+        "audio_minus_video_s": 0,
+        "audio_lag_frames": 0,
+        "lip_lag_frames": np.nan,
+        "lip_correlation": 0,
+        "darkest_frame": 90,
+        "frozen_s": 0,
+        "faces": 1,
+        "sharpness_kept": np.nan,
+        "lufs": -20,
+        "lufs_target": -20,
+        "peak": 0.5,
+    }
     assert judge(good, FPS, LIMITS).verdict == "pass"
     misread = judge(good | {"transcript_misread": 1.0}, FPS, LIMITS)
     assert misread.verdict == "review" and "the transcript is not what is said" in misread.reasons[0]
-    assert judge(good | {"lufs": -24, "peak": 0.95}, FPS, LIMITS).verdict == "pass"  # its peaks allow no more
+    # The peaks of this sound do not allow it to be louder.
+    assert judge(good | {"lufs": -24, "peak": 0.95}, FPS, LIMITS).verdict == "pass"

@@ -1,9 +1,10 @@
-"""The page, in a real browser, from disk and without a network."""
+"""The report page: its contents, the exit status of a batch, and the page in a real browser, without a network."""
 
 import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from stereotalker.media import audio_files
 from stereotalker.media.video_files import write_video
@@ -32,9 +33,22 @@ BATCH = BatchRecord(
 )
 
 
+# Scripts for the browser: the length in s of every video of the page, and the width in px of its poster.
+VIDEO_LENGTHS = """
+Promise.all([...document.querySelectorAll('video')].map(v => new Promise((yes, no) => {
+  v.onloadedmetadata = () => yes(v.duration); v.onerror = () => no(v.src); v.preload = 'auto'; v.load();
+})))
+"""
+POSTER_WIDTHS = """
+Promise.all([...document.querySelectorAll('video')].map(v => new Promise((yes, no) => {
+  const i = new Image(); i.onload = () => yes(i.width); i.onerror = () => no(i.src); i.src = v.poster;
+})))
+"""
+
+
 @pytest.fixture
-def page(tmp_path):
-    """A report with a clip of every kind, names that need escaping, and real files behind it."""
+def report(tmp_path):
+    """A report with a clip of every state, names that need escaping, and real files: (folder, outputs, batch end)."""
     outputs = Outputs(tmp_path)
     (tmp_path / "clips").mkdir(), (tmp_path / "posters").mkdir(), (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "broken.txt").write_text("Traceback")
@@ -51,11 +65,9 @@ def page(tmp_path):
             load_params(ROOT / "params.yaml").video,
             "t",
         )
-        from PIL import Image
-
         Image.fromarray(frames[0]).save(tmp_path / "posters" / f"{name}.jpg")
 
-    def made(row, name, verdict, reasons=()):
+    def done_clip(row, name, verdict, reasons=()):
         return ClipResult(
             name,
             row,
@@ -72,16 +84,18 @@ def page(tmp_path):
         )
 
     rows = [
-        made(1, "good", "pass"), made(2, "strange #1%", "review", ("loudness is <odd>",)), ClipResult("broken", 3, "failed", "unexpected <b>Error</b>", log="logs/broken.txt"),
+        done_clip(1, "good", "pass"),
+        done_clip(2, "strange #1%", "review", ("loudness is <odd>",)),
+        ClipResult("broken", 3, "failed", "unexpected <b>Error</b>", log="logs/broken.txt"),
         ClipResult("later", 4, "stopped", "the budget is spent"),
-    ]  # fmt: skip
+    ]
     end = BatchEnd(rows, "the budget is spent", 5000.0, 7200.0, 360.0)
     write_report(outputs, BATCH, end)
     return tmp_path, outputs, end
 
 
-def test_every_clip_and_every_reason_is_there(page):
-    folder, outputs, end = page
+def test_every_clip_and_every_reason_is_in_the_report(report):
+    folder, outputs, end = report
     text = (folder / "report.html").read_text()
     assert (
         text.count("<article") == 4
@@ -117,16 +131,16 @@ def test_every_clip_and_every_reason_is_there(page):
         (("failed",), 1),
     ],
 )
-def test_exit_status(rows, status):
-    made = [
+def test_the_exit_status_follows_the_worst_clip(rows, status):
+    results = [
         ClipResult("x", 1, "done", verdict=shown) if shown in ("pass", "review", "fail") else ClipResult("x", 1, shown)
         for shown in rows
     ]
-    assert BatchEnd(made, "", 1, 1, 0).status == status
+    assert BatchEnd(results, "", 1, 1, 0).status == status
 
 
-def test_contact_sheet_and_durations(page):
-    _, outputs, end = page
+def test_the_contact_sheet_holds_posters_and_durations_are_readable(report):
+    _, outputs, end = report
     assert (
         contact_sheet(outputs, end.results).startswith("data:image/jpeg;base64,")
         and contact_sheet(outputs, end.results[2:]) == ""
@@ -136,8 +150,8 @@ def test_contact_sheet_and_durations(page):
 
 @pytest.fixture
 def browser():
-    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if not found:
+    executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if not executable:
         pytest.skip("no Chromium on this machine; on Debian `apt-get install chromium`")
     from playwright.sync_api import sync_playwright
 
@@ -151,34 +165,32 @@ def browser():
             "--disable-sync",
             "--no-first-run",
         ]
-        chromium = play.chromium.launch(executable_path=found, args=flags)
+        chromium = play.chromium.launch(executable_path=executable, args=flags)
         yield chromium
         chromium.close()
 
 
-def test_the_page_works_from_disk_in_chromium(page, browser):
-    folder, *_ = page
-    tab, asked, errors = browser.new_page(), [], []
-    tab.on("request", lambda request: asked.append(request.url))
+def test_the_page_works_from_disk_in_chromium(report, browser):
+    folder, *_ = report
+    tab, requests, errors = browser.new_page(), [], []
+    tab.on("request", lambda request: requests.append(request.url))
     tab.on("pageerror", lambda error: errors.append(str(error)))
     tab.goto((folder / "report.html").as_uri())
 
-    def shown():
+    def visible_cards():
         return [card.get_attribute("id") for card in tab.query_selector_all("article") if card.is_visible()]
 
-    assert len(shown()) == 4
+    assert len(visible_cards()) == 4
     tab.click("button[data-show=failed]")
     tab.wait_for_function("location.hash == '#show=failed'")
-    assert shown() == ["clip-broken"] and tab.get_attribute("button[data-show=failed]", "aria-pressed") == "true"
+    assert (
+        visible_cards() == ["clip-broken"] and tab.get_attribute("button[data-show=failed]", "aria-pressed") == "true"
+    )
     tab.goto((folder / "report.html").as_uri() + "#show=review")
     tab.reload()
-    assert shown() == ["clip-strange #1%"]
-    lengths = tab.evaluate(
-        "Promise.all([...document.querySelectorAll('video')].map(v => new Promise((yes, no) => { v.onloadedmetadata = () => yes(v.duration); v.onerror = () => no(v.src); v.preload = 'auto'; v.load(); })))"
-    )
-    assert lengths == [pytest.approx(1.0, abs=0.05)] * 2  # both play, the strange name too
-    posters = tab.evaluate(
-        "Promise.all([...document.querySelectorAll('video')].map(v => new Promise((yes, no) => { const i = new Image(); i.onload = () => yes(i.width); i.onerror = () => no(i.src); i.src = v.poster; })))"
-    )
+    assert visible_cards() == ["clip-strange #1%"]
+    lengths = tab.evaluate(VIDEO_LENGTHS)
+    assert lengths == [pytest.approx(1.0, abs=0.05)] * 2  # Both play, and so does the name that needs escaping.
+    posters = tab.evaluate(POSTER_WIDTHS)
     assert posters == [64, 64]
-    assert not errors and all(url.startswith(("file://", "data:")) for url in asked)
+    assert not errors and all(url.startswith(("file://", "data:")) for url in requests)

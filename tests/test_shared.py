@@ -1,4 +1,4 @@
-"""A store and outputs on s3://, against a real S3 server on loopback; what a network may do to them."""
+"""A store and outputs on s3://, against an S3 server on loopback; what interrupted and damaged transfers do to them."""
 
 import json
 import os
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture(scope="module")
 def s3():
-    """A client of the server; fsspec finds it through the environment, as it finds a studio's own."""
+    """A client of the server. fsspec finds the server through the environment, as it would find that of a studio."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -39,13 +39,14 @@ def s3():
         os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
-def put(text):
+def write_text(text):
+    """A function that fills the folder of a store entry with one file."""
     return lambda folder: (folder / "a.txt").write_text(text)
 
 
-def test_what_one_machine_makes_another_finds(s3, tmp_path):
+def test_an_entry_made_on_one_machine_is_found_on_another(s3, tmp_path):
     here, there = (SharedStore("s3://studio/shared", Store(tmp_path / name)) for name in ("here", "there"))
-    here.make("stage", "key", put("x"))
+    here.make("stage", "key", write_text("x"))
     assert (there.find("stage", "key") / "a.txt").read_text() == "x"
     calls = []
     there.make("stage", "key", lambda folder: calls.append(1))
@@ -56,30 +57,31 @@ def test_what_one_machine_makes_another_finds(s3, tmp_path):
     )
 
 
-def test_an_entry_without_its_marker_is_none(s3, tmp_path):
+def test_an_entry_without_its_marker_is_not_found(s3, tmp_path):
     first, second = (SharedStore("s3://studio/half", Store(tmp_path / name)) for name in ("first", "second"))
-    first.make("stage", "key", put("x"))
-    s3.delete_object(Bucket="studio", Key=f"half/stage/key/{MARKER}")  # as if the upload had been cut off
+    first.make("stage", "key", write_text("x"))
+    s3.delete_object(Bucket="studio", Key=f"half/stage/key/{MARKER}")  # As if the upload had been interrupted.
     assert second.find("stage", "key") is None
-    first.make("stage", "key", put("never asked"))  # its own copy is whole: it goes up again
+    # The first machine's own copy is whole and is uploaded again.
+    first.make("stage", "key", write_text("never written"))
     assert (second.find("stage", "key") / "a.txt").read_text() == "x"
 
 
 @pytest.mark.parametrize("damage", [b"", b"y", None])
-def test_a_damaged_object_is_made_again(s3, tmp_path, damage):
+def test_a_damaged_object_is_remade(s3, tmp_path, damage):
     name = f"damaged-{damage}"
     first, second = (SharedStore(f"s3://studio/{name}", Store(tmp_path / place)) for place in ("first", "second"))
-    first.make("stage", "key", put("x"))
+    first.make("stage", "key", write_text("x"))
     if damage is None:
         s3.delete_object(Bucket="studio", Key=f"{name}/stage/key/a.txt")
     else:
         s3.put_object(Bucket="studio", Key=f"{name}/stage/key/a.txt", Body=damage)
     assert second.find("stage", "key") is None
-    assert (second.make("stage", "key", put("again")) / "a.txt").read_text() == "again"
+    assert (second.make("stage", "key", write_text("again")) / "a.txt").read_text() == "again"
     assert s3.get_object(Bucket="studio", Key=f"{name}/stage/key/a.txt")["Body"].read() == b"again"
 
 
-def test_a_batch_lives_on_s3(s3, tmp_path, tiny_models, home, new_home):
+def test_a_batch_is_made_with_store_and_outputs_on_s3(s3, tmp_path, tiny_models, home, new_home):
     batch = write_batch(tmp_path, [{"id": "a", "script": "one two"}, {"id": "b", "avatar": "zoe", "script": "hi"}])
     params = tiny_models.params.with_produce({"store": "s3://studio/store", "previews": 32})
     done = produce(batch, "s3://studio/night", params, home, "inline", weights=tiny_models.folder)
@@ -93,10 +95,11 @@ def test_a_batch_lives_on_s3(s3, tmp_path, tiny_models, home, new_home):
     again = produce(
         batch, "s3://studio/night", params, new_home("another-machine"), "inline", weights=tiny_models.folder
     )
-    assert again.results[0].made == ["provenance"]  # signed by the other machine's own certificate; all else was found
+    # The other machine signs with its own certificate. Everything else is in the store.
+    assert again.results[0].made == ["provenance"]
 
 
-def test_unknown_places_are_the_users_fault(tmp_path):
+def test_unknown_locations_are_refused(tmp_path):
     with pytest.raises(UserError, match="s4://"):
         Outputs("s4://bucket")
     with pytest.raises(UserError, match="--out .* cannot be written"):

@@ -1,3 +1,5 @@
+"""The local store, digests, atomic files, and records on disk."""
+
 import os
 import subprocess
 import sys
@@ -14,32 +16,38 @@ from stereotalker.store.files import write_atomic
 from stereotalker.store.local import MARKER, Store
 
 
-def put(text):
+def write_text(text):
+    """A function that fills the folder of a store entry with one file."""
     return lambda folder: (folder / "a.txt").write_text(text)
 
 
-def test_made_once_and_found_again(tmp_path):
+def test_an_entry_is_made_once_and_found_again(tmp_path):
     store, calls = Store(tmp_path), []
     for _ in range(2):
-        folder = store.make("stage", "key", lambda f: (calls.append(1), put("x")(f)))
+        folder = store.make("stage", "key", lambda f: (calls.append(1), write_text("x")(f)))
     assert len(calls) == 1 and (folder / "a.txt").read_text() == "x" and store.find("stage", "key") == folder
     assert store.find("stage", "other") is None
 
 
-@pytest.mark.parametrize("damage", [
-    lambda f: (f / "a.txt").write_text("y"), lambda f: (f / "a.txt").unlink(),
-    lambda f: (f / "a.txt").write_text(""), lambda f: (f / MARKER).write_text("{"),
-])  # fmt: skip
-def test_a_damaged_entry_is_made_again(tmp_path, damage):
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda f: (f / "a.txt").write_text("y"),
+        lambda f: (f / "a.txt").unlink(),
+        lambda f: (f / "a.txt").write_text(""),
+        lambda f: (f / MARKER).write_text("{"),
+    ],
+)
+def test_a_damaged_entry_is_remade(tmp_path, damage):
     store = Store(tmp_path)
-    damage(store.make("stage", "key", put("x")))
+    damage(store.make("stage", "key", write_text("x")))
     assert store.find("stage", "key") is None
-    assert (store.make("stage", "key", put("x")) / "a.txt").read_text() == "x"
+    assert (store.make("stage", "key", write_text("x")) / "a.txt").read_text() == "x"
 
 
 def test_a_failed_write_leaves_nothing(tmp_path):
     def fail(folder):
-        put("half")(folder)
+        write_text("half")(folder)
         raise ValueError("stop")
 
     with pytest.raises(ValueError, match="stop"):
@@ -47,7 +55,7 @@ def test_a_failed_write_leaves_nothing(tmp_path):
     assert not list((tmp_path / "stage").iterdir())
 
 
-def test_a_killed_writer_leaves_no_final_name_and_is_swept(tmp_path):
+def test_what_a_killed_writer_leaves_is_not_found_and_is_swept(tmp_path):
     code = (
         "import os, signal, pathlib, sys\nfrom stereotalker.store.local import Store\n"
         "def write(f):\n (f / 'a.txt').write_text('half'); os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -59,11 +67,11 @@ def test_a_killed_writer_leaves_no_final_name_and_is_swept(tmp_path):
     assert store.sweep() == 1 and not list((tmp_path / "stage").iterdir())
 
 
-def test_sweep_spares_the_living(tmp_path):
+def test_sweeping_spares_entries_that_are_being_written(tmp_path):
     store = Store(tmp_path)
-    seen = []
-    store.make("stage", "key", lambda f: (put("x")(f), seen.append(store.sweep())))
-    assert seen == [0] and store.find("stage", "key")
+    swept = []
+    store.make("stage", "key", lambda f: (write_text("x")(f), swept.append(store.sweep())))
+    assert swept == [0] and store.find("stage", "key")
 
 
 def test_many_threads_make_one_entry(tmp_path):
@@ -71,14 +79,14 @@ def test_many_threads_make_one_entry(tmp_path):
 
     def write(folder):
         time.sleep(0.02)
-        put("x")(folder)
+        write_text("x")(folder)
 
     with ThreadPoolExecutor(8) as threads:
         folders = set(threads.map(lambda _: store.make("stage", "key", write), range(8)))
     assert len(folders) == 1 and [p.name for p in (tmp_path / "stage").iterdir()] == ["key"]
 
 
-def test_digests_tell_values_apart():
+def test_digests_differ_between_values_and_types():
     values = [
         1,
         1.0,
@@ -101,19 +109,19 @@ def test_digests_tell_values_apart():
         digest(object())
 
 
-def test_atomic_write_replaces(tmp_path):
+def test_an_atomic_write_replaces_the_file(tmp_path):
     path = tmp_path / "f" / "x.json"
     write_atomic(path, b"1")
     write_atomic(path, b"2")
     assert path.read_bytes() == b"2" and os.listdir(path.parent) == ["x.json"]
 
 
-def test_records_survive_the_disk(tmp_path):
+def test_records_are_read_as_they_were_saved(tmp_path):
     speech = Speech(np.linspace(-1, 1, 50, dtype=np.float32), -20.5, (Timed("hi", 0.0, 0.5),), (Timed("h", 0.0, 0.1),))
     save(speech, tmp_path / "s.safetensors")
-    again = load(Speech, tmp_path / "s.safetensors")
-    assert again.words == speech.words and again.phonemes == speech.phonemes and again.loudness == -20.5
-    assert np.array_equal(again.samples, speech.samples)
+    read = load(Speech, tmp_path / "s.safetensors")
+    assert read.words == speech.words and read.phonemes == speech.phonemes and read.loudness == -20.5
+    assert np.array_equal(read.samples, speech.samples)
     with pytest.raises(UserError, match="expected a saved Motion"):
         load(Motion, tmp_path / "s.safetensors")
 

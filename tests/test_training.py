@@ -1,4 +1,4 @@
-"""The training loop: what is drawn for every step, here or by processes ahead of the model."""
+"""The training loop: its random draws, in this process or in processes ahead of the model, and how it resumes."""
 
 from functools import partial
 
@@ -19,25 +19,25 @@ def draw(size, rng):
 
 
 @pytest.mark.parametrize("first", [0, 4])
-def test_what_is_drawn_ahead_is_what_would_be_drawn_here(first):
+def test_batches_drawn_ahead_equal_batches_drawn_in_this_process(first):
     here, ahead = (list(loop._batches(partial(draw, 5), OPTIONS, first, device)) for device in ("cpu", "cuda"))
     assert len(here) == len(ahead) == OPTIONS.steps - first
     assert all(torch.equal(a, b) for a, b in zip(here, ahead, strict=True))
     assert not torch.equal(here[0], here[1])
 
 
-def test_loss_gets_what_was_drawn(tmp_path):
-    model, seen = nn.Linear(5, 1), []
+def test_the_loss_gets_the_batch_of_its_step(tmp_path):
+    model, batches = nn.Linear(5, 1), []
 
     def loss(batch):
-        seen.append(batch)
+        batches.append(batch)
         return model(batch).square().mean() + torch.rand(())
 
     fit(model, loss, OPTIONS, tmp_path / "checkpoint", lambda *_: None, draw=partial(draw, 5))
-    assert len(seen) == OPTIONS.steps and torch.equal(seen[2], draw(5, np.random.default_rng([OPTIONS.seed, 2])))
+    assert len(batches) == OPTIONS.steps and torch.equal(batches[2], draw(5, np.random.default_rng([OPTIONS.seed, 2])))
 
 
-def test_torchs_chance_depends_on_seed_and_step_alone(tmp_path):
+def test_torch_draws_depend_only_on_seed_and_step(tmp_path):
     model, drawn = nn.Linear(1, 1), []
 
     def loss(_):
@@ -53,10 +53,10 @@ class _Stopped(Exception):
     pass
 
 
-def test_a_stopped_run_goes_on_to_the_same_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "CHECKPOINT_EVERY_S", -1.0)  # after every step
+def test_a_stopped_training_resumes_to_the_same_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "CHECKPOINT_EVERY_S", -1.0)  # A checkpoint is written after every step.
 
-    def run(checkpoint, stop):
+    def train(checkpoint, stop):
         torch.manual_seed(0)
         model, steps = nn.Linear(5, 1), iter(range(OPTIONS.steps))
 
@@ -68,7 +68,7 @@ def test_a_stopped_run_goes_on_to_the_same_end(tmp_path, monkeypatch):
         fit(model, loss, OPTIONS, checkpoint, lambda *_: None, draw=partial(draw, 5))
         return model.weight
 
-    whole = run(tmp_path / "whole", None)
+    whole = train(tmp_path / "whole", None)
     with pytest.raises(_Stopped):
-        run(tmp_path / "stopped", 4)
-    assert torch.equal(run(tmp_path / "stopped", None), whole)
+        train(tmp_path / "stopped", 4)
+    assert torch.equal(train(tmp_path / "stopped", None), whole)

@@ -1,3 +1,5 @@
+"""Video files: length, frame rate, color, stereo metadata, and the same bytes for the same frames."""
+
 import av
 import numpy as np
 import pytest
@@ -26,20 +28,17 @@ def gradient(frames, height, width):
     ("seconds", "fps", "size"),
     [(1.0, 25.0, (64, 64)), (1.37, 12.0, (96, 160)), (0.51, 23.976, (160, 90)), (2.2, 60.0, (64, 66))],
 )
-def test_exact_length_and_form(tmp_path, tiny_params, sound, seconds, fps, size):
+def test_a_video_has_its_exact_length_and_format(tmp_path, tiny_params, sound, seconds, fps, size):
     count = frame_count(seconds, fps)
     assert count == round(seconds * fps)
     out = tmp_path / "o" / "c.mp4"
     write_video(out, [gradient(count, *size)], size, fps, sound, count / fps, tiny_params.video, "c")
-    found = probe(out)
+    film = probe(out)
     assert (
-        found.frames == count
-        and found.size == size
-        and found.codecs == ("h264", "aac")
-        and found.pixel_format == "yuv420p"
+        film.frames == count and film.size == size and film.codecs == ("h264", "aac") and film.pixel_format == "yuv420p"
     )
-    assert abs(found.audio_seconds - found.video_seconds) <= 1 / fps + 1024 / 48000
-    assert "trainedAlgorithmicMedia" in found.comment
+    assert abs(film.audio_seconds - film.video_seconds) <= 1 / fps + 1024 / 48000
+    assert "trainedAlgorithmicMedia" in film.comment
     assert [p.name for p in out.parent.iterdir()] == ["c.mp4"]
 
 
@@ -57,7 +56,7 @@ def test_exact_length_and_form(tmp_path, tiny_params, sound, seconds, fps, size)
         (23.9, "239/10"),
     ],
 )
-def test_a_container_states_the_rate_that_is_meant(tmp_path, tiny_params, sound, fps, stated):
+def test_a_container_states_the_exact_frame_rate(tmp_path, tiny_params, sound, fps, stated):
     assert str(frame_rate(fps)) == stated
     write_video(tmp_path / "c.mp4", [gradient(12, 64, 64)], (64, 64), fps, sound, 12 / fps, tiny_params.video, "c")
     with av.open(str(tmp_path / "c.mp4")) as container:
@@ -65,21 +64,21 @@ def test_a_container_states_the_rate_that_is_meant(tmp_path, tiny_params, sound,
 
 
 @pytest.mark.parametrize(("layout", "kind"), [("side-by-side", 1), ("over-under", 2)])
-def test_players_are_told_of_two_eyes(tmp_path, tiny_params, sound, layout, kind):
+def test_stereo_layouts_are_in_the_metadata(tmp_path, tiny_params, sound, layout, kind):
     frames = gradient(30, 64, 128)
     for name, stereo in (("plain", None), ("stereo", Stereo(layout=layout))):
         write_video(tmp_path / f"{name}.mp4", [frames], (64, 128), 25.0, sound, 1.2, tiny_params.video, "c", stereo)
     with av.open(str(tmp_path / "stereo.mp4")) as container:
-        found = [bytes(side)[0] for side in next(container.decode(video=0)).side_data if side.type.name == "STEREO3D"]
-    assert found == [kind, kind]  # AV_STEREO3D_SIDEBYSIDE, AV_STEREO3D_TOPBOTTOM: by the stream, and by the file
-    assert probe(tmp_path / "stereo.mp4") == probe(
-        tmp_path / "plain.mp4"
-    )  # every frame and sample is found behind the longer head
+        layouts = [bytes(side)[0] for side in next(container.decode(video=0)).side_data if side.type.name == "STEREO3D"]
+    # AV_STEREO3D_SIDEBYSIDE or AV_STEREO3D_TOPBOTTOM, from the stream and from the container
+    assert layouts == [kind, kind]
+    # The longer header does not displace any frame or sample.
+    assert probe(tmp_path / "stereo.mp4") == probe(tmp_path / "plain.mp4")
     assert np.array_equal(read_frames(tmp_path / "stereo.mp4"), read_frames(tmp_path / "plain.mp4"))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["plain.mp4", "s.wav", "stereo.mp4"]
 
 
-def test_colours_survive(tmp_path, tiny_params, sound):
+def test_colors_are_kept(tmp_path, tiny_params, sound):
     frames = gradient(5, 64, 96)
     write_video(tmp_path / "c.mp4", iter([frames[:2], frames[2:]]), (64, 96), 25.0, sound, 0.2, tiny_params.video, "c")
     assert np.abs(read_frames(tmp_path / "c.mp4").astype(int) - frames).mean() < 4
@@ -91,9 +90,12 @@ def test_the_same_frames_give_the_same_bytes(tmp_path, tiny_params, sound):
             tmp_path / f"{name}.mp4", [gradient(5, 64, 64)], (64, 64), 25.0, sound, 0.2, tiny_params.video, "same"
         )
     assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+    # Two files of the same second would agree even if they held their time of creation.
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        assert "creation_time" not in container.metadata
 
 
-def test_a_refused_video_leaves_nothing(tmp_path, tiny_params, sound):
+def test_a_failed_write_leaves_no_file(tmp_path, tiny_params, sound):
     bad = tiny_params.video.model_copy(update={"preset": "nonsense"})
     with pytest.raises(UserError, match="could not write the video"):
         write_video(tmp_path / "v" / "c.mp4", [gradient(5, 64, 64)], (64, 64), 25.0, sound, 0.2, bad, "c")
