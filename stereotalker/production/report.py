@@ -140,6 +140,7 @@ def contact_sheet(outputs: Outputs, results: list[ClipResult], most: int = 60, s
     columns = min(10, len(posters))
     sheet = Image.new("RGB", (columns * side, -(-len(posters) // columns) * side), "#20242b")
     for index, data in enumerate(posters):
+        assert data is not None, "a finished clip has a poster"
         picture = Image.open(io.BytesIO(data))
         picture.thumbnail((side, side))
         left = index % columns * side + (side - picture.width) // 2
