@@ -25,4 +25,4 @@ def autocast(device: str = "cpu") -> torch.autocast:
 
 def to_channels_last(model: Model, device: str) -> Model:
     """Move a convolutional model to a device, in place, and lay its weights out as that device multiplies them fast."""
-    return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # no stub for it
+    return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
