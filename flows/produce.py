@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ from stereotalker.store.digests import code_version, digest
 from stereotalker.store.remote import AnyStore, open_store
 from stereotalker.tasks.clip import RETRY_S, BatchContext, WorkItem, produce_inline
 from stereotalker.tasks.notify import notify
-from stereotalker.tasks.pool import LocalSlot, Pool
+from stereotalker.tasks.pool import LocalSlot, Pool, Slot
 from stereotalker.tasks.report import BatchLog
 from stereotalker.tasks.tracking import Tracker, TrackingError
 from stereotalker.weights import FOLDER
@@ -175,9 +175,12 @@ def _prefect(batch: BatchRecord, items: list[WorkItem], context: BatchContext, l
     name, has_ended = f"{batch.name} {batch.started.replace('T', ' ')}", False
 
     @flow(
-        name=FLOW, flow_run_name=name, task_runner=ThreadPoolTaskRunner(max_workers=in_progress), persist_result=False
+        name=FLOW,
+        flow_run_name=name,
+        task_runner=ThreadPoolTaskRunner(max_workers=in_progress),  # type: ignore[arg-type]  # Prefect's is invariant
+        persist_result=False,
     )
-    def produce_batch(manifest: str, clips: int):
+    def produce_batch(manifest: str, clips: int) -> object:
         nonlocal has_ended
         artifacts = Artifacts(batch.name, len(items))
         task = clip_task.with_options(retries=context.retries, retry_delay_seconds=exponential_backoff(RETRY_S))
@@ -217,6 +220,7 @@ def _open_pool(
 ) -> Iterator[Pool]:
     """Yield the pool of workers. executor: "ray" or "inline"."""
     cluster = None
+    slots: Sequence[Slot]
     if executor == "inline":
         slots = [LocalSlot(models, store)]
     else:

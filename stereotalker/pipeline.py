@@ -26,7 +26,7 @@ from stereotalker.motion.denoiser import MotionConfig, MotionDenoiser
 from stereotalker.params import Params, Training
 from stereotalker.production.avatars import detector_folder
 from stereotalker.render.denoiser import DenoiserConfig, RenderDenoiser, upcycle
-from stereotalker.runtime.device import device
+from stereotalker.runtime.device import device, to_channels_last
 from stereotalker.training.audio_encoder import training_loss as audio_loss
 from stereotalker.training.crops import draw_crops
 from stereotalker.training.detector_calibration import build_calibration
@@ -36,7 +36,7 @@ from stereotalker.training.motion import training_loss as motion_loss
 from stereotalker.training.motion_examples import make_examples, train_prior
 from stereotalker.training.renderer import train_denoiser
 from stereotalker.training.samples import Sample, read_people
-from stereotalker.weights import save_weights
+from stereotalker.weights import Model, save_weights
 
 DATA = Path("data")
 CARD = Path("metrics/people")
@@ -119,7 +119,7 @@ def masks(params: Params, log: Log) -> None:
     section = params.masks
     model = _seeded(section.training, lambda: MaskPredictor(MaskConfig(tuple(section.channels), params.render.patch)))
     samples = read_people(DATA / "people" / "train", params.body, params.people)
-    model = model.to(device(), memory_format=torch.channels_last)
+    model = to_channels_last(model, device())
     draw = partial(draw_crops, samples, runs=section.training.batch, frames=1, size=section.crop)
     fit(model, masks_loss(model), section.training, DATA / "masks.checkpoint", log, draw=draw)
     save_weights(model, weights_file("masks", WEIGHTS))
@@ -217,7 +217,7 @@ def run(stage: str, params: Params, log: Log | None = None) -> None:
     PIPELINE_STAGES[stage](params, log or print_log(stage, DATA / "logs" / f"{stage}.jsonl"))
 
 
-def _seeded(training: Training, make: Callable[[], torch.nn.Module]) -> torch.nn.Module:
+def _seeded(training: Training, make: Callable[[], Model]) -> Model:
     """Build a model with initial weights that depend on the seed of its training alone."""
     torch.manual_seed(training.seed)
     return make()

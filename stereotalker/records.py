@@ -108,8 +108,9 @@ class Camera:
     def frames(self, start: int, stop: int) -> Camera:
         """The frames start..stop-1."""
         cut = slice(start, stop)
+        height, width = self.size
         return Camera(
-            self.intrinsics[cut], self.extrinsics[cut], self.azimuth[cut], self.elevation[cut], tuple(self.size)
+            self.intrinsics[cut], self.extrinsics[cut], self.azimuth[cut], self.elevation[cut], (height, width)
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
+from pydantic_core import ErrorDetails
 
 
 class StrictModel(BaseModel):
@@ -11,7 +12,7 @@ class StrictModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-def explain(fault: dict) -> str:
+def explain(fault: ErrorDetails) -> str:
     """One line for one entry of a pydantic ValidationError.errors(): the key, what was expected, and what came."""
     field = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":

@@ -6,7 +6,7 @@ They are loaded strictly and never unpickled.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -35,6 +35,7 @@ def save_weights(model: nn.Module, path: Path) -> None:
             continue
         value = value if name in buffers else value.to(torch.bfloat16)
         tensors[name] = value.contiguous()
+    assert is_dataclass(model.config) and not isinstance(model.config, type)
     header = {"config": json.dumps(asdict(model.config)), "model": type(model).__name__}
     write_atomic(path, safetensors.torch.save(tensors, metadata=header))
 

@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -130,54 +131,55 @@ def produce_clip(item: WorkItem, context: BatchContext, render: Render, attempt:
         "camera": _camera_text(clip),
         "seed": str(clip.seed),
     }
-    common = {
-        "id": clip.id,
-        "row": item.row,
-        "attempts": attempt,
-        "seconds": timings.seconds,
-        "made": timings.made,
-        "facts": facts,
-    }
+    result = partial(
+        ClipResult,
+        id=clip.id,
+        row=item.row,
+        attempts=attempt,
+        seconds=timings.seconds,
+        made=timings.made,
+        facts=facts,
+    )
     try:
         finished = make_clip(clip, context.maker, render, context.progress, timings, item.place)
         notes = context.maker.fit_notes(clip)
-        files = _deliver(item, finished, context, timings)
+        video, poster = _deliver(item, finished, context, timings)
     except BatchStopped as stop:
-        return ClipResult(state="stopped", error=str(stop), **common)
+        return result(state="stopped", error=str(stop))
     except Exception as error:  # every clip gets a row; for a bug of ours the traceback is saved beside it
         if fault := disk_fault(error):
             place = fault.filename or context.maker.store
             context.admission.stop(f"{fault.strerror}: {place}; make room or mend it and run the batch again")
-            return ClipResult(state="stopped", error=context.admission.stopped, **common)
+            return result(state="stopped", error=context.admission.stopped)
         if is_transient(error) and attempt <= context.retries:
             context.progress(clip.id, "retry", 0, 1)
             raise RetryClip(str(error)) from error
         is_expected = isinstance(error, UserError) or is_transient(error)
         reason, log = (str(error), "") if is_expected else _save_traceback(error, clip.id, context.outputs)
         context.admission.outcome(reason)
-        return ClipResult(state="failed", error=reason, log=log, **common)
+        return result(state="failed", error=reason, log=log)
     context.admission.outcome("")
     verdict = finished.verdict
-    return ClipResult(
+    return result(
         state="done",
         rendered=timings.rendered,
         frames=finished.frames,
         verdict=verdict.verdict,
         reasons=(*verdict.reasons, *notes),
         measures=verdict.measures,
-        **files,
-        **common,
+        video=video,
+        poster=poster,
     )
 
 
-def _deliver(item: WorkItem, finished: FinishedClip, context: BatchContext, timings: StageTimings) -> dict[str, str]:
-    """Sign the video, and copy it and its poster to the outputs. Returns their names there."""
+def _deliver(item: WorkItem, finished: FinishedClip, context: BatchContext, timings: StageTimings) -> tuple[str, str]:
+    """Sign the video, and copy it and its poster to the outputs. Returns the names of both there."""
     signed = context.maker.sign(item.clip, finished, timings)
     folder = "previews" if item.preview else "clips"
-    files = {"video": f"{folder}/{item.clip.file_name}", "poster": f"posters/{item.clip.id}.jpg"}
-    context.outputs.place(files["video"], signed)
-    context.outputs.place(files["poster"], finished.poster)
-    return files
+    video, poster = f"{folder}/{item.clip.file_name}", f"posters/{item.clip.id}.jpg"
+    context.outputs.place(video, signed)
+    context.outputs.place(poster, finished.poster)
+    return video, poster
 
 
 def _block_signals() -> None:

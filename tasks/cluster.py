@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray import exceptions
@@ -38,14 +40,17 @@ class Cluster:
         address = rules.address or os.environ.get("RAY_ADDRESS")
         self._was_initialized = ray.is_initialized()
         if not self._was_initialized:
-            local_options = {
+            local_options: dict[str, Any] = {
                 "num_cpus": params.produce.workers * rules.threads,
                 "object_store_memory": _OBJECT_STORE_BYTES,
                 "include_dashboard": False,
             }
             try:
                 ray.init(
-                    address=address, log_to_driver=False, logging_level="ERROR", **({} if address else local_options)
+                    address=address,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    **({} if address else local_options),
                 )
             except (ConnectionError, ValueError) as error:
                 raise UserError(

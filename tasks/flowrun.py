@@ -30,7 +30,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterStateType,
     TaskRunFilter,
 )
-from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import EventTrigger, Posture
 from prefect.states import Cancelling, Crashed, Paused
@@ -86,6 +86,7 @@ class FlowRunControl:
                     state = client.read_flow_run(self._run).state
                 except Exception:  # a server that does not answer for a moment changes nothing
                     continue
+                assert state is not None
                 if state.type == StateType.PAUSED:
                     self._admission.hold("`stereotalker resume`, or Resume in Prefect")
                 elif state.type in (StateType.CANCELLING, StateType.CANCELLED):
@@ -105,7 +106,7 @@ class Artifacts:
         self._ended, self._updated = 0, 0.0  # clips that have ended, and time of the last update
         self._progress: UUID | None = None
         with _errors_as_notes():
-            self._progress = create_progress_artifact(
+            self._progress = create_progress_artifact(  # type: ignore[assignment]  # this is synchronous code
                 0.0, key="progress", description=f"{batch}: clips that have ended"
             )
 
@@ -148,7 +149,7 @@ def register_silence_automation() -> None:
     Heartbeats come every 30 s. Without the automation, only the next driver would notice (see `close_orphans`).
     """
     try:
-        Automation.read(name=_SILENCE_AUTOMATION)
+        Automation.read(name=_SILENCE_AUTOMATION)  # type: ignore[unused-coroutine]  # this is synchronous code
     except ValueError:
         ends = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")}
         trigger = EventTrigger(
@@ -179,7 +180,7 @@ def close_orphans() -> int:
             if any(tag.startswith(_OWNER) and is_dead(tag.removeprefix(_OWNER)) for tag in run.tags)
         ]
         for run in dead:
-            crashed = Crashed(message="the driver's process ended without a word")
+            crashed: State = Crashed(message="the driver's process ended without a word")
             of_run = FlowRunFilter(id={"any_": [run.id]})
             # One call returns one page of runs.
             while open_tasks := client.read_task_runs(
@@ -204,11 +205,11 @@ def steer(batch: str | None, command: Literal["pause", "resume", "cancel"]) -> s
             raise UserError(f"expected one running batch{f' called {batch}' if batch else ''}, found {names}; name one")
         run = matches[0]
         if command == "resume":
-            if run.state.type != StateType.PAUSED:
+            if run.state is None or run.state.type != StateType.PAUSED:
                 raise UserError(f"{run.name} is not paused")
             client.resume_flow_run(run.id)
         else:
-            state = Paused(timeout_seconds=_MAX_PAUSE_S) if command == "pause" else Cancelling()
+            state: State = Paused(timeout_seconds=_MAX_PAUSE_S) if command == "pause" else Cancelling()
             client.set_flow_run_state(run.id, state, force=True)
         return run.name
 

@@ -20,7 +20,7 @@ def notify(targets: list[str], title: str, text: str) -> None:
                 if not sender.add(target) or not sender.notify(body=text, title=title):
                     raise ConnectionError("not delivered")
             else:
-                Block.load(target).notify(text, subject=title)
+                Block.load(target).notify(text, subject=title)  # type: ignore[union-attr]  # this is synchronous code
         except Exception as error:  # the batch is done, whatever error a messenger raises
             kind = target.split(":")[0]  # the rest may contain a password
             message = str(error).splitlines()[0] if str(error) else ""

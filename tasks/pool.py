@@ -9,9 +9,10 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from itertools import count
+from pathlib import Path
 from queue import Empty, PriorityQueue
 from typing import Protocol
 
@@ -57,12 +58,13 @@ class Pool:
     Jobs wait in this queue, in the order of their clips, and not in Ray's.
     """
 
-    def __init__(self, slots: list[Slot], rules: WorkerParams, admission: AdmissionControl, store: AnyStore):
+    def __init__(self, slots: Sequence[Slot], rules: WorkerParams, admission: AdmissionControl, store: AnyStore):
         self._slots, self._rules, self._admission, self._store = list(slots), rules, admission, store
         self.workers = len(slots)
         self._queue: PriorityQueue[tuple[int, int, SegmentJob | None, Future]] = PriorityQueue()
         self._sequence, self._lock = count(), threading.Lock()
-        self._idle, self._threads, self._closing = 0, [], False  # _idle: threads that wait for a job
+        self._idle, self._closing = 0, False  # _idle: threads that wait for a job
+        self._threads: list[threading.Thread] = []
 
     def render(self, jobs: list[SegmentJob], progress: Progress) -> list[RenderedSegment]:
         """Render all segments of a clip, and return them in the order of `jobs`.
@@ -189,7 +191,11 @@ class Pool:
 
     def _cut(self, job: SegmentJob, halves: tuple[SegmentJob, SegmentJob]) -> tuple[SegmentJob, SegmentJob]:
         """Record in the store that this segment is rendered in halves, so that the next run does not try it whole."""
-        self._store.make("cut", job.key, lambda folder: (folder / "cut.txt").write_text(str(halves[1].window.start)))
+
+        def write(folder: Path) -> None:
+            (folder / "cut.txt").write_text(str(halves[1].window.start))
+
+        self._store.make("cut", job.key, write)
         return halves
 
     def _back_off(self, tries: int) -> None:

@@ -83,8 +83,8 @@ def pose_arm(side: str, rows: np.ndarray, poses: np.ndarray) -> None:
             if knuckle == 1:  # fingers spread at the first knuckle, and less when they are curled
                 rotation[:, 1] = -spread * (0.22, 0.04, -0.12, -0.28)[k] * (1 - np.clip(curls[:, k], 0, 1))
             poses[:, JOINT[f"{side}_{finger}{knuckle}"]] = rotation * mirror
-    for knuckle, bend in ((1, (0.25, 0.45, -0.40)), (2, (0.0, 0.65, -0.25)), (3, (0.0, 0.75, -0.15))):
-        poses[:, JOINT[f"{side}_thumb{knuckle}"]] = curls[:, 4:] * np.array(bend) * mirror
+    for knuckle, bends in ((1, (0.25, 0.45, -0.40)), (2, (0.0, 0.65, -0.25)), (3, (0.0, 0.75, -0.15))):
+        poses[:, JOINT[f"{side}_thumb{knuckle}"]] = curls[:, 4:] * np.array(bends) * mirror
 
 
 def _solve(

@@ -19,7 +19,8 @@ _IN, _OUT, _UP, _DOWN, _FRONT, _BACK = (-1, 0, 0), (1, 0, 0), (0, 1, 0), (0, -1,
 
 def _mix(*parts: tuple[tuple[int, int, int], float]) -> tuple[float, float, float]:
     """Weighted sum of directions."""
-    return tuple(float(sum(d[k] * w for d, w in parts)) for k in range(3))
+    x, y, z = (float(sum(d[k] * w for d, w in parts)) for k in range(3))
+    return x, y, z
 
 
 _FORWARD_UP = _mix((_FRONT, 1), (_UP, 0.8))

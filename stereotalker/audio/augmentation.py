@@ -115,6 +115,7 @@ def through_codec(samples: np.ndarray, codec: str) -> np.ndarray:
     buffer = io.BytesIO()
     with av.open(buffer, "w", format=container) as out:
         stream = out.add_stream(name, rate=SAMPLE_RATE, layout="mono")
+        assert isinstance(stream, av.AudioStream)
         stream.bit_rate = _BITRATE[codec]
         frame = av.AudioFrame.from_ndarray(
             np.rint(np.clip(samples, -1, 1) * 32767).astype(np.int16)[None], format="s16", layout="mono"
@@ -125,7 +126,7 @@ def through_codec(samples: np.ndarray, codec: str) -> np.ndarray:
             out.mux(stream.encode(part))
         out.mux(stream.encode(None))
     buffer.seek(0)
-    with av.open(buffer) as encoded:
+    with av.open(buffer, "r") as encoded:
         resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
         parts = [p.to_ndarray().ravel() for frame in encoded.decode(audio=0) for p in resampler.resample(frame)]
         parts += [p.to_ndarray().ravel() for p in resampler.resample(None)]

@@ -7,6 +7,7 @@ B utterances, S samples at 16 kHz, M mel frames at 100 Hz, N feature frames at 5
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,14 +88,14 @@ def _build_model(config: EncoderConfig) -> Wav2Vec2Model:
     """Our own small Wav2Vec2 with mel features in the place of its convolutions."""
     model = Wav2Vec2Model(Wav2Vec2Config(
         hidden_size=config.hidden, num_hidden_layers=config.layers, num_attention_heads=max(config.hidden // 48, 1),
-        intermediate_size=4 * config.hidden, conv_dim=(config.convolution,), conv_stride=(HOP_SAMPLES,),
-        conv_kernel=(RECEPTIVE_FIELD_SAMPLES,),
+        intermediate_size=4 * config.hidden,
+        conv_dim=(config.convolution,), conv_stride=(HOP_SAMPLES,), conv_kernel=(RECEPTIVE_FIELD_SAMPLES,),
         feat_extract_norm="layer", do_stable_layer_norm=True,
         num_conv_pos_embeddings=32, num_conv_pos_embedding_groups=8,
         apply_spec_augment=False, hidden_dropout=0.1, attention_dropout=0.1, activation_dropout=0.0, layerdrop=0.0,
         mask_time_prob=0.0,
     ))  # fmt: skip
-    model.feature_extractor = MelFeatures(config.convolution)
+    model.register_module("feature_extractor", MelFeatures(config.convolution))
     return model
 
 
@@ -121,7 +122,7 @@ def _load_public_model(source: str) -> Wav2Vec2Model:
     return model.requires_grad_(False)
 
 
-def _receptive_field(kernels: tuple[int, ...], strides: tuple[int, ...]) -> int:
+def _receptive_field(kernels: Sequence[int], strides: Sequence[int]) -> int:
     """Receptive field of a stack of convolutions, samples."""
     field, step = 1, 1
     for kernel, stride in zip(kernels, strides, strict=True):
@@ -135,6 +136,9 @@ class MelFeatures(nn.Module):
     The frames have the same HOP and FIELD. Convolutions over raw samples need hours of speech to learn what mel bands
     provide from the start; docs/decisions/speech.md (021) has the measurement.
     """
+
+    bands: torch.Tensor  # f32 [frequencies, mels]
+    window: torch.Tensor  # f32 [RECEPTIVE_FIELD_SAMPLES]
 
     def __init__(self, width: int):
         super().__init__()

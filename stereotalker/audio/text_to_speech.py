@@ -173,7 +173,8 @@ def _languages() -> dict[str, str]:
     """Language code -> voice file, as espeak-ng lists them. The first voice of a language counts."""
     library, _ = _library()
     library.espeak_ListVoices.restype = ctypes.POINTER(ctypes.POINTER(_VoiceEntry))
-    voices, files, index = library.espeak_ListVoices(None), {}, 0
+    voices, index = library.espeak_ListVoices(None), 0
+    files: dict[str, str] = {}
     while voices[index]:
         entry = voices[index].contents
         files.setdefault(entry.languages[1:].decode(), entry.identifier.decode())  # the first byte is a priority

@@ -76,7 +76,7 @@ def _extra_shapes(path, reader, betas) -> np.ndarray:
     face_sd = np.full(len(variety.shapes()), _SD_FACE_CHANGE, np.float32)
     face_sd[: len(variety.finer)] = 1.0
     return np.concatenate(
-        [np.float32(_SD_LIMBS)[:, None, None] * limb_shapes(body), face_sd[:, None, None] * variety.shapes()]
+        [np.array(_SD_LIMBS, np.float32)[:, None, None] * limb_shapes(body), face_sd[:, None, None] * variety.shapes()]
     )
 
 

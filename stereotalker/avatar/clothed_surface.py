@@ -258,8 +258,8 @@ def _match_edges(
     is_close = (distance < max_distance[owner]) & ((outward * normals[owner]).sum(1) > 0.3)
     count = np.bincount(owner[is_close], minlength=len(points)).astype(float)
     moves = (edge - points[owner])[is_close]
-    mean_move = np.stack([np.bincount(owner[is_close], moves[:, k], minlength=len(points)) for k in (0, 1)], 1)
-    mean_move /= np.maximum(count, 1)[:, None]
+    move_sum = np.stack([np.bincount(owner[is_close], moves[:, k], minlength=len(points)) for k in (0, 1)], 1)
+    mean_move = move_sum / np.maximum(count, 1)[:, None]
     has_edge = count > 0
     both_ways = 0.5 * (pull[has_edge] + mean_move[has_edge])
     pull[has_edge] = np.where(is_matched[has_edge, None], both_ways, mean_move[has_edge])

@@ -25,7 +25,7 @@ def cielab(picture: np.ndarray) -> np.ndarray:
 
     Lightness counts half, because skin and cloth also lie in shadow.
     """
-    return cv2.cvtColor(picture, cv2.COLOR_RGB2LAB).astype(np.float32) * np.float32([0.5, 1, 1])
+    return cv2.cvtColor(picture, cv2.COLOR_RGB2LAB).astype(np.float32) * np.array([0.5, 1, 1], np.float32)
 
 
 def distance(lab: np.ndarray, sample: np.ndarray) -> np.ndarray:
@@ -51,7 +51,10 @@ def grab_cut(picture: np.ndarray, marks: np.ndarray) -> np.ndarray:
     if foreground.sum() < _MIN_PIXELS or (~foreground).sum() < _MIN_PIXELS:
         return foreground
     cv2.setRNGSeed(0)
-    models = np.zeros((1, 65)), np.zeros((1, 65))
+    background_model, foreground_model = np.zeros((1, 65)), np.zeros((1, 65))
     bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-    labels = cv2.grabCut(bgr, marks.copy(), None, *models, _ITERATIONS, cv2.GC_INIT_WITH_MASK)[0]
+    no_rectangle = (0, 0, 0, 0)
+    labels = cv2.grabCut(
+        bgr, marks.copy(), no_rectangle, background_model, foreground_model, _ITERATIONS, cv2.GC_INIT_WITH_MASK
+    )[0]
     return np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD))

@@ -17,7 +17,7 @@ import torch
 from torch.nn import functional
 
 from stereotalker.avatar.detector_calibration import FACE_HEIGHT_M, HAND_JOINTS, MIRROR_X, TRUNK_JOINTS, Calibration
-from stereotalker.avatar.landmarks import FACE_INNER, FACE_OVAL, MIN_VISIBILITY, POSE, Landmarks
+from stereotalker.avatar.landmarks import FACE_INNER, FACE_OVAL, POSE, Landmarks
 from stereotalker.body.model import Body
 from stereotalker.body.skinning import SkinningResult
 from stereotalker.errors import ClipError
@@ -168,18 +168,18 @@ class FitProblem:
         self.eye_start = torch.tensor(
             [face_center[0] - offset[0], face_center[1] + offset[1], face_center[2] + distance], dtype=torch.float32
         )
-        shapes = {
-            "eye": 3,
-            "turn": 3,
-            "betas": self.body.betas,
-            "extra": len(self.extra_shapes),
+        shapes: dict[str, tuple[int, ...]] = {
+            "eye": (3,),
+            "turn": (3,),
+            "betas": (self.body.betas,),
+            "extra": (len(self.extra_shapes),),
             "spine": (3, 3),
             "head": (2, 3),
             "eyes": (2, 2),
-            "jaw": 1,
-            "arms": 24,
+            "jaw": (1,),
+            "arms": (24,),
             "hands": (2, 45),
-            "actions": len(ACTIONS),
+            "actions": (len(ACTIONS),),
         }
         return Unknowns(**{name: torch.zeros(shape) for name, shape in shapes.items()})
 
@@ -247,7 +247,7 @@ class FitProblem:
         if landmarks.pose is None:
             return total
         points = {name: pose_point(skinned, name, side, self.calibration) for name in self.calibration.pose_points}
-        is_visible = {name: landmarks.visible[POSE[f"{side}_{name}"]] >= MIN_VISIBILITY for name in points}
+        is_visible = {name: landmarks.is_visible(f"{side}_{name}") for name in points}
         has_hand = side in landmarks.hands
         is_below = not has_hand and not self._is_wrist_inside(side)
         if is_below:  # A hand that was not detected is assumed to be below the picture.
@@ -260,11 +260,11 @@ class FitProblem:
                 residual = self._project(point, eye, rotation) - detected
                 total = total + _robust(residual / (_SD_POSE * self.shoulder_width), outlier_sd).sum(-1)
         if landmarks.pose_world is not None:
-            detected = {name: torch.from_numpy(landmarks.pose_world[POSE[f"{side}_{name}"]]) for name in points}
+            world = {name: torch.from_numpy(landmarks.pose_world[POSE[f"{side}_{name}"]]) for name in points}
             for start, end in (("shoulder", "elbow"), ("elbow", "wrist")):
                 if is_visible[start] and is_visible[end] and not (is_below and end == "wrist"):
                     direction = functional.normalize(points[end] - points[start], dim=-1)
-                    residual = direction - functional.normalize(detected[end] - detected[start], dim=-1)
+                    residual = direction - functional.normalize(world[end] - world[start], dim=-1)
                     total = total + _robust(residual / _SD_DIRECTION, outlier_sd).sum(-1)
         if has_hand:
             hand = hand_points(skinned, side, self.calibration)
@@ -284,15 +284,13 @@ class FitProblem:
         return total
 
     def _is_wrist_inside(self, side: str) -> bool:
-        row = POSE[f"{side}_wrist"]
+        assert self.landmarks.pose is not None
         H, W = self.landmarks.size
-        x, y = self.landmarks.pose[row]
-        return bool(self.landmarks.visible[row] >= MIN_VISIBILITY and 0 <= x < W and 0 <= y < _LOWER_EDGE * H)
+        x, y = self.landmarks.pose[POSE[f"{side}_wrist"]]
+        return self.landmarks.is_visible(f"{side}_wrist") and bool(0 <= x < W and 0 <= y < _LOWER_EDGE * H)
 
     def _is_arm_visible(self, side: str) -> bool:
-        return side in self.landmarks.hands or (
-            self.landmarks.pose is not None and self.landmarks.visible[POSE[f"{side}_elbow"]] >= MIN_VISIBILITY
-        )
+        return side in self.landmarks.hands or self.landmarks.is_visible(f"{side}_elbow")
 
     def place_arms(self, z: Unknowns) -> Unknowns:
         """Start each arm from the motion example that fits the detector's points best.
@@ -321,6 +319,7 @@ class FitProblem:
     def result(self, z: Unknowns) -> Fit:
         """The fit that the unknowns stand for, with its residuals. Raises ClipError if it is not finite."""
         landmarks = self.landmarks
+        assert landmarks.face is not None
         with torch.no_grad():
             poses, expression, eye, rotation = self.decode(z)
             skinned = self._skin(poses, expression, z)
@@ -336,10 +335,11 @@ class FitProblem:
             arms = []
             for name in ("shoulder", "elbow"):
                 for side in SIDES:
-                    row = POSE[f"{side}_{name}"]
-                    if landmarks.pose is not None and landmarks.visible[row] >= MIN_VISIBILITY:
+                    if landmarks.pose is not None and landmarks.is_visible(f"{side}_{name}"):
                         point = pose_point(skinned, name, side, self.calibration)
-                        arms.append(float(distances(point, landmarks.pose[[row]])[0] / self.shoulder_width))
+                        arms.append(
+                            float(distances(point, landmarks.pose[[POSE[f"{side}_{name}"]]])[0] / self.shoulder_width)
+                        )
             extrinsics = torch.eye(4)
             extrinsics[:3, :3], extrinsics[:3, 3] = rotation, -rotation @ eye
             intrinsics = np.array(

@@ -110,4 +110,5 @@ def segment_hand(
 def _window(zone: np.ndarray) -> tuple[slice, slice]:
     """Rows and columns around a zone bool [H, W], with a margin that shows what lies beside the hand."""
     margin = round(_SEARCH_BAND * max(zone.shape))
-    return tuple(slice(max(i.min() - margin, 0), i.max() + 1 + margin) for i in np.nonzero(zone))
+    rows, columns = (slice(max(i.min() - margin, 0), i.max() + 1 + margin) for i in np.nonzero(zone))
+    return rows, columns

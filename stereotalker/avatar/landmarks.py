@@ -62,7 +62,8 @@ class Landmarks:
 
     @property
     def face_height(self) -> float:
-        """Distance from the chin to the upper edge of the forehead, px."""
+        """Distance from the chin to the upper edge of the forehead, px. A face must have been found."""
+        assert self.face is not None
         return float(np.linalg.norm(self.face[CHIN] - self.face[FOREHEAD]))
 
     @property
@@ -71,6 +72,10 @@ class Landmarks:
         if self.pose is None:
             return 3 * self.face_height
         return float(np.linalg.norm(np.subtract(*self.pose[[POSE["left_shoulder"], POSE["right_shoulder"]]])))
+
+    def is_visible(self, name: str) -> bool:
+        """Whether a pose point, a key of POSE, was found and is visible enough to be used."""
+        return self.visible is not None and bool(self.visible[POSE[name]] >= MIN_VISIBILITY)
 
 
 class Detector(Protocol):
@@ -130,7 +135,10 @@ class KeypointFile:
                 f"{self.path}: expected a mapping with face and person,"
                 f" and of the rest some of {', '.join(sorted(allowed))}"
             )
-        arrays = {name: self._array(name, values.get(name), shape) for name, shape in _SHAPES.items()}
+        arrays = {
+            name: None if values.get(name) is None else self._array(name, values[name], shape)
+            for name, shape in _SHAPES.items()
+        }
         hands, hands_world = (
             self._sides(name, values.get(name) or {}, n) for name, n in (("hands", 2), ("hands_world", 3))
         )
@@ -144,7 +152,9 @@ class KeypointFile:
         mask = read_mask(self.path.parent / str(values["person"]), full_size)
         person = cv2.resize(mask, size[::-1], interpolation=cv2.INTER_AREA)
         scale = np.float32(size[0] / full_size[0])  # the picture may be smaller than the portrait's file
-        arrays |= {name: arrays[name] * scale for name in ("face", "pose") if arrays[name] is not None}
+        arrays |= {
+            name: array * scale for name, array in arrays.items() if name in ("face", "pose") and array is not None
+        }
         hands = {side: points * scale for side, points in hands.items()}
         return Landmarks(size=size, faces=1, people=1, hands=hands, hands_world=hands_world, person=person, **arrays)
 
@@ -159,14 +169,12 @@ class KeypointFile:
             side: self._array(f"{name}.{side}", points, (HAND_POINTS, coordinates)) for side, points in value.items()
         }
 
-    def _array(self, name: str, value, shape: tuple[int, ...]) -> np.ndarray | None:
-        """Check a field with numbers: f32 of a shape, None if the field is missing."""
-        if value is None:
-            return None
+    def _array(self, name: str, value, shape: tuple[int, ...]) -> np.ndarray:
+        """Check a field with numbers: f32 of a shape."""
         try:
             array = np.asarray(value, np.float32)
         except (TypeError, ValueError):
-            array = np.zeros(0)
+            array = np.zeros(0, np.float32)
         if array.shape != shape or not np.isfinite(array).all():
             raise UserError(f"{self.path}: {name}: expected numbers {list(shape)}, got {list(array.shape)}")
         return array

@@ -80,7 +80,7 @@ class Library:
     def find(self, name: str) -> Path:
         """Path of the avatar's record. Raises ClipError, which lists the names, if there is no such avatar."""
         is_safe = name and Path(name).name == name and not name.startswith(".")
-        paths = [self.own / name / RECORD_FILE] if name in self.own_names() else []
+        paths = [self.own / name / RECORD_FILE] if self.own and name in self.own_names() else []
         for path in (*paths, self.shipped / f"{name}.safetensors"):
             if is_safe and path.is_file():
                 return path
@@ -123,6 +123,7 @@ class Library:
 
         The files are written to a temporary folder, which then takes the place of an old one as a whole.
         """
+        assert self.own is not None
         folder = self.own / card.name
         self.own.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self.own, prefix=".adding-") as staging:
@@ -151,6 +152,7 @@ class Library:
                 else f"is unknown; your own are {', '.join(self.own_names()) or 'none'}"
             )
             raise UserError(f"avatar {name!r} {reason}")
+        assert self.own is not None
         with tempfile.TemporaryDirectory(dir=self.own, prefix=".removing-") as trash:
             os.replace(self.own / name, Path(trash) / name)
 

@@ -239,7 +239,7 @@ class MediaPipe:
         """
         hands: dict[str, np.ndarray] = {}
         world: dict[str, np.ndarray] = {}
-        if pose is None:
+        if pose is None or visible is None:
             return hands, world
         wrists = {side: pose[POSE[f"{side}_wrist"]] for side in SIDES}
         shoulder_width = float(np.linalg.norm(np.subtract(*pose[[POSE["left_shoulder"], POSE["right_shoulder"]]])))

@@ -66,6 +66,7 @@ def label_regions(
     picture u8 [H, W, 3]; mask bool [H, W]: the person; pixels f32 [V, 3]: the fitted body in the picture (x px, y px,
     depth m).
     """
+    assert landmarks.face is not None
     # A hand that was not detected is outside the picture or hidden, so the body is used without it.
     hidden = sum((body.hand_weight(side) for side in SIDES if side not in landmarks.hands), np.zeros(len(pixels)))
     part = _project_parts(mask.shape, body, pixels, hidden)

@@ -326,14 +326,14 @@ def _mesh(kept: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarr
     kept_index[kept] = np.arange(len(kept))
     uv = np.zeros((len(kept), 2))
     triangles, corners_uv = [], []
-    for corners, corner_uvs in zip(polygons, polygon_uvs, strict=True):
-        vertices = kept_index[corners]
+    for polygon, polygon_uv in zip(polygons, polygon_uvs, strict=True):
+        vertices = kept_index[polygon]
         if (vertices < 0).any():
             continue
-        uv[vertices] = np.asarray(uvs)[corner_uvs]
+        uv[vertices] = np.asarray(uvs)[polygon_uv]
         fan = [[0, i, i + 1] for i in range(1, len(vertices) - 1)]
         triangles += [vertices[corner] for corner in fan]
-        corners_uv += [np.asarray(corner_uvs)[corner] for corner in fan]
+        corners_uv += [np.asarray(polygon_uv)[corner] for corner in fan]
     masks = {}
     for name, file in (
         ("lips", "lips"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -16,6 +16,6 @@ ConsentExpires = Annotated[
 ]
 
 
-def produce_override(kind: type, help_text: str):
-    """Type of an option that replaces a value in the section `produce` of params.yaml, for this batch only."""
-    return Annotated[kind | None, typer.Option(help=help_text, show_default=False)]
+def produce_override(help_text: str) -> Any:
+    """An option that replaces a value in the section `produce` of params.yaml, for this batch only."""
+    return typer.Option(help=help_text, show_default=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 import yaml
@@ -46,17 +46,18 @@ def produce(
     failed: Annotated[
         bool, typer.Option("--failed", help="only the clips that the last run in --out did not make well")
     ] = False,
-    workers: produce_override(int, "Ray actors that render, at most") = None,
-    threads: produce_override(int, "threads of every worker") = None,
-    gpus: produce_override(float, "GPUs of every worker; fractions are allowed") = None,
-    ray_address: produce_override(str, "a running Ray cluster instead of a local one") = None,
-    store: produce_override(str, "folder or URL of the store that all workers reach") = None,
-    start: produce_override(str, "local time before which nothing begins, like 20:00") = None,
-    stop: produce_override(str, "local time at which the batch stops, like 06:30") = None,
-    budget: produce_override(float, "worker-hours after which the batch stops") = None,
-    previews: produce_override(
-        int, "first make the whole batch small, then the full clips; px of the preview's smaller side"
-    ) = None,
+    workers: Annotated[int | None, produce_override("Ray actors that render, at most")] = None,
+    threads: Annotated[int | None, produce_override("threads of every worker")] = None,
+    gpus: Annotated[float | None, produce_override("GPUs of every worker; fractions are allowed")] = None,
+    ray_address: Annotated[str | None, produce_override("a running Ray cluster instead of a local one")] = None,
+    store: Annotated[str | None, produce_override("folder or URL of the store that all workers reach")] = None,
+    start: Annotated[str | None, produce_override("local time before which nothing begins, like 20:00")] = None,
+    stop: Annotated[str | None, produce_override("local time at which the batch stops, like 06:30")] = None,
+    budget: Annotated[float | None, produce_override("worker-hours after which the batch stops")] = None,
+    previews: Annotated[
+        int | None,
+        produce_override("first make the whole batch small, then the full clips; px of the preview's smaller side"),
+    ] = None,
     notify: Annotated[
         list[str] | None,
         typer.Option(help="Apprise URL or Prefect block that gets a message at the end; more than one allowed"),
@@ -190,7 +191,7 @@ def _write_manifest(
     def absolute(name: str) -> str:
         return os.path.abspath(name) if is_picture(name) else name
 
-    clip = {"id": clip_id, "avatar": absolute(avatar)}
+    clip: dict[str, Any] = {"id": clip_id, "avatar": absolute(avatar)}
     if background:
         clip["background"] = absolute(background)
     if consent:

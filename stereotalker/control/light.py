@@ -111,7 +111,7 @@ def read_light(
     normals = at_pixels(surface.normals)
     slope, _ = _fit_log_luma(normals, log_luma, group, _NORMAL_RIDGE)
     steepness = np.linalg.norm(slope)
-    without_shadow = PortraitLight(slope, slope.astype(np.float64) / max(steepness, 1e-6), 0.0, target)
+    without_shadow = PortraitLight(slope, slope.astype(np.float64) / max(float(steepness), 1e-6), 0.0, target)
     if steepness < _MIN_SLOPE:
         return without_shadow
 

@@ -7,10 +7,11 @@ regions, C: channels of the control maps, p: patch. The network works on cells o
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
-from diffusers import UNet2DModel
+from diffusers.models import UNet2DModel
 from torch import nn
 from torch.nn import functional
 
@@ -18,7 +19,8 @@ from stereotalker.records import Control
 from stereotalker.runtime.device import autocast
 from stereotalker.smplx_layout import REGION, REGIONS
 
-Picture, Device = np.ndarray | torch.Tensor, str | torch.device | None
+Picture: TypeAlias = np.ndarray | torch.Tensor
+Device: TypeAlias = str | torch.device | None
 # One-hot labels, warp, visibility, normals, and the difference of warp and background plate.
 _CONTROL_CHANNELS = len(REGIONS) + 3 + 1 + 3 + 3
 
@@ -35,7 +37,15 @@ class MaskConfig:
     patch: int  # px, side of a cell
 
 
-class MaskPredictor(nn.Module):
+class RegionMasks(nn.Module):
+    """A source of region masks. The renderer takes any; `MaskPredictor` is the one that is trained."""
+
+    def predict(self, control: Control) -> torch.Tensor:
+        """Region probabilities of every frame, f32 [T, R, H, W]; they sum to one over the regions."""
+        raise NotImplementedError
+
+
+class MaskPredictor(RegionMasks):
     """UNet from control maps to region logits. It predicts a correction of the body's own labels."""
 
     def __init__(self, config: MaskConfig):

@@ -109,7 +109,7 @@ def make_mesh(avatar: Avatar, body: Body, places: np.ndarray, fragments: Fragmen
     """
     extent = max(regions.shape)
     vertex = fragments.vertices(body.faces)
-    hand = sum(np.uint8(k) * (body.hand_weight(side) > 0.5) for k, side in enumerate(SIDES, 1)).astype(np.uint8)
+    hand = np.sum([k * (body.hand_weight(side) > 0.5) for k, side in enumerate(SIDES, 1)], 0).astype(np.uint8)
     body_hand, portrait_hand = np.where(vertex >= 0, hand[vertex], 0), regions == REGION["hands"]
     # A hand of the body that meets no hand of the portrait stays as it is.
     is_body_hand = (body_hand > 0) & np.isin(body_hand, body_hand[portrait_hand])
@@ -157,8 +157,8 @@ def _make_fringe(
     corners = np.concatenate([np.stack([rows + i, columns + j, joint, *nearest], 1) for i in (0, 1) for j in (0, 1)])
     corner_keys = corners[:, :3] @ [(W + 1) * len(JOINTS), len(JOINTS), 1]
     _, first, corner_index = np.unique(corner_keys, return_index=True, return_inverse=True)
-    y, x, joint, *nearest = corners[first].T
-    beside, depth = vertex[tuple(nearest)], fragments.depth[tuple(nearest)] + _FRINGE_DEPTH_M
+    y, x, joint, core_row, core_column = corners[first].T
+    beside, depth = vertex[core_row, core_column], fragments.depth[core_row, core_column] + _FRINGE_DEPTH_M
 
     # Unproject the corners to world space, then express them relative to their joints.
     R, translation = avatar.extrinsics[:3, :3].astype(np.float64), avatar.extrinsics[:3, 3]

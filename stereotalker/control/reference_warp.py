@@ -217,6 +217,7 @@ def control(ref: Reference, body: Body, motion: Motion, camera: Camera) -> Contr
         levels = mipmaps.pair(avatar, ref.portrait_levels, K, E)
         _warp_portrait(drawn, shading / ref.shading, portrait, levels, maps)
         if heads is not None:
+            assert ref.curtain is not None
             positions, rotations = heads
             gain = ref.light.change(ref.curtain.normal(ref.curtain.head_rotation), ref.curtain.normal(rotations[t]))
             camera_to_portrait = ref.curtain.from_pixels(positions[t], rotations[t], K, E)

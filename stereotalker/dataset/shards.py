@@ -14,6 +14,7 @@ import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors.numpy
@@ -114,7 +115,7 @@ def read_shard(path: Path) -> list[Take]:
     """
     try:
         with tarfile.open(path) as tar:
-            files = {entry.name: tar.extractfile(entry).read() for entry in tar if entry.isfile()}
+            files = {entry.name: _read_entry(tar, entry) for entry in tar if entry.isfile()}
     except (OSError, tarfile.TarError) as error:
         raise UserError(
             f"{path} is not a shard of takes ({error}); delete it and run the stage `people` again"
@@ -135,15 +136,13 @@ def read_summaries(folder: Path) -> Iterator[tuple[Path, list[dict]]]:
     """Every shard of a folder, in the order of names, with the JSON of its takes; pictures are not decoded."""
     for path in sorted(folder.glob("people-*.tar")):
         with tarfile.open(path) as tar:
-            yield path, [json.loads(tar.extractfile(entry).read()) for entry in tar if entry.name.endswith(".json")]
+            yield path, [json.loads(_read_entry(tar, entry)) for entry in tar if entry.name.endswith(".json")]
 
 
 def read_portrait(path: Path) -> np.ndarray:
     """The portrait of a shard's person, u8 [H, W, 3]."""
     with tarfile.open(path) as tar:
-        return _decode_picture(
-            tar.extractfile(next(entry for entry in tar if entry.name.endswith(".portrait.png"))).read()
-        )
+        return _decode_picture(_read_entry(tar, next(e for e in tar if e.name.endswith(".portrait.png"))))
 
 
 def read_shards(folder: Path) -> Iterator[Take]:
@@ -152,12 +151,18 @@ def read_shards(folder: Path) -> Iterator[Take]:
         yield from read_shard(path)
 
 
+def _read_entry(tar: tarfile.TarFile, entry: tarfile.TarInfo) -> bytes:
+    """The content of a regular file in an archive."""
+    file = tar.extractfile(entry)
+    assert file is not None
+    return file.read()
+
+
 def _take(files: dict[str, bytes]) -> Take:
     """Decode the files of one take. Raises KeyError with the name of a file that is missing."""
     metadata = json.loads(files["json"])
-    motion_arrays, avatar_arrays = (
-        safetensors.numpy.load(files[f"{name}.safetensors"]) for name in ("motion", "avatar")
-    )
+    motion_arrays = safetensors.numpy.load(files["motion.safetensors"])
+    avatar_fields: dict[str, Any] = safetensors.numpy.load(files["avatar.safetensors"]) | metadata["avatar"]
     C, T = metadata["cameras"], metadata["frames"]
     size = tuple(metadata["size"])
 
@@ -179,15 +184,14 @@ def _take(files: dict[str, bytes]) -> Take:
             portrait=_decode_picture(files["portrait.png"]),
             background=_decode_picture(files["background.png"]),
             regions=_decode_picture(files["portrait.regions.png"]),
-            **avatar_arrays,
-            **metadata["avatar"],
+            **avatar_fields,
         ),
         motion=Motion(motion_arrays["poses"], motion_arrays["expression"], motion_arrays["trans"], metadata["fps"]),
         gestures=tuple(Gesture(g["name"], g["time"], tuple(g["hands"])) for g in metadata["gestures"]),
         camera=tuple(
             Camera(
-                *(motion_arrays[f"camera{c}.{name}"] for name in ("intrinsics", "extrinsics", "azimuth", "elevation")),
-                size,
+                size=size,
+                **{n: motion_arrays[f"camera{c}.{n}"] for n in ("intrinsics", "extrinsics", "azimuth", "elevation")},
             )
             for c in range(C)
         ),

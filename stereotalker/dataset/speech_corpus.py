@@ -291,7 +291,7 @@ def _recordings(params: SpeechParams) -> list[_Recording]:
     Speakers whose names begin with one of `held_out_speakers` are held out, and so is every language but English.
     Recordings without a transcript are all for training. Raises UserError where a file or folder is missing.
     """
-    recordings = []
+    recordings: list[_Recording] = []
     if params.recordings:
         source = resolve(params.recordings)
         table = source / "transcripts.csv"
@@ -346,6 +346,7 @@ def _align_recording(folder: Path, audio: AudioParams, recording: _Recording) ->
             reason = str(error)
     if reason:
         return recording.part, {"file": recording.display_path, "reason": reason}
+    assert times is not None
     path = folder / recording.part / f"real-{recording.index:05d}.safetensors"
     return recording.part, _save_utterance(
         Speech(samples, level, *times),

@@ -5,7 +5,9 @@ They sample from pure noise in few steps.
 
 from __future__ import annotations
 
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, SchedulerMixin
+from typing import Any
+
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 
 TRAIN_TIMESTEPS = 1000
 # Zero terminal SNR: the last timestep is pure noise, because sampling begins with pure noise (Lin et al. 2024).
@@ -19,8 +21,8 @@ _SCHEDULERS = {
 }
 
 
-def make_scheduler(name: str) -> SchedulerMixin:
-    """A new scheduler, "ddim" or "dpm". Raises ValueError for any other name."""
+def make_scheduler(name: str) -> Any:
+    """A new scheduler, "ddim" or "dpm"; diffusers gives them no common type. Raises ValueError for any other name."""
     if name not in _SCHEDULERS:
         raise ValueError(f"scheduler {name!r}; expected one of {', '.join(_SCHEDULERS)}")
     return _SCHEDULERS[name]()

@@ -22,7 +22,7 @@ def windows(frames: int, length: int, overlap: int = 0) -> list[Window]:
     """
     if not 0 <= overlap < length:
         raise ValueError(f"overlap {overlap} must be at least 0 and below the window's {length} frames")
-    grid = []
+    grid: list[Window] = []
     start = 0
     while True:
         stop = min(start + length, frames)

@@ -44,8 +44,8 @@ def haar_psi(picture: np.ndarray, truth: np.ndarray, where: np.ndarray) -> float
 
     Follows Reisenhofer et al. 2018 without the chroma channels. Returns nan for a region without edges.
     """
-    a, b = (cv2.cvtColor(p, cv2.COLOR_RGB2GRAY).astype(np.float32) for p in (picture, truth))
-    a, b = (cv2.blur(x, (2, 2))[::2, ::2] for x in (a, b))
+    luminances = (cv2.cvtColor(p, cv2.COLOR_RGB2GRAY).astype(np.float32) for p in (picture, truth))
+    a, b = (cv2.blur(luminance, (2, 2))[::2, ::2] for luminance in luminances)
     inside = where[::2, ::2][: a.shape[0], : a.shape[1]]
     weighted_sum = weight_sum = 0.0
     for transposed in (False, True):
@@ -80,7 +80,8 @@ def boundary_f(mask: np.ndarray, truth: np.ndarray, within: float) -> float:
 
     Precision and recall are the shares of either boundary that lie within `within` px of the other one.
     """
-    edges = [m ^ cv2.erode(m, np.ones((3, 3), np.uint8)) for m in (mask.astype(np.uint8), truth.astype(np.uint8))]
+    kernel = np.ones((3, 3), np.uint8)
+    edges = [np.bitwise_xor(m, cv2.erode(m, kernel)) for m in (mask.astype(np.uint8), truth.astype(np.uint8))]
     if not edges[0].any() or not edges[1].any():
         return np.nan
     distances = [cv2.distanceTransform(1 - edge, cv2.DIST_L2, 5) for edge in edges]

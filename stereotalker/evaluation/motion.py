@@ -57,7 +57,8 @@ def _synthesize(model: Synthesizer, case: Case, has_text: bool = True) -> Motion
 
 def _repeated(motion: Motion, frames: int) -> Motion:
     """The motion's first frame again and again."""
-    return Motion(*(np.repeat(a[:1], frames, 0) for a in (motion.poses, motion.expression, motion.trans)), motion.fps)
+    poses, expression, trans = (np.repeat(a[:1], frames, 0) for a in (motion.poses, motion.expression, motion.trans))
+    return Motion(poses, expression, trans, motion.fps)
 
 
 class NearestNeighbor:
@@ -165,10 +166,10 @@ def lips_by_language(
         from_sound, with_text = (
             [_synthesize(synthesizer, case, has_text) for case in selected] for has_text in (False, True)
         )
-        closed = [_closed(motions, selected, body) for motions in (from_sound, with_text)]
         table[language] = (
             len(selected),
-            *closed,
+            _closed(from_sound, selected, body),
+            _closed(with_text, selected, body),
             mean(
                 [
                     motion_metrics.lip_agreement(m, c.reference, body)[0]

@@ -72,7 +72,8 @@ def _case(speech: Speech, row: Utterance, k: int, fps: float, seed: int) -> Case
 
 def synthetic_language_cases(loudness: float, fps: float, seed: int) -> list[Case]:
     """Sentences that no training uses, in the languages SPOKEN, by held-out voices. loudness: LUFS."""
-    texts, cases = read_sentences(_UNHEARD, list(SPOKEN))[0], []
+    texts = read_sentences(_UNHEARD, list(SPOKEN))[0]
+    cases: list[Case] = []
     for language, lines in sorted(texts.items()):
         for k, text in enumerate(lines):
             speech = from_script(text, Voice(language, ("m5", "linda")[k % 2]), loudness)[0]

@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch import nn
 from torch.nn import functional
 
-from stereotalker.control.masks import region_iou
+from stereotalker.control.masks import RegionMasks, region_iou
 from stereotalker.control.reference_warp import SEEN, control, reference
 from stereotalker.evaluation import image_metrics
 from stereotalker.evaluation.talking_portraits import TalkingPortrait
@@ -185,7 +184,7 @@ def with_body_masks(renderer: Renderer) -> Renderer:
     return Renderer(renderer.body, BodyMasks(renderer.device), renderer.denoiser, renderer.params)
 
 
-class BodyMasks(nn.Module):
+class BodyMasks(RegionMasks):
     """Takes the place of a mask predictor: its masks are the region labels of the body's surface."""
 
     def __init__(self, device: str):

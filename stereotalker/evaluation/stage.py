@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -147,7 +148,7 @@ def evaluate_render(params: Params, data: Path, weights: Path, log: Log) -> None
 
 
 def _ablation(
-    renderer: Renderer, samples_by_fit: dict[str, list[Sample]], data: Path, kinds: list[str]
+    renderer: Renderer, samples_by_fit: dict[str, list[Sample]], data: Path, kinds: Sequence[str]
 ) -> dict[str, Scores]:
     """Held-out scores of our denoiser, of ours with the body's labels as masks, and of those in the folder `ablation`.
 

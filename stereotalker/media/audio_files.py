@@ -72,6 +72,7 @@ def media_seconds(path: Path) -> float:
                 )
             stream = container.streams.audio[0]
             if stream.duration:
+                assert stream.time_base is not None
                 seconds = float(stream.duration * stream.time_base)
             else:
                 seconds = (container.duration or 0) / av.time_base

@@ -79,10 +79,10 @@ def open_signer(params: ProvenanceParams, folder: Path) -> C2paSigner | None:
     """
     if not params.sign:
         return None
-    if (params.certificate is None) != (params.key is None):
-        raise UserError("provenance: give certificate and key, or neither for a local one")
-    if params.certificate is None:
+    if params.certificate is None and params.key is None:
         return _local_signer(folder)
+    if params.certificate is None or params.key is None:
+        raise UserError("provenance: give certificate and key, or neither for a local one")
     try:
         signer = C2paSigner(params.certificate.read_bytes(), params.key.read_bytes())
         leaf = x509.load_pem_x509_certificates(signer.chain)[0]
@@ -129,7 +129,9 @@ def verify(file: Path) -> Credentials:
         ) from None
     active = report["manifests"][report["active_manifest"]]
     assertions = {entry["label"]: entry["data"] for entry in active.get("assertions", [])}
-    actions = next((data["actions"] for label, data in assertions.items() if label.startswith("c2pa.actions")), [{}])
+    actions: list[dict] = next(
+        (data["actions"] for label, data in assertions.items() if label.startswith("c2pa.actions")), [{}]
+    )
     signature = active.get("signature_info", {})
     failures = report.get("validation_results", {}).get("activeManifest", {}).get("failure", [])
     untrusted = {"signingCredential.untrusted"}  # this says nothing about the file, only that no trust list was given

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from cv2.data import haarcascades
 
 SIDE = 256  # px of a picture's longer side when it is searched
 
@@ -30,4 +31,4 @@ def find_faces(gray: np.ndarray) -> np.ndarray:
 
 @cache
 def _detector() -> cv2.CascadeClassifier:
-    return cv2.CascadeClassifier(str(Path(cv2.data.haarcascades) / "haarcascade_frontalface_alt2.xml"))
+    return cv2.CascadeClassifier(str(Path(haarcascades) / "haarcascade_frontalface_alt2.xml"))

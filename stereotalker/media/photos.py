@@ -58,9 +58,10 @@ def _opened(path: Path) -> Iterator[Image.Image]:
                         f"{path}: {file.width} x {file.height} px are more than {MOST_PIXELS // 1_000_000} megapixels; "
                         "scale the picture down"
                     )
-                if getattr(file, "n_frames", 1) > 1:
+                frames = getattr(file, "n_frames", 1)
+                if frames > 1:
                     raise UserError(
-                        f"{path}: holds {file.n_frames} frames; expected one still picture: export the frame you want"
+                        f"{path}: holds {frames} frames; expected one still picture: export the frame you want"
                     )
                 yield file
     except UserError:
@@ -99,9 +100,11 @@ def _to_srgb(picture: Image.Image) -> Image.Image:
         picture = Image.alpha_composite(backdrop, rgba).convert("RGB")
     if profile and picture.mode in ("RGB", "CMYK"):
         try:
-            return ImageCms.profileToProfile(
+            converted = ImageCms.profileToProfile(
                 picture, ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB"), outputMode="RGB"
             )
+            assert converted is not None
+            return converted
         except (ImageCms.PyCMSError, OSError):
             pass  # a broken profile is ignored
     return picture.convert("RGB")

@@ -69,7 +69,7 @@ def _with_box(file: BinaryIO, box: bytes) -> bytearray:
     return moov
 
 
-def _boxes(data: bytes, start: int, end: int) -> Iterator[_Box]:
+def _boxes(data: bytes | bytearray, start: int, end: int) -> Iterator[_Box]:
     """Yield every box between two positions, and the boxes inside them."""
     while start < end:
         size, kind = struct.unpack_from(">I4s", data, start)

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import ffmpeg
@@ -78,6 +79,7 @@ def write_video(
     ).video
     audio = ffmpeg.input(str(sound)).audio.filter("apad").filter("atrim", end=seconds)
     frame_packing = {"x264-params": f"frame-packing={_FRAME_PACKING[stereo.layout]}"} if stereo else {}
+    codec: dict[str, Any]
     if has_alpha:
         codec = _PRORES
     else:
@@ -104,6 +106,7 @@ def write_video(
             tempfile.TemporaryFile() as errors,
             subprocess.Popen(command, stdin=subprocess.PIPE, stderr=errors) as process,
         ):
+            assert process.stdin is not None
             try:
                 for chunk in frames:
                     process.stdin.write(np.ascontiguousarray(chunk).data)
@@ -143,6 +146,7 @@ def probe(path: Path) -> Probe:
     """Decode a whole video file and measure it."""
     with av.open(str(path)) as container:
         video, audio = container.streams.video[0], container.streams.audio[0]
+        assert video.average_rate is not None and video.pix_fmt is not None
         pictures = sum(1 for _ in container.decode(video))
         container.seek(0)
         samples = sum(frame.samples for frame in container.decode(audio))

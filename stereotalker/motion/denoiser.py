@@ -65,6 +65,13 @@ class MotionDenoiser(nn.Module):
     global conditions and `mouth` refines the face.
     """
 
+    # Means and deviations of the face's columns [P]; mean [Q], principal axes [K, Q] and deviations [K] of the body's.
+    face_mean: torch.Tensor
+    face_deviation: torch.Tensor
+    body_mean: torch.Tensor
+    body_axes: torch.Tensor
+    body_deviation: torch.Tensor
+
     def __init__(self, config: MotionConfig):
         """Raises ValueError if `config.hidden` cannot be split into attention heads."""
         super().__init__()

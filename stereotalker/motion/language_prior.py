@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from torch.nn import functional
 from transformers import AutoConfig, AutoModel, AutoTokenizer
@@ -80,7 +80,8 @@ class LanguagePrior(nn.Module):
         super().__init__()
         self.language_model = language_model
         if language_model == NO_MODEL:
-            self.lm, self.width = WordTable(), _WIDTH
+            self.lm: WordTable | PeftModel = WordTable()
+            self.width = _WIDTH
         else:
             try:
                 base = AutoModel.from_pretrained(_source(language_model), dtype=torch.float32)

@@ -94,9 +94,8 @@ class Synthesizer:
         motion = with_blinks(motion, controls.seed)
         motion = with_still_body(motion) if controls.still else motion
         if controls.gaze is not None:
-            motion = with_gaze(
-                motion, *controls.gaze, from_start=controls.start is not None, to_end=controls.end is not None
-            )
+            azimuth, elevation = controls.gaze
+            motion = with_gaze(motion, azimuth, elevation, controls.start is not None, controls.end is not None)
         return with_emotion(motion, controls.emotions)
 
     def gesture_labels(self, speech: Speech, count: int) -> np.ndarray:

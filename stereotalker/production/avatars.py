@@ -132,7 +132,7 @@ def add_avatar(
         residuals=fit["residuals"],
         notes=tuple(fit["notes"]),
         style=request.style,
-        consent=request.consent or (old.consent if is_same_picture else None),
+        consent=request.consent or (old.consent if old and is_same_picture else None),
     )
     if old and replace(old, made=card.made) == card:
         return old, False

@@ -107,18 +107,20 @@ class ClipMaker:
     def speech(self, clip: Clip, timings: StageTimings) -> tuple[str, Speech]:
         """Stage audio. Returns the entry's key and the speech; the entry also holds sound.wav."""
         loudness = self.params.audio.loudness
+        source: tuple[str | int | None, ...]
         if clip.script is not None:
             source = ("script", clip.script, clip.language, clip.voice, clip.rate)
         else:
-            source = ("file", file_digest(clip.audio), clip.transcript, clip.transcript and clip.language)
+            sha256 = file_digest(clip.recording)
+            source = ("file", sha256, clip.transcript, clip.transcript and clip.language)
         key = keys.speech_key(source, loudness)
 
         def write(folder: Path) -> None:
             if clip.script is not None:
                 speech, sound = from_script(clip.script, Voice(clip.language, clip.voice, clip.rate), loudness)
             else:
-                with _unchanged(clip.audio, source[1]):
-                    speech, sound = from_file(clip.audio, loudness, clip.transcript, clip.language)
+                with _unchanged(clip.recording, sha256):
+                    speech, sound = from_file(clip.recording, loudness, clip.transcript, clip.language)
             save(speech, folder / "speech.safetensors")
             (folder / "sound.wav").write_bytes(audio_files.wav_bytes(sound))
 
@@ -216,7 +218,7 @@ class ClipMaker:
             speech_key,
             clip.fps,
             clip.file_name,
-            clip.stereo and clip.stereo.layout,
+            clip.stereo.layout if clip.stereo else None,
             self.params.video.model_dump(mode="json"),
         )
 
@@ -252,7 +254,8 @@ class ClipMaker:
 
     def sign(self, clip: Clip, finished: FinishedClip, timings: StageTimings) -> Path:
         """Stage provenance: the video with content credentials, or the video itself when signing is off."""
-        if self.signer is None:
+        signer = self.signer
+        if signer is None:
             return finished.file
         consent = self.library.consent(clip.avatar, clip.consent)
         claims = {
@@ -262,10 +265,10 @@ class ClipMaker:
             "models": self.models.digests,
             "code": code_version(),
         }
-        key = keys.provenance_key(finished.key, self.signer.identity, claims)
+        key = keys.provenance_key(finished.key, signer.identity, claims)
 
         def write(folder: Path) -> None:
-            self.signer.sign(finished.file, folder / finished.file.name, clip.id, claims)
+            signer.sign(finished.file, folder / finished.file.name, clip.id, claims)
 
         return self._entry("provenance", key, write, timings) / finished.file.name
 

@@ -145,9 +145,17 @@ class Clip(StrictModel):
         return self
 
     @property
+    def recording(self) -> Path:
+        """The file of recorded speech of a clip that has no script."""
+        assert self.audio is not None
+        return self.audio
+
+    @property
     def video_size(self) -> tuple[int, int]:
         """(height, width) of the video in px. The video of a stereoscopic clip holds both eyes."""
-        rows, columns = {None: (1, 1), "side-by-side": (1, 2), "over-under": (2, 1)}[self.stereo and self.stereo.layout]
+        rows, columns = {None: (1, 1), "side-by-side": (1, 2), "over-under": (2, 1)}[
+            self.stereo.layout if self.stereo else None
+        ]
         return self.height * rows, self.width * columns
 
     @property

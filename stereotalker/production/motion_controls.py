@@ -74,7 +74,7 @@ def make_motion(clip: Clip, models: Models, out: Path, formats: list[str]) -> tu
     if clip.script is not None:
         speech, sound = from_script(clip.script, Voice(clip.language, clip.voice, clip.rate), loudness)
     else:
-        speech, sound = from_file(clip.audio, loudness, clip.transcript, clip.language)
+        speech, sound = from_file(clip.recording, loudness, clip.transcript, clip.language)
     frames = frame_count(speech.seconds, clip.fps)
     motion = models.synthesizer.motion(speech, clip_motion_controls(clip, 0, frames), frames, clip.fps)
     paths = export(motion, models.body, out / clip.id, [name for name in formats if name in WRITERS])

@@ -91,8 +91,9 @@ class Plan:
     @property
     def wall_seconds(self) -> float | None:
         """Estimated duration of the batch; None if there is nothing to estimate from."""
-        seconds = [planned.worker_seconds for planned in self.clips if not planned.fault]
-        return None if None in seconds else sum(seconds) / self.workers
+        planned = [clip for clip in self.clips if not clip.fault]
+        seconds = [clip.worker_seconds for clip in planned if clip.worker_seconds is not None]
+        return sum(seconds) / self.workers if len(seconds) == len(planned) else None
 
     @property
     def warnings(self) -> list[str]:
@@ -227,9 +228,9 @@ def _seconds(clip: Clip) -> float:
         if not any(c.isalnum() for c in clip.script):
             raise ClipError(EMPTY_SCRIPT_MESSAGE)
         return max(len(clip.script.split()) * 60 / clip.rate, audio_files.MIN_SECONDS)
-    seconds = audio_files.media_seconds(clip.audio)
+    seconds = audio_files.media_seconds(clip.recording)
     if clip.transcript is not None:
-        check_alignable(clip.audio, seconds)
+        check_alignable(clip.recording, seconds)
     return seconds
 
 

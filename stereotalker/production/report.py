@@ -137,7 +137,8 @@ def contact_sheet(outputs: Outputs, results: list[ClipResult], most: int = 60, s
 
     side: width and height in px of each cell.
     """
-    posters = [outputs.read(result.poster) for result in results if result.poster][:most]
+    found = (outputs.read(result.poster) for result in results if result.poster)
+    posters = [data for data in found if data is not None][:most]
     if not posters:
         return ""
     pictures = (Image.open(io.BytesIO(data)).convert("RGB") for data in posters)

@@ -84,15 +84,15 @@ def render_segment(job: SegmentJob, renderer: Callable[[], Renderer], store: Any
     if store.find("render", job.key):
         return RenderedSegment((job.key,), job.frames)
     started, clip = time.monotonic(), job.clip
-    sources = {stage: store.find(stage, key) for stage, key in (("motion", job.motion), ("avatar", job.avatar))}
-    missing = [stage for stage, folder in sources.items() if folder is None]
-    if missing:
+    motion_entry, avatar_entry = store.find("motion", job.motion), store.find("avatar", job.avatar)
+    if motion_entry is None or avatar_entry is None:
+        missing = [stage for stage, entry in (("motion", motion_entry), ("avatar", avatar_entry)) if entry is None]
         raise StaleEntry(
             f"the worker does not find the clip's {' and '.join(missing)} in {store}; "
             "do all machines reach produce.store?"
         )
-    motion = load(Motion, sources["motion"] / "motion.safetensors")
-    avatar = read_avatar(sources["avatar"] / "avatar.safetensors")
+    motion = load(Motion, motion_entry / "motion.safetensors")
+    avatar = read_avatar(avatar_entry / "avatar.safetensors")
     view = camera.avatar_camera(avatar, job.camera, len(motion.poses), clip.fps, (clip.height, clip.width))
 
     def write(folder: Path) -> None:

@@ -6,7 +6,7 @@ B pictures of H x W px; h x w cells of `factor` x `factor` px, with `channels` v
 from __future__ import annotations
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers.models import AutoencoderKL
 from torch import nn
 from torch.nn import functional
 

@@ -8,17 +8,22 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers.models import UNet2DConditionModel
 from diffusers.models.attention import BasicTransformerBlock, FeedForward
 from diffusers.models.attention_processor import Attention
+from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
 from torch.nn import functional
 
 from stereotalker.render.codec import PixelCodec, VaeCodec
 from stereotalker.render.experts import Guidance, PriorGuidedExperts
 from stereotalker.smplx_layout import REGIONS
+
+# A UNet2DConditionModel. diffusers types neither the entries of its config nor its blocks.
+UNet: TypeAlias = Any
 
 
 @dataclass(frozen=True)
@@ -80,8 +85,7 @@ class TemporalAttention(nn.Module):
         self.spatial, self.guidance = spatial, guidance
         self.norm = nn.LayerNorm(width)
         self.time = Attention(width, heads=heads, dim_head=width // heads)
-        nn.init.zeros_(self.time.to_out[0].weight)
-        nn.init.zeros_(self.time.to_out[0].bias)
+        _zero(self.time.to_out[0])
 
     def forward(self, hidden_BCHW: torch.Tensor, *args, **options) -> tuple[torch.Tensor]:
         x = self.spatial(hidden_BCHW, *args, **options)[0]
@@ -98,12 +102,11 @@ class ResnetFeedForward(nn.Module):
     It gives experts to a level of the UNet that has no transformers. At first the feed-forward adds nothing.
     """
 
-    def __init__(self, convolution: nn.Module):
+    def __init__(self, convolution: ResnetBlock2D):
         super().__init__()
         self.convolution, width = convolution, convolution.out_channels
         self.norm, self.ff = nn.LayerNorm(width), FeedForward(width, activation_fn="geglu")
-        nn.init.zeros_(self.ff.net[2].weight)
-        nn.init.zeros_(self.ff.net[2].bias)
+        _zero(self.ff.net[2])
 
     def forward(self, hidden_BCHW: torch.Tensor, *args, **options) -> torch.Tensor:
         x = self.convolution(hidden_BCHW, *args, **options)
@@ -130,8 +133,7 @@ class RenderDenoiser(nn.Module):
         )
         self.reference = ReferenceNetwork(self.net.config.cross_attention_dim)
         # With an output of zero, training starts at the warp.
-        nn.init.zeros_(self.net.conv_out.weight)
-        nn.init.zeros_(self.net.conv_out.bias)
+        _zero(self.net.conv_out)
         width = self.net.config.block_out_channels[-1]
         for block in (*self.net.down_blocks, self.net.mid_block, *self.net.up_blocks):
             for k, spatial in enumerate(getattr(block, "attentions", ())):
@@ -156,7 +158,7 @@ class RenderDenoiser(nn.Module):
         return conditioning.base + change.float()
 
 
-def _new_unet(config: DenoiserConfig, channels_in: int, channels_out: int) -> UNet2DConditionModel:
+def _new_unet(config: DenoiserConfig, channels_in: int, channels_out: int) -> UNet:
     """A UNet with random weights: attention on all grids but the finest, self-attention on the coarsest grid alone."""
     attending = len(config.channels) - 1
     return UNet2DConditionModel(
@@ -173,7 +175,7 @@ def _new_unet(config: DenoiserConfig, channels_in: int, channels_out: int) -> UN
     )
 
 
-def _pretrained_unet(source: str, channels_in: int) -> UNet2DConditionModel:
+def _pretrained_unet(source: str, channels_in: int) -> UNet:
     """A public UNet whose first layer takes our maps beside the noisy picture. At first it ignores them."""
     net = UNet2DConditionModel.from_pretrained(source, subfolder="unet")
     old = net.conv_in
@@ -185,6 +187,12 @@ def _pretrained_unet(source: str, channels_in: int) -> UNet2DConditionModel:
     return net
 
 
+def _zero(layer: nn.Module) -> None:
+    """Set a layer's weights and bias to zero, so that its output is zero."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+
+
 def set_experts(net: nn.Module, kinds: str, view_experts: int, guidance: Guidance) -> None:
     """Replace every feed-forward of the network by guided experts that are up-cycled from it.
 
@@ -193,7 +201,7 @@ def set_experts(net: nn.Module, kinds: str, view_experts: int, guidance: Guidanc
     for block in net.modules():
         if isinstance(block, (BasicTransformerBlock, ResnetFeedForward)):
             dense = block.ff.to_dense() if isinstance(block.ff, PriorGuidedExperts) else block.ff
-            block.ff = PriorGuidedExperts(dense, kinds, view_experts, guidance)
+            block.register_module("ff", PriorGuidedExperts(dense, kinds, view_experts, guidance))
 
 
 def upcycle(model: RenderDenoiser, kinds: str) -> RenderDenoiser:

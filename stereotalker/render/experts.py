@@ -142,11 +142,19 @@ class ExpertBank(nn.Module):
     @torch.no_grad()
     def init_from_dense(self, dense: FeedForward, units: slice) -> None:
         """Initialize every expert with the given hidden units of a dense layer."""
-        project, H = dense.net[0].proj, dense.net[2].in_features
+        project, out = _dense_layers(dense)
+        H = out.in_features
         rows = torch.cat([torch.arange(H)[units], H + torch.arange(H)[units]])
         self.into.copy_(project.weight[rows])
         self.bias.copy_(project.bias[rows])
-        self.out.copy_(dense.net[2].weight[:, units])
+        self.out.copy_(out.weight[:, units])
+
+
+def _dense_layers(dense: FeedForward) -> tuple[nn.Linear, nn.Linear]:
+    """The two layers of a dense GEGLU feed-forward: from D to 2 H, values before gates, and from H to D."""
+    project, out = dense.net[0].proj, dense.net[2]
+    assert isinstance(project, nn.Linear) and isinstance(out, nn.Linear)
+    return project, out
 
 
 def geglu(x: torch.Tensor, into: torch.Tensor, bias: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
@@ -176,13 +184,14 @@ class PriorGuidedExperts(nn.Module):
     def __init__(self, dense: FeedForward, kinds: str, view_experts: int, guidance: Guidance):
         super().__init__()
         self.guidance = guidance
-        width, hidden = dense.net[2].out_features, dense.net[2].in_features
+        _, dense_out = _dense_layers(dense)
+        width, hidden = dense_out.out_features, dense_out.in_features
         has_view_experts, has_region_experts = EXPERTS[kinds]
         expert_units = hidden // _HIDDEN_PARTS
         shared_units = hidden - expert_units * (has_view_experts + has_region_experts)
         self.shared = ExpertBank(1, width, shared_units)
         self.shared.init_from_dense(dense, slice(0, shared_units))
-        self.bias = nn.Parameter(dense.net[2].bias.detach().clone())
+        self.bias = nn.Parameter(dense_out.bias.detach().clone())
         self.view, self.region = None, None
         if has_view_experts:
             self.gate = ViewGate(view_experts)
@@ -199,10 +208,11 @@ class PriorGuidedExperts(nn.Module):
             raise UserError("only a denoiser without experts can be given some; train the stage `dense` again")
         _, width, hidden = self.shared.out.shape
         plain = FeedForward(width, inner_dim=hidden)
-        plain.net[0].proj.weight.copy_(self.shared.into[0])
-        plain.net[0].proj.bias.copy_(self.shared.bias[0])
-        plain.net[2].weight.copy_(self.shared.out[0])
-        plain.net[2].bias.copy_(self.bias)
+        project, out = _dense_layers(plain)
+        project.weight.copy_(self.shared.into[0])
+        project.bias.copy_(self.shared.bias[0])
+        out.weight.copy_(self.shared.out[0])
+        out.bias.copy_(self.bias)
         return plain
 
     def forward(self, x_BND: torch.Tensor) -> torch.Tensor:
@@ -235,6 +245,7 @@ class PriorGuidedExperts(nn.Module):
 
         Returns into [V, 2 H, D], bias [V, 2 H] and out [V, D, H], where H counts the hidden units of both.
         """
+        assert self.view is not None
         # Mixed in float32: in bfloat16, the mixture would jump when the camera moves slowly.
         with torch.autocast(self.bias.device.type, enabled=False):
             gate_VK = self.gate(self.guidance.views_V2.float())

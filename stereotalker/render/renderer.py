@@ -11,14 +11,14 @@ import torch
 from torch.nn import functional
 
 from stereotalker.body.model import Body
-from stereotalker.control.masks import MaskPredictor, one_channel, to_float
+from stereotalker.control.masks import RegionMasks, one_channel, to_float
 from stereotalker.control.reference_warp import Reference, control, reference
 from stereotalker.diffusion.sampling import frame_noise, sample
 from stereotalker.diffusion.windows import Window
 from stereotalker.params import RenderParams
 from stereotalker.records import Avatar, Camera, Control, Motion
 from stereotalker.render.denoiser import RenderDenoiser, conditions
-from stereotalker.runtime.device import autocast, device
+from stereotalker.runtime.device import autocast, device, to_channels_last
 from stereotalker.smplx_layout import REGION
 
 # Number of avatars whose tables stay in memory, because a worker may get segments of a few clips in turn.
@@ -35,11 +35,11 @@ _PERSON_MARGIN = 1
 class Renderer:
     """Models in memory, ready to render segments of any avatar. It is not thread-safe: each worker has its own."""
 
-    def __init__(self, body: Body, masks: MaskPredictor, denoiser: RenderDenoiser, params: RenderParams):
+    def __init__(self, body: Body, masks: RegionMasks, denoiser: RenderDenoiser, params: RenderParams):
         self.body, self.params = body, params
         self.device = device()
-        self.masks = masks.eval().to(self.device, memory_format=torch.channels_last)
-        self.denoiser = denoiser.eval().to(self.device, memory_format=torch.channels_last)
+        self.masks = to_channels_last(masks.eval(), self.device)
+        self.denoiser = to_channels_last(denoiser.eval(), self.device)
         self._prepared: dict[int, tuple[Reference, torch.Tensor]] = {}  # by id of the avatar, least recently used first
 
     def segment(
@@ -90,7 +90,7 @@ class Renderer:
         warp, normals, plate = (to_float(m, self.device) for m in (maps.warp, maps.normals, maps.plate))
         visibility = one_channel(maps.visibility, self.device)
         conditioning = conditions(
-            self.denoiser.codec, *(padded(x) for x in (warp, visibility, normals, plate, region_probs)),
+            self.denoiser.codec, padded(warp), padded(visibility), padded(normals), padded(plate), padded(region_probs),
             torch.from_numpy(np.stack([maps.azimuth, maps.elevation], 1)).to(self.device), tokens.expand(T, -1, -1), T,
         )  # fmt: skip
         noisy = frame_noise(tuple(conditioning.base.shape[1:]), seed, start, start + T, self.params.noise_period).to(

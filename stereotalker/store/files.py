@@ -24,7 +24,7 @@ def write_atomic(path: Path, data: bytes) -> None:
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Write a compressed .npz file in one atomic step."""
     with _replacing(path) as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, **arrays)
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # mypy takes an array for allow_pickle
 
 
 def copy_atomic(source: Path, path: Path) -> None:

@@ -121,7 +121,7 @@ def clip(mesh: Mesh, inside: np.ndarray) -> tuple[Mesh, np.ndarray]:
     """
     keep = inside[mesh.faces] > 0
     count = keep.sum(1)
-    faces = [mesh.faces[count == 3]]
+    pieces = [mesh.faces[count == 3]]
     # The corners of every cut triangle are rotated so that the one that is alone on its side comes first.
     one, two = mesh.faces[count == 1], mesh.faces[count == 2]
     one = np.take_along_axis(one, (np.argmax(keep[count == 1], 1)[:, None] + np.arange(3)) % 3, 1)
@@ -131,12 +131,12 @@ def clip(mesh: Mesh, inside: np.ndarray) -> tuple[Mesh, np.ndarray]:
     place = place.ravel() + len(mesh.offset)
     n, m = len(one), len(two)
     p, q, r, s = place[:n], place[n : 2 * n], place[2 * n : 2 * n + m], place[2 * n + m :]
-    faces += [np.stack([one[:, 0], p, q], 1), np.stack([r, two[:, 1], two[:, 2]], 1), np.stack([r, two[:, 2], s], 1)]
+    pieces += [np.stack([one[:, 0], p, q], 1), np.stack([r, two[:, 1], two[:, 2]], 1), np.stack([r, two[:, 2], s], 1)]
     cut = np.concatenate([np.stack([p, q], 1), np.stack([s, r], 1)])
     low, high = inside[unique[:, 0]], inside[unique[:, 1]]
     share = np.clip(high / np.where(high == low, 1, high - low), 0.02, 0.98)  # weight of the first corner
     bind, offset = _with_points(mesh, unique, share)
-    faces = np.concatenate(faces).astype(np.int32)
+    faces = np.concatenate(pieces).astype(np.int32)
     used, local = np.unique(faces, return_inverse=True)
     renumber = np.zeros(len(offset), np.int32)
     renumber[used] = np.arange(len(used))

@@ -8,7 +8,7 @@ generator, so the order of the draws is part of the result.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -43,6 +43,7 @@ HEADWEAR = ("none", "scarf", "cap", "beanie")
 BEARDS: dict[str, float] = {"none": 0.0, "stubble": 0.0022, "short": 0.006, "full": 0.016}  # length in m
 
 Presentation = Literal["feminine", "masculine"]
+Attributes: TypeAlias = dict[str, str | int | float | bool | dict[str, float]]
 _FEMININE_HAIR = ("pixie", "bob", "fringe-bob", "wavy", "long", "long-curls", "ponytail", "bun", "curls", "afro")
 _MASCULINE_HAIR = ("buzz", "short-parted", "crop", "quiff", "slicked", "curls", "afro", "ring", "bun", "wavy")
 _MIN_TONE = {"afro": 6, "buzz": 0}  # lowest index into SKIN_TONES with which a style is drawn
@@ -78,7 +79,7 @@ class Person:
     personality: int  # index into acting.reference_acting.STYLES
     seed: int  # of every finer detail
 
-    def attributes(self) -> dict[str, str | int | float | bool | dict[str, float]]:
+    def attributes(self) -> Attributes:
         """The attributes that are recorded. Skin color and face are left out; they follow from the identity's number.
 
         The tone is counted from 1, as on the Monk scale; fractions are rounded to four places.

@@ -19,6 +19,7 @@ from stereotalker.records import Avatar, Camera, Motion, Speech
 from stereotalker.synthetic.actor import Actor
 from stereotalker.synthetic.contact import RETREAT_M, TOUCH_M, deepest_contact
 from stereotalker.synthetic.figure import DressedPerson
+from stereotalker.synthetic.population import Attributes
 from stereotalker.synthetic.shading import render
 
 ACTED_FPS = 25.0  # frame rate of the acting, whatever the frame rate of the take
@@ -30,7 +31,7 @@ class Take:
 
     identity: int
     number: int  # of the take among the identity's takes
-    person: dict[str, str | int]  # Person.attributes, and the background's kind
+    person: Attributes  # Person.attributes, and the background's kind
     avatar: Avatar  # exact: portrait, betas, shell, pose, camera, background
     motion: Motion  # of the T frames
     start: float  # s into the speech at which the first frame's interval begins: frame t is at start + (t + 0.5) / fps

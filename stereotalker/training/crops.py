@@ -108,7 +108,8 @@ def _with_hole(warp: np.ndarray, visibility: np.ndarray, rng: np.random.Generato
     """
     size = warp.shape[1]
     y, x = np.mgrid[:size, :size]
-    cy, cx, ry, rx = (*rng.uniform(0.1, 0.9, 2) * size, *rng.uniform(0.06, 0.25, 2) * size)
+    cy, cx = rng.uniform(0.1, 0.9, 2) * size
+    ry, rx = rng.uniform(0.06, 0.25, 2) * size
     inside = ((y - cy) / ry) ** 2 + ((x - cx) / rx) ** 2 < 1
     if rng.random() < _FULL_HOLE_PROBABILITY / _HOLE_PROBABILITY:
         inside[:] = True

@@ -25,7 +25,7 @@ from stereotalker.avatar.detector_calibration import (
     OFFSET_FRAMES,
     TRUNK_JOINTS,
 )
-from stereotalker.avatar.landmarks import FACE_POINTS, MIN_VISIBILITY, POSE, Detector, Landmarks
+from stereotalker.avatar.landmarks import FACE_POINTS, POSE, Detector, Landmarks
 from stereotalker.body.free_body import PARTS
 from stereotalker.body.model import Body
 from stereotalker.errors import UserError
@@ -178,7 +178,7 @@ def _offset(name: str, frame: str, portraits: list[tuple[Avatar, Landmarks]], bo
             if (
                 landmarks.pose is not None
                 and landmarks.people == 1
-                and landmarks.visible[index] >= MIN_VISIBILITY
+                and landmarks.is_visible(f"{side}_{name}")
                 and (landmarks.pose[index] < landmarks.size[::-1]).all()
             ):
                 observations.append((avatar, side, f"{side}_{name}", frame.format(side=side), landmarks.pose[index]))

@@ -91,10 +91,13 @@ def _batches(
         return (_generator(options.seed, step) for step in steps)
     # Forked processes share the gigabytes of samples that they draw from. Each of them holds two batches in shared
     # memory.
-    workers = (
+    workers: dict[str, Any] = (
         {}
         if device == "cpu"
-        else {"num_workers": min(max(os.cpu_count() - 1, 1), _MAX_DRAWING_PROCESSES), "multiprocessing_context": "fork"}
+        else {
+            "num_workers": min(max((os.cpu_count() or 1) - 1, 1), _MAX_DRAWING_PROCESSES),
+            "multiprocessing_context": "fork",
+        }
     )
     return iter(
         DataLoader(

@@ -155,44 +155,49 @@ def _batch(
     Words are left out of some windows. 70 % of the windows continue frames that are fixed, 15 % start in a pinned pose,
     the others are free at the start; 15 % of all have a pinned pose near the end.
     """
-    T, S, rows = params.window, params.window // SLOT, []
-    for index in rng.integers(len(examples), size=params.training.batch):
-        example = examples[index]
-        first = int(rng.integers(max(len(example.body) - S, 0) + 1))
-        frames, slots = slice(first * SLOT, first * SLOT + T), slice(first, first + S)
-        audio = _fit_length(example.audio_features[frames], T).astype(np.float32)
-        if rng.random() < params.phonemes_known:
-            audio[:, -example.phoneme_posteriors.shape[1] :] = _fit_length(example.phoneme_posteriors[frames], T)
-        has_text, gesture_labels = rng.random() >= params.word_dropout, _fit_length(example.gesture_labels[slots], S)
-        # Without text, 30 % of the labels remain: at inference the prior still predicts some from the sound.
-        gesture_labels = gesture_labels * (has_text | (rng.random(S) < 0.3))
-        face_mask, body_mask = np.zeros(T, bool), np.zeros(S, bool)
-        start_case = rng.random()
-        if start_case < 0.7:
-            face_mask[: params.overlap], body_mask[: params.overlap // SLOT] = True, True
-        elif start_case < 0.85:
-            body_mask[:2] = True
-        if rng.random() < 0.15:
-            pinned = S - 2 - int(rng.integers(S // 2))
-            body_mask[pinned : pinned + 2] = True
-        rows.append(
-            (
-                audio,
-                gesture_labels,
-                np.float32(has_text),
-                example.style,
-                np.float32(example.strength),
-                _fit_length(example.face[frames], T),
-                _fit_length(example.body[slots], S),
-                face_mask,
-                body_mask,
-            )
-        )
+    windows = [
+        _draw_window(examples[index], params, rng) for index in rng.integers(len(examples), size=params.training.batch)
+    ]
     audio, gesture_labels, has_text, style, strength, face, body, face_mask, body_mask = (
-        torch.from_numpy(np.stack(c)) for c in zip(*rows, strict=True)
+        torch.from_numpy(np.stack(column)) for column in zip(*windows, strict=True)
     )
     clean = model.normalize(face, body)
     return MotionConditions(audio, gesture_labels, has_text, style, strength, clean, face_mask, body_mask), clean
+
+
+def _draw_window(
+    example: MotionExample, params: MotionParams, rng: np.random.Generator
+) -> tuple[np.ndarray | np.float32 | int, ...]:
+    """A random window of an example, see `_batch`: the fields of MotionConditions, with face and body as context."""
+    T, S = params.window, params.window // SLOT
+    first = int(rng.integers(max(len(example.body) - S, 0) + 1))
+    frames, slots = slice(first * SLOT, first * SLOT + T), slice(first, first + S)
+    audio = _fit_length(example.audio_features[frames], T).astype(np.float32)
+    if rng.random() < params.phonemes_known:
+        audio[:, -example.phoneme_posteriors.shape[1] :] = _fit_length(example.phoneme_posteriors[frames], T)
+    has_text, gesture_labels = rng.random() >= params.word_dropout, _fit_length(example.gesture_labels[slots], S)
+    # Without text, 30 % of the labels remain: at inference the prior still predicts some from the sound.
+    gesture_labels = gesture_labels * (has_text | (rng.random(S) < 0.3))
+    face_mask, body_mask = np.zeros(T, bool), np.zeros(S, bool)
+    start_case = rng.random()
+    if start_case < 0.7:
+        face_mask[: params.overlap], body_mask[: params.overlap // SLOT] = True, True
+    elif start_case < 0.85:
+        body_mask[:2] = True
+    if rng.random() < 0.15:
+        pinned = S - 2 - int(rng.integers(S // 2))
+        body_mask[pinned : pinned + 2] = True
+    return (
+        audio,
+        gesture_labels,
+        np.float32(has_text),
+        example.style,
+        np.float32(example.strength),
+        _fit_length(example.face[frames], T),
+        _fit_length(example.body[slots], S),
+        face_mask,
+        body_mask,
+    )
 
 
 def _fit_length(values: np.ndarray, length: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from stereotalker.errors import UserError
 from stereotalker.params import DenoiserTraining
 from stereotalker.render.denoiser import Conditions, RenderDenoiser, conditions
 from stereotalker.render.renderer import composite, composite_visible_pixels
-from stereotalker.runtime.device import autocast, device
+from stereotalker.runtime.device import autocast, device, to_channels_last
 from stereotalker.smplx_layout import REGIONS
 from stereotalker.training.crops import Crops, draw_crops
 from stereotalker.training.loop import Log, fit
@@ -60,7 +60,7 @@ def train_denoiser(
             f"a training crop of {options.crop} px; expected a multiple of {model.multiple}, "
             "which the denoiser's grids ask for"
         )
-    model, masks = (net.to(device(), memory_format=torch.channels_last) for net in (model, masks))
+    model, masks = to_channels_last(model, device()), to_channels_last(masks, device())
     draw = partial(draw_crops, people, runs=options.batch, frames=options.run, size=options.crop)
     fit(model, training_loss(model, masks, scheduler), options, checkpoint, log, draw=draw)
     return model

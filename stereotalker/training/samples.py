@@ -60,15 +60,14 @@ def to_sample(take: Take, body: Body, seed: int, wrong: float) -> Sample:
     C, T = take.image.shape[:2]
     fitted = imperfect_fit(take.avatar, body, int(rng.integers(1 << 30)), wrong) if wrong else take.avatar
     poses = take.motion.poses + (fitted.poses - take.avatar.poses)
-    motion = Motion(
-        *(np.concatenate([a] * C) for a in (poses, take.motion.expression, take.motion.trans)), take.motion.fps
-    )
+    poses, expression, trans = (np.concatenate([a] * C) for a in (poses, take.motion.expression, take.motion.trans))
+    motion = Motion(poses, expression, trans, take.motion.fps)
     camera = Camera(
-        *(
-            np.concatenate([getattr(view, name) for view in take.camera])
+        size=take.camera[0].size,
+        **{
+            name: np.concatenate([getattr(view, name) for view in take.camera])
             for name in ("intrinsics", "extrinsics", "azimuth", "elevation")
-        ),
-        take.camera[0].size,
+        },
     )
     maps = control(reference(fitted, body), body, motion, camera)
 
