@@ -197,10 +197,13 @@ def test_key_points_follow_a_portrait_that_is_scaled_down(files, marks, picture)
 @pytest.mark.parametrize(
     ("consent", "required", "complaint"),
     [
-        (None, False, None), (Consent(holder="A", scope="b"), True, None), (Consent(holder="A", scope="b", expires=date(2026, 1, 1)), True, None),
-        (None, True, "no consent"), (Consent(holder="A", scope="b", expires=date(2025, 12, 31)), False, "ended on 2025-12-31"),
+        (None, False, None),
+        (Consent(holder="A", scope="b"), True, None),
+        (Consent(holder="A", scope="b", expires=date(2026, 1, 1)), True, None),
+        (None, True, "no consent"),
+        (Consent(holder="A", scope="b", expires=date(2025, 12, 31)), False, "ended on 2025-12-31"),
     ],
-)  # fmt: skip
+)
 def test_consent(consent, required, complaint):
     def check():
         return check_consent("ada", consent, required, date(2026, 1, 1))
@@ -222,7 +225,7 @@ def test_no_face_without_leave_is_fitted(files, tiny_models, fits, monkeypatch):
     assert maker.avatar(single_clip("x", {"script": "hi", "avatar": "ava"}))[1].origin == "synthetic"  # nobody's face
 
 
-# ---- in a batch ------------------------------------------------------------------------------------------------------------
+# ---- in a batch
 
 
 def test_backgrounds(made, tmp_path):

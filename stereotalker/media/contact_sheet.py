@@ -27,7 +27,8 @@ def grid(rows: Sequence[Sequence[np.ndarray]], fill: int | tuple[int, int, int] 
     """Lay out rows of tiles as a table, u8 [H, W, 3].
 
     A row is as high as its highest tile, a column as wide as its widest. Tiles lie in the upper left corner of their
-    cells. Cells without a tile, and the rest of cells that are larger than their tile, have the gray level or the color `fill`.
+    cells. Cells without a tile, and the rest of cells that are larger than their tile, have the gray level or the color
+    `fill`.
     Raises ValueError where there is no tile.
     """
     if not any(len(row) for row in rows):
