@@ -230,6 +230,9 @@ class GestureConfig:
 class GestureAutoencoder(nn.Module):
     """Reconstructs windows of body motion through a small bottleneck. The Frechet distance compares its encodings."""
 
+    mean: torch.Tensor  # f32 [Q], of the training's windows
+    scale: torch.Tensor  # f32 [], their spread
+
     def __init__(self, config: GestureConfig):
         super().__init__()
         self.config = config

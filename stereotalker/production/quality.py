@@ -307,7 +307,7 @@ def _face_share(boxes: list[np.ndarray], may_show_face: np.ndarray) -> float:
     """Share of frames with a face among the sampled frames that may show one; nan if none may."""
     if not boxes:
         return 0.0
-    return float(np.isfinite(boxes).all(1)[may_show_face].mean()) if may_show_face.any() else np.nan
+    return float(np.isfinite(np.array(boxes)).all(1)[may_show_face].mean()) if may_show_face.any() else np.nan
 
 
 def _face(gray: np.ndarray) -> np.ndarray:
