@@ -68,3 +68,12 @@ def test_a_wheel_installs_no_names_of_others(environment, tmp_path):
 def test_importing_the_package_sets_no_environment_of_others(environment, tmp_path):
     code = "import os; before = dict(os.environ); import stereotalker, stereotalker.params; assert os.environ == before"
     run(environment / "python", "-c", code, cwd=tmp_path)
+
+
+def test_a_users_mistake_is_one_line_and_status_2(environment, tmp_path):
+    """Of the real process, whose other mistakes the tests of the command line make inside their own process."""
+    command = [environment / "stereotalker", "produce", "nowhere.yaml", "--dry-run"]
+    own = {**os.environ, "XDG_DATA_HOME": str(tmp_path)}
+    answer = subprocess.run(command, cwd=tmp_path, env=own, capture_output=True, text=True)
+    assert answer.returncode == 2 and answer.stderr.strip().splitlines() == [answer.stderr.strip()]
+    assert "manifest not found" in answer.stderr
