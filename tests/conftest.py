@@ -332,33 +332,3 @@ def one_thread():
 
 
 # Older names of the fixtures above, for the test files that still use them.
-
-
-@pytest.fixture(scope="session")
-def known(calibration):
-    return calibration
-
-
-@pytest.fixture(scope="session")
-def marks(landmarks):
-    return landmarks
-
-
-@pytest.fixture(scope="session")
-def made(fitted):
-    return fitted
-
-
-@pytest.fixture(scope="session")
-def fits(fit_store):
-    return fit_store
-
-
-@pytest.fixture
-def files(portrait_files):
-    return portrait_files
-
-
-@pytest.fixture
-def run(run_batch):
-    return run_batch

@@ -84,29 +84,29 @@ def portrait() -> np.ndarray:
     return np.asarray(Image.open(path).convert("RGB"))
 
 
-def test_a_real_portrait(detector, portrait, body, known):
-    found = fit_portrait(portrait, "real", detector, body, known)
+def test_a_real_portrait(detector, portrait, body, calibration):
+    found = fit_portrait(portrait, "real", detector, body, calibration)
     r = found.residuals
     assert r.face < 0.003 and r.face_fit < 0.01 and r.silhouette_iou > 0.97 and r.wrist < 0.04
     assert warp_psnr(found.avatar, portrait, body) > 32
 
 
 @pytest.mark.parametrize("name, share", [("man_0003", 0.87), ("woman_0269", 0.97)])
-def test_fingers_that_the_detector_sees_are_hands(detector, body, known, name, share):
+def test_fingers_that_the_detector_sees_are_hands(detector, body, calibration, name, share):
     """Before dark sleeves, beside whose fingers a fit has its own; before a wall of the skin's colour."""
     path = REAL_DATA / "portraits" / f"{name}.png"
     if not path.is_file():
         pytest.skip(f"{path} not found")
     picture = np.asarray(Image.open(path).convert("RGB"))
-    avatar = fit_portrait(picture, name, detector, body, known).avatar
+    avatar = fit_portrait(picture, name, detector, body, calibration).avatar
     columns, rows = np.concatenate([points[2:] for points in detector(picture).hands.values()]).astype(int).T
     assert (avatar.regions[rows, columns] == REGION["hands"]).mean() > share
     assert warp_psnr(avatar, picture, body) > 34
 
 
-def test_head_and_shoulders_in_every_shape_of_frame(detector, portrait, body, known):
+def test_head_and_shoulders_in_every_shape_of_frame(detector, portrait, body, calibration):
     shoulders = portrait[:520, 250:760]
-    found = fit_portrait(shoulders, "crop", detector, body, known)
+    found = fit_portrait(shoulders, "crop", detector, body, calibration)
     assert (
         not found.avatar.arms
         and "no hand" in found.notes[0]
@@ -114,11 +114,11 @@ def test_head_and_shoulders_in_every_shape_of_frame(detector, portrait, body, kn
         and found.residuals.silhouette_iou > 0.93
     )
     landscape = np.pad(portrait, ((0, 0), (300, 300), (0, 0)), mode="edge")[::2, ::2]
-    assert fit_portrait(landscape, "wide", detector, body, known).residuals.face < 0.003
+    assert fit_portrait(landscape, "wide", detector, body, calibration).residuals.face < 0.003
 
 
 @pytest.mark.parametrize("kind", ["empty", "two", "back", "cartoon", "tiny"])
-def test_pictures_that_show_no_speaker(detector, portrait, body, known, kind):
+def test_pictures_that_show_no_speaker(detector, portrait, body, calibration, kind):
     wall = np.full((512, 512, 3), 150, np.uint8)
     head = portrait[:520, 250:760]
     if kind == "two":
@@ -140,15 +140,15 @@ def test_pictures_that_show_no_speaker(detector, portrait, body, known, kind):
     else:
         picture, complaint = wall, "no person was found"
     with pytest.raises(ClipError, match=complaint):
-        fit_portrait(np.ascontiguousarray(picture), "x", detector, body, known)
+        fit_portrait(np.ascontiguousarray(picture), "x", detector, body, calibration)
 
 
-def test_the_astronaut_is_fitted_or_refused_for_what_she_wears(detector, body, known):
+def test_the_astronaut_is_fitted_or_refused_for_what_she_wears(detector, body, calibration):
     path = REAL_DATA / "portraits" / "astronaut.png"
     if not path.is_file():
         pytest.skip(f"{path} not found")
     with pytest.raises(ClipError, match="bulky"):
-        fit_portrait(np.asarray(Image.open(path).convert("RGB")), "astronaut", detector, body, known)
+        fit_portrait(np.asarray(Image.open(path).convert("RGB")), "astronaut", detector, body, calibration)
 
 
 def test_one_fit_for_a_portrait_named_in_a_batch(detector, portrait, tiny_models, home, tmp_path, monkeypatch):

@@ -33,11 +33,13 @@ def empty_home(home):
     return home
 
 
-def test_an_avatar_is_added_once_shown_and_removed(files, tiny_models, empty_home):
+def test_an_avatar_is_added_once_shown_and_removed(portrait_files, tiny_models, empty_home):
     home = empty_home
     library, store = Library(home.avatars), Store(home.store)
     consent = Consent(holder="Ada", scope="training films", expires=date(2030, 1, 1))
-    card, new = add_avatar(library, "ada", files[0], tiny_models, store, AvatarRequest(consent, "calm", files[1]))
+    card, new = add_avatar(
+        library, "ada", portrait_files[0], tiny_models, store, AvatarRequest(consent, "calm", portrait_files[1])
+    )
     assert (
         new
         and card.consent == consent
@@ -48,15 +50,17 @@ def test_an_avatar_is_added_once_shown_and_removed(files, tiny_models, empty_hom
     assert (home.avatars / "ada" / "card.png").is_file() and library.card("ada") == card
     avatar = read_avatar(library.find("ada"))
     assert avatar.name == "ada" and STYLES[avatar.style].name == "calm" and avatar.origin == "portrait"
-    again, new = add_avatar(library, "ada", files[0], tiny_models, store, AvatarRequest(None, "calm", files[1]))
+    again, new = add_avatar(
+        library, "ada", portrait_files[0], tiny_models, store, AvatarRequest(None, "calm", portrait_files[1])
+    )
     assert not new and again == card and len(list((home.store / "portrait").iterdir())) == 1
     moved, new = add_avatar(
         library,
         "ada",
-        files[0],
+        portrait_files[0],
         tiny_models,
         store,
-        AvatarRequest(Consent(holder="Ada", scope="all"), "calm", files[1]),
+        AvatarRequest(Consent(holder="Ada", scope="all"), "calm", portrait_files[1]),
     )
     assert new and moved.consent.scope == "all" and moved.key == card.key
     library.remove("ada")
@@ -66,30 +70,43 @@ def test_an_avatar_is_added_once_shown_and_removed(files, tiny_models, empty_hom
             library.remove(name)
 
 
-def test_names_are_checked_and_kept(files, tiny_models, empty_home, fits, picture, tmp_path):
+def test_names_are_checked_and_kept(portrait_files, tiny_models, empty_home, fit_store, picture, tmp_path):
     home = empty_home
-    library, store = Library(home.avatars), fits
+    library, store = Library(home.avatars), fit_store
     for name in ("", "a/b", ".x", "me.png", "-x", "two words"):
         with pytest.raises(UserError, match="expected letters, digits"):
-            add_avatar(library, name, files[0], tiny_models, store, AvatarRequest(None, "calm", files[1]))
+            add_avatar(
+                library, name, portrait_files[0], tiny_models, store, AvatarRequest(None, "calm", portrait_files[1])
+            )
     with pytest.raises(UserError, match="expected one of presenter"):
-        add_avatar(library, "ada", files[0], tiny_models, store, AvatarRequest(None, "wild", files[1]))
+        add_avatar(
+            library, "ada", portrait_files[0], tiny_models, store, AvatarRequest(None, "wild", portrait_files[1])
+        )
     with pytest.raises(UserError, match="shipped one"):
-        add_avatar(library, "ava", files[0], tiny_models, store, AvatarRequest(None, "calm", files[1]))
-    add_avatar(library, "ada", files[0], tiny_models, store, AvatarRequest(None, "calm", files[1]))
+        add_avatar(
+            library, "ava", portrait_files[0], tiny_models, store, AvatarRequest(None, "calm", portrait_files[1])
+        )
+    add_avatar(library, "ada", portrait_files[0], tiny_models, store, AvatarRequest(None, "calm", portrait_files[1]))
     Image.fromarray(np.flip(picture, 2)).save(tmp_path / "other.png")
     with pytest.raises(UserError, match="there already, from me.png; give --replace"):
-        add_avatar(library, "ada", tmp_path / "other.png", tiny_models, store, AvatarRequest(None, "calm", files[1]))
+        add_avatar(
+            library, "ada", tmp_path / "other.png", tiny_models, store, AvatarRequest(None, "calm", portrait_files[1])
+        )
     add_avatar(
         library,
         "ada",
-        files[0],
+        portrait_files[0],
         tiny_models,
         store,
-        AvatarRequest(Consent(holder="Ada", scope="all"), "calm", files[1]),
+        AvatarRequest(Consent(holder="Ada", scope="all"), "calm", portrait_files[1]),
     )
     card, new = add_avatar(
-        library, "ada", tmp_path / "other.png", tiny_models, store, AvatarRequest(None, "calm", files[1], replace=True)
+        library,
+        "ada",
+        tmp_path / "other.png",
+        tiny_models,
+        store,
+        AvatarRequest(None, "calm", portrait_files[1], replace=True),
     )
     assert new and card.picture == "other.png" and card.consent is None  # consent to one face is none to another
     assert (
@@ -100,32 +117,34 @@ def test_names_are_checked_and_kept(files, tiny_models, empty_home, fits, pictur
         add_avatar(
             library,
             "eva",
-            files[0],
+            portrait_files[0],
             tiny_models,
             store,
-            AvatarRequest(Consent(holder="E", scope="x", expires=date(2020, 1, 1)), "calm", files[1]),
+            AvatarRequest(Consent(holder="E", scope="x", expires=date(2020, 1, 1)), "calm", portrait_files[1]),
         )
     for path, complaint in ((tmp_path, "Is a directory"), (tmp_path / "none.png", "No such file")):
         with pytest.raises(UserError, match=complaint):
-            add_avatar(library, "eva", path, tiny_models, store, AvatarRequest(None, "calm", files[1]))
+            add_avatar(library, "eva", path, tiny_models, store, AvatarRequest(None, "calm", portrait_files[1]))
 
 
-def test_a_key_point_file_with_another_mask_is_another_fit(files, tiny_models):
-    before = fit_key(files[0], tiny_models, files[1])
-    mask = files[0].with_name("mask.png")
+def test_a_key_point_file_with_another_mask_is_another_fit(portrait_files, tiny_models):
+    before = fit_key(portrait_files[0], tiny_models, portrait_files[1])
+    mask = portrait_files[0].with_name("mask.png")
     Image.open(mask).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(mask)
-    assert fit_key(files[0], tiny_models, files[1]) != before
+    assert fit_key(portrait_files[0], tiny_models, portrait_files[1]) != before
 
 
-def test_half_an_avatar_is_none(files, tiny_models, home, fits):
+def test_half_an_avatar_is_none(portrait_files, tiny_models, home, fit_store):
     library = Library(home.avatars)
-    add_avatar(library, "ada", files[0], tiny_models, fits, AvatarRequest(None, "calm", files[1]))
+    add_avatar(
+        library, "ada", portrait_files[0], tiny_models, fit_store, AvatarRequest(None, "calm", portrait_files[1])
+    )
     (home.avatars / "ada" / "card.json").unlink()
     with pytest.raises(ClipError, match="unknown"):
         library.card("ada")
 
 
-def test_the_command_line(files, home, monkeypatch):
+def test_the_command_line(portrait_files, home, monkeypatch):
     from typer.testing import CliRunner
 
     from stereotalker.cli.main import app
@@ -137,11 +156,11 @@ def test_the_command_line(files, home, monkeypatch):
 
     added = say(
         "add",
-        files[0],
+        portrait_files[0],
         "--name",
         "ada",
         "--landmarks",
-        files[1],
+        portrait_files[1],
         "--consent-holder",
         "Ada",
         "--consent-scope",
@@ -153,7 +172,7 @@ def test_the_command_line(files, home, monkeypatch):
     assert say("list").output.splitlines()[0].startswith("ada ") and "shipped, synthetic" in say("list").output
     assert "of the face's height" in say("show", "ada").output and "synthetic" in say("show", "ava").output
     assert say("remove", "ada").exit_code == 0 and "ada" not in say("list").output
-    half = say("add", files[0], "--name", "ada", "--landmarks", files[1], "--consent-holder", "Ada")
+    half = say("add", portrait_files[0], "--name", "ada", "--landmarks", portrait_files[1], "--consent-holder", "Ada")
     assert isinstance(half.exception, UserError) and "consent scope" in str(half.exception)
 
 
@@ -183,15 +202,15 @@ def test_the_command_line(files, home, monkeypatch):
         ({"face": [[0.0] * 2] * 478, "person": "mask.png", "hands": [1]}, "expected a mapping of left, right or both"),
     ],
 )
-def test_key_point_files_are_checked(files, picture, change, complaint):
-    files[1].write_text(change if isinstance(change, str) else json.dumps(change))
+def test_key_point_files_are_checked(portrait_files, picture, change, complaint):
+    portrait_files[1].write_text(change if isinstance(change, str) else json.dumps(change))
     with pytest.raises(UserError, match=complaint):
-        KeypointFile(files[1], files[0])(picture)
+        KeypointFile(portrait_files[1], portrait_files[0])(picture)
 
 
-def test_key_points_follow_a_portrait_that_is_scaled_down(files, marks, picture):
-    half = KeypointFile(files[1], files[0])(picture[::2, ::2])
-    assert np.allclose(half.face, marks.face / 2, atol=1e-3) and half.person.shape == (SIZE[0] // 2, SIZE[1] // 2)
+def test_key_points_follow_a_portrait_that_is_scaled_down(portrait_files, landmarks, picture):
+    half = KeypointFile(portrait_files[1], portrait_files[0])(picture[::2, ::2])
+    assert np.allclose(half.face, landmarks.face / 2, atol=1e-3) and half.person.shape == (SIZE[0] // 2, SIZE[1] // 2)
 
 
 @pytest.mark.parametrize(
@@ -215,52 +234,54 @@ def test_consent(consent, required, complaint):
             check()
 
 
-def test_no_face_without_leave_is_fitted(files, tiny_models, fits, monkeypatch):
+def test_no_face_without_leave_is_fitted(portrait_files, tiny_models, fit_store, monkeypatch):
     from stereotalker.production.clip import ClipMaker
 
     monkeypatch.setattr(avatars, "fit_portrait", lambda *_: pytest.fail("fitted before consent was asked for"))
-    maker = ClipMaker(replace(tiny_models, params=tiny_models.params.with_produce({"require_consent": True})), fits)
+    maker = ClipMaker(
+        replace(tiny_models, params=tiny_models.params.with_produce({"require_consent": True})), fit_store
+    )
     with pytest.raises(ClipError, match="no consent"):
-        maker.avatar(single_clip("x", {"script": "hi", "avatar": str(files[0])}))
+        maker.avatar(single_clip("x", {"script": "hi", "avatar": str(portrait_files[0])}))
     assert maker.avatar(single_clip("x", {"script": "hi", "avatar": "ava"}))[1].origin == "synthetic"  # nobody's face
 
 
 # ---- in a batch
 
 
-def test_backgrounds(made, tmp_path):
-    made_file = tmp_path / RECORD_FILE
+def test_backgrounds(fitted, tmp_path):
+    fitted_file = tmp_path / RECORD_FILE
     from stereotalker.records import save
 
-    save(made.avatar, made_file)
+    save(fitted.avatar, fitted_file)
     wide = np.zeros((20, 90, 3), np.uint8)
     wide[:, 40:50] = (0, 200, 0)
     Image.fromarray(wide).save(tmp_path / "wall.png")
-    assert (with_background(made_file, "#102030").background == (16, 32, 48)).all()
-    assert np.array_equal(with_background(made_file, "portrait").background, made.avatar.background)
-    blurred = with_background(made_file, "blur").background.astype(float)
+    assert (with_background(fitted_file, "#102030").background == (16, 32, 48)).all()
+    assert np.array_equal(with_background(fitted_file, "portrait").background, fitted.avatar.background)
+    blurred = with_background(fitted_file, "blur").background.astype(float)
     assert (
-        np.abs(np.diff(blurred, axis=1)).mean() < np.abs(np.diff(made.avatar.background.astype(float), axis=1)).mean()
+        np.abs(np.diff(blurred, axis=1)).mean() < np.abs(np.diff(fitted.avatar.background.astype(float), axis=1)).mean()
     )
-    filled = with_background(made_file, str(tmp_path / "wall.png")).background
+    filled = with_background(fitted_file, str(tmp_path / "wall.png")).background
     assert (
         filled.shape == (*SIZE, 3) and (filled[250, SIZE[1] // 2] == (0, 200, 0)).all() and (filled[250, 5] == 0).all()
     )
     (tmp_path / "bad.png").write_text("no")
     with pytest.raises(ClipError, match="not a picture"):
-        with_background(made_file, str(tmp_path / "bad.png"))
+        with_background(fitted_file, str(tmp_path / "bad.png"))
 
 
 @pytest.fixture
-def batch(files, tiny_models, home, fits, run, tmp_path):
+def batch(portrait_files, tiny_models, home, fit_store, run_batch, tmp_path):
     """An own avatar, and a batch of clips that use it."""
     add_avatar(
         Library(home.avatars),
         "ada",
-        files[0],
+        portrait_files[0],
         tiny_models,
-        fits,
-        AvatarRequest(Consent(holder="Ada", scope="tests"), "calm", files[1]),
+        fit_store,
+        AvatarRequest(Consent(holder="Ada", scope="tests"), "calm", portrait_files[1]),
     )
 
     def go(*clips, **changes):
@@ -268,7 +289,7 @@ def batch(files, tiny_models, home, fits, run, tmp_path):
         (tmp_path / "night.yaml").write_text(
             yaml.safe_dump({"defaults": defaults, "clips": [{"id": f"c{k}", **clip} for k, clip in enumerate(clips)]})
         )
-        return run(tmp_path / "night.yaml", **changes)
+        return run_batch(tmp_path / "night.yaml", **changes)
 
     return go
 
@@ -291,14 +312,14 @@ def test_an_own_avatar_speaks_before_any_background(batch, tmp_path):
     assert alpha[2, 2] < 128 < alpha[60:, 32].max()
 
 
-def test_a_batch_refuses_faces_without_leave(batch, files, monkeypatch):
+def test_a_batch_refuses_faces_without_leave(batch, portrait_files, monkeypatch):
     monkeypatch.setattr(
         "stereotalker.production.preflight.check_usable", lambda folder: None
     )  # no model files are needed to see it refused
     done = batch(
-        {"avatar": str(files[0])},
+        {"avatar": str(portrait_files[0])},
         {},
-        {"avatar": str(files[0]), "consent": {"holder": "A", "scope": "b", "expires": "2020-01-01"}},
+        {"avatar": str(portrait_files[0]), "consent": {"holder": "A", "scope": "b", "expires": "2020-01-01"}},
         require_consent=True,
     )
     errors = [result.error for result in done.results]
@@ -310,10 +331,10 @@ def test_a_batch_refuses_faces_without_leave(batch, files, monkeypatch):
     )
 
 
-def test_arms_that_a_portrait_does_not_show_stay_where_they_are(tiny_models, home, speech, made, tmp_path):
+def test_arms_that_a_portrait_does_not_show_stay_where_they_are(tiny_models, home, speech, fitted, tmp_path):
     from stereotalker.production.clip import ClipMaker, StageTimings
 
-    maker, hidden = ClipMaker(tiny_models, Store(home.store)), replace(made.avatar, arms=False)
+    maker, hidden = ClipMaker(tiny_models, Store(home.store)), replace(fitted.avatar, arms=False)
     for arms, still in (("auto", True), ("invent", False)):
         clip = single_clip("x", {"script": "Good morning.", "arms": arms})
         key, spoken = maker.speech(clip, StageTimings())
