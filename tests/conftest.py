@@ -329,6 +329,3 @@ def real_speech() -> Path:
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
     torch.set_num_threads(1)
-
-
-# Older names of the fixtures above, for the test files that still use them.
