@@ -28,7 +28,7 @@ from stereotalker.params import ROOT
 from stereotalker.store.digests import file_digest
 
 _WORDS = "one two three four five six seven eight nine ten eleven twelve".split()
-_WORKER_PROCESS = "ray::_Worker"  # how the command line of a worker process starts
+_WORKER_PROCESS = "ray::RenderWorker"  # how the command line of a worker process starts
 _MAX_SECONDS = 900  # time limit of a run, s
 _NODE_MEMORY = 200 * 1024**2  # object store of a Ray node, bytes
 

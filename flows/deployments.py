@@ -63,7 +63,7 @@ def nightly(folder: str, out: str, params: str | None = None) -> dict[str, str]:
         try:
             end = produce(manifest, f"{out}/{manifest.stem}", load_params(Path(params) if params else None), home).end
             ended[manifest.name] = end.summary()
-            is_unfinished = bool(end.stopped) and not end.broken
+            is_unfinished = bool(end.stopped) and not end.stopped_by_breaker
         except UserError as error:
             ended[manifest.name] = f"refused: {error}"
         except Exception as error:  # the other manifests are produced all the same

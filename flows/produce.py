@@ -28,7 +28,7 @@ from stereotalker.production.manifest import Manifest, read_manifest
 from stereotalker.production.outputs import Outputs
 from stereotalker.production.preflight import Plan, prepare
 from stereotalker.production.progress import Display
-from stereotalker.production.report import BatchEnd, BatchRecord, ClipResult, rows_before
+from stereotalker.production.report import BatchRecord, BatchSummary, ClipResult, previous_results
 from stereotalker.runtime.environment import set_library_defaults
 from stereotalker.runtime.home import Home
 from stereotalker.runtime.process_identity import identity
@@ -46,10 +46,10 @@ _CLIPS_AHEAD = 2
 
 
 @dataclass(frozen=True)
-class BatchDone:
+class BatchResult:
     """The result of `produce`."""
 
-    end: BatchEnd
+    end: BatchSummary
     report: str  # path or URL of the page
     run: str  # MLflow run id
 
@@ -73,7 +73,7 @@ def produce(
     weights: Path = FOLDER,
     stream=None,
     only_failed: bool = False,
-) -> BatchDone:
+) -> BatchResult:
     """Make every clip of a manifest. What was finished in an earlier run is found in the store and not made again.
 
     executor: "ray" or "inline"; weights: folder; stream: text stream for the progress display, stderr if None;
@@ -83,7 +83,7 @@ def produce(
     set_library_defaults()
     manifest, outputs, rules = read_manifest(manifest_path), Outputs(out), params.produce
     # Rows of the last run that stay as they are.
-    before = {name: row for name, row in rows_before(outputs).items() if row.ok} if only_failed else {}
+    before = {name: row for name, row in previous_results(outputs).items() if row.ok} if only_failed else {}
     models = Models(params, weights)
     plan = prepare(manifest, outputs, models, home)
     for note in (*manifest.notes, *plan.warnings):
@@ -126,7 +126,7 @@ def produce(
     end, page = log.close()
     if rules.notify:
         notify(rules.notify, f"{batch.name}: {end.summary()}", page)
-    return BatchDone(end, page, log.run)
+    return BatchResult(end, page, log.run)
 
 
 def _work_items(plan: Plan, finished: set[str], side: int | None) -> list[WorkItem]:

@@ -31,7 +31,7 @@ class OutOfMemory(Exception):
 class WorkerLost(Exception):
     """A worker died or did not start. Another worker gets its work.
 
-    blameless: the whole node was lost, so that the work cannot be the cause.
+    node_was_lost: the whole node was lost, so that the work cannot be the cause.
     """
 
     def __init__(self, reason: str, node_was_lost: bool = False):

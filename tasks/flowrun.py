@@ -38,7 +38,7 @@ from prefect.states import Cancelling, Crashed, Paused
 from stereotalker.errors import UserError
 from stereotalker.production.admission import AdmissionControl
 from stereotalker.production.outputs import Outputs
-from stereotalker.production.report import BatchEnd, ClipResult, contact_sheet
+from stereotalker.production.report import BatchSummary, ClipResult, contact_sheet
 from stereotalker.runtime.process_identity import is_dead
 
 FLOW = "produce"
@@ -119,7 +119,7 @@ class Artifacts:
         with _errors_as_notes():
             update_progress_artifact(self._progress, 100 * self._ended / self._clips)
 
-    def end(self, end: BatchEnd, outputs: Outputs) -> None:
+    def end(self, end: BatchSummary, outputs: Outputs) -> None:
         """Add the table and the contact sheet of the whole batch."""
         with _errors_as_notes():
             create_table_artifact(

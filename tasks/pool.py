@@ -199,7 +199,7 @@ class Pool:
         return halves
 
     def _back_off(self, tries: int) -> None:
-        """Wait before the next try, longer after each, with jitter. Raises Stopped if the batch stops meanwhile."""
+        """Wait before the next try, longer after each, with jitter. Raise BatchStopped if the batch stops meanwhile."""
         pause = min(self._rules.backoff * 2 ** (tries - 1), _MAX_BACKOFF_S) * random.uniform(0.5, 1.0)
         until = time.monotonic() + pause
         while (left := until - time.monotonic()) > 0:

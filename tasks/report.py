@@ -14,7 +14,7 @@ from stereotalker.production.admission import AdmissionControl
 from stereotalker.production.manifest import Clip, Manifest, due
 from stereotalker.production.outputs import Outputs
 from stereotalker.production.pace_history import History, Pace
-from stereotalker.production.report import SHOWN, BatchEnd, BatchRecord, ClipResult, duration, write_report
+from stereotalker.production.report import CLIP_STATES, BatchRecord, BatchSummary, ClipResult, duration, write_report
 from stereotalker.runtime.home import Home
 from stereotalker.tasks.tracking import Tracker, TrackingError
 
@@ -84,7 +84,7 @@ class BatchLog:
         over = (datetime.now() - deadline).total_seconds() if deadline else 0.0
         return [f"{duration(over)} after its deadline"] if over > 0 else []
 
-    def ended(self) -> BatchEnd:
+    def ended(self) -> BatchSummary:
         """The result of the batch so far. Clips without a row get one that says that they were not reached."""
         reason = self._admission.stopped or "the batch ended before it"
         rows = [
@@ -92,7 +92,7 @@ class BatchLog:
             or ClipResult(clip.id, row, "stopped", reason, preview=self._previews.get(clip.id, ""))
             for row, clip in enumerate(self._manifest.clips, 1)
         ]
-        return BatchEnd(
+        return BatchSummary(
             rows,
             self._admission.stopped,
             time.monotonic() - self._started_monotonic,
@@ -100,7 +100,7 @@ class BatchLog:
             self._admission.spent.lost,
         )
 
-    def close(self) -> tuple[BatchEnd, str]:
+    def close(self) -> tuple[BatchSummary, str]:
         """Write the report and end the run in MLflow. Returns the result, and the path or URL of the report."""
         end = self.ended()
         try:
@@ -108,7 +108,7 @@ class BatchLog:
         except OSError as error:  # the disk is full or not mounted; the clips are in the store
             print(f"note: the report could not be written: {error}", file=sys.stderr)
             page = "not written"
-        counts = {shown: end.count(shown) for shown in SHOWN}
+        counts = {shown: end.count(shown) for shown in CLIP_STATES}
         hours = {
             "wall_seconds": end.wall_seconds,
             "worker_hours": end.useful_seconds / 3600,

@@ -28,9 +28,9 @@ from stereotalker.acting.reference_acting import STYLES, act, resting_pose
 from stereotalker.audio.encoder import EncoderConfig, SpeechEncoder
 from stereotalker.audio.speech import from_script
 from stereotalker.audio.text_to_speech import Voice
-from stereotalker.avatar.body_fit import hand_points, pose_point
 from stereotalker.avatar.detector_calibration import read_calibration
 from stereotalker.avatar.fit_portrait import fit_portrait
+from stereotalker.avatar.fit_problem import hand_points, pose_point
 from stereotalker.avatar.landmarks import POSE, Landmarks
 from stereotalker.body.model import Body
 from stereotalker.control.masks import MaskConfig, MaskPredictor

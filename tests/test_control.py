@@ -11,9 +11,9 @@ from stereotalker.control.region_sources import (
     FRINGE,
     anatomically_allowed,
     back_of_head_vertices,
-    claimed,
     forearm_vertices,
     hand_vertices,
+    initial_source_labels,
 )
 from stereotalker.control.sleeves import detect_sleeve_end
 from stereotalker.control.texture import SIZE, texel_corners
@@ -32,7 +32,7 @@ def with_sleeves(avatar, arm_distance, end):
 
 
 def detect_sleeves(avatar, body, fragments):
-    return detect_sleeve_end(avatar, body, fragments, claimed(avatar.regions), anatomically_allowed(body))
+    return detect_sleeve_end(avatar, body, fragments, initial_source_labels(avatar.regions), anatomically_allowed(body))
 
 
 def test_sleeves_end_where_skin_begins(portrait_body, body):
@@ -76,7 +76,7 @@ def test_long_sleeves_sample_no_hands_and_hands_no_sleeves(portrait_body, body):
 def test_a_rim_of_skin_on_long_sleeves_is_shown_and_not_spread(portrait_body, body):
     avatar, fragments, arm_distance = portrait_body
     long = with_sleeves(avatar, arm_distance, 9.0)
-    arms = (claimed(avatar.regions) == REGION["arms"]) & (arm_distance > 0)
+    arms = (initial_source_labels(avatar.regions) == REGION["arms"]) & (arm_distance > 0)
     rim = arms & (arm_distance > np.quantile(arm_distance[arms], 0.98))
     rimmed = replace(long, portrait=np.where(rim[..., None], SKIN, long.portrait).astype(np.uint8))
     sleeves = detect_sleeves(rimmed, body, fragments)
@@ -121,7 +121,7 @@ def test_no_vertex_inside_a_hand_is_labeled_as_arm(portrait_body, body):
 
 def test_fingers_do_not_sample_from_the_hand_fringe(portrait_body, body):
     avatar, fragments, _ = portrait_body
-    beside = claimed(avatar.regions) == FRINGE
+    beside = initial_source_labels(avatar.regions) == FRINGE
     assert beside.sum() > 20 and not np.isin(avatar.regions[beside], [REGION["hands"], REGION["background"]]).any()
     green = replace(avatar, portrait=np.where(beside[..., None], (0, 255, 0), avatar.portrait).astype(np.uint8))
     sleeves, reach = detect_sleeves(green, body, fragments), np.abs(body.template[:, 0])
@@ -150,13 +150,13 @@ def test_portraits_without_arms_have_no_sleeves(portrait_body, body, kept):
         np.isin(avatar.regions, [REGION["background"], REGION[kept]]), avatar.regions, REGION["background"]
     ).astype(np.uint8)
     sleeves = detect_sleeves(replace(avatar, regions=regions), body, fragments)
-    assert (sleeves.beyond == -1).all() and (sleeves.pixels == claimed(regions)).all()
+    assert (sleeves.beyond == -1).all() and (sleeves.pixels == initial_source_labels(regions)).all()
 
 
 def test_cloth_like_skin_and_striped_cloth_give_no_sleeve_end(portrait_body, body):
     avatar, fragments, arm_distance = portrait_body
     same = detect_sleeves(replace(avatar, portrait=np.full_like(avatar.portrait, 150)), body, fragments)
-    assert (same.pixels == claimed(avatar.regions)).all() and (same.beyond <= 0).all()
+    assert (same.pixels == initial_source_labels(avatar.regions)).all() and (same.beyond <= 0).all()
     plain = with_sleeves(avatar, arm_distance, 9.0)
     stripes = (np.arange(arm_distance.shape[0])[:, None, None] // 6 % 2 == 0) & (avatar.regions == REGION["arms"])[
         ..., None

@@ -8,7 +8,7 @@ import torch
 
 from stereotalker.control import hair_plane, mipmaps
 from stereotalker.control.frame_maps import FrameMaps
-from stereotalker.control.reference_warp import BESIDE, SEEN, control, reference
+from stereotalker.control.reference_warp import FROM_HAIR_PLANE, SEEN, control, reference
 from stereotalker.geometry import camera
 from stereotalker.geometry.camera import project
 from stereotalker.geometry.camera_path import CameraPath
@@ -41,7 +41,7 @@ def control_maps(avatar, body, poses, azimuth=0.0):
 def test_hair_beside_the_body_is_drawn_where_the_portrait_shows_it(long_haired, body):
     avatar, beside = long_haired
     maps = control_maps(avatar, body, avatar.poses)
-    drawn_there = (maps.visibility[0] == BESIDE) & beside
+    drawn_there = (maps.visibility[0] == FROM_HAIR_PLANE) & beside
     assert drawn_there.sum() > 0.7 * beside.sum()
     assert (maps.labels[0][drawn_there] == REGION["hair"]).all()
     # The edges are mixed with the background plate.
@@ -53,7 +53,7 @@ def test_hair_beside_the_body_moves_with_head_and_camera(long_haired, body):
     nodding = avatar.poses.copy()
     nodding[JOINT["head"], 0] += 0.3
     still, nodded, turned = (
-        control_maps(avatar, body, poses, azimuth).visibility[0] == BESIDE
+        control_maps(avatar, body, poses, azimuth).visibility[0] == FROM_HAIR_PLANE
         for poses, azimuth in ((avatar.poses, 0), (nodding, 0), (avatar.poses, 25))
     )
     for other in (nodded, turned):
@@ -64,7 +64,7 @@ def test_the_hair_plane_moves_with_the_head(long_haired, body):
     """For a point of the hair plane that moves with the head, any camera finds the pixel of the portrait."""
     avatar, _ = long_haired
     plane, (center, rotation) = (
-        hair_plane.hang(avatar, body),
+        hair_plane.make_hair_plane(avatar, body),
         (values[0] for values in hair_plane.heads(avatar, body, Motion.still(avatar.poses, avatar.expression))),
     )
     pixel = np.array([31.0, 22.0, 1.0])
@@ -98,7 +98,7 @@ def test_a_hair_plane_is_drawn_only_before_the_camera(nearness, is_drawn):
         normals=np.zeros((*size, 3), np.uint8),
     )
     depth, levels = np.full(size, np.inf, np.float32), mipmaps.MipPair(portrait, portrait, 0.0)
-    hair_plane.draw(onto, depth, hair, levels, 1.0, BESIDE, SEEN, maps)
+    hair_plane.draw(onto, depth, hair, levels, 1.0, FROM_HAIR_PLANE, SEEN, maps)
     assert maps.warp.any() == maps.visibility.any() == maps.labels.any() == is_drawn
     assert is_drawn or not any(m.any() for m in maps)
 
@@ -108,8 +108,8 @@ def test_a_bald_portrait_has_no_hair_plane(portrait_body, body):
     bald = replace(
         avatar, regions=np.where(avatar.regions == REGION["hair"], REGION["face"], avatar.regions).astype(np.uint8)
     )
-    assert reference(bald, body).curtain is None
-    assert not (control_maps(bald, body, bald.poses, 20.0).visibility == BESIDE).any()
+    assert reference(bald, body).plane_of_hair is None
+    assert not (control_maps(bald, body, bald.poses, 20.0).visibility == FROM_HAIR_PLANE).any()
 
 
 def test_colors_of_the_person_continue_beyond_its_outline(portrait_body):

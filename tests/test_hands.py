@@ -190,7 +190,7 @@ def test_hand_pixels_beside_the_fitted_hand_move_with_it(shifted_hands, body):
         len(body.template),
         (mesh.pose(avatar, body, m)[0] for m in (still, Motion.still(poses, avatar.expression))),
     )
-    assert len(before) - V == len(mesh.hung.joint) > 500
+    assert len(before) - V == len(mesh.hand_fringe.joint) > 500
     distance = np.linalg.norm(after - before, axis=1)
     assert np.median(distance[V:]) > 0.05  # m
     offsets = [np.linalg.norm(v[V:] - v[mesh.like[V:]], axis=1) for v in (before, after)]
@@ -201,7 +201,7 @@ def test_hand_pixels_beside_the_fitted_hand_move_with_it(shifted_hands, body):
 
 def test_pixels_beside_different_fingers_follow_different_joints(shifted_hands, body):
     mesh = reference(shifted_hands[0], body).mesh
-    joints = mesh.hung.joint[mesh.faces[len(body.faces) :] - len(body.template)]
+    joints = mesh.hand_fringe.joint[mesh.faces[len(body.faces) :] - len(body.template)]
     assert (joints == joints[:, :1]).all() and len(np.unique(joints)) > 5
 
 
@@ -219,8 +219,8 @@ def test_the_other_hand_is_visible_behind_a_left_out_finger(shifted_hands, body)
         avatar.regions.shape,
     )
     whole = rasterize(pixels, mesh.faces, avatar.regions.shape)
-    left_out = (picture.face != whole.face) & (mesh.hand[mesh.faces[whole.face]] == 1).all(-1)
-    there = left_out & (alone.face >= 0) & (mesh.hand[mesh.faces[alone.face]] == 2).all(-1)
+    is_left_out = (picture.face != whole.face) & (mesh.hand[mesh.faces[whole.face]] == 1).all(-1)
+    there = is_left_out & (alone.face >= 0) & (mesh.hand[mesh.faces[alone.face]] == 2).all(-1)
     assert there.sum() > 50 and np.array_equal(picture.face[there], alone.face[there])
 
 
@@ -230,7 +230,9 @@ def test_hand_regions_far_from_a_hand_are_not_attached_to_it(shifted_hands, body
     chest = np.argwhere(regions == TORSO)
     row, column = chest[np.abs(chest - chest.mean(0)).sum(1).argmin()]
     regions[row : row + 12, column : column + 12] = HAND
-    counts = [len(reference(replace(avatar, regions=r), body).mesh.hung.joint) for r in (avatar.regions, regions)]
+    counts = [
+        len(reference(replace(avatar, regions=r), body).mesh.hand_fringe.joint) for r in (avatar.regions, regions)
+    ]
     assert counts[0] == counts[1]
 
 
@@ -255,9 +257,9 @@ def test_hands_that_fit_or_are_not_shown_keep_the_mesh_of_the_body(fitted, body)
             replace(fitted.avatar, regions=np.where(fitted.avatar.regions == HAND, ARMS, fitted.avatar.regions)),
         )
     )
-    assert fitting.left_out.mean() < 2e-3
+    assert fitting.is_left_out.mean() < 2e-3
     assert (
-        not unseen.left_out.any()
+        not unseen.is_left_out.any()
         and len(unseen.faces) == len(body.faces)
         and np.array_equal(unseen.like, np.arange(len(body.template)))
     )

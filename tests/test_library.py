@@ -234,7 +234,7 @@ def test_consent(consent, required, complaint):
             check()
 
 
-def test_no_face_without_leave_is_fitted(portrait_files, tiny_models, fit_store, monkeypatch):
+def test_no_face_without_consent_is_fitted(portrait_files, tiny_models, fit_store, monkeypatch):
     from stereotalker.production.clip import ClipMaker
 
     monkeypatch.setattr(avatars, "fit_portrait", lambda *_: pytest.fail("fitted before consent was asked for"))
@@ -312,7 +312,7 @@ def test_an_own_avatar_speaks_before_any_background(batch, tmp_path):
     assert alpha[2, 2] < 128 < alpha[60:, 32].max()
 
 
-def test_a_batch_refuses_faces_without_leave(batch, portrait_files, monkeypatch):
+def test_a_batch_refuses_faces_without_consent(batch, portrait_files, monkeypatch):
     monkeypatch.setattr(
         "stereotalker.production.preflight.check_usable", lambda folder: None
     )  # no model files are needed to see it refused

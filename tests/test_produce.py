@@ -1,4 +1,4 @@
-"""Whole batches with tiny models, inline in this process. test_night.py runs them with Prefect and Ray."""
+"""Whole batches with tiny models, inline in this process. test_orchestration.py runs them with Prefect and Ray."""
 
 import shutil
 from pathlib import Path

@@ -11,12 +11,13 @@ from stereotalker.avatar.library import SHIPPED, read_avatar
 from stereotalker.geometry.camera_path import CameraKeyFrame, CameraPath
 from stereotalker.media import audio_files
 from stereotalker.media.audio_files import FFMPEG
-from stereotalker.media.faces import fitted
+from stereotalker.media.faces import resize_for_detection
 from stereotalker.media.video_files import write_video
 from stereotalker.params import ROOT, load_params
 from stereotalker.production import quality
+from stereotalker.production.lip_sync import lip_lag
 from stereotalker.production.manifest import Clip, Retake
-from stereotalker.production.quality import Verdict, examine, judge, lip_lag
+from stereotalker.production.quality import Verdict, examine, judge
 
 pytestmark = pytest.mark.integration
 
@@ -30,7 +31,7 @@ def talking_clip(tmp_path_factory):
     """A portrait whose mouth opens with an aperture, and a sound: (frames u8 [T, H, W, 3], aperture, WAV file)."""
     rng = np.random.default_rng(0)
     portrait = read_avatar(SHIPPED / "ava.safetensors").portrait[::2, ::2]
-    [box] = [quality._face(fitted(portrait[..., 1].copy()))]
+    [box] = [quality._face(resize_for_detection(portrait[..., 1].copy()))]
     x, y, side = box
     aperture = np.clip(np.convolve(rng.standard_normal(T + 4), np.ones(5) / 5, "valid"), 0, None).astype(np.float32)
     frames = np.repeat(portrait[None], T, 0)

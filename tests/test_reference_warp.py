@@ -42,7 +42,7 @@ def test_the_background_stays_still_with_the_camera(avatar):
 
 
 @pytest.mark.parametrize(
-    "move", [{"azimuth": 20}, {"azimuth": -12, "elevation": 8}, {"distance": 0.8}, {"zoom": 1.3, "rise": 0.1}]
+    "move", [{"azimuth": 20}, {"azimuth": -12, "elevation": 8}, {"distance": 0.8}, {"zoom": 1.3, "vertical_shift": 0.1}]
 )
 def test_the_background_moves_as_the_wall_it_shows(avatar, move):
     spot = np.array([[0.1, avatar.target[1] + 0.1, -BACKGROUND_M]], np.float32)  # on the wall, m

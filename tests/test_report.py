@@ -11,12 +11,12 @@ from stereotalker.media.video_files import write_video
 from stereotalker.params import ROOT, load_params
 from stereotalker.production.outputs import Outputs
 from stereotalker.production.report import (
-    BatchEnd,
     BatchRecord,
+    BatchSummary,
     ClipResult,
     contact_sheet,
     duration,
-    rows_before,
+    previous_results,
     write_report,
 )
 
@@ -89,7 +89,7 @@ def report(tmp_path):
         ClipResult("broken", 3, "failed", "unexpected <b>Error</b>", log="logs/broken.txt"),
         ClipResult("later", 4, "stopped", "the budget is spent"),
     ]
-    end = BatchEnd(rows, "the budget is spent", 5000.0, 7200.0, 360.0)
+    end = BatchSummary(rows, "the budget is spent", 5000.0, 7200.0, 360.0)
     write_report(outputs, BATCH, end)
     return tmp_path, outputs, end
 
@@ -113,7 +113,7 @@ def test_every_clip_and_every_reason_is_in_the_report(report):
     ):
         assert needed in text
     assert "http://" not in text and "https://" not in text
-    assert [row.shown for row in rows_before(outputs).values()] == ["pass", "review", "failed", "stopped"]
+    assert [row.shown for row in previous_results(outputs).values()] == ["pass", "review", "failed", "stopped"]
     assert (
         end.status == 1
         and end.summary() == "4 clips: 1 pass, 1 review, 1 failed, 1 stopped; stopped: the budget is spent"
@@ -136,7 +136,7 @@ def test_the_exit_status_follows_the_worst_clip(rows, status):
         ClipResult("x", 1, "done", verdict=shown) if shown in ("pass", "review", "fail") else ClipResult("x", 1, shown)
         for shown in rows
     ]
-    assert BatchEnd(results, "", 1, 1, 0).status == status
+    assert BatchSummary(results, "", 1, 1, 0).status == status
 
 
 def test_the_contact_sheet_holds_posters_and_durations_are_readable(report):

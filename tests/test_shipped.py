@@ -68,7 +68,7 @@ def test_music_and_animal_sounds_do_not_move_the_lips(shipped, name):
 
 
 def test_words_outside_the_lexicon_get_their_gesture_class(shipped):
-    reader = shipped.synthesizer.reader
+    gesture_classifier = shipped.synthesizer.gesture_classifier
     expected = {
         "gigantic": "big",
         "pause": "stop",
@@ -80,7 +80,7 @@ def test_words_outside_the_lexicon_get_their_gesture_class(shipped):
         "observe": "see",
     }
     hits = [
-        GESTURE_NAMES[choose_gesture_labels(reader.words([word, "he", "said"])[:1], 0.7)[0]] == gesture
+        GESTURE_NAMES[choose_gesture_labels(gesture_classifier.words([word, "he", "said"])[:1], 0.7)[0]] == gesture
         for word, gesture in expected.items()
     ]
     assert sum(hits) >= 5

@@ -12,7 +12,7 @@ from stereotalker.geometry.rasterizer import rasterize, vertex_normals
 from stereotalker.records import Motion
 from stereotalker.smplx_layout import JOINT, REGION
 from stereotalker.synthetic.actor import build_actor
-from stereotalker.synthetic.fit_silhouette import fit_silhouette, seen_in_portrait
+from stereotalker.synthetic.fit_silhouette import fit_silhouette, view_in_portrait
 from stereotalker.synthetic.takes import capture_take
 from stereotalker.training.samples import imperfect_fit, to_sample
 
@@ -24,7 +24,7 @@ def test_a_wrong_fit_matches_the_portrait_and_moves_differently(avatar, body):
     assert np.abs(wrong.betas - avatar.betas).max() > 0.1
     skin = body.part == 0
     distance_px = np.linalg.norm(
-        (seen_in_portrait(wrong, body).pixels - seen_in_portrait(avatar, body).pixels)[skin, :2], axis=1
+        (view_in_portrait(wrong, body).pixels - view_in_portrait(avatar, body).pixels)[skin, :2], axis=1
     )
     assert np.median(distance_px) < 0.01 * avatar.regions.shape[0]
     turned = avatar.poses.copy()
@@ -37,7 +37,7 @@ def test_a_wrong_fit_matches_the_portrait_and_moves_differently(avatar, body):
 
 def test_a_fitted_surface_covers_the_silhouette_of_the_portrait(avatar, body):
     def silhouette_iou(candidate):
-        seen = seen_in_portrait(candidate, body)
+        seen = view_in_portrait(candidate, body)
         drawn, person = rasterize(seen.pixels, body.faces, candidate.regions.shape).face >= 0, candidate.regions > 0
         return (drawn & person).sum() / (drawn | person).sum()
 
@@ -48,7 +48,7 @@ def test_a_fitted_surface_covers_the_silhouette_of_the_portrait(avatar, body):
 def test_thick_hair_is_nearer_than_the_skull_and_the_face_stays(body):
     avatar = build_actor(145, body, 96, 1).avatar
     before, after = (
-        rasterize(seen_in_portrait(a, body).pixels, body.faces, avatar.regions.shape)
+        rasterize(view_in_portrait(a, body).pixels, body.faces, avatar.regions.shape)
         for a in (avatar, fit_silhouette(avatar, body))
     )
     both = (before.face >= 0) & (after.face >= 0)
@@ -72,16 +72,16 @@ def test_offsets_in_the_view_move_the_surface_by_as_much_in_the_view(avatar, bod
         intrinsics=avatar.intrinsics + np.array([[0, 0, 7], [0, 0, -5], [0, 0, 0]], np.float32),
         surface=avatar.surface * np.float16(0),
     )
-    seen = seen_in_portrait(moved, body)
+    seen = view_in_portrait(moved, body)
     offsets = seen.to_rest(np.full((len(seen.pixels), 2), (1.5, -2.0)), np.full(len(seen.pixels), 0.01))
-    after = seen_in_portrait(replace(moved, surface=offsets.astype(np.float16)), body)
+    after = view_in_portrait(replace(moved, surface=offsets.astype(np.float16)), body)
     error = np.abs(after.pixels - seen.pixels - (1.5, -2.0, -0.01))[body.part == 0]
     # The joints are vertices of the surface, so that they move a little too.
     assert np.median(error[:, :2]) < 0.05 and np.median(error[:, 2]) < 3e-4
 
 
 def test_portraits_without_hair_keep_the_depth_of_the_head(avatar, body):
-    seen = seen_in_portrait(avatar, body)
+    seen = view_in_portrait(avatar, body)
     no_spread, weight, rule = (
         np.zeros((len(seen.pixels), 2)),
         np.zeros(len(seen.pixels), np.float32),
@@ -100,7 +100,7 @@ def test_portraits_without_hair_keep_the_depth_of_the_head(avatar, body):
 
 
 def test_wide_hair_is_thick_before_and_behind_the_head_and_skin_stays(avatar, body):
-    seen = seen_in_portrait(avatar, body)
+    seen = view_in_portrait(avatar, body)
     weight, head = np.zeros(len(seen.pixels), np.float32), body.weights[:, JOINT["head"]] > 0.5
     away = seen.pixels[:, :2] - seen.pixels[head & (body.part == PARTS["body"][0]), :2].mean(0)
     spread = 4.0 * away / np.linalg.norm(away, axis=1, keepdims=True)  # px by which the hair is wider on every side

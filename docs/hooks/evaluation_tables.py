@@ -7,34 +7,11 @@ copies the table under a heading of that file.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-MET, MISSED = "met", "**missed**"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One measure, and whether it reaches what was asked; None: nothing was asked, or the figure cannot tell.
-
-    A target that only a part of the cases reaches is given as {"case": whether it does, ...}.
-    """
-
-    measure: str
-    asked: str
-    measured: tuple[str, ...]  # a cell a column
-    met: bool | dict[str, bool] | None
-
-    @property
-    def verdict(self) -> str:
-        if self.met is None:
-            return ""
-        cases = self.met if isinstance(self.met, dict) else {"": self.met}
-        if len(set(cases.values())) == 1:
-            return MET if all(cases.values()) else MISSED
-        return ", ".join(f"{MET if good else MISSED} {case}" for case, good in cases.items())
+from evaluation_figures import MISSED, Figures, Row, copied
+from speed_tables import batches, speed
 
 
 def table(name: str, root: Path) -> str:
@@ -61,39 +38,6 @@ def missed(figures: Figures) -> str:
             shown = [f"{column} {value}" for column, value in zip(columns, row.measured, strict=True) if value]
             lines.append(f"| {name} | {row.measure} | {row.asked} | {', '.join(shown)} | {row.verdict} |")
     return "\n".join(lines)
-
-
-def copied(file: Path, heading: str) -> str:
-    """The first table of a Markdown file, or the first below a heading or a line that begins with `heading`."""
-    lines = file.read_text().splitlines()
-    start = 0
-    if heading:
-        start = next(k for k, line in enumerate(lines) if line.lstrip("# ").startswith(heading))
-    first = next(k for k in range(start, len(lines)) if lines[k].startswith("|"))
-    stop = next((k for k in range(first, len(lines)) if not lines[k].startswith("|")), len(lines))
-    return "\n".join(lines[first:stop])
-
-
-class Figures:
-    """The measurements, by file and key: figures["render", "psnr_front"]; and cells of the tables beside them."""
-
-    def __init__(self, root: Path):
-        self._root, self._files = root, {}
-
-    def __getitem__(self, name: tuple[str, str]) -> float:
-        file, key = name
-        if file not in self._files:
-            folder = "benchmarks" if file in ("results", "chaos") else "metrics"
-            self._files[file] = json.loads((self._root / folder / f"{file}.json").read_text())
-        return self._files[file][key]
-
-    def cell(self, file: str, heading: str, row: str, column: str) -> float:
-        """A number of a table in metrics/FILE.md."""
-        lines = [
-            [cell.strip() for cell in line.strip("|").split("|")]
-            for line in copied(self._root / "metrics" / f"{file}.md", heading).splitlines()
-        ]
-        return float(next(line for line in lines if line[0] == row)[lines[0].index(column)])
 
 
 def portraits(f: Figures) -> list[Row]:
@@ -356,110 +300,6 @@ def motion(f: Figures) -> list[Row]:
     ]
 
 
-def speed(f: Figures) -> list[Row]:
-    wall, peak = f["results", "wall_per_second_256"], f["results", "peak_gb"]
-    long = f["results", "peak_gb_10min"]
-    motion_speed = [f["results", f"motion_realtime_factor_{s}s"] for s in (10, 60, 3600)]
-    layer = [f["results", f"expert_over_dense_{kind}"] for kind in ("still", "moving")]
-    return [
-        Row(
-            "a 10 s clip, 256 px, 25 fps, quality gate included",
-            "at most 6 s for 1 s of video",
-            (f"{wall:.1f} s",),
-            wall <= 6,
-        ),
-        Row("peak memory of the same", "at most 3 GB", (f"{peak:.1f} GB",), peak <= 3),
-        Row(
-            "rendering alone at 256 px, no bfloat16 (AVX2)",
-            "(8 frames a second are asked of AVX-512 with bfloat16)",
-            (f"{f['results', 'render_fps_256']:.1f} frames a second",),
-            None,
-        ),
-        Row(
-            "rendering alone at 512 px, no bfloat16 (AVX2)",
-            "(2 frames a second are asked of AVX-512 with bfloat16)",
-            (f"{f['results', 'render_fps_512']:.2f} frames a second",),
-            None,
-        ),
-        Row(
-            "memory of rendering, a clip of ten minutes, every tenth segment",
-            "at most 3 GB, flat",
-            (f"{f['results', 'peak_gb_10s']:.2f} GB after 10 s, {long:.2f} GB at the end",),
-            long <= 3 and long <= 1.02 * f["results", "peak_gb_10s"],
-        ),
-        Row(
-            "a feed-forward with all experts, over a plain one of the same active size",
-            "at most 1.3 times",
-            (f"{layer[0]:.2f} with a still camera, {layer[1]:.2f} with a moving one",),
-            max(layer) <= 1.3,
-        ),
-        Row(
-            "motion alone from sound: 10 s, a minute, an hour",
-            "at least 20 times real time",
-            (", ".join(f"{v:.0f}" for v in motion_speed),),
-            min(motion_speed) >= 20,
-        ),
-        Row(
-            "peak memory of the same",
-            "",
-            (", ".join(f"{f['results', f'motion_peak_gb_{s}s']:.2f}" for s in (10, 60, 3600)) + " GB",),
-            None,
-        ),
-    ]
-
-
-def nights(f: Figures) -> list[Row]:
-    rounds = f["chaos", "rounds"]
-    clips = f["chaos", "clips"]
-    survived = sum(r["done"] == clips and r["bytes_equal"] == clips and not r["repeated"] for r in rounds)
-    overhead = f["results", "overhead_fraction_without_start_up"]
-    memory = [f["results", f"driver_gb_at_{n}"] for n in (100, 500)]
-    return [
-        Row(
-            f"{clips} clips, two nodes; a worker, a node and the driver killed at random moments; {len(rounds)} rounds",
-            "all clips made, nothing twice, equal bytes",
-            (f"{survived} of {len(rounds)} rounds",),
-            survived == len(rounds),
-        ),
-        Row(
-            "orchestration of a clip with no work, 100 clips",
-            "at most 0.5 s",
-            (f"{f['results', 'overhead_s_per_clip']:.2f} s",),
-            f["results", "overhead_s_per_clip"] <= 0.5,
-        ),
-        Row(
-            "orchestration over a bare loop, 4 real clips, one worker, without start-up",
-            "at most 5 %",
-            (f"{100 * overhead:.1f} %",),
-            overhead <= 0.05,
-        ),
-        Row(
-            f"the same with start-up, which takes {f['results', 'start_up_seconds']:.0f} s once a batch",
-            "",
-            (f"{100 * f['results', 'overhead_fraction']:.0f} %",),
-            None,
-        ),
-        Row(
-            "two workers of one thread over one",
-            "at least 1.6 times",
-            (f"{f['results', 'two_worker_speedup']:.2f} times",),
-            f["results", "two_worker_speedup"] >= 1.6,
-        ),
-        Row(
-            "first clip of a manifest of 5,000",
-            "within 30 s",
-            (f"{f['results', 'first_clip_of_5000_s']:.0f} s",),
-            f["results", "first_clip_of_5000_s"] <= 30,
-        ),
-        Row(
-            "driver's memory from clip 100 to clip 500 of it",
-            "flat",
-            (f"{1000 * (memory[1] - memory[0]):+.0f} MB, of {memory[0]:.1f} GB",),
-            memory[1] <= 1.01 * memory[0],
-        ),
-    ]
-
-
 def people(f: Figures) -> list[Row]:
     return [
         Row("identities", "", (f"{f['people', 'identities']}",), None),
@@ -488,6 +328,6 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[[Figures], list[Row]]]] = {
     "masks": (("ours", "the body's labels"), masks),
     "motion": (("sound alone", "with text"), motion),
     "speed": (("measured",), speed),
-    "nights": (("measured",), nights),
+    "batches": (("measured",), batches),
     "people": (("measured",), people),
 }

@@ -124,7 +124,6 @@ def add_blinks(expression: np.ndarray, pauses: np.ndarray, rng, T: int, fps: flo
     """Add a blink every 2 to 5 s to expression [T, 52], in place.
 
     pauses [N]: middles of pauses in s. A blink that is due within 0.7 s of a pause happens in the pause, not in a word.
-    pauses [N]: middles of pauses in s. A blink moves to a pause that is near, because people seldom blink within words.
     """
     due = rng.uniform(0.5, 3.0)
     while due < T / fps:

@@ -62,7 +62,7 @@ def hand_trajectories(
     """Hand targets f64 [T, 16] of both hands in every frame, laid out as by `HandTarget.vector`.
 
     The hands rest, prepare, make the stroke, hold and retract; minimum-jerk movements join these poses. rest: a key of
-    RESTS. amplitude: how far gestures reach from there, 1 is the usual size.
+    REST_POSES. amplitude: how far gestures reach from there, 1 is the usual size.
     """
     time = (np.arange(frames) + 0.5) / fps
     out = {}

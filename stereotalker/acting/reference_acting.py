@@ -31,7 +31,7 @@ class Style:
     amplitude: float  # size of gestures
     rate: float  # gestures in a second, at the most
     handed: float  # -1: only the left hand gestures; 1: only the right hand
-    rest: str  # where the hands rest, a key of gestures.RESTS
+    rest: str  # where the hands rest, a key of gestures.REST_POSES
     head: float  # amplitude of nods and sway
     articulation: float  # amplitude of the jaw
     smile: float = 1.0  # amplitude of the resting smile

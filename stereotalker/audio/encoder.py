@@ -57,7 +57,7 @@ class SpeechEncoder(nn.Module):
     def forward(self, samples_BS: torch.Tensor, level_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns the hidden states f32 [B, N, hidden] and the logits of the phoneme classes f32 [B, N, C].
 
-        samples_BS f32 in -1..1; level_B f32: `loudness_of` each whole utterance.
+        samples_BS f32 in -1..1; level_B f32: `speech_level` of each whole utterance.
         """
         # The public models were trained on samples of unit variance.
         hidden_BNH = self.wav2vec(samples_BS / level_B[:, None]).last_hidden_state
@@ -69,7 +69,7 @@ class SpeechEncoder(nn.Module):
     ) -> np.ndarray:
         """Features of the frames first..first+count-1 of speech f32 [S], f32 [N, F]. Their times are `frame_times`.
 
-        count: None encodes to the end. level: `loudness_of` the whole speech; None computes it from `samples`.
+        count: None encodes to the end. level: `speech_level` of the whole speech; None computes it from `samples`.
         The encoder gets a second of sound before and after the span; after the end of the speech it gets silence.
         """
         if count is None:
@@ -102,7 +102,7 @@ def _build_model(config: EncoderConfig) -> Wav2Vec2Model:
 def _load_public_model(source: str) -> Wav2Vec2Model:
     """Load a public Wav2Vec2 and freeze it.
 
-    Raises UserError if the model is missing, or if its frames differ from HOP and FIELD.
+    Raises UserError if the model is missing, or if its frames differ from HOP_SAMPLES and RECEPTIVE_FIELD_SAMPLES.
     """
     try:
         model = Wav2Vec2Model.from_pretrained(source)
@@ -133,8 +133,8 @@ def _receptive_field(kernels: Sequence[int], strides: Sequence[int]) -> int:
 class MelFeatures(nn.Module):
     """Log mel bands and two convolutions, in the place of wav2vec2's seven convolutions over raw samples.
 
-    The frames have the same HOP and FIELD. Convolutions over raw samples need hours of speech to learn what mel bands
-    provide from the start; docs/decisions/speech.md (021) has the measurement.
+    The frames have the same HOP_SAMPLES and RECEPTIVE_FIELD_SAMPLES. Convolutions over raw samples need hours of speech
+    to learn what mel bands provide from the start; docs/decisions/speech.md (021) has the measurement.
     """
 
     bands: torch.Tensor  # f32 [frequencies, mels]

@@ -26,7 +26,7 @@ def from_file(
     """Read a recording. Returns the Speech and the sound of the clip, f32 [2, N] at audio_files.OUTPUT_RATE.
 
     loudness: target in LUFS. The Speech has words and phonemes only if there is a transcript and it is what is said.
-    Raises ClipError for a recording with a transcript that is longer than ALIGNABLE_S.
+    Raises ClipError for a recording with a transcript that is longer than MAX_ALIGNMENT_S.
     """
     sound, level = audio_files.normalise(audio_files.decode(path), loudness)
     samples = audio_files.to_speech_samples(sound)

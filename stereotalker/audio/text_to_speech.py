@@ -1,8 +1,8 @@
 """Text to speech with word and phoneme times, by espeak-ng. Its library and its voices come from a wheel.
 
 espeak-ng keeps a state from one utterance to the next, so the same text twice in a process gives two different sounds.
-`speak` uses the process it is called in, so its samples depend on what was spoken before. `speak_alone` gives every
-utterance a fresh process, so its samples depend on the text and the voice only.
+`speak` uses the process it is called in, so its samples depend on what was spoken before. `speak_in_fresh_process`
+gives every utterance a fresh process, so its samples depend on the text and the voice only.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def speak_in_fresh_process(text: str, voice: Voice) -> SpokenText:
 
 
 def _serve() -> None:
-    """The process that `speak_alone` starts.
+    """The process that `speak_in_fresh_process` starts.
 
     It reads a JSON request from standard input and writes a JSON line and then the raw samples to standard output.
     """

@@ -13,7 +13,6 @@ import torch
 
 from stereotalker.avatar.detector_calibration import Calibration
 from stereotalker.avatar.fit_problem import LOOSE_OUTLIER_SD, Fit, FitProblem, Unknowns, hand_points
-from stereotalker.avatar.fit_problem import pose_point as pose_point  # exported again; nothing in this file calls it
 from stereotalker.avatar.landmarks import Landmarks
 from stereotalker.body.model import Body, load_body
 from stereotalker.body.shape_space import SHAPE_SPACE_FILE, load_shape_space
@@ -72,11 +71,14 @@ def extra_shapes(body: Body) -> np.ndarray:
 @lru_cache(maxsize=1)
 def _extra_shapes(path, reader, betas) -> np.ndarray:
     body = load_body(path, reader, betas)
-    variety = load_shape_space(SHAPE_SPACE_FILE)
-    face_sd = np.full(len(variety.shapes()), _SD_FACE_CHANGE, np.float32)
-    face_sd[: len(variety.finer)] = 1.0
+    shape_space = load_shape_space(SHAPE_SPACE_FILE)
+    face_sd = np.full(len(shape_space.shapes()), _SD_FACE_CHANGE, np.float32)
+    face_sd[: len(shape_space.finer)] = 1.0
     return np.concatenate(
-        [np.array(_SD_LIMBS, np.float32)[:, None, None] * limb_shapes(body), face_sd[:, None, None] * variety.shapes()]
+        [
+            np.array(_SD_LIMBS, np.float32)[:, None, None] * limb_shapes(body),
+            face_sd[:, None, None] * shape_space.shapes(),
+        ]
     )
 
 

@@ -57,8 +57,8 @@ def hair_depth(
     """How much nearer to the camera hair is than the head under it, f32 [V] m; negative at the back of the head.
 
     shift [V, 2] px: offsets in the view plane, and fixed [V] in 0..1: how firmly vertices keep their place, both as in
-    `clothed_surface.clothe`; regions u8 [H, W] of the portrait. Skin and neck are not moved. All zeros if there is too
-    little hair, or no outline or face to measure from.
+    `clothed_surface.align_silhouette`; regions u8 [H, W] of the portrait. Skin and neck are not moved. All zeros if
+    there is too little hair, or no outline or face to measure from.
     """
     person, hair = regions != REGION["background"], regions == REGION["hair"]
     skin = np.isin(regions, [REGION["face"], REGION["mouth"]])

@@ -45,7 +45,7 @@ class Body:
     part: np.ndarray  # u8 [V], numbers of body.free_body.PARTS
     masks: dict[str, np.ndarray]  # lips, nails, inner_mouth, lids: f32 [V] in 0..1
     texture_coordinates: np.ndarray  # texture coordinates f32 [N, 2] in 0..1, y up
-    texture_faces: np.ndarray  # i32 [F, 3], indices into texture_places of the triangles' corners
+    texture_faces: np.ndarray  # i32 [F, 3], indices into texture_coordinates of the triangles' corners
     lip_pair: np.ndarray  # i64 [2], the vertices of the upper and the lower lip that meet at the midline
 
     @property

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stereotalker.body.free_body import FACE_CHANGES
+from stereotalker.body.face_changes import FACE_CHANGES
 from stereotalker.errors import UserError
 from stereotalker.params import ASSETS
 

@@ -17,8 +17,8 @@ from stereotalker.control.mipmaps import MipPair, mixed_sample
 from stereotalker.records import Avatar, Motion
 from stereotalker.smplx_layout import JOINT, REGION
 
-# Distance of the plane in front of the head joint, towards the camera, m. Of the distances from -10 to +4 cm
-# (negative is nearer to the camera), this one gave the best warps of five training people at 20 degrees of azimuth.
+# How much nearer to the camera the plane is than the head joint, m. Of the distances from -0.04 to 0.10 m this one gave
+# the best warps of five training people at 20 degrees of azimuth.
 _PLANE_OFFSET_M = 0.05
 # The normal that is drawn for hair, as u8: a surface that looks straight into the camera.
 _CAMERA_FACING_NORMAL = 127, 127, 0
@@ -61,7 +61,7 @@ class HairPlane:
         return np.linalg.inv(intrinsics @ portrait_to_camera)
 
 
-def hang(avatar: Avatar, body: Body) -> HairPlane | None:
+def make_hair_plane(avatar: Avatar, body: Body) -> HairPlane | None:
     """Make the hair plane of an avatar; None where its portrait shows no hair."""
     if not (avatar.regions == _HAIR).any():
         return None

@@ -57,21 +57,21 @@ _NO_FRINGE = HandFringe(
 class Mesh:
     """The mesh of an avatar. H x W: size of the portrait."""
 
-    hung: HandFringe
+    hand_fringe: HandFringe
     like: np.ndarray  # i64 [M] the vertex of the body that a vertex is, or that it lies beside
     hand: np.ndarray  # u8 [M]: 1 or 2 for a hand of the first or second of SIDES, 0 elsewhere
     faces: np.ndarray  # i32 [G, 3]
     texture_faces: np.ndarray  # i32 [G, 3] into the body's texture coordinates
     places: np.ndarray  # f32 [M, 3] in the portrait: x px, y px, depth m
-    left_out: np.ndarray  # bool [H, W] pixels of the portrait where the body has a hand and the portrait shows none
+    is_left_out: np.ndarray  # bool [H, W] pixels of the portrait where the body has a hand and the portrait shows none
     depth: np.ndarray  # f32 [H, W] m, depth of the body in the portrait
 
     def pose(self, avatar: Avatar, body: Body, motion: Motion) -> np.ndarray:
         """Vertices of the mesh in every frame of a motion, f32 [T, M, 3] m."""
         vertices = body.pose(motion, avatar.betas, avatar.surface)
         joints, rotations = body.posed_joints(motion, avatar.betas, avatar.surface)
-        offsets = np.einsum("tnij,nj->tni", rotations[:, self.hung.joint], self.hung.offset)
-        fringe = joints[:, self.hung.joint] + offsets
+        offsets = np.einsum("tnij,nj->tni", rotations[:, self.hand_fringe.joint], self.hand_fringe.offset)
+        fringe = joints[:, self.hand_fringe.joint] + offsets
         return np.concatenate([vertices, fringe.astype(np.float32)], 1)
 
     def draw(self, pixels: np.ndarray, size: tuple[int, int]) -> Fragments:
@@ -81,7 +81,7 @@ class Mesh:
         """
         fragments = rasterize(pixels, self.faces, size)
         missing = _find_left_out(
-            fragments.face, fragments.bary, self.faces, self.hand, self.places, self.left_out, self.depth
+            fragments.face, fragments.bary, self.faces, self.hand, self.places, self.is_left_out, self.depth
         )
         for side in np.unique(missing[missing > 0]):
             # Draw what lies behind this hand, in the rectangle that holds its missing pixels.
@@ -119,13 +119,13 @@ def make_mesh(avatar: Avatar, body: Body, places: np.ndarray, fragments: Fragmen
         fringe = _make_fringe(avatar, body, fragments, vertex, is_body_hand, portrait_hand)
     like = np.concatenate([np.arange(len(places)), fringe.beside])
     return Mesh(
-        hung=fringe,
+        hand_fringe=fringe,
         like=like,
         hand=hand[like],
         faces=np.concatenate([body.faces, fringe.faces]),
         texture_faces=np.concatenate([body.texture_faces, body.texture_faces[fringe.owner]]),
         places=np.concatenate([places, fringe.places]),
-        left_out=is_body_hand & (distance > _RIM_WIDTH) & (distance < _MAX_HAND_OFFSET),
+        is_left_out=is_body_hand & (distance > _RIM_WIDTH) & (distance < _MAX_HAND_OFFSET),
         depth=fragments.depth,
     )
 
@@ -181,7 +181,7 @@ def _find_left_out(
     faces: np.ndarray,
     hand: np.ndarray,
     places: np.ndarray,
-    left_out: np.ndarray,
+    is_left_out: np.ndarray,
     portrait_depth: np.ndarray,
 ) -> np.ndarray:
     """Find the pixels of a picture that show a part of a hand which the portrait shows not to be there.
@@ -190,7 +190,7 @@ def _find_left_out(
     `depth`. Returns which hand it is, u8 [H, W], 0 where none.
     """
     H, W = face.shape
-    PH, PW = left_out.shape
+    PH, PW = is_left_out.shape
     missing = np.zeros((H, W), np.uint8)
     for y in range(H):
         for x in range(W):
@@ -203,6 +203,6 @@ def _find_left_out(
             if not (0 <= place[0] < PW and 0 <= place[1] < PH):
                 continue
             row, column = int(place[1]), int(place[0])
-            if left_out[row, column] and abs(portrait_depth[row, column] - place[2]) < VISIBILITY_TOLERANCE_M:
+            if is_left_out[row, column] and abs(portrait_depth[row, column] - place[2]) < VISIBILITY_TOLERANCE_M:
                 missing[y, x] = hand[a]
     return missing

@@ -29,10 +29,10 @@ from stereotalker.control.region_sources import (
     FRINGE,
     anatomically_allowed,
     back_of_head_vertices,
-    claimed,
     forearm_vertices,
     hand_vertices,
     in_mouth,
+    initial_source_labels,
     inner_person_mask,
 )
 from stereotalker.control.sleeves import SourceLabels, detect_sleeve_end
@@ -53,7 +53,7 @@ from stereotalker.smplx_layout import REGION
 SEEN = 255  # the portrait shows this surface
 FROM_TEXTURE = 192  # a texel that the portrait shows, where the direct lookup in the portrait was refused
 MIRRORED = 128  # a texel whose color comes from the other side of the body
-BESIDE = 96  # hair on the hair plane, beside the body
+FROM_HAIR_PLANE = 96  # hair on the hair plane, beside the body
 GUESSED = 64  # a texel whose color is a guess
 
 # Samples per pixel and axis: maps are drawn this much larger, then reduced.
@@ -85,7 +85,7 @@ class Reference:
     # f32 [M], shading of every vertex in the portrait, around 1.
     shading: np.ndarray
     # None where the portrait shows no hair.
-    curtain: HairPlane | None
+    plane_of_hair: HairPlane | None
 
 
 def reference(avatar: Avatar, body: Body) -> Reference:
@@ -95,7 +95,9 @@ def reference(avatar: Avatar, body: Body) -> Reference:
     surface = Surface.of(body.pose(still, avatar.betas, avatar.surface)[0], body.faces)
     pixels = project(surface.vertices, avatar.intrinsics, avatar.extrinsics)
     body_fragments = rasterize(pixels, body.faces, (H, W))
-    labels = detect_sleeve_end(avatar, body, body_fragments, claimed(avatar.regions), anatomically_allowed(body))
+    labels = detect_sleeve_end(
+        avatar, body, body_fragments, initial_source_labels(avatar.regions), anatomically_allowed(body)
+    )
     mesh = make_mesh(avatar, body, pixels, body_fragments, labels.regions)
     fragments = mesh.draw(mesh.places, (H, W))
 
@@ -118,7 +120,7 @@ def reference(avatar: Avatar, body: Body) -> Reference:
     texture = make_texture(avatar, body, portrait_levels[0], pixels, fragments, region, labels, shading)
 
     # Vertices of the hand fringe are hands, and take only colors of hands.
-    fringe_region = np.full(len(mesh.hung.beside), REGION["hands"], np.uint8)
+    fringe_region = np.full(len(mesh.hand_fringe.beside), REGION["hands"], np.uint8)
     fringe_sources = fringe_region[:, None] == np.arange(labels.allowed_sources.shape[1])
     return Reference(
         avatar=avatar,
@@ -132,7 +134,7 @@ def reference(avatar: Avatar, body: Body) -> Reference:
         region=np.concatenate([region, fringe_region]),
         light=light,
         shading=shading[mesh.like],
-        curtain=hair_plane.hang(avatar, body),
+        plane_of_hair=hair_plane.make_hair_plane(avatar, body),
     )
 
 
@@ -191,7 +193,7 @@ def control(ref: Reference, body: Body, motion: Motion, camera: Camera) -> Contr
         allowed_sources=ref.allowed_sources,
     )
     atlas = _AtlasSource(mesh.texture_faces, texel_corners(body), ref.texture.colour, ref.texture.seen)
-    heads = None if ref.curtain is None else hair_plane.heads(avatar, body, motion)
+    heads = None if ref.plane_of_hair is None else hair_plane.heads(avatar, body, motion)
     for t in range(T):
         K, E = camera.intrinsics[t], camera.extrinsics[t]
         if t and np.array_equal(E, camera.extrinsics[t - 1]) and np.array_equal(K, camera.intrinsics[t - 1]):
@@ -217,11 +219,15 @@ def control(ref: Reference, body: Body, motion: Motion, camera: Camera) -> Contr
         levels = mipmaps.pair(avatar, ref.portrait_levels, K, E)
         _warp_portrait(drawn, shading / ref.shading, portrait, levels, maps)
         if heads is not None:
-            assert ref.curtain is not None
+            assert ref.plane_of_hair is not None
             positions, rotations = heads
-            gain = ref.light.change(ref.curtain.normal(ref.curtain.head_rotation), ref.curtain.normal(rotations[t]))
-            camera_to_portrait = ref.curtain.from_pixels(positions[t], rotations[t], K, E)
-            hair_plane.draw(camera_to_portrait, fragments.depth, avatar.regions, levels, gain, BESIDE, SEEN, maps)
+            gain = ref.light.change(
+                ref.plane_of_hair.normal(ref.plane_of_hair.head_rotation), ref.plane_of_hair.normal(rotations[t])
+            )
+            camera_to_portrait = ref.plane_of_hair.from_pixels(positions[t], rotations[t], K, E)
+            hair_plane.draw(
+                camera_to_portrait, fragments.depth, avatar.regions, levels, gain, FROM_HAIR_PLANE, SEEN, maps
+            )
         _fill_from_atlas(drawn, shading, atlas, maps)
 
         warp[t] = cv2.resize(maps.warp, (W, H), interpolation=cv2.INTER_AREA)

@@ -76,7 +76,7 @@ def inner_person_mask(regions: np.ndarray) -> np.ndarray:
     return grey_erosion((regions != REGION["background"]).astype(np.uint8), size=2 * radius + 1) > 0
 
 
-def claimed(regions: np.ndarray) -> np.ndarray:
+def initial_source_labels(regions: np.ndarray) -> np.ndarray:
     """Source labels of the portrait, u8 [H, W], from its regions u8 [H, W]: the regions, and FRINGE beside hands.
 
     BARE is not assigned here, see `sleeves.detect_sleeve_end`.

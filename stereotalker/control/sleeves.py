@@ -59,20 +59,21 @@ class SourceLabels:
 
 
 def detect_sleeve_end(
-    avatar: Avatar, body: Body, fragments: Fragments, claimed: np.ndarray, allowed: np.ndarray
+    avatar: Avatar, body: Body, fragments: Fragments, initial_source_labels: np.ndarray, allowed: np.ndarray
 ) -> SourceLabels:
     """Detect where the sleeves end, and label the portrait's pixels accordingly.
 
-    fragments: the body rasterized in the portrait; claimed u8 [H, W]: source labels without BARE, see
-    `region_sources.claimed`; allowed bool [V, R]: regions that a vertex may show, see `region_sources.allowed`.
+    fragments: the body rasterized in the portrait; initial_source_labels u8 [H, W]: source labels without BARE, see
+    `region_sources.initial_source_labels`; allowed bool [V, R]: regions that a vertex may show, see
+    `region_sources.anatomically_allowed`.
     """
-    pixels, regions, reach = claimed.copy(), avatar.regions.copy(), _distance_along_arm(body)
+    pixels, regions, reach = initial_source_labels.copy(), avatar.regions.copy(), _distance_along_arm(body)
     hand_start = reach[hand_vertices(body) & (reach > 0)].min(initial=np.inf)
     # Only the root of a hand may show FRINGE. Else the fingers would carry along what the hand lies on.
     fringe_allowed = allowed[:, REGION["hands"]] & (reach < hand_start + _TRANSITION_M)
     allowed_sources = np.concatenate([allowed, allowed[:, REGION["arms"], None], fringe_allowed[:, None]], 1)
     reach_at_pixel = fragments.interpolate(body.faces, reach[:, None])[..., 0]
-    is_arm, is_hand = (claimed == REGION["arms"]) & (reach_at_pixel > 0), regions == REGION["hands"]
+    is_arm, is_hand = (initial_source_labels == REGION["arms"]) & (reach_at_pixel > 0), regions == REGION["hands"]
     for side in SIDES:
         hand_weight = body.hand_weight(side)
         # A hand that the segmentation missed is labeled as arm. Only where it found the hand, fingers may not show

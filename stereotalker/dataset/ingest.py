@@ -22,7 +22,7 @@ from stereotalker.dataset.shards import JPEG_OPTIONS, picture_bytes, write_or_lo
 from stereotalker.dataset.speech_corpus import REJECTED
 from stereotalker.errors import ClipError, UserError, disk_fault
 from stereotalker.media import audio_files
-from stereotalker.media.faces import SIDE, find_faces, fitted
+from stereotalker.media.faces import SIDE, find_faces, resize_for_detection
 from stereotalker.records import SAMPLE_RATE, Timed
 from stereotalker.store.digests import file_digest
 
@@ -252,7 +252,7 @@ def _decode_shots(video: Path, shots: list[Shot], fps: float) -> Iterator[_Decod
             picture = frame.to_ndarray(format="rgb24")
             current.frames.append(picture_bytes(picture, "JPEG", **JPEG_OPTIONS))
             if (index - current.shot.start) % step == 0:
-                faces = find_faces(fitted(np.asarray(Image.fromarray(picture).convert("L"))))
+                faces = find_faces(resize_for_detection(np.asarray(Image.fromarray(picture).convert("L"))))
                 current.checked += 1
                 current.crowded += len(faces) > 1 and faces[1, 2] > 0.6 * faces[0, 2]
                 if len(faces):

@@ -84,7 +84,7 @@ def synthetic_language_cases(loudness: float, fps: float, seed: int) -> list[Cas
 
 
 def held_out_words(loudness: float, fps: float, seed: int, count: int) -> WordCases:
-    """About `count` words of HELD_OUT, evenly picked, each in a sentence.
+    """About `count` words of HELD_OUT_WORDS, evenly picked, each in a sentence.
 
     Words that contain a word of the lexicon, or lie within one, are left out. The reference acting gets a word of the
     lexicon with the same gesture class in the held-out word's place. Styles are four that gesture widely.

@@ -200,8 +200,9 @@ class BodyMasks(RegionMasks):
 def expert_gains(ablation: dict[str, Scores]) -> dict[str, float]:
     """Gain in dB of each kind of experts over the dense model of the same active size, for exact fits.
 
-    Each kind is measured where it is meant to help: view experts at 20 degrees, region experts in ASKED_REGIONS.
-    ablation: kind of experts -> scores. Without the key "none" (the dense model) the result is empty.
+    Each kind is measured where it is meant to help: view experts at 20 degrees, region experts in
+    REGION_EXPERT_REGIONS. ablation: kind of experts -> scores. Without the key "none" (the dense model) the result is
+    empty.
     """
     if "none" not in ablation:
         return {}

@@ -177,7 +177,7 @@ def orthographic_view(
 
 @numba.njit(cache=True)
 def project_orthographic(points, axes, corner, scale):
-    """Project points [M, 3] m into the view that `orthographic` returned: f32 [M, 3], x px, y px, depth m.
+    """Project points [M, 3] m into the view that `orthographic_view` returned: f32 [M, 3], x px, y px, depth m.
 
     scale: pixels in a meter.
     """

@@ -16,7 +16,7 @@ SIDE = 256  # px of a picture's longer side when it is searched
 _SCALE_FACTOR, _MIN_NEIGHBORS = 1.1, 6
 
 
-def fitted(gray: np.ndarray) -> np.ndarray:
+def resize_for_detection(gray: np.ndarray) -> np.ndarray:
     """Scale a gray picture u8 [H, W] so that its longer side has SIDE px."""
     scale = SIDE / max(gray.shape)
     return cv2.resize(gray, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)

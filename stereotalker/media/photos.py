@@ -14,7 +14,7 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from stereotalker.errors import UserError
 
 # A picture with more pixels is refused from its header, before any of it is decoded.
-MOST_PIXELS = 100_000_000
+MAX_PIXELS = 100_000_000
 
 _BACKDROP = (128, 128, 128)  # sRGB color behind transparent pixels
 
@@ -53,9 +53,9 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as file:
-                if file.width * file.height > MOST_PIXELS:
+                if file.width * file.height > MAX_PIXELS:
                     raise UserError(
-                        f"{path}: {file.width} x {file.height} px are more than {MOST_PIXELS // 1_000_000} megapixels; "
+                        f"{path}: {file.width} x {file.height} px are more than {MAX_PIXELS // 1_000_000} megapixels; "
                         "scale the picture down"
                     )
                 frames = getattr(file, "n_frames", 1)
@@ -71,7 +71,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     except UnidentifiedImageError:
         raise UserError(f"{path}: not a picture; expected PNG, JPEG, WebP or TIFF") from None
     except Image.DecompressionBombError:
-        raise UserError(f"{path}: more than {MOST_PIXELS // 1_000_000} megapixels; scale the picture down") from None
+        raise UserError(f"{path}: more than {MAX_PIXELS // 1_000_000} megapixels; scale the picture down") from None
     except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise UserError(f"{path}: the picture is damaged or incomplete ({error}); export it again") from None
 

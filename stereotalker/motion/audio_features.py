@@ -16,8 +16,8 @@ from stereotalker.records import SAMPLE_RATE, Speech
 
 _CHUNK_S = 20  # seconds of speech that are encoded in one call
 
-# Least value of `clearness` at which the encoder's features are used. Below it the sound is not speech, or not speech
-# that lips could follow, and the features of silence are used instead.
+# Least value of `mean_confidence` at which the encoder's features are used. Below it the sound is not speech, or not
+# speech that lips could follow, and the features of silence are used instead.
 MIN_CONFIDENCE = 0.45
 
 

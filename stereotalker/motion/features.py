@@ -89,7 +89,7 @@ def column_weights() -> np.ndarray:
 
 
 def principal_axes(bodies: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Principal axes of body columns [N, Q] times `importance`: mean [Q], axes [count, Q], deviations [count]."""
+    """Principal axes of body columns [N, Q] times `column_weights()`: mean [Q], axes [count, Q], deviations [count]."""
     mean = bodies.mean(0)
     centered = (bodies - mean) * column_weights()
     values, vectors = np.linalg.eigh(centered.T @ centered / len(centered))

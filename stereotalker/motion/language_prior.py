@@ -225,7 +225,8 @@ class GestureClassifier:
         return probabilities
 
     def sound(self, slots: np.ndarray) -> np.ndarray:
-        """Probability of every gesture class for every POOLED slots of sound, f32 [ceil(S / POOLED), G].
+        """Probability of every gesture class for every SLOTS_PER_TOKEN slots of sound, f32 [ceil(S / SLOTS_PER_TOKEN),
+        G].
 
         `slots`: audio features f32 [S, F], means over the frames of each slot.
         """
@@ -244,7 +245,7 @@ class GestureClassifier:
 
 
 def pool_slots(slots_BSD: torch.Tensor) -> torch.Tensor:
-    """Means over every POOLED slots, [B, S, D] -> [B, ceil(S / POOLED), D].
+    """Means over every SLOTS_PER_TOKEN slots, [B, S, D] -> [B, ceil(S / SLOTS_PER_TOKEN), D].
 
     The last slot is repeated to fill the last group.
     """

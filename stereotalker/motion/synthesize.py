@@ -72,11 +72,11 @@ class Synthesizer:
         encoder: SpeechEncoder,
         denoiser: MotionDenoiser,
         params: MotionParams,
-        reader: GestureClassifier | None = None,
+        gesture_classifier: GestureClassifier | None = None,
     ):
         """`reader` replaces the gesture classifier of the denoiser's own prior, to compare priors."""
         self.encoder, self.denoiser, self.params = encoder.eval(), denoiser.eval(), params
-        self.reader = reader or GestureClassifier(denoiser.prior)
+        self.gesture_classifier = gesture_classifier or GestureClassifier(denoiser.prior)
 
     def motion(self, speech: Speech, controls: MotionControls, frames: int, fps: float) -> Motion:
         """`frames` frames of motion at `fps`.
@@ -105,7 +105,7 @@ class Synthesizer:
         """
         if speech.words:
             labels = choose_gesture_labels(
-                self.reader.words([w.text for w in speech.words]), self.params.gesture_threshold
+                self.gesture_classifier.words([w.text for w in speech.words]), self.params.gesture_threshold
             )
             return labels_at_slots(speech.words, labels, count, self.params.fps)
         audio_features, gesture_labels = self._audio_features(speech), np.zeros(count + SLOTS_PER_TOKEN, np.int64)
@@ -113,7 +113,8 @@ class Synthesizer:
         for start in range(0, count, span):
             features = audio_features.frames(start * SLOT, (start + min(span, count - start)) * SLOT)
             labels = choose_gesture_labels(
-                self.reader.sound(features.reshape(-1, SLOT, features.shape[1]).mean(1)), self.params.gesture_threshold
+                self.gesture_classifier.sound(features.reshape(-1, SLOT, features.shape[1]).mean(1)),
+                self.params.gesture_threshold,
             )
             gesture_labels[start : start + SLOTS_PER_TOKEN * len(labels) : SLOTS_PER_TOKEN] = labels
         return gesture_labels[:count]

@@ -21,7 +21,7 @@ _POLL_S = 0.5  # seconds between two looks at the clock while work waits
 
 
 @dataclass
-class Hours:
+class WorkerSeconds:
     """Seconds that workers have spent."""
 
     useful: float = 0.0  # on attempts that succeeded
@@ -41,7 +41,7 @@ class AdmissionControl:
     breaker: int = 5  # number of failures in a row with the same cause that stop the batch
     now: Callable[[], datetime] = datetime.now
     say: Callable[[str], None] = lambda text: None  # called once when work has to wait
-    spent: Hours = field(default_factory=Hours)
+    spent: WorkerSeconds = field(default_factory=WorkerSeconds)
 
     def __post_init__(self):
         self._lock = threading.Lock()
@@ -76,7 +76,7 @@ class AdmissionControl:
             self._stopped = self._stopped or reason
 
     def check(self) -> None:
-        """Raise Stopped if no more work may begin in this run of the batch."""
+        """Raise BatchStopped if no more work may begin in this run of the batch."""
         if not self._stopped and self._closes and self.now() >= self._closes:
             self.stop(f"the time window closed at {self._closes:%H:%M}")
         if self.budget_hours is not None and (self.spent.useful + self.spent.lost) / 3600 >= self.budget_hours:
@@ -85,7 +85,7 @@ class AdmissionControl:
             raise BatchStopped(self._stopped)
 
     def wait(self) -> None:
-        """Return when work may begin. Raises Stopped like `check`."""
+        """Return when work may begin. Raise BatchStopped like `check`."""
         self.check()
         while reason := self.waiting_for:
             with self._lock:

@@ -57,7 +57,8 @@ class AvatarRequest:
 def fit_portrait_once(path: Path, models: Models, store: AnyStore, landmarks: Path | None = None) -> tuple[str, Path]:
     """Fit a portrait, or find its fit in the store. Returns key and folder of the store entry.
 
-    The folder holds RECORD, PICTURE, TEXTURE and fit.json. Raises ClipError, with the reason, if no fit is possible.
+    The folder holds RECORD_FILE, CARD_IMAGE_FILE, TEXTURE_FILE and fit.json. Raises ClipError, with the reason, if no
+    fit is possible.
     """
     key = fit_key(path, models, landmarks)
     size = models.params.avatar.size

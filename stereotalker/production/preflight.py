@@ -67,7 +67,7 @@ class ClipPlan:
         if self.fault:
             return f"FAULT {self.fault}"
         clip = self.clip
-        return f"{self.frames / clip.fps:7.1f} s {clip.width} x {clip.height}, {_hours(self.worker_seconds)}"
+        return f"{self.frames / clip.fps:7.1f} s {clip.width} x {clip.height}, {_duration_text(self.worker_seconds)}"
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class Plan:
             f"{len(feasible)} of {len(self.clips)} clips can be made: {seconds / 60:.1f} min of video, "
             f"about {self.disk_bytes / 1e9:.2f} GB of disk, {self.memory_bytes / 1e9:.1f} GB of memory"
         )
-        estimate = _hours(self.wall_seconds) + (
+        estimate = _duration_text(self.wall_seconds) + (
             f" with {self.workers} workers of {self.threads} threads"
             if self.wall_seconds is not None
             else ": no clip was made here yet"
@@ -251,5 +251,5 @@ def _encode(params: VideoParams) -> None:
         )
 
 
-def _hours(seconds: float | None) -> str:
+def _duration_text(seconds: float | None) -> str:
     return "time unknown" if seconds is None else duration(seconds)

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from stereotalker.production.report import SHOWN
+from stereotalker.production.report import CLIP_STATES
 
 _MAX_ROWS = 20  # of the table, so that it fits on a terminal
 
@@ -75,7 +75,7 @@ class Display:
 
     def _table(self) -> Table:
         with self._lock:
-            finished = sum(row.stage in SHOWN for row in self._rows.values())
+            finished = sum(row.stage in CLIP_STATES for row in self._rows.values())
             left = (time.monotonic() - self._started) / finished * (len(self._rows) - finished) if finished else None
             time_left = "time left unknown" if left is None else f"time left {_clock(left)}"
             table = Table(title=f"{finished} of {len(self._rows)} clips, {time_left}")

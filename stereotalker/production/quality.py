@@ -14,6 +14,7 @@ import io
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 import cv2
@@ -25,9 +26,10 @@ from scipy.ndimage import uniform_filter1d
 from stereotalker.geometry.camera import angles_along
 from stereotalker.geometry.camera_path import CameraPath
 from stereotalker.media.audio_files import OUTPUT_RATE, loudness
-from stereotalker.media.faces import find_faces, fitted
-from stereotalker.media.time_lag import lag_scores, sound_lag
+from stereotalker.media.faces import find_faces, resize_for_detection
+from stereotalker.media.time_lag import sound_lag
 from stereotalker.params import QualityParams
+from stereotalker.production.lip_sync import lip_lag
 from stereotalker.production.manifest import Clip
 
 VERDICTS = ("pass", "review", "fail")
@@ -45,23 +47,27 @@ _POSTER_PX = 256  # longer side of the poster
 # exactly, so a small limit is enough.
 _FROZEN_CHANGE = 0.05
 
-# Lags that are tried, in frames to either side, and those among them that count as no lag.
-_MAX_LAG, _NO_LAG = 8, 2
 
 # Faces that a fifth of the clip must show. With fewer, a blink would look like a loss of sharpness.
 _MIN_FACES = 4
 
-# Sharpness is compared only between frames seen from the same view: a turned face looks softer. This is the largest
-# difference between the columns of `_views`.
-_SAME_VIEW_TOLERANCE = (2.0, 2.0, 0.03, 0.02)
 
-# Seconds of pictures that lip movement is judged on. Less says too little; more takes too much memory.
-_MIN_LIP_S, _MAX_LIP_S = 4.0, 60.0
+class ViewDelta(NamedTuple):
+    """Differences between two views of the speaker, in the order of the columns of `_views`."""
 
-# A lag is reported only if its correlation is larger by this than that of every lag which counts as none.
-_LAG_MARGIN = 0.25
+    azimuth_deg: float
+    elevation_deg: float
+    log_size: float  # of the person in the picture
+    vertical_shift: float  # in picture heights
 
-_COMPONENTS, _FOLDS, _RIDGE = 8, 5, 0.05  # of the regression from mouth patch to lip aperture
+
+# Sharpness is compared only between frames seen from the same view: a turned face looks softer.
+_SAME_VIEW_TOLERANCE = ViewDelta(azimuth_deg=2, elevation_deg=2, log_size=0.03, vertical_shift=0.02)
+
+# Seconds of pictures that lip movement is judged on. More would take too much memory.
+_MAX_LIP_S = 60.0
+
+
 _AAC_FRAME_S = 1024 / OUTPUT_RATE
 
 
@@ -83,7 +89,7 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Examined:
+class Examination:
     """Result of `examine`."""
 
     verdict: Verdict
@@ -113,7 +119,7 @@ def examine(
     target: float,
     limits: QualityParams,
     is_misread: bool = False,
-) -> Examined:
+) -> Examination:
     """Measure a finished video file and judge it.
 
     sound: the WAV file that drove the motion; aperture: f32 [T] lip opening of the motion, in any unit; target: the
@@ -145,7 +151,7 @@ def examine(
         "transcript_misread": is_misread,
     }
     measures = {name: float(value) for name, value in m.items()}
-    return Examined(judge(measures, clip.fps, limits), measured.poster)
+    return Examination(judge(measures, clip.fps, limits), measured.poster)
 
 
 def judge(m: dict[str, float], fps: float, limits: QualityParams) -> Verdict:
@@ -208,45 +214,6 @@ def judge(m: dict[str, float], fps: float, limits: QualityParams) -> Verdict:
     return Verdict(VERDICTS[worst], tuple(reason for _, reason in broken_rules), m)
 
 
-def lip_lag(mouths: np.ndarray | None, aperture: np.ndarray, fps: float) -> tuple[float, float]:
-    """Lag of the mouth in the pictures behind the motion, in frames, and the held-out correlation at that lag (0..1).
-
-    mouths: gray patches f32 [T, P], or None; aperture: f32 [T]. The lag is nan if it cannot be measured: the clip is
-    too short, shows no face or no movement, or the best lag is hardly better than none.
-    """
-    T = len(aperture)
-    if mouths is None or len(mouths) != T or T < _MIN_LIP_S * fps or np.std(aperture) == 0:
-        return np.nan, 0.0
-    patches, opening = _without_drift(mouths), _without_drift(aperture[:, None])[:, 0]
-    left, scale, _ = np.linalg.svd(patches - patches.mean(0), full_matrices=False)
-    parts = (left * scale)[:, :_COMPONENTS]
-    parts = parts / max(float(parts.std()), 1e-9)
-    scores = lag_scores(parts, opening, _MAX_LAG, _held_out_correlation)
-    best = max(scores, key=scores.__getitem__)
-    without_lag = max(scores[lag] for lag in range(-_NO_LAG, _NO_LAG + 1))
-    is_clear = abs(best) <= _NO_LAG or scores[best] - without_lag >= _LAG_MARGIN
-    return float(best) if is_clear else np.nan, max(scores[best], 0.0)
-
-
-def _held_out_correlation(x: np.ndarray, y: np.ndarray) -> float:
-    """Correlation of y [T] with its ridge regression on x [T, C], each fold predicted from the others."""
-    folds = np.arange(len(y)) * _FOLDS // len(y)
-    predicted = np.zeros(len(y))
-    for fold in range(_FOLDS):
-        train, test = folds != fold, folds == fold
-        a = x[train]
-        weights = np.linalg.solve(a.T @ a + _RIDGE * len(a) * np.eye(a.shape[1]), a.T @ (y[train] - y[train].mean()))
-        predicted[test] = x[test] @ weights
-    if predicted.std() == 0 or y.std() == 0:
-        return 0.0
-    return float(np.corrcoef(predicted, y)[0, 1])
-
-
-def _without_drift(x: np.ndarray) -> np.ndarray:
-    """Subtract the moving average over 25 frames, because light and pose change slowly while lips move fast."""
-    return x - uniform_filter1d(x.astype(np.float64), 25, axis=0, mode="nearest")
-
-
 def _measure_frames(file: Path, expected: int, clip: Clip) -> _FrameMeasures:
     """Decode the video once. Of a stereoscopic clip only the left eye is measured. expected: number of frames."""
     fps = clip.fps
@@ -259,7 +226,7 @@ def _measure_frames(file: Path, expected: int, clip: Clip) -> _FrameMeasures:
             measured.levels.append(float(gray.mean()))
             measured.changes.append(255.0 if before is None else float(cv2.absdiff(gray, before).mean()))
             before = gray
-            small = fitted(gray)
+            small = resize_for_detection(gray)
             if index < _MAX_LIP_S * fps:
                 measured.gray.append(small)
             if index % step == 0:

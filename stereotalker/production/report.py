@@ -21,7 +21,7 @@ from stereotalker.production.outputs import Outputs
 
 _SHEET_COLOR = (0x20, 0x24, 0x2B)  # behind the posters, as the page is
 # Values of ClipResult.shown, the verdicts first.
-SHOWN = ("pass", "review", "fail", "failed", "stopped")
+CLIP_STATES = ("pass", "review", "fail", "failed", "stopped")
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class ClipResult:
 
     @property
     def shown(self) -> str:
-        """The clip's state in one word: the verdict if it was made, else "failed" or "stopped". One of SHOWN."""
+        """The clip's state in one word: the verdict if it was made, else "failed" or "stopped". One of CLIP_STATES."""
         return self.verdict if self.state == "done" else self.state
 
 
@@ -73,7 +73,7 @@ class BatchRecord:
 
 
 @dataclass(frozen=True)
-class BatchEnd:
+class BatchSummary:
     """The result of a batch."""
 
     results: list[ClipResult]  # one for every clip, in the manifest's order
@@ -83,12 +83,12 @@ class BatchEnd:
     lost_seconds: float  # workers' time in attempts that did not
 
     @property
-    def broken(self) -> bool:
+    def stopped_by_breaker(self) -> bool:
         """Whether the batch stopped because clip after clip failed with the same cause. Another run would fail too."""
         return SAME_CAUSE in self.stopped
 
     def count(self, shown: str) -> int:
-        """Number of clips in a state, one of SHOWN."""
+        """Number of clips in a state, one of CLIP_STATES."""
         return sum(result.shown == shown for result in self.results)
 
     @property
@@ -100,16 +100,16 @@ class BatchEnd:
 
     def summary(self) -> str:
         """One line of text."""
-        counts = [f"{self.count(shown)} {shown}" for shown in SHOWN if self.count(shown)]
+        counts = [f"{self.count(shown)} {shown}" for shown in CLIP_STATES if self.count(shown)]
         reason = f"; stopped: {self.stopped}" if self.stopped else ""
         return f"{len(self.results)} clips: {', '.join(counts)}{reason}"
 
 
-def write_report(outputs: Outputs, batch: BatchRecord, end: BatchEnd) -> str:
+def write_report(outputs: Outputs, batch: BatchRecord, end: BatchSummary) -> str:
     """Write report.html and results.json. Returns the path or URL of the page. Raises OSError."""
     templates = Environment(loader=PackageLoader("stereotalker", "assets"), autoescape=True)
     templates.filters["duration"] = duration
-    counts = {shown: end.count(shown) for shown in SHOWN if end.count(shown)}
+    counts = {shown: end.count(shown) for shown in CLIP_STATES if end.count(shown)}
     totals: dict[str, float] = {}
     for stage, seconds in (item for result in end.results for item in result.seconds.items()):
         totals[stage] = totals.get(stage, 0.0) + seconds
@@ -149,7 +149,7 @@ def contact_sheet(outputs: Outputs, results: list[ClipResult], most: int = 60, s
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def rows_before(outputs: Outputs) -> dict[str, ClipResult]:
+def previous_results(outputs: Outputs) -> dict[str, ClipResult]:
     """The results of the last run with the same outputs, by clip id. Raises UserError if there was none."""
     text = outputs.read("results.json")
     if text is None:

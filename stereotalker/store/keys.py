@@ -47,7 +47,7 @@ def portrait_key(files: Sequence[str], detector: Sequence[str], longest_side: in
 
 def avatar_key(record: str, background: str) -> str:
     """An avatar in front of a background. record: digest of the avatar's file; background: its digest or its name."""
-    return digest("avatar", record, background)
+    return digest("avatar", code_version(), record, background)
 
 
 def clip_render_key(motion: str, avatar: str, models: Sequence[str], picture: Json, params: Json, seed: int) -> str:

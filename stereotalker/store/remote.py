@@ -16,7 +16,7 @@ from stereotalker.store.local import MARKER, Store
 from stereotalker.store.urls import is_url, open_url
 
 
-class SharedStore:
+class RemoteStore:
     """Has the same methods as Store. The folders that they return are local copies of the shared entries."""
 
     def __init__(self, url: str, local: Store):
@@ -31,11 +31,11 @@ class SharedStore:
 
         The marker of a damaged entry is removed from the shared store.
         """
-        if (found := self._local.find(stage, key)) and self._marker(stage, key) is not None:
-            return found
         marker = self._marker(stage, key)
         if marker is None:
             return None
+        if found := self._local.find(stage, key):
+            return found
         try:
             return self._local.make(stage, key, lambda folder: self._download(stage, key, marker, folder))
         except _Damaged:
@@ -83,7 +83,7 @@ class _Damaged(Exception):
     """The files of a shared entry differ from what its marker says."""
 
 
-AnyStore = Store | SharedStore
+AnyStore = Store | RemoteStore
 
 
 def open_store(where: str, local: Path) -> AnyStore:
@@ -93,4 +93,4 @@ def open_store(where: str, local: Path) -> AnyStore:
     """
     if not where:
         raise UserError("the store needs a folder or a URL")
-    return SharedStore(where, Store(local)) if is_url(where) else Store(Path(where))
+    return RemoteStore(where, Store(local)) if is_url(where) else Store(Path(where))

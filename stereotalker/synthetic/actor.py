@@ -48,8 +48,8 @@ def build_actor(
     """Draw a person, dress them and render their portrait. Deterministic in `identity`.
 
     size is the edge of the square portrait in px; supersample is the number of samples per pixel and axis; pictures are
-    backgrounds of the user's own; rest is how the hands rest, a key of gestures.RESTS, or empty for the rest of the
-    person's acting style.
+    backgrounds of the user's own; rest is how the hands rest, a key of gestures.REST_POSES, or empty for the rest of
+    the person's acting style.
     """
     dressed_person = build_person(draw_person(identity, len(STYLES)), body)
     light = draw_light(identity)

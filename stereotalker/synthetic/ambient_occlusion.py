@@ -58,7 +58,8 @@ def visible_in_depth_map(
 ) -> np.ndarray:
     """Whether an orthographic depth map leaves each point visible, bool [M].
 
-    points [M, 3] m; axes [3, 3] and corner [3] m as `geometry.camera.orthographic` returns them; depth f32 [side, side]
+    points [M, 3] m; axes [3, 3] and corner [3] m as `geometry.camera.orthographic_view` returns them; depth f32
+    [side, side]
     m, `extent` m wide. A point is visible unless it lies more than `bias` m behind the map. Points outside the map are
     compared with its edge.
     """

@@ -56,9 +56,9 @@ def build_person(person: Person, body: Body) -> DressedPerson:
     Raises UserError where the file of face shapes is missing.
     """
     mean = anatomy(body)
-    variety = load_shape_space(SHAPE_SPACE_FILE)
-    betas = variety.betas(person.phenotypes)[: body.betas]
-    face = variety.detail(person.phenotypes, person.face)
+    shape_space = load_shape_space(SHAPE_SPACE_FILE)
+    betas = shape_space.betas(person.phenotypes)[: body.betas]
+    face = shape_space.detail(person.phenotypes, person.face)
     rest = (body.rest(betas) + face).astype(np.float64)
     outfit = dress(person, mean, rest)
     groups = _grow_hair(person, mean, rest, outfit)

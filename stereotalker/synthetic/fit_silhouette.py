@@ -29,13 +29,13 @@ def fit_silhouette(avatar: Avatar, body: Body) -> Avatar:
     """The avatar with a surface that covers its portrait's silhouette, hair standing off the skull. Takes 0.8 s."""
     shrink = max(round(max(avatar.regions.shape) / _SILHOUETTE_PX), 1)
     regions = majority_pool(avatar.regions, shrink)
-    view, fixed = seen_in_portrait(avatar, body, shrink), _fixed_weight(body)
+    view, fixed = view_in_portrait(avatar, body, shrink), _fixed_weight(body)
     shift = align_silhouette(view, regions != REGION["background"], body, np.zeros((len(view.pixels), 2)), fixed)
     nearer = hair_depth(view, shift, fixed, regions, body, BARE_HEAD)
     return replace(avatar, surface=(avatar.surface + view.to_rest(shift, nearer)).astype(np.float16))
 
 
-def seen_in_portrait(avatar: Avatar, body: Body, shrink: int = 1) -> ProjectedBody:
+def view_in_portrait(avatar: Avatar, body: Body, shrink: int = 1) -> ProjectedBody:
     """The avatar's body as the portrait's camera sees it, in pixels of a portrait that is `shrink` times smaller."""
     posed = body.posed(Motion.still(avatar.poses, avatar.expression), avatar.betas, avatar.surface)
     intrinsics = avatar.intrinsics / np.array([[shrink], [shrink], [1]], np.float32)

@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from stereotalker.body.free_body import FACE_CHANGES
+from stereotalker.body.face_changes import FACE_CHANGES
 from stereotalker.synthetic.hair import COVERED
 
 # Skin from light to dark in the ten steps of the Monk scale; sRGB of evenly lit skin.
@@ -52,7 +52,7 @@ _STEPS = 1 / 1.1347241384015194 ** np.arange(1, 6)  # the constants of Roberts' 
 
 @dataclass(frozen=True)
 class Person:
-    """One identity. Colors are sRGB 0..255. Phenotypes and face are arguments of body.shape_space.Variety."""
+    """One identity. Colors are sRGB 0..255. Phenotypes and face are arguments of body.shape_space.ShapeSpace."""
 
     number: int  # of the identity
     age: int  # years

@@ -43,7 +43,7 @@ class ProjectedStrands(NamedTuple):
 def project_strands(
     strands: Strands, points: np.ndarray, axes: np.ndarray, corner: np.ndarray, scale: float
 ) -> ProjectedStrands:
-    """Strands in the view of `geometry.camera.orthographic`.
+    """Strands in the view of `geometry.camera.orthographic_view`.
 
     points f32 [P, 3] m: the posed strand points; axes f64 [3, 3]; corner f64 [3] m; scale in px per m.
     """

@@ -2,8 +2,8 @@
 
 It learns gesture classes of words and of sound, and a contrast between sound and the words that are spoken.
 
-The lexicon of the reference acting says which word carries which gesture class. Words of HELD_OUT have no label at all
-in training, not even "no gesture", so that evaluation can ask whether the language model generalizes to them.
+The lexicon of the reference acting says which word carries which gesture class. Words of HELD_OUT_WORDS have no label
+at all in training, not even "no gesture", so that evaluation can ask whether the language model generalizes to them.
 
 B sentences or utterances, L language model tokens, S slots, D model width, G gesture classes, F audio features.
 """

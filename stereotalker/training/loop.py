@@ -22,6 +22,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
 from stereotalker.params import Training
+from stereotalker.store.files import write_atomic
 
 Log = Callable[[str, float, int], None]  # name, value, step
 CHECKPOINT_EVERY_S = 180  # seconds between checkpoints
@@ -141,12 +142,8 @@ def _save(path: Path, step: int, named, average, optimizer) -> None:
     for name, p in named.items():
         state = optimizer.state[p]
         tensors |= {f"m/{name}": state["exp_avg"], f"v/{name}": state["exp_avg_sq"]}
-    temporary = path.with_suffix(".tmp")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    safetensors.torch.save_file(
-        {n: t.contiguous() for n, t in tensors.items()}, temporary, metadata={"step": str(step)}
-    )
-    os.replace(temporary, path)
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    write_atomic(path, safetensors.torch.save(contiguous, metadata={"step": str(step)}))
 
 
 def _resume(path: Path, named, average, optimizer) -> int:

@@ -22,7 +22,7 @@ from stereotalker.params import BodyParams, PeopleParams, resolve
 from stereotalker.records import Avatar, Camera, Motion
 from stereotalker.runtime.process_pool import pool
 from stereotalker.smplx_layout import JOINT
-from stereotalker.synthetic.fit_silhouette import seen_in_portrait
+from stereotalker.synthetic.fit_silhouette import view_in_portrait
 from stereotalker.synthetic.takes import Take
 
 _MIN_SHARDS_FOR_POOL = 6  # with fewer shards, starting processes takes longer than reading
@@ -143,8 +143,8 @@ def imperfect_fit(avatar: Avatar, body: Body, seed: int, amount: float = 1.0) ->
     joints[[JOINT[name] for name in ("pelvis", "spine1", "spine2", "spine3", "left_hip", "right_hip")]] *= 0.25
     surface = (avatar.surface * (1 + amount * rng.normal(0, 0.15))).astype(np.float16)
     imperfect = replace(avatar, betas=betas, poses=avatar.poses + joints, surface=surface)
-    view = seen_in_portrait(imperfect, body)
-    shift = seen_in_portrait(avatar, body).pixels[:, :2] - view.pixels[:, :2]  # px
+    view = view_in_portrait(imperfect, body)
+    shift = view_in_portrait(avatar, body).pixels[:, :2] - view.pixels[:, :2]  # px
     shift *= 1 + amount * rng.normal(0, _RESIDUAL_SHARE)
     shift[body.part == JOINT_PART] = 0
     return replace(imperfect, surface=(surface + view.to_rest(shift)).astype(np.float16))

@@ -12,7 +12,7 @@ from stereotalker.errors import UserError
 from stereotalker.flows.produce import produce
 from stereotalker.production.outputs import Outputs
 from stereotalker.store.local import MARKER, Store
-from stereotalker.store.remote import SharedStore, open_store
+from stereotalker.store.remote import RemoteStore, open_store
 
 pytestmark = pytest.mark.integration
 
@@ -45,7 +45,7 @@ def write_text(text):
 
 
 def test_an_entry_made_on_one_machine_is_found_on_another(s3, tmp_path):
-    here, there = (SharedStore("s3://studio/shared", Store(tmp_path / name)) for name in ("here", "there"))
+    here, there = (RemoteStore("s3://studio/shared", Store(tmp_path / name)) for name in ("here", "there"))
     here.make("stage", "key", write_text("x"))
     assert (there.find("stage", "key") / "a.txt").read_text() == "x"
     calls = []
@@ -58,7 +58,7 @@ def test_an_entry_made_on_one_machine_is_found_on_another(s3, tmp_path):
 
 
 def test_an_entry_without_its_marker_is_not_found(s3, tmp_path):
-    first, second = (SharedStore("s3://studio/half", Store(tmp_path / name)) for name in ("first", "second"))
+    first, second = (RemoteStore("s3://studio/half", Store(tmp_path / name)) for name in ("first", "second"))
     first.make("stage", "key", write_text("x"))
     s3.delete_object(Bucket="studio", Key=f"half/stage/key/{MARKER}")  # As if the upload had been interrupted.
     assert second.find("stage", "key") is None
@@ -70,7 +70,7 @@ def test_an_entry_without_its_marker_is_not_found(s3, tmp_path):
 @pytest.mark.parametrize("damage", [b"", b"y", None])
 def test_a_damaged_object_is_remade(s3, tmp_path, damage):
     name = f"damaged-{damage}"
-    first, second = (SharedStore(f"s3://studio/{name}", Store(tmp_path / place)) for place in ("first", "second"))
+    first, second = (RemoteStore(f"s3://studio/{name}", Store(tmp_path / place)) for place in ("first", "second"))
     first.make("stage", "key", write_text("x"))
     if damage is None:
         s3.delete_object(Bucket="studio", Key=f"{name}/stage/key/a.txt")

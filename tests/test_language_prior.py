@@ -65,11 +65,16 @@ def test_tokens_are_assigned_to_their_words():
 
 
 def test_gesture_probabilities_are_read_from_words_and_sound(prior):
-    reader = GestureClassifier(prior)
-    from_words = reader.words(["what", "a", "huge", "house"] * 20)
+    gesture_classifier = GestureClassifier(prior)
+    from_words = gesture_classifier.words(["what", "a", "huge", "house"] * 20)
     assert from_words.shape == (80, len(GESTURE_NAMES)) and np.allclose(from_words.sum(1), 1, atol=1e-3)
-    assert reader.words([]).shape == (0, len(GESTURE_NAMES)) and reader.words(["", "huge"])[0, 0] == 1
-    from_sound = reader.sound(np.random.default_rng(0).normal(size=(SLOTS_PER_TOKEN * 40 + 1, 8)).astype(np.float32))
+    assert (
+        gesture_classifier.words([]).shape == (0, len(GESTURE_NAMES))
+        and gesture_classifier.words(["", "huge"])[0, 0] == 1
+    )
+    from_sound = gesture_classifier.sound(
+        np.random.default_rng(0).normal(size=(SLOTS_PER_TOKEN * 40 + 1, 8)).astype(np.float32)
+    )
     assert from_sound.shape == (41, len(GESTURE_NAMES)) and np.isfinite(from_sound).all()
 
 
@@ -117,9 +122,9 @@ def test_any_model_in_the_public_format_is_read(tmp_path, kind):
         half.save_pretrained(tmp_path)  # Many public models are stored in half precision.
     else:
         GPT2Model(GPT2Config(**vocabulary, n_embd=32, n_layer=1, n_head=2)).save_pretrained(tmp_path)
-    reader = GestureClassifier(LanguagePrior(8, str(tmp_path), 2))
-    assert reader.words(["a", "huge", "house"]).shape == (3, len(GESTURE_NAMES))
-    assert reader.sound(np.zeros((8, 8), np.float32)).shape == (2, len(GESTURE_NAMES))
+    gesture_classifier = GestureClassifier(LanguagePrior(8, str(tmp_path), 2))
+    assert gesture_classifier.words(["a", "huge", "house"]).shape == (3, len(GESTURE_NAMES))
+    assert gesture_classifier.sound(np.zeros((8, 8), np.float32)).shape == (2, len(GESTURE_NAMES))
 
 
 def test_a_missing_model_is_refused(tmp_path):

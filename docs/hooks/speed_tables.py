@@ -1,0 +1,109 @@
+"""Tables of speed, memory and batches, from benchmarks/*.json. See evaluation_tables.py."""
+
+from __future__ import annotations
+
+from evaluation_figures import Figures, Row
+
+
+def speed(f: Figures) -> list[Row]:
+    wall, peak = f["results", "wall_per_second_256"], f["results", "peak_gb"]
+    long = f["results", "peak_gb_10min"]
+    motion_speed = [f["results", f"motion_realtime_factor_{s}s"] for s in (10, 60, 3600)]
+    layer = [f["results", f"expert_over_dense_{kind}"] for kind in ("still", "moving")]
+    return [
+        Row(
+            "a 10 s clip, 256 px, 25 fps, quality gate included",
+            "at most 6 s for 1 s of video",
+            (f"{wall:.1f} s",),
+            wall <= 6,
+        ),
+        Row("peak memory of the same", "at most 3 GB", (f"{peak:.1f} GB",), peak <= 3),
+        Row(
+            "rendering alone at 256 px, no bfloat16 (AVX2)",
+            "(8 frames a second are asked of AVX-512 with bfloat16)",
+            (f"{f['results', 'render_fps_256']:.1f} frames a second",),
+            None,
+        ),
+        Row(
+            "rendering alone at 512 px, no bfloat16 (AVX2)",
+            "(2 frames a second are asked of AVX-512 with bfloat16)",
+            (f"{f['results', 'render_fps_512']:.2f} frames a second",),
+            None,
+        ),
+        Row(
+            "memory of rendering, a clip of ten minutes, every tenth segment",
+            "at most 3 GB, flat",
+            (f"{f['results', 'peak_gb_10s']:.2f} GB after 10 s, {long:.2f} GB at the end",),
+            long <= 3 and long <= 1.02 * f["results", "peak_gb_10s"],
+        ),
+        Row(
+            "a feed-forward with all experts, over a plain one of the same active size",
+            "at most 1.3 times",
+            (f"{layer[0]:.2f} with a still camera, {layer[1]:.2f} with a moving one",),
+            max(layer) <= 1.3,
+        ),
+        Row(
+            "motion alone from sound: 10 s, a minute, an hour",
+            "at least 20 times real time",
+            (", ".join(f"{v:.0f}" for v in motion_speed),),
+            min(motion_speed) >= 20,
+        ),
+        Row(
+            "peak memory of the same",
+            "",
+            (", ".join(f"{f['results', f'motion_peak_gb_{s}s']:.2f}" for s in (10, 60, 3600)) + " GB",),
+            None,
+        ),
+    ]
+
+
+def batches(f: Figures) -> list[Row]:
+    rounds = f["chaos", "rounds"]
+    clips = f["chaos", "clips"]
+    survived = sum(r["done"] == clips and r["bytes_equal"] == clips and not r["repeated"] for r in rounds)
+    overhead = f["results", "overhead_fraction_without_start_up"]
+    memory = [f["results", f"driver_gb_at_{n}"] for n in (100, 500)]
+    return [
+        Row(
+            f"{clips} clips, two nodes; a worker, a node and the driver killed at random moments; {len(rounds)} rounds",
+            "all clips made, nothing twice, equal bytes",
+            (f"{survived} of {len(rounds)} rounds",),
+            survived == len(rounds),
+        ),
+        Row(
+            "orchestration of a clip with no work, 100 clips",
+            "at most 0.5 s",
+            (f"{f['results', 'overhead_s_per_clip']:.2f} s",),
+            f["results", "overhead_s_per_clip"] <= 0.5,
+        ),
+        Row(
+            "orchestration over a bare loop, 4 real clips, one worker, without start-up",
+            "at most 5 %",
+            (f"{100 * overhead:.1f} %",),
+            overhead <= 0.05,
+        ),
+        Row(
+            f"the same with start-up, which takes {f['results', 'start_up_seconds']:.0f} s once a batch",
+            "",
+            (f"{100 * f['results', 'overhead_fraction']:.0f} %",),
+            None,
+        ),
+        Row(
+            "two workers of one thread over one",
+            "at least 1.6 times",
+            (f"{f['results', 'two_worker_speedup']:.2f} times",),
+            f["results", "two_worker_speedup"] >= 1.6,
+        ),
+        Row(
+            "first clip of a manifest of 5,000",
+            "within 30 s",
+            (f"{f['results', 'first_clip_of_5000_s']:.0f} s",),
+            f["results", "first_clip_of_5000_s"] <= 30,
+        ),
+        Row(
+            "driver's memory from clip 100 to clip 500 of it",
+            "flat",
+            (f"{1000 * (memory[1] - memory[0]):+.0f} MB, of {memory[0]:.1f} GB",),
+            memory[1] <= 1.01 * memory[0],
+        ),
+    ]
