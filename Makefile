@@ -12,8 +12,8 @@ PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 setup: .venv/.ready
 
-# torch apart, because its build differs by index; the rest in the versions and with the hashes that were tested. The lock
-# holds opencv-python-headless in the place of the OpenCV that mediapipe asks for, which needs libGL.
+# torch apart, because its build differs by index; the rest in the versions and with the hashes that were tested. The
+# lock holds opencv-python-headless in the place of the OpenCV that mediapipe asks for, which needs libGL.
 .venv/.ready: pyproject.toml requirements.lock
 	$(PYTHON) -m venv .venv
 	$(PIP) "$(TORCH)"
@@ -51,14 +51,16 @@ docs: setup
 # Resolve the tested set of packages anew, within the ranges of pyproject.toml.
 lock: setup
 	$(PIP) pip-tools
-	$(BIN)/pip-compile -q --generate-hashes --strip-extras --no-emit-index-url --no-emit-trusted-host --no-emit-find-links \
-		--no-header --unsafe-package torch --unsafe-package opencv-contrib-python \
+	$(BIN)/pip-compile -q --generate-hashes --strip-extras --no-header \
+		--no-emit-index-url --no-emit-trusted-host --no-emit-find-links \
+		--unsafe-package torch --unsafe-package opencv-contrib-python \
 		--extra people --extra photo --extra docs --extra dev -o requirements.lock pyproject.toml
 
 bench: setup
 	$(BIN)/python -m benchmarks.clip
 	$(BIN)/python -m benchmarks.render
 	$(BIN)/python -m benchmarks.motion
+	$(BIN)/python -m benchmarks.people
 	$(BIN)/python -m benchmarks.orchestration
 	$(BIN)/python -m benchmarks.chaos
 

@@ -5,17 +5,23 @@ trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/env"
 "$folder/env/bin/pip" install -q --disable-pip-version-check dvc==3.67.1
 cd "$folder"
-# A stage whose dependency is a folder of Python code is up to date after `dvc repro`. Importing the code once, as any run
-# of it does, writes __pycache__ into the folder, and DVC hashes that too: the stage is stale although no source changed.
-# A line "__pycache__" in .dvcignore prevents it.
+# A stage whose dependency is a folder of Python code is up to date after `dvc repro`. Importing the code once, as any
+# run of it does, writes __pycache__ into the folder, and DVC hashes that too: the stage is stale although no source
+# changed. A line "__pycache__" in .dvcignore prevents it.
 export DVC_NO_ANALYTICS=1 PATH="$folder/env/bin:$PATH"
 mkdir -p project/code && cd project
 echo "VALUE = 1" > code/part.py
-printf 'stages:\n  build:\n    cmd: python -B -c "open(\x27out.txt\x27, \x27w\x27).write(\x27done\x27)"\n    deps: [code]\n    outs: [out.txt]\n' > dvc.yaml
+cat > dvc.yaml <<'YAML'
+stages:
+  build:
+    cmd: echo done > out.txt
+    deps: [code]
+    outs: [out.txt]
+YAML
 dvc init --no-scm -q
 dvc repro -q
 before=$(dvc status)
-python -c "import sys; sys.path.insert(0, 'code'); import part"
+env -u PYTHONDONTWRITEBYTECODE python -c "import sys; sys.path.insert(0, 'code'); import part"
 after=$(dvc status)
 echo "__pycache__" > .dvcignore
 ignored=$(dvc status)

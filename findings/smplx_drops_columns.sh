@@ -6,8 +6,8 @@ python3 -m venv "$folder/env"
 "$folder/env/bin/pip" install -q --disable-pip-version-check torch==2.13.0 numpy==2.4.6 smplx==0.1.28
 cd "$folder"
 # A file in SMPL-X format is made with 20 shape and 52 expression columns, random numbers in the right shapes. smplx is
-# asked for 20 and 52. It reads 10 and 10, and takes the expression from columns 10 to 19, which hold shape: it looks for
-# 300 + 100 columns, and with fewer assumes the small layout. It prints a warning and goes on.
+# asked for 20 and 52. It reads 10 and 10, and takes the expression from columns 10 to 19, which hold shape: it looks
+# for 300 + 100 columns, and with fewer assumes the small layout. It prints a warning and goes on.
 "$folder/env/bin/python" - <<'PY' 2>&1 | tee seen.txt
 import numpy as np
 import smplx
@@ -35,8 +35,9 @@ np.savez(
     lmk_faces_idx=np.zeros(51, np.int64),
     lmk_bary_coords=np.full((51, 3), 1 / 3, np.float32),
 )
-model = smplx.SMPLX("SMPLX_NEUTRAL.npz", ext="npz", num_betas=20, num_expression_coeffs=52, use_pca=False, use_face_contour=False)
-print("asked 20 and 52, got", model.num_betas, "and", model.num_expression_coeffs, model.betas.shape, model.expression.shape)
+sizes = {"num_betas": 20, "num_expression_coeffs": 52}
+model = smplx.SMPLX("SMPLX_NEUTRAL.npz", ext="npz", use_pca=False, use_face_contour=False, **sizes)
+print("asked 20 and 52, got", model.num_betas, "and", model.num_expression_coeffs)
 assert (model.num_betas, model.num_expression_coeffs) == (10, 10)
 columns = np.load("SMPLX_NEUTRAL.npz")["shapedirs"]
 assert np.allclose(model.expr_dirs.numpy(), columns[:, :, 10:20])

@@ -89,5 +89,8 @@ class Models:
         files["body"] = resolve(self.params.body.file)
         for stage, path in files.items():
             if not path.is_file():
-                raise UserError(f"{stage}: {path} not found; run `dvc repro`, or restore the repository's file")
+                raise UserError(
+                    f"{stage}: {path} not found; install the package again, or in a checkout restore the file "
+                    "or run `dvc repro`"
+                )
         return {stage: file_digest(path) for stage, path in files.items()}

@@ -47,7 +47,10 @@ def load_weights(kind: type[Model], config_type: type, path: Path) -> Model:
     missing, belongs to another class, or its tensors have other names or shapes.
     """
     if not path.is_file():
-        raise UserError(f"weights {path} not found; run `dvc repro` to train them, or restore the repository's file")
+        raise UserError(
+            f"weights {path} not found; install the package again, or in a checkout restore the file "
+            "or train it with `dvc repro`"
+        )
     with safetensors.safe_open(path, "pt") as file:
         header = file.metadata() or {}
         if header.get("model") != kind.__name__:

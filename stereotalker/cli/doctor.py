@@ -63,7 +63,9 @@ def examine() -> list[Finding]:
     This module imports torch and our own modules, so without those packages `doctor` cannot start at all.
     """
     findings = [Finding("ok", "python", f"{platform.python_version()} on {platform.machine()}, {os.cpu_count()} cores")]
-    findings += [_check_package(name, "MISSING", "run `make setup`") for name in _REQUIRED]
+    findings += [
+        _check_package(name, "MISSING", "install the package again; in a checkout, `make setup`") for name in _REQUIRED
+    ]
     findings += [_check_package(name, "optional", f"not installed; extra {use}") for name, use in _EXTRAS.items()]
     findings.append(_check("ffmpeg", _ffmpeg))
     findings.append(_check("models", _models))
@@ -113,7 +115,7 @@ def _models() -> str:
 def _avatars() -> str:
     names = Library(Home.default().avatars).names()
     if not names:
-        raise UserError("none; run `dvc repro people`")
+        raise UserError("none; install the package again; in a checkout, `dvc repro people`")
     return ", ".join(names)
 
 
