@@ -23,7 +23,7 @@ _MANIFEST_SUFFIXES = (".yaml", ".yml", ".jsonl", ".csv")
 def serve_nightly(folder: Path, out: str, cron: str, params: Path | None) -> None:
     """Register the deployment with Prefect's server and serve it until Ctrl-C.
 
-    cron: five fields, local time. Raises UserError if the folder, the schedule or the parameters cannot be used.
+    cron: five fields, in UTC. Raises UserError if the folder, the schedule or the parameters cannot be used.
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; expected the place where manifests are dropped")

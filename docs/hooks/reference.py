@@ -262,7 +262,7 @@ def _command(name: str, command, heading: str) -> str:
         )
         for p in (*arguments, *options)
     ]
-    return "\n".join([*out, _table(("name", "type", "default", "what it is"), rows)])
+    return "\n".join([*out, _table(("name", "type", "default", "what it is"), rows) if rows else ""])
 
 
 def _option_type(parameter) -> str:

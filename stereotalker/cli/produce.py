@@ -93,7 +93,7 @@ def produce(
         from stereotalker.production.preflight import prepare
 
         plan = prepare(checked, Outputs(out), Models(batch_params), home)
-        print(plan.text())
+        print("\n".join([plan.text(), *(f"note: {note}" for note in checked.notes)]))
         raise typer.Exit(1 if plan.faults else 0)
     if executor == "ray":
         from stereotalker.tasks.server import ensure_server
@@ -129,9 +129,7 @@ def cancel(batch: BatchName = None) -> None:
 def serve(
     folder: Annotated[Path, typer.Argument(help="folder where manifests are dropped")],
     out: Annotated[str, typer.Option(help="folder or URL; every batch gets a folder of its name there")] = "out",
-    cron: Annotated[
-        str, typer.Option(help="when to look for manifests, in cron's notation, local time")
-    ] = "0 20 * * *",
+    cron: Annotated[str, typer.Option(help="when to look for manifests, in cron's notation, in UTC")] = "0 20 * * *",
     params: ParamsFile = None,
 ) -> None:
     """Register the nightly deployment with Prefect and serve it: every manifest in the folder is produced, once."""
