@@ -54,6 +54,13 @@ def portraits(f: Figures) -> list[Row]:
         return {"in the median": f["avatar", key] >= asked, "by the worst": worst(key) >= asked}
 
     warp = f["avatar", "selfwarp_psnr"], worst("selfwarp_psnr")
+
+    def share_row(what: str, key: str, limit: float) -> Row:
+        return Row(what, f"at most {100 * limit:g} %", share(key), at_most(key, limit))
+
+    def pair(key: str, form: str, unit: str = "") -> tuple[str, str]:
+        return f"{f['avatar', key]:{form}}{unit}", f"{worst(key):{form}}{unit}"
+
     return [
         Row(
             "portraits fitted",
@@ -61,48 +68,23 @@ def portraits(f: Figures) -> list[Row]:
             (f"{f['avatar', 'fitted']} of {f['avatar', 'portraits']} pictures", ""),
             f["avatar", "fitted"] >= 34,
         ),
-        Row(
-            "face points off the face, share of its height: the body's fit",
-            "at most 1 %",
-            share("face_error_before_snap"),
-            at_most("face_error_before_snap", 0.01),
-        ),
-        Row(
-            "the same, after the last pixel is moved onto the points",
-            "at most 0.3 %",
-            share("face_error"),
-            at_most("face_error", 0.003),
-        ),
-        Row(
-            "wrists off the detector's hands, share of the shoulders' width",
-            "at most 4 %",
-            share("wrist_error"),
-            at_most("wrist_error", 0.04),
-        ),
+        share_row("face points off the face, share of its height: the body's fit", "face_error_before_snap", 0.01),
+        share_row("the same, after the last pixel is moved onto the points", "face_error", 0.003),
+        share_row("wrists off the detector's hands, share of the shoulders' width", "wrist_error", 0.04),
         Row(
             "person's outline covered by the clothed surface (IoU)",
             "at least 0.97",
-            (f"{f['avatar', 'silhouette_iou']:.3f}", f"{worst('silhouette_iou'):.3f}"),
+            pair("silhouette_iou", ".3f"),
             at_least("silhouette_iou", 0.97),
         ),
-        Row(
-            "the same of the bare body",
-            "",
-            (f"{f['avatar', 'silhouette_iou_bare']:.2f}", f"{worst('silhouette_iou_bare'):.2f}"),
-            None,
-        ),
+        Row("the same of the bare body", "", pair("silhouette_iou_bare", ".2f"), None),
         Row(
             "portrait warped to its own pose, PSNR of the person",
             "at least 32 dB",
             (f"{warp[0]:.1f} dB", f"{warp[1]:.1f} dB"),
             at_least("selfwarp_psnr", 32),
         ),
-        Row(
-            "time of a fit",
-            "at most 20 s",
-            (f"{f['avatar', 'seconds']:.1f} s", f"{worst('seconds'):.1f} s"),
-            at_most("seconds", 20),
-        ),
+        Row("time of a fit", "at most 20 s", pair("seconds", ".1f", " s"), at_most("seconds", 20)),
         Row(
             f"joints off, {f['avatar', 'rendered_people']} rendered people, in the view plane",
             "at most 25 mm",
