@@ -32,12 +32,10 @@ check: setup lint
 
 # What a commit must pass, within ten minutes on two idle cores.
 test: setup lint
-	$(BIN)/mypy
 	$(PYTEST) -m "not slow"
 
 # Everything, with what takes minutes each.
 test-all: setup lint
-	$(BIN)/mypy
 	$(PYTEST)
 
 lint: setup

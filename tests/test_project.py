@@ -98,3 +98,9 @@ def test_invalid_params_are_refused_with_their_name(tmp_path, change, complaint)
     (tmp_path / "params.yaml").write_text(text.replace(*change, 1))
     with pytest.raises(UserError, match=complaint):
         load_params(tmp_path / "params.yaml")
+
+
+@pytest.mark.integration
+def test_mypy_finds_no_wrong_type():
+    answer = subprocess.run([sys.executable, "-m", "mypy"], capture_output=True, text=True, cwd=ROOT)
+    assert answer.returncode == 0, answer.stdout[-3000:]
