@@ -82,11 +82,11 @@ def test_a_shard_says_everything(people, corpus, tiny_params):
     assert take.speech.samples.std() > 0.01 and take.motion.poses.shape == (1, 55, 3)
     with tarfile.open(people / "train" / "people-000000.tar") as tar:
         names = tar.getnames()
-        told = json.loads(tar.extractfile("000000-0.json").read())
+        metadata = json.loads(tar.extractfile("000000-0.json").read())
     assert {name.split(".")[0] for name in names} == {"000000-0"} and "000000-0.c2.t0000.depth.png" in names
     assert (
-        told["utterance"]["file"] in {row.file for row in read_index(corpus / "train")}
-        and told["regions"][3] == "mouth"
+        metadata["utterance"]["file"] in {row.file for row in read_index(corpus / "train")}
+        and metadata["regions"][3] == "mouth"
     )
 
 

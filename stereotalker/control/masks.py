@@ -6,6 +6,7 @@ regions, C: channels of the control maps, p: patch. The network works on cells o
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -37,12 +38,12 @@ class MaskConfig:
     patch: int  # px, side of a cell
 
 
-class RegionMasks(nn.Module):
+class RegionMasks(nn.Module, ABC):
     """A source of region masks. The renderer takes any; `MaskPredictor` is the one that is trained."""
 
+    @abstractmethod
     def predict(self, control: Control) -> torch.Tensor:
         """Region probabilities of every frame, f32 [T, R, H, W]; they sum to one over the regions."""
-        raise NotImplementedError
 
 
 class MaskPredictor(RegionMasks):
