@@ -19,10 +19,27 @@ _CONTENTS = ("store", "mlflow.db", "prefect", "avatars")
 
 
 @dataclass(frozen=True)
+class _Inside:
+    """A path inside a home folder, read as an attribute of the home."""
+
+    name: str
+
+    def __get__(self, home: Home, owner: type[Home]) -> Path:
+        return home.root / self.name
+
+
+@dataclass(frozen=True)
 class Home:
     """A home folder, and the paths inside it."""
 
     root: Path
+
+    store = _Inside("store")  # finished stages; with a shared store, its local copies
+    prefect = _Inside("prefect")  # database, log and address of Prefect's server
+    avatars = _Inside("avatars")  # avatars that the user has added
+    detectors = _Inside("detectors")  # model files of the detector that finds people in portraits
+    credentials = _Inside("credentials")  # certificate and key of the local signer
+    history = _Inside("history.jsonl")  # what past clips took, see production/pace_history.py
 
     @classmethod
     def default(cls) -> Home:
@@ -38,36 +55,6 @@ class Home:
             _note_older_home(older)
             return cls(older)
         return cls(platformdirs.user_data_path("stereotalker", appauthor=False))
-
-    @property
-    def store(self) -> Path:
-        """Store of finished stages; with a shared store, its local copies."""
-        return self.root / "store"
-
-    @property
-    def prefect(self) -> Path:
-        """Database, log and address of Prefect's server."""
-        return self.root / "prefect"
-
-    @property
-    def avatars(self) -> Path:
-        """Avatars that the user has added."""
-        return self.root / "avatars"
-
-    @property
-    def detectors(self) -> Path:
-        """Model files of the detector that finds people in portraits."""
-        return self.root / "detectors"
-
-    @property
-    def credentials(self) -> Path:
-        """Certificate and key of the local signer."""
-        return self.root / "credentials"
-
-    @property
-    def history(self) -> Path:
-        """The time that past clips took. See production/pace_history.py."""
-        return self.root / "history.jsonl"
 
     @property
     def tracking_uri(self) -> str:
