@@ -27,10 +27,6 @@ from tests.conftest import REAL_DATA
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("dataset")]
 
 
-def bytes_of(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*.tar"))}
-
-
 @pytest.fixture(scope="module")
 def footage(tmp_path_factory) -> Path:
     """A video of a synthetic person with sound, cut hard to another person; a video without sound; a text file."""

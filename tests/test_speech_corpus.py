@@ -22,10 +22,6 @@ from stereotalker.records import Speech, load
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("dataset")]
 
 
-def bytes_of(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*.tar"))}
-
-
 def test_parts_share_no_voice_and_no_sentence(corpus, tiny_params):
     rows = {part: read_index(corpus / part) for part in PARTS}
     assert len(rows["train"]) == 8 and len(rows["held_out"]) == 4

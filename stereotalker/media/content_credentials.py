@@ -161,9 +161,9 @@ def _local_signer(folder: Path) -> C2paSigner:
 
 
 def _make_local_signer() -> C2paSigner:
-    """Make a local certificate authority and a leaf certificate that it signs. C2PA refuses self-signed leaves.
+    """Make a local certificate authority and a leaf certificate that it signs.
 
-    The key of the authority is not kept.
+    The signer is the end of a chain, as with a certificate that a studio buys. The key of the authority is not kept.
     """
     authority_key, leaf_key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     authority = _certificate("StereoTalker local authority", authority_key, None, authority_key, True)
