@@ -225,6 +225,7 @@ class EvaluateParams(Section):
     unspoken: list[Path]
     rendered: int = Field(ge=0)
     portraits: Path | None
+    transcripts: Path | None
     spoken_seconds: float = Field(gt=0)
     avatar: str
     lasting: float = Field(gt=0)
@@ -303,6 +304,7 @@ class QualityParams(Section):
     black: float = Field(ge=0, le=255)
     faces: float = Field(ge=0, le=1)
     sharpness: float = Field(gt=0, le=1)
+    unseen: float = Field(ge=0, le=1)
 
 
 class ProvenanceParams(Section):

@@ -184,11 +184,17 @@ def avatar(params: Params, log: Log) -> None:
 
 
 def evaluate(params: Params, log: Log, part: str = "all") -> None:
-    """Measure the models and write the reports. `part`: "motion", "avatar", "render" or "all"."""
-    from stereotalker.evaluation.stage import evaluate_all, evaluate_avatar, evaluate_motion, evaluate_render
+    """Measure the models and write the reports. `part`: "motion", "avatar", "portraits", "render" or "all"."""
+    from stereotalker.evaluation.stage import (
+        evaluate_all,
+        evaluate_avatar,
+        evaluate_motion,
+        evaluate_portraits,
+        evaluate_render,
+    )
 
-    if part == "avatar":
-        evaluate_avatar(params, log)
+    if part in ("avatar", "portraits"):
+        {"avatar": evaluate_avatar, "portraits": evaluate_portraits}[part](params, log)
     else:
         {"motion": evaluate_motion, "render": evaluate_render, "all": evaluate_all}[part](params, DATA, WEIGHTS, log)
 

@@ -132,7 +132,7 @@ class Avatar:
     style: int  # index of the acting style in acting.reference_acting.STYLES
     # "synthetic"; or "portrait" for a real person, whose consent is on the avatar's card or in the manifest.
     origin: str
-    arms: bool = True  # whether the portrait shows a hand; if not, clips keep the arms in the portrait's pose
+    arms: bool = True  # whether the portrait shows a hand; if not, the arms of a clip hardly move
 
     def __post_init__(self):
         H, W = self.portrait.shape[:2]

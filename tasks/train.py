@@ -16,7 +16,7 @@ from stereotalker.training.loop import Log, print_log
 def run_stage(name: str, params: Params, home: Home, part: str = "all") -> None:
     """Run a stage. A training or an evaluation becomes a run in MLflow.
 
-    part: what is evaluated, "motion", "render", "avatar" or "all". Raises UserError for an unknown stage.
+    part: what is evaluated, "motion", "render", "avatar", "portraits" or "all". Raises UserError for an unknown stage.
     """
     if name not in pipeline.PIPELINE_STAGES:
         raise UserError(f"stage {name!r} is unknown; expected one of {', '.join(pipeline.PIPELINE_STAGES)}")

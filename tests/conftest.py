@@ -33,8 +33,8 @@ from stereotalker.avatar.fit_portrait import fit_portrait
 from stereotalker.avatar.fit_problem import hand_points, pose_point
 from stereotalker.avatar.landmarks import POSE, Landmarks
 from stereotalker.body.model import Body
+from stereotalker.control.body_parts import hand_vertices
 from stereotalker.control.masks import MaskConfig, MaskPredictor
-from stereotalker.control.region_sources import hand_vertices
 from stereotalker.dataset.build import build_people
 from stereotalker.dataset.speech_corpus import build_corpus
 from stereotalker.flows.produce import produce

@@ -12,7 +12,6 @@ from stereotalker.avatar.card_image import draw_card
 from stereotalker.avatar.detector_calibration import HAND_JOINTS
 from stereotalker.avatar.fit_portrait import fit_portrait
 from stereotalker.avatar.hair_depth import HairRule
-from stereotalker.avatar.inpainting import inpaint
 from stereotalker.avatar.library import Library, read_avatar
 from stereotalker.avatar.segmentation import outline
 from stereotalker.body.free_body import PARTS
@@ -20,6 +19,7 @@ from stereotalker.errors import ClipError
 from stereotalker.evaluation.avatars import warp_psnr
 from stereotalker.geometry import camera
 from stereotalker.geometry.camera_path import CameraPath
+from stereotalker.media.inpainting import inpaint
 from stereotalker.records import Motion
 from stereotalker.smplx_layout import JOINT, REGION, SIDES
 from tests.conftest import SIZE

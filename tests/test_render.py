@@ -11,16 +11,17 @@ from render_helpers import training_sample
 from scipy.ndimage import distance_transform_edt
 
 from stereotalker.acting.reference_acting import STYLES, act
+from stereotalker.control.body_parts import hand_vertices
 from stereotalker.control.masks import region_iou
-from stereotalker.control.reference_warp import SEEN, control, reference
-from stereotalker.control.region_sources import hand_vertices
+from stereotalker.control.reference_warp import control, reference
 from stereotalker.control.texture import texel_corners
+from stereotalker.control.warp_kernels import SEEN
 from stereotalker.diffusion.windows import Window, windows
 from stereotalker.evaluation import rendering
 from stereotalker.geometry import camera
 from stereotalker.geometry.camera_path import CameraPath
 from stereotalker.records import Motion
-from stereotalker.render.renderer import composite_visible_pixels
+from stereotalker.render.renderer import composite_reliable_pixels
 from stereotalker.smplx_layout import REGION, REGIONS
 from stereotalker.synthetic.actor import build_actor
 
@@ -149,7 +150,7 @@ def test_a_large_background_is_drawn_without_aliasing(tiny_models, avatar):
 def test_visible_pixels_of_the_portrait_are_kept():
     image, warp, visibility = torch.zeros(1, 3, 20, 20), torch.ones(1, 3, 20, 20), torch.ones(1, 1, 20, 20)
     visibility[..., :8] = 0.5
-    result = composite_visible_pixels(image, warp, visibility)[0, 0]
+    result = composite_reliable_pixels(image, warp, visibility)[0, 0]
     assert result[:, :8].max() == 0 and result[:, 14:].min() == 1 and (result.diff(dim=1) >= 0).all()
 
 

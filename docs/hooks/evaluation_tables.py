@@ -175,6 +175,54 @@ def speaking(f: Figures) -> list[Row]:
     ]
 
 
+def gestures(f: Figures) -> list[Row]:
+    def row(measure: str, key: str, asked: str, form: Callable[[float], str], good: Callable[[float], bool]) -> Row:
+        value = f["portraits", key]
+        try:
+            before = form(f["portraits_before", key])
+        except KeyError:
+            before = ""
+        return Row(measure, asked, (before, form(value)), good(value))
+
+    def percent(value: float) -> str:
+        return f"{100 * value:.1f} %"
+
+    def plain(value: float) -> str:
+        return f"{value:.2f}"
+
+    labelled = int(f["portraits", "sleeves_labelled"])
+    own = f["portraits", "portrait_joint_error"]
+    return [
+        row("MediaPipe finds the driven hands", "hands_found", "at least 97 %", percent, lambda v: v >= 0.97),
+        row(
+            f"its joints off the driven ones, palms ({own:.2f} in the photographs themselves)",
+            "finger_joint_error",
+            "at most 0.10",
+            plain,
+            lambda v: v <= 0.10,
+        ),
+        row("shown of hands, never in the portrait", "unseen_hands", "at most 20 %", percent, lambda v: v <= 0.20),
+        row("shown of arms, never in the portrait", "unseen_arms", "at most 15 %", percent, lambda v: v <= 0.15),
+        row("range of the wrists over before", "wrist_range_over_before", "at least 0.7", plain, lambda v: v >= 0.7),
+        row(
+            "shoulders higher than in the portrait, half shoulder widths",
+            "shoulder_rise",
+            "within 0.04",
+            plain,
+            lambda v: abs(v) <= 0.04,
+        ),
+        row(
+            "sleeves' ends right to 5 % of the arm",
+            "sleeves_right",
+            f"{labelled} of {labelled}",
+            lambda v: f"{v:.0f} of {labelled}",
+            lambda v: v == labelled,
+        ),
+        row("hands and faces in the backgrounds", "background_hands", "0", lambda v: f"{v:.0f}", lambda v: v == 0),
+        row("person in the backgrounds", "background_person", "below 0.5 %", percent, lambda v: v < 0.005),
+    ]
+
+
 def masks(f: Figures) -> list[Row]:
     def rows(measure: str, key: str, asked: str, good: Callable[[float], bool], digits: int) -> list[Row]:
         found = {
@@ -307,6 +355,7 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[[Figures], list[Row]]]] = {
     "portraits": (("median", "worst"), portraits),
     "rendering": (("ours", "the warp alone"), rendering),
     "speaking": (("all portraits", "the worst"), speaking),
+    "gestures": (("before", "now"), gestures),
     "masks": (("ours", "the body's labels"), masks),
     "motion": (("sound alone", "with text"), motion),
     "speed": (("measured",), speed),

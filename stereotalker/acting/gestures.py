@@ -325,6 +325,7 @@ REST_POSES: dict[str, tuple[HandTarget, HandTarget]] = {
         _hand_at(0.175, 0.395, 0.280, _mix((_FRONT, 1), (_IN, 0.5)), _mix((_IN, 1), (_DOWN, 0.5)), "relaxed", 0.45),
     ) * 2,
     "low": (_hand_at(0.225, 0.215, 0.16, _mix((_FRONT, 0.6), (_DOWN, 1)), _IN, "relaxed", 0.4),) * 2,
+    "sides": (_hand_at(0.245, 0.150, 0.040, _DOWN, _IN, "relaxed", 0.35),) * 2,
     "steeple": (_hand_at(0.062, 0.42, 0.29, _mix((_UP, 1), (_IN, 0.12), (_FRONT, 0.6)), _IN, "flat", 0.5),) * 2,
     "one-up": (
         _hand_at(0.15, 0.42, 0.285, _mix((_FRONT, 1), (_IN, 0.6)), _mix((_IN, 1), (_UP, 0.4)), "relaxed", 0.45),

@@ -6,11 +6,11 @@ import cv2
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
-from stereotalker.avatar.inpainting import inpaint
+from stereotalker.media.inpainting import inpaint
 
 # The background begins this far outside the person's silhouette, as a share of the picture's longer side. What lies
 # nearer is filled as well.
-_HALO = 0.008
+_HALO = 0.016
 # The hole is filled in a picture that is scaled down to this length of the longer side, px.
 _FILL_SIZE_PX = 192
 # Blur of the filling, which hides its seams (standard deviation), and the depth inside the hole at which the blur has

@@ -22,8 +22,9 @@ from stereotalker.avatar.detector_calibration import Calibration
 from stereotalker.avatar.landmarks import FACE_INNER, IRIS, Landmarks
 from stereotalker.body.free_body import PARTS
 from stereotalker.body.model import Body
+from stereotalker.control.layers import ARM, COUNT, HAND, TRUNK, vertex_layers
 from stereotalker.geometry.rasterizer import rasterize
-from stereotalker.smplx_layout import JOINT, SIDES
+from stereotalker.smplx_layout import JOINT, REGION, SIDES
 
 # Distance from the nearest face landmark at which the snap of the face has faded out, m.
 _FACE_SNAP_M = 0.035
@@ -49,8 +50,14 @@ _OVERLAP = 0.0014
 # Distance outside an outline point at which the search for uncovered pixels of the person begins, px. Vertices that
 # close a gap go this much farther.
 _GAP_START_PX = 1.5
+# So close to an arm, the trunk's outline is not looked for, as a share of the longer side.
+_AMBIGUOUS = 0.015
+# A part is looked for in a window around where it starts, with this margin as a share of the longer side.
+_WINDOW_MARGIN = 0.08
 # Widest gaps that are closed, as shares of the longer side.
-_MAX_GAP, _MAX_FINGER_GAP = 0.12, 0.025
+_MAX_GAP, _MAX_FINGER_GAP, _MAX_ARMPIT_GAP = 0.12, 0.025, 0.012
+# Largest distance over which the trunk is extended to the edge of its cloth, as a share of the longer side.
+_MAX_TRUNK_GAP = 0.03
 
 
 @dataclass(frozen=True)
@@ -130,47 +137,69 @@ def face_fixed_weights(body: Body, calibration: Calibration) -> np.ndarray:
     return np.clip(1.5 - distance / _FACE_FIXED_M, 0, 1).astype(np.float32)
 
 
+@dataclass(frozen=True)
+class _OutlinePart:
+    """A part of the body whose outline is pulled onto its own region of the picture."""
+
+    triangles: np.ndarray  # i32 [F, 3] into the moving vertices
+    corner: np.ndarray  # i64 [2] px, x and y of the window's upper left corner
+    region: np.ndarray  # bool [h, w] where the window shows the part
+    edge: np.ndarray  # f64 [E, 2] px, points on the region's edge
+    outward: np.ndarray  # f64 [E, 2] normals of the edge
+
+
 def align_silhouette(
-    projected: ProjectedBody, mask: np.ndarray, body: Body, start: np.ndarray, fixed: np.ndarray
+    projected: ProjectedBody, regions: np.ndarray, body: Body, start: np.ndarray, fixed: np.ndarray
 ) -> np.ndarray:
     """Offsets [V, 2] px that bring the body's outline onto the person's, beginning with the offsets `start` [V, 2] px.
 
-    mask bool [H, W]: the person; fixed [V] in 0..1: how firmly a vertex keeps its offset in `start`.
+    Hands, arms and the rest are aligned each with their own regions, so that an arm before the trunk and a finger
+    before an arm find their edges, too. regions u8 [H, W]: labels of the picture; fixed [V] in 0..1: how firmly a
+    vertex keeps its offset in `start`.
     """
-    is_moving = (body.part == PARTS["body"][0]) & (projected.pixels[:, 1] < mask.shape[0] * _LOWEST_Y)
+    is_moving = (body.part == PARTS["body"][0]) & (projected.pixels[:, 1] < regions.shape[0] * _LOWEST_Y)
     moving = np.flatnonzero(is_moving)
     triangles = submesh_triangles(body.faces, moving)
     smoothness = bilaplacian(triangles, len(moving))
-    edge, outward = _mask_edge(mask)
-    side = max(mask.shape)
-    edge = edge + _OVERLAP * side * outward
+    side = max(regions.shape)
     fixed, is_hand = fixed[moving], body.hand_weight()[moving] > 0.5
     trunk_joints = [JOINT[n] for n in ("pelvis", "spine1", "spine2", "spine3", "left_hip", "right_hip")]
     is_trunk = body.weights[moving][:, trunk_joints].sum(1) > 0.5
+    parts = _outline_parts(
+        body, moving, triangles, regions, projected.pixels[moving] + np.pad(start[moving], ((0, 0), (0, 1)))
+    )
     shift = start[moving].copy()
     # A vertex that closed a gap is then hidden from the outline, so its goal is kept for later iterations.
     gap_goal, closed_gap = shift.copy(), np.zeros(len(moving))
     for k in range(_ITERATIONS):
         px = projected.pixels[moving].copy()
         px[:, :2] += shift
-        covered = rasterize(px.astype(np.float32), triangles, mask.shape).face >= 0
-        rim, normal = _outline_vertices(px, triangles, covered)
-        rim = rim[fixed[rim] < 0.5]
-        normal = normal[rim]
         stiffness = _FIRST_STIFFNESS * (_LAST_STIFFNESS / _FIRST_STIFFNESS) ** (k / (_ITERATIONS - 1))
-        max_distance = np.where(is_hand[rim], _MAX_HAND_DISTANCE, _MAX_DISTANCE) * side
-        pull, weight = _match_edges(px[rim, :2], normal, edge, outward, side, max_distance)
-        gap, meets_body = _uncovered_gap(px[rim, :2], normal, covered, mask)
-        # Cloth that shows between arm and trunk belongs to the trunk; between fingers, both sides meet half way.
-        closes = meets_body & (is_trunk[rim] | (is_hand[rim] & (gap < _MAX_FINGER_GAP * side)))
-        closing = np.where(is_hand[rim], 0.5 * gap, gap)[:, None] * normal + _GAP_START_PX * normal
-        extends = ~meets_body & (gap > _GAP_START_PX) & (~is_hand[rim] | (gap < _MAX_HAND_DISTANCE * side))
-        pull[closes], weight[closes] = closing[closes], 1.0
-        pull[extends], weight[extends] = (gap[:, None] * normal)[extends], 1.0
-        gap_goal[rim[closes]], closed_gap[rim[closes]] = shift[rim[closes]] + closing[closes], 1.0
-        goal_weight, goal = closed_gap.copy(), np.where(closed_gap[:, None] > 0, gap_goal, shift)
-        goal_weight[rim] = weight
-        goal[rim] = shift[rim] + pull
+        goal_weight, goal = np.zeros(len(moving)), shift.copy()
+        for part in parts:
+            local = px - np.pad(part.corner, (0, 1))
+            covered = rasterize(local.astype(np.float32), part.triangles, part.region.shape).face >= 0
+            rim, normal = _outline_vertices(local, part.triangles, covered)
+            rim = rim[fixed[rim] < 0.5]
+            normal = normal[rim]
+            max_distance = np.where(is_hand[rim], _MAX_HAND_DISTANCE, _MAX_DISTANCE) * side
+            pull, weight = _match_edges(px[rim, :2], normal, part.edge, part.outward, side, max_distance)
+            gap, meets_body = _uncovered_gap(local[rim, :2], normal, covered, part.region, _MAX_GAP * side)
+            # Gaps between trunk and arm close on the trunk's side; between fingers, both sides meet half way.
+            narrow = np.where(is_hand[rim], _MAX_FINGER_GAP, np.where(is_trunk[rim], _MAX_ARMPIT_GAP, 0.0)) * side
+            closes = meets_body & (gap < narrow)
+            closing = np.where(is_hand[rim], 0.5 * gap, gap)[:, None] * normal + _GAP_START_PX * normal
+            longest = np.where(is_hand[rim], _MAX_HAND_DISTANCE, np.where(is_trunk[rim], _MAX_TRUNK_GAP, np.inf)) * side
+            extends = ~meets_body & (gap > _GAP_START_PX) & (gap < longest) & bool(len(part.edge))
+            pull[closes], weight[closes] = closing[closes], 1.0
+            pull[extends], weight[extends] = (gap[:, None] * normal)[extends], 1.0
+            gap_goal[rim[closes]], closed_gap[rim[closes]] = shift[rim[closes]] + closing[closes], 1.0
+            # A vertex may be on the outlines of several parts. The last, smallest one decides, even against a goal: the
+            # trunk would else be pulled before an arm.
+            goal_weight[rim] = weight
+            goal[rim] = shift[rim] + pull
+        is_hidden = (closed_gap > 0) & (goal_weight == 0)
+        goal_weight[is_hidden], goal[is_hidden] = 1.0, gap_goal[is_hidden]
         anchor = 1e3 * fixed + 1e-3
         system = sparse.diags(goal_weight + anchor) + stiffness * smoothness
         right = goal_weight[:, None] * goal + anchor[:, None] * start[moving]
@@ -180,16 +209,53 @@ def align_silhouette(
     return result
 
 
+def _outline_parts(
+    body: Body, moving: np.ndarray, triangles: np.ndarray, regions: np.ndarray, px: np.ndarray
+) -> list[_OutlinePart]:
+    """The rest of the body, both arms and both hands. moving i64 [M]; triangles i32 [F, 3] into it; px [M, 2]."""
+    person, is_limb = regions != REGION["background"], np.isin(regions, (REGION["arms"], REGION["hands"]))
+    # Close to an arm, cloth may be the trunk's or a sleeve's, so it pulls neither.
+    is_trunk = person & (distance_transform_edt(~is_limb) > _AMBIGUOUS * max(regions.shape))
+    layer = vertex_layers(body)[moving]
+    overlap, margin = _OVERLAP * max(regions.shape), round(_WINDOW_MARGIN * max(regions.shape))
+
+    def edges(mask: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The edge of a mask, where the picture shows one of the labels `inside` within it."""
+        edge, outward = _mask_edge(mask)
+        columns, rows = np.clip((edge - 2 * outward).astype(int), 0, np.array(mask.shape[::-1]) - 1).T
+        is_own = inside[rows, columns]
+        return edge[is_own] + overlap * outward[is_own], outward[is_own]
+
+    is_hand = regions == REGION["hands"]
+    everything = tuple(range(COUNT))
+    # The whole body has no edge of its own to follow, but gaps between its parts.
+    kinds = [(everything, person, (np.zeros((0, 2)), np.zeros((0, 2))))]
+    kinds += [((TRUNK,), person & ~is_limb, edges(person, is_trunk))]
+    kinds += [((ARM + k, HAND + k), is_limb, edges(is_limb, is_limb)) for k in (0, 1)]
+    kinds += [((HAND + k,), is_hand, edges(is_hand, is_hand)) for k in (0, 1)]
+    parts = []
+    for layers, region, (edge, outward) in kinds:
+        is_own = np.isin(layer, layers)
+        own = triangles[is_own[triangles].all(1) if layers == (TRUNK,) else is_own[triangles].any(1)]
+        if not len(own) or not (len(edge) or layers == everything):
+            continue
+        low = np.clip(px[is_own, :2].min(0).astype(int) - margin, 0, np.array(regions.shape[::-1]) - 2)
+        high = np.clip(px[is_own, :2].max(0).astype(int) + margin, low + 2, regions.shape[::-1])
+        window = slice(low[1], high[1]), slice(low[0], high[0])
+        parts.append(_OutlinePart(own, low, region[window], edge, outward))
+    return parts
+
+
 def _uncovered_gap(
-    points: np.ndarray, normals: np.ndarray, covered: np.ndarray, mask: np.ndarray
+    points: np.ndarray, normals: np.ndarray, covered: np.ndarray, mask: np.ndarray, longest: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """How far the person goes on uncovered by the body, from points [N, 2] px along their outward normals [N, 2].
 
-    covered, mask bool [H, W]: pixels of the body and of the person. Returns the length of the gap in px [N], 0 if
-    there is none or it is too long, and whether the body follows behind it, bool [N].
+    covered, mask bool [H, W]: pixels of the body and of the person; longest: of all gaps, px. Returns the length of
+    the gap in px [N], 0 if there is none or it is too long, and whether the body follows behind it, bool [N].
     """
     H, W = mask.shape
-    steps = np.arange(_GAP_START_PX, _MAX_GAP * max(H, W))
+    steps = np.arange(_GAP_START_PX, longest)
     places = points[:, None] + steps[None, :, None] * normals[:, None]
     columns, rows = (np.clip(places[..., k].astype(int), 0, (W, H)[k] - 1) for k in (0, 1))
     stops = covered[rows, columns] | ~mask[rows, columns]
@@ -247,6 +313,8 @@ def _match_edges(
     max_distance [N] px. Matches go both ways: each point to its nearest edge point, and each edge point to its nearest
     point. The distance counts place and direction.
     """
+    if not len(edge) or not len(points):
+        return np.zeros_like(points), np.zeros(len(points))
     scale = _NORMAL_WEIGHT * side
     edge_tree = cKDTree(np.concatenate([edge, scale * outward], 1))
     distance, index = edge_tree.query(np.concatenate([points, scale * normals], 1))

@@ -14,15 +14,15 @@ from stereotalker.avatar.body_fit import Fit, fit, hand_pixels
 from stereotalker.avatar.clothed_surface import ProjectedBody, align_silhouette, face_fixed_weights, snap_to_keypoints
 from stereotalker.avatar.detector_calibration import Calibration
 from stereotalker.avatar.hair_depth import FITTED_HEAD, hair_depth
-from stereotalker.avatar.hand_segmentation import fingers
 from stereotalker.avatar.landmarks import FACE_INNER, Detector, Landmarks
+from stereotalker.avatar.limb_segmentation import fingers
 from stereotalker.avatar.segmentation import label_regions, outline
 from stereotalker.body.model import Body
 from stereotalker.errors import ClipError
 from stereotalker.geometry.camera import project
 from stereotalker.geometry.rasterizer import rasterize
 from stereotalker.records import Avatar, Motion
-from stereotalker.smplx_layout import JOINT
+from stereotalker.smplx_layout import JOINT, REGION
 
 # Smallest accepted length of the picture's shorter side, px.
 MIN_SIDE_PX = 256
@@ -101,10 +101,13 @@ def fit_portrait(
         )
     mask = outline(picture, landmarks.person, fingers(landmarks.hands, (H, W)))
     bare = _project_body(body_fit, body_fit.surface, body)
-    regions = label_regions(picture, mask, landmarks, body, bare.pixels)
     hands = hand_pixels(body_fit, landmarks, body, calibration)
+    snapped = snap_to_keypoints(bare, landmarks, hands, body, calibration)
+    snapped_pixels = bare.pixels + np.pad(snapped, ((0, 0), (0, 1))).astype(np.float32)
+    regions = label_regions(picture, mask, landmarks, body, snapped_pixels)
+    mask = regions != REGION["background"]
     fixed = face_fixed_weights(body, calibration)
-    shift = align_silhouette(bare, mask, body, snap_to_keypoints(bare, landmarks, hands, body, calibration), fixed)
+    shift = align_silhouette(bare, regions, body, snapped, fixed)
     nearer = hair_depth(bare, shift, fixed, regions, body, FITTED_HEAD)
     surface = (body_fit.surface + bare.to_rest(shift, nearer)).astype(np.float16)
     clothed = _project_body(body_fit, surface, body)
@@ -215,9 +218,7 @@ def _chest_depth(body_fit: Fit, body: Body) -> float:
 def _notes(body_fit: Fit, avatar: Avatar, residuals: Residuals) -> list[str]:
     notes = []
     if not avatar.arms:
-        notes.append(
-            "no hand is in the picture: the arms stay as they are, except in clips that ask for `arms: invent`"
-        )
+        notes.append("no hand is in the picture: the arms hardly move, except in clips that ask for `arms: invent`")
     elif missing := [side for side, is_detected in body_fit.seen.items() if not is_detected]:
         notes.append(f"the {missing[0]} hand was not found: it is placed by the arm alone")
     if body_fit.wrist_error is not None and body_fit.wrist_error > WRIST_GOAL:

@@ -49,7 +49,7 @@ FILES: dict[str, tuple[str, tuple[str, ...]]] = {
     "hand_landmarker_lite.task": ("", ("e635571d01e2ca2908a011b7be5c9135f6830989f6cf419f46a4eae44481920f",)),
 }
 # Hand models in the order of preference; one of them is enough.
-_HANDS = ("hand_landmarker.task", "hand_landmarker_lite.task")
+HAND_MODELS = ("hand_landmarker.task", "hand_landmarker_lite.task")
 TELEMETRY = "MediaPipe's wheel sends usage metrics to Google and has no switch against it; it works without a network"
 # Distances as shares of the shoulder width.
 # Two bodies whose shoulder centers are farther apart are two people.
@@ -91,8 +91,8 @@ def copy_from(source: Path, folder: Path) -> list[Path]:
         for name, (_, accepted) in FILES.items()
         if (source / name).is_file() and file_digest(source / name) in accepted
     ]
-    has_hands = bool(set(_HANDS) & set(accepted_names))
-    missing = [name for name in FILES if name not in accepted_names and not (name in _HANDS and has_hands)]
+    has_hands = bool(set(HAND_MODELS) & set(accepted_names))
+    missing = [name for name in FILES if name not in accepted_names and not (name in HAND_MODELS and has_hands)]
     if missing:
         raise UserError(f"{source} does not hold {', '.join(missing)} with a known SHA-256")
     folder.mkdir(parents=True, exist_ok=True)
@@ -131,8 +131,8 @@ def fetch(folder: Path) -> list[Path]:
 
 def _missing(folder: Path) -> list[str]:
     """Names of the model files that a folder lacks; one hand model is enough."""
-    hands = next((name for name in _HANDS if (folder / name).is_file()), _HANDS[0])
-    return [name for name in FILES if not (folder / name).is_file() and (name == hands or name not in _HANDS)]
+    hands = next((name for name in HAND_MODELS if (folder / name).is_file()), HAND_MODELS[0])
+    return [name for name in FILES if not (folder / name).is_file() and (name == hands or name not in HAND_MODELS)]
 
 
 def check_usable(folder: Path) -> None:
@@ -154,8 +154,8 @@ class MediaPipe:
     """
 
     def __init__(self, folder: Path):
-        make, self._image = _load_mediapipe(folder)
-        hands = next(name for name in _HANDS if (folder / name).is_file())
+        make, self._image = load_mediapipe(folder)
+        hands = next(name for name in HAND_MODELS if (folder / name).is_file())
         self.name = detector_version()
         self._face = make(
             "FaceLandmarker",
@@ -181,29 +181,29 @@ class MediaPipe:
 
     def __exit__(self, *_) -> None:
         """Close the tasks now, because their own destructors run too late when the interpreter ends."""
-        with _silence_stderr():
+        with silence_stderr():
             for task in (self._face, self._pose, self._hand, self._person):
                 task.close()
 
     def __call__(self, picture: np.ndarray) -> Landmarks:
         """Detect the landmarks of a picture u8 [H, W, 3] sRGB."""
-        with _silence_stderr():
+        with silence_stderr():
             return self._detect(picture)
 
     def _detect(self, picture: np.ndarray) -> Landmarks:
         H, W = picture.shape[:2]
-        square = _pad_to_square(picture)
+        square = pad_to_square(picture)
         image, side = self._image(square), len(square)
         faces, poses = self._face.detect(image), self._pose.detect(image)
         person = np.squeeze(self._person.segment(image).confidence_masks[0].numpy_view())[:H, :W].copy()
         widest = max(
             range(len(faces.face_landmarks)),
-            key=lambda k: np.ptp(_to_pixels(faces.face_landmarks[k], side)[:, 0]),
+            key=lambda k: np.ptp(to_pixels(faces.face_landmarks[k], side)[:, 0]),
             default=None,
         )
         face = head = pose = visible = world = None
         if widest is not None:
-            face = _to_pixels(faces.face_landmarks[widest], side)
+            face = to_pixels(faces.face_landmarks[widest], side)
             head = np.asarray(faces.facial_transformation_matrixes[widest], np.float32)[:3, :3]
             head = head / np.cbrt(np.linalg.det(head))  # the matrix also holds a scale
         if poses.pose_landmarks:
@@ -211,16 +211,16 @@ class MediaPipe:
             def distance_to_face(k):
                 if face is None:
                     return k
-                return np.linalg.norm(_to_pixels(poses.pose_landmarks[k], side)[POSE["nose"]] - face.mean(0))
+                return np.linalg.norm(to_pixels(poses.pose_landmarks[k], side)[POSE["nose"]] - face.mean(0))
 
             nearest = min(range(len(poses.pose_landmarks)), key=distance_to_face)
-            pose = _to_pixels(poses.pose_landmarks[nearest], side)
+            pose = to_pixels(poses.pose_landmarks[nearest], side)
             world = _to_world(poses.pose_world_landmarks[nearest])
             visible = np.array([p.visibility for p in poses.pose_landmarks[nearest]], np.float32)
         people = 0
         if pose is not None:
             shoulders = [POSE["left_shoulder"], POSE["right_shoulder"]]
-            centers = [_to_pixels(p, side)[shoulders].mean(0) for p in poses.pose_landmarks]
+            centers = [to_pixels(p, side)[shoulders].mean(0) for p in poses.pose_landmarks]
             limit = _OTHER_PERSON * np.linalg.norm(np.subtract(*pose[shoulders]))
             people = 1 + sum(np.linalg.norm(center - centers[nearest]) > limit for center in centers)
         hands, hands_world = self._detect_hands(square, pose, visible)
@@ -248,7 +248,7 @@ class MediaPipe:
             """Give each side that has no hand yet the detection nearest to its wrist."""
             candidates = []
             for k in range(len(detections.hand_landmarks)):
-                points = _to_pixels(detections.hand_landmarks[k], side_px) + offset
+                points = to_pixels(detections.hand_landmarks[k], side_px) + offset
                 candidates += [(np.linalg.norm(points[0] - wrists[side]), side, k, points) for side in sides]
             assigned: set[int] = set()
             for distance, side, k, points in sorted(candidates, key=lambda c: c[0]):
@@ -270,40 +270,12 @@ class MediaPipe:
             x, y = (int(np.clip(c - half, 0, max(len(square) - 2 * half, 0))) for c in center)
             crop = square[y : y + 2 * half, x : x + 2 * half]
             if min(crop.shape[:2]) > _MIN_CROP_PX:
-                detections = self._hand.detect(self._image(_pad_to_square(crop)))
+                detections = self._hand.detect(self._image(pad_to_square(crop)))
                 assign(detections, np.array([x, y], np.float32), max(crop.shape[:2]), [side])
         return hands, world
 
 
-class JawTracker:
-    """Measures how far the jaw is open in finished frames, by MediaPipe's face landmarker.
-
-    folder: where the model files are. Raises UserError if package, model files or system libraries are missing.
-    """
-
-    def __init__(self, folder: Path):
-        make, self._image = _load_mediapipe(folder)
-        self._face = make("FaceLandmarker", "face_landmarker.task", output_face_blendshapes=True)
-
-    def __enter__(self) -> JawTracker:
-        return self
-
-    def __exit__(self, *_) -> None:
-        with _silence_stderr():
-            self._face.close()
-
-    def jaw(self, frames: np.ndarray) -> np.ndarray:
-        """The ARKit action jawOpen of frames u8 [T, H, W, 3], f32 [T] in 0..1; nan where no face is found."""
-        jaw_open = np.full(len(frames), np.nan, np.float32)
-        with _silence_stderr():
-            for t, frame in enumerate(frames):
-                shapes = self._face.detect(self._image(_pad_to_square(frame))).face_blendshapes
-                if shapes:
-                    jaw_open[t] = next(s.score for s in shapes[0] if s.category_name == "jawOpen")
-        return jaw_open
-
-
-def _load_mediapipe(folder: Path) -> tuple[Callable, Callable]:
+def load_mediapipe(folder: Path) -> tuple[Callable, Callable]:
     """Check the model files and import MediaPipe.
 
     Returns make(kind, model's file name, **options), which makes a task, and a function that wraps a picture
@@ -326,7 +298,7 @@ def _load_mediapipe(folder: Path) -> tuple[Callable, Callable]:
     def make(kind: str, name: str, **options):
         base = BaseOptions(model_asset_path=str(folder / name))
         try:
-            with _silence_stderr():
+            with silence_stderr():
                 task_options = getattr(vision, kind + "Options")(base_options=base, **options)
                 return getattr(vision, kind).create_from_options(task_options)
         except (OSError, RuntimeError) as error:  # MediaPipe loads its system libraries only here
@@ -336,7 +308,7 @@ def _load_mediapipe(folder: Path) -> tuple[Callable, Callable]:
 
 
 @contextmanager
-def _silence_stderr() -> Iterator[None]:
+def silence_stderr() -> Iterator[None]:
     """Suppress the dozens of lines that the tasks' C++ code writes to standard error at every log level."""
     sys.stderr.flush()
     stderr, devnull = os.dup(2), os.open(os.devnull, os.O_WRONLY)
@@ -349,14 +321,14 @@ def _silence_stderr() -> Iterator[None]:
         os.close(devnull)
 
 
-def _pad_to_square(picture: np.ndarray) -> np.ndarray:
+def pad_to_square(picture: np.ndarray) -> np.ndarray:
     """Pad a picture to the right and below, because the tasks return correct keypoints for squares only."""
     H, W = picture.shape[:2]
     side = max(H, W)
     return picture if H == W else np.pad(picture, ((0, side - H), (0, side - W), (0, 0)), mode="edge")
 
 
-def _to_pixels(landmarks, side: int) -> np.ndarray:
+def to_pixels(landmarks, side: int) -> np.ndarray:
     """Keypoints of a square picture with `side` px, as f32 [N, 2] px."""
     return np.array([[p.x * side, p.y * side] for p in landmarks], np.float32)
 

@@ -14,8 +14,8 @@ from scipy.ndimage import distance_transform_edt
 from stereotalker.avatar import color_segmentation
 from stereotalker.avatar.background import disk_kernel
 from stereotalker.avatar.color_segmentation import SAME_MATERIAL_SD
-from stereotalker.avatar.hand_segmentation import FittedHand, segment_hand
 from stereotalker.avatar.landmarks import FACE_OVAL, Landmarks
+from stereotalker.avatar.limb_segmentation import FittedLimb, find_sleeve_ends, segment_limb
 from stereotalker.body.model import Body
 from stereotalker.geometry.rasterizer import rasterize
 from stereotalker.smplx_layout import JOINT, JOINTS, REGION, SIDES
@@ -24,6 +24,8 @@ from stereotalker.smplx_layout import JOINT, JOINTS, REGION, SIDES
 _CUT_SIZE_PX = 512
 # How far the cut may leave the detector's edge, share of the longer side.
 _EDGE_BAND = 0.012
+# A part of the mask that is thinner than this, along rows or along columns, is a spike; share of the longer side.
+_SPIKE = 0.008
 # Face points along the outer edge of the lips, and above the middle of each eyebrow.
 _LIPS = (61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291, 375, 321, 405, 314, 17, 84, 181, 91, 146)
 _BROWS = (105, 334)
@@ -31,6 +33,8 @@ _BROWS = (105, 334)
 _LEGS_Y = 0.13
 # How far below the chin skin and hair are searched for, and the clothes' colors are not sampled. In face heights.
 _NECKLINE = 1.2
+# How many times farther sleeves may stand off the body's arm than other clothes off the body.
+_SLEEVE_REACH = 1.8
 # Labels of body parts that are no region of their own.
 _HEAD, _NECK = 100, 101
 
@@ -54,8 +58,16 @@ def outline(picture: np.ndarray, person: np.ndarray, likely: np.ndarray | None =
     marks[certain > 0], marks[possible == 0] = cv2.GC_FGD, cv2.GC_BGD
     foreground = color_segmentation.grab_cut(small, marks).astype(np.float32)
     soft = cv2.resize(foreground, (W, H), interpolation=cv2.INTER_CUBIC)
-    sigma = 0.6 / scale
-    return _largest_component(cv2.GaussianBlur(soft, (0, 0), sigma) > 0.5)
+    person_mask = _largest_component(cv2.GaussianBlur(soft, (0, 0), 0.6 / scale) > 0.5)
+    # Horizontal and vertical spikes are edges of furniture that end at the person. Fingers are as thin, but expected.
+    length = max(2, round(_SPIKE * max(H, W)))
+    opened = np.ones_like(person_mask)
+    for kernel in (np.ones((length, 1), np.uint8), np.ones((1, length), np.uint8)):
+        padded = np.pad(person_mask.astype(np.uint8), length, mode="edge")
+        opened &= cv2.morphologyEx(padded, cv2.MORPH_OPEN, kernel)[length:-length, length:-length] > 0
+    expected = cv2.resize(likely, (W, H), interpolation=cv2.INTER_NEAREST)
+    near_fingers = cv2.dilate((expected > 0.5).astype(np.uint8), disk_kernel(max(2, round(2 * _EDGE_BAND * max(H, W)))))
+    return _largest_component(person_mask & (opened | (near_fingers > 0)))
 
 
 def label_regions(
@@ -96,9 +108,9 @@ def label_regions(
     fringe = face & mask & ~bare & (row < brows) & _connected_to(face & ~bare & (row < brows) | hair, hair)
     regions[face & mask & ~fringe] = REGION["face"]
     regions[mouth & mask] = REGION["mouth"]
-    for side in landmarks.hands:
-        hand = _project_hand(side, mask.shape, body, pixels, hidden)
-        regions = segment_hand(regions, hand, picture, lab, skin)
+    limbs = project_limbs(tuple(landmarks.hands), mask.shape, body, pixels, hidden)
+    for side, bare_from in find_sleeve_ends(limbs, regions, lab, skin).items():
+        regions = segment_limb(regions, limbs[side], bare_from, picture, lab, skin)
     return regions
 
 
@@ -130,23 +142,49 @@ def _visible_vertices(shape: tuple[int, int], body: Body, pixels: np.ndarray, hi
 
 
 def _project_parts(shape: tuple[int, int], body: Body, pixels: np.ndarray, hidden: np.ndarray) -> np.ndarray:
-    """The body part that every pixel shows; outside the body, that of the nearest pixel inside it. u8 [H, W]."""
+    """The body part that every pixel shows; outside the body, that of the nearest pixel inside it. u8 [H, W].
+
+    Outside the body, arms count as nearer than they are, because sleeves stand off an arm farther than a shirt off the
+    trunk.
+    """
     vertex = _visible_vertices(shape, body, pixels, hidden)
     part = np.where(vertex >= 0, body_parts(body)[vertex], 0)
-    rows, columns = distance_transform_edt(part == 0, return_distances=False, return_indices=True)
-    return part[rows, columns]
+    is_limb = np.isin(part, (REGION["arms"], REGION["hands"]))
+    nearest, distance = [], []
+    for is_kind, reach in ((is_limb, _SLEEVE_REACH), ((part > 0) & ~is_limb, 1.0)):
+        to_kind, (rows, columns) = distance_transform_edt(~is_kind, return_indices=True)
+        nearest.append(part[rows, columns])
+        distance.append(to_kind / reach if is_kind.any() else np.full(shape, np.inf))
+    return np.where(part > 0, part, np.where(distance[0] < distance[1], *nearest))
 
 
-def _project_hand(side: str, shape: tuple[int, int], body: Body, pixels: np.ndarray, hidden: np.ndarray) -> FittedHand:
-    """One hand of the fitted body in the picture, and what the body shows without it. hidden: see _visible_vertices."""
+def project_limbs(
+    sides: tuple[str, ...], shape: tuple[int, int], body: Body, pixels: np.ndarray, hidden: np.ndarray
+) -> dict[str, FittedLimb]:
+    """Arms of the fitted body in the picture, by side, and what the body shows without them.
+
+    pixels f32 [V, 3]: x px, y px, depth m; hidden [V]: a vertex is left out if its value is 0.5 or more.
+    """
+    return {side: _project_limb(side, shape, body, pixels, hidden) for side in sides}
+
+
+def _project_limb(side: str, shape: tuple[int, int], body: Body, pixels: np.ndarray, hidden: np.ndarray) -> FittedLimb:
     vertex, hand_weight = _visible_vertices(shape, body, pixels, hidden), body.hand_weight(side)
-    mask = (vertex >= 0) & (hand_weight > 0.5)[vertex]
-    is_palm = body.weights[:, JOINT[f"{side}_wrist"]] > 0.5
+    is_drawn, parts = vertex >= 0, body_parts(body)
+    is_side = body.template[:, 0] * (1 if side == "left" else -1) > 0
+    is_arm = (parts == REGION["arms"]) & is_side
+    is_other = np.isin(parts, (REGION["arms"], REGION["hands"])) & ~is_side | np.isin(parts, (_HEAD, _NECK))
     vertex_behind = _visible_vertices(shape, body, pixels, hidden + hand_weight)
-    behind = np.where(vertex_behind >= 0, body_parts(body)[vertex_behind], 0)
+    behind = np.where(vertex_behind >= 0, parts[vertex_behind], 0)
     behind = np.where(behind == _NECK, REGION["torso"], behind)
     behind = np.where(behind == _HEAD, REGION["hands"], behind).astype(np.uint8)
-    return FittedHand(mask, mask & ~is_palm[vertex], behind)
+    return FittedLimb(
+        hand=is_drawn & (hand_weight > 0.5)[vertex],
+        arm=is_drawn & is_arm[vertex],
+        reach=np.abs(body.template[vertex, 0]),
+        others=is_drawn & is_other[vertex],
+        behind_hand=behind,
+    )
 
 
 def _segment_skin(picture: np.ndarray, near_head: np.ndarray, skin: np.ndarray, face: np.ndarray) -> np.ndarray:

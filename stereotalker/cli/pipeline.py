@@ -23,11 +23,11 @@ def stage(name: Annotated[str, typer.Argument(help="a stage of dvc.yaml")], para
 
 def evaluate(
     part: Annotated[
-        Literal["motion", "render", "avatar", "all"],
+        Literal["motion", "render", "avatar", "portraits", "all"],
         typer.Argument(
             metavar="what",
             help="motion, render: that stage alone; all: the same as the stage `evaluate`; "
-            "avatar: portraits, which need the detector",
+            "avatar: fits of portraits; portraits: their gestures; both need the detector",
         ),
     ] = "all",
     params: ParamsFile = None,

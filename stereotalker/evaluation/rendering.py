@@ -13,7 +13,8 @@ import torch
 from torch.nn import functional
 
 from stereotalker.control.masks import RegionMasks, region_iou
-from stereotalker.control.reference_warp import SEEN, control, reference
+from stereotalker.control.reference_warp import control, reference
+from stereotalker.control.warp_kernels import SEEN
 from stereotalker.evaluation import image_metrics
 from stereotalker.evaluation.talking_portraits import TalkingPortrait
 from stereotalker.geometry import camera

@@ -1,35 +1,41 @@
 """Stage `evaluate`: every model on people, voices and sentences that no training saw, beside trivial baselines.
 
 Writes metrics/{people,motion,masks,render}.json with fixed keys, the tables behind them, and contact sheets to check
-them by eye. A key whose value could not be measured is left out. `evaluate_avatar` writes metrics/avatar.json.
+them by eye. A key whose value could not be measured is left out. `evaluate_avatar` writes metrics/avatar.json, and
+`evaluate_portraits` writes metrics/portraits.json.
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from PIL import Image
 
 from stereotalker.acting.reference_acting import STYLES, act, lip_closure_spans
+from stereotalker.audio.speech import from_file
 from stereotalker.avatar.detector_calibration import read_calibration
+from stereotalker.avatar.frame_detectors import HandFinder, JawTracker
 from stereotalker.avatar.library import RECORD_FILE, Library, read_avatar
-from stereotalker.avatar.mediapipe_detector import JawTracker, MediaPipe
+from stereotalker.avatar.mediapipe_detector import MediaPipe
 from stereotalker.body.model import Body
 from stereotalker.dataset.shards import read_summaries
 from stereotalker.dataset.speech_corpus import PARTS, read_corpus, read_index
 from stereotalker.errors import ClipError, UserError
-from stereotalker.evaluation import motion, motion_cases, motion_report, rendering
+from stereotalker.evaluation import motion, motion_cases, motion_report, portrait_gestures, rendering
 from stereotalker.evaluation.avatars import evaluate_rendered_people, fit_portraits
 from stereotalker.evaluation.avatars import summary as avatar_summary
 from stereotalker.evaluation.motion import mean
 from stereotalker.evaluation.motion_cases import Case
 from stereotalker.evaluation.motion_metrics import read_gesture_autoencoder
+from stereotalker.evaluation.portrait_gestures import examine, sheet_row, wrist_range
 from stereotalker.evaluation.rendering import Scores
 from stereotalker.evaluation.talking_portraits import TalkingPortrait, render_and_track
 from stereotalker.evaluation.talking_portraits import summary as portraits_summary
@@ -37,7 +43,7 @@ from stereotalker.media.contact_sheet import grid
 from stereotalker.media.photos import is_picture
 from stereotalker.models import Models, read_denoiser
 from stereotalker.motion.language_prior import NO_MODEL, GestureClassifier, LanguagePrior
-from stereotalker.motion.post_processing import with_arms
+from stereotalker.motion.retargeting import Retargeting
 from stereotalker.motion.synthesize import MotionControls
 from stereotalker.params import Params, resolve
 from stereotalker.production.avatars import detector_folder, fit_portrait_once
@@ -54,6 +60,8 @@ from stereotalker.training.samples import Sample, read_people
 
 METRICS = Path("metrics")  # folder of all files that are written, relative to the working directory
 _STEPS_PEOPLE = 4  # people on whom the numbers of denoiser evaluations are compared
+_SPEECHES = 10  # recordings that the portraits gesture to, in turn
+_SHEET_SCALE = 0.4  # size of the frames on the contact sheet of gesturing portraits
 _REFERENCE_FPS = 25.0  # frame rate at which lip closure of the reference acting is measured
 
 
@@ -82,6 +90,59 @@ def evaluate_avatar(params: Params, log: Log) -> None:
             table |= avatar_summary(results)
             write_atomic(METRICS / "avatar.jpg", sheet)
     _write("avatar", table, log)
+
+
+def evaluate_portraits(params: Params, log: Log) -> None:
+    """Let every portrait gesture to real speech, and write metrics/portraits.json with a contact sheet.
+
+    This is not a part of `evaluate_all`, because it needs the detector. Raises UserError without it, and where
+    portraits or transcribed recordings are missing.
+    """
+    models, settings, fps = Models(params), params.evaluate, params.motion.fps
+    if settings.portraits is None or settings.transcripts is None:
+        raise UserError("evaluate.portraits and evaluate.transcripts name what is measured; params.yaml leaves one out")
+    speeches = _transcribed_speeches(resolve(settings.transcripts), params.audio.loudness)
+    scores, ranges_before, rows, store = [], [], [], Store(Home.default().store)
+    with HandFinder(detector_folder(params)) as finder:
+        for k, path in enumerate(sorted(p for p in resolve(settings.portraits).iterdir() if is_picture(p.name))):
+            try:
+                avatar = load(Avatar, fit_portrait_once(path, models, store)[1] / RECORD_FILE)
+            except ClipError as error:
+                print(f"portraits: {error}")
+                continue
+            avatar, speech = replace(avatar, name=path.stem), speeches[k % len(speeches)]
+            retargeting = Retargeting.of_speaker(avatar, models.body, avatar.style)
+            made, before = (
+                models.synthesizer.motion(
+                    speech, MotionControls(avatar.style, seed=k, retargeting=way), round(speech.seconds * fps), fps
+                )
+                for way in (retargeting, None)
+            )
+            score = examine(models.renderer, avatar, made, finder, models.body)
+            rows.append(sheet_row(avatar, score))
+            scores.append(score)
+            ranges_before.append(wrist_range(before, models.body, avatar.betas, avatar.surface))
+            measures = {name: value for name, value in vars(score).items() if name not in ("name", "frames")}
+            print(f"portraits: {path.stem}: {measures}", flush=True)
+    _write("portraits", portrait_gestures.summary(scores, ranges_before), log)
+    sheet = cv2.resize(grid(rows), None, fx=_SHEET_SCALE, fy=_SHEET_SCALE, interpolation=cv2.INTER_AREA)
+    Image.fromarray(sheet).save(METRICS / "portrait_gestures.jpg", quality=82)
+
+
+def _transcribed_speeches(file: Path, loudness: float) -> list[Speech]:
+    """Every second English recording of 5 to 12 s in a table (columns path, lang, text, seconds), at most _SPEECHES.
+
+    Paths are relative to the folder above the table's. Raises UserError if there is none.
+    """
+    if not file.is_file():
+        raise UserError(f"{file} not found; evaluate.transcripts names a table with columns path, lang, seconds, text")
+    with open(file, encoding="utf-8", newline="") as lines:
+        rows = [row for row in csv.DictReader(lines) if row["lang"].startswith("en") and row["text"]]
+    rows = [row for row in rows if 5 <= float(row["seconds"]) <= 12][: 2 * _SPEECHES : 2]
+    speeches = [from_file(file.parent.parent / row["path"], loudness, row["text"])[0] for row in rows]
+    if not speeches:
+        raise UserError(f"{file} names no English recording of 5 to 12 s with a text")
+    return speeches
 
 
 def evaluate_motion(params: Params, data: Path, weights: Path, log: Log) -> None:
@@ -192,11 +253,9 @@ def _talking_portraits(models: Models, cases: list[Case]) -> list[TalkingPortrai
                 continue
             speech = speeches[k % len(speeches)]
             frames = round(min(speech.seconds, settings.spoken_seconds) * fps)
-            motion = models.synthesizer.motion(
-                speech, MotionControls(avatar.style, seed=k), round(speech.seconds * fps), fps
-            ).frames(0, frames)
-            # A portrait without hands does not say where its arms are, so they stay as the fit has them.
-            motion = motion if avatar.arms else with_arms(motion, avatar.poses)
+            retargeting = Retargeting.of_speaker(avatar, models.body, avatar.style)
+            controls = MotionControls(avatar.style, seed=k, retargeting=retargeting)
+            motion = models.synthesizer.motion(speech, controls, round(speech.seconds * fps), fps).frames(0, frames)
             spoken.append(render_and_track(models.renderer, replace(avatar, name=path.stem), motion, tracker))
             last = spoken[-1]
             found = f"face in {100 * last.face_share:.0f} %, jaw {last.correlation:.2f}, lag {last.lag}"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from stereotalker.avatar.mediapipe_detector import JawTracker
+from stereotalker.avatar.frame_detectors import JawTracker
 from stereotalker.diffusion.windows import Window
 from stereotalker.geometry import camera
 from stereotalker.geometry.camera_path import CameraPath

@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 from stereotalker.acting.face import add_blinks
 from stereotalker.motion.features import BODY_JOINTS
 from stereotalker.records import Motion
-from stereotalker.smplx_layout import ACTION, JOINT, JOINTS, PARENTS
+from stereotalker.smplx_layout import ACTION, JOINT, PARENTS
 
 # For every emotion: the values that it adds to the 52 facial actions, and the factor on the smile that the motion
 # already has.
@@ -34,14 +34,6 @@ _FACES: dict[str, tuple[dict[str, float], float]] = {
 _CHANGE_S = 0.5  # seconds in which the face changes from one emotion to the next, and in which gaze comes or goes
 _MAX_EYE_ANGLES = np.array([0.35, 0.50])  # rad: largest rotation of the eyes down or up, and sideways
 _HEAD_SHARE = 0.35  # share of the turn to the camera that the head makes; the eyes make the rest
-# Indices into JOINTS of arms, hands and fingers.
-_ARMS = [
-    k
-    for k, name in enumerate(JOINTS)
-    if name.startswith(("left_", "right_"))
-    and name.split("_")[1][:-1] in ("index", "middle", "pinky", "ring", "thumb")
-    or name.endswith(("collar", "shoulder", "elbow", "wrist"))
-]
 # rad: the eyes' own movement that is kept while they look at the camera, so that they do not freeze.
 _MAX_EYE_JITTER = 0.02
 
@@ -149,10 +141,3 @@ def with_still_body(motion: Motion) -> Motion:
     still = [JOINT[name] for name in BODY_JOINTS if name not in ("head", "neck")]
     poses[:, still] = poses[:1, still]
     return replace(motion, poses=poses, trans=np.repeat(motion.trans[:1], len(motion.trans), 0))
-
-
-def with_arms(motion: Motion, poses: np.ndarray) -> Motion:
-    """Keep arms and hands as in one pose f32 [55, 3] in every frame."""
-    edited = motion.poses.copy()
-    edited[:, _ARMS] = poses[_ARMS]
-    return replace(motion, poses=edited)

@@ -27,6 +27,7 @@ from stereotalker.motion.language_prior import (
     labels_at_slots,
 )
 from stereotalker.motion.post_processing import Emotion, with_blinks, with_emotion, with_gaze, with_still_body
+from stereotalker.motion.retargeting import Retargeting
 from stereotalker.params import MotionParams
 from stereotalker.records import Motion, Speech
 from stereotalker.runtime.device import autocast
@@ -49,6 +50,7 @@ class MotionControls:
     emotions: tuple[Emotion, ...] = ()
     # f32 [2, frames]: azimuth and elevation, degrees, of the camera that the eyes look at. None leaves the gaze free.
     gaze: np.ndarray | None = None
+    retargeting: Retargeting | None = None  # to the pose of the speaker's portrait; None: none
 
     def digest(self) -> str:
         """Equal for equal controls."""
@@ -61,6 +63,7 @@ class MotionControls:
             self.still,
             [asdict(emotion) for emotion in self.emotions],
             self.gaze,
+            self.retargeting and self.retargeting.digest(),
         )
 
 
@@ -91,6 +94,8 @@ class Synthesizer:
             Streams(torch.from_numpy(np.concatenate(faces)), torch.from_numpy(np.concatenate(bodies)))
         )
         motion = resample(to_motion(face.numpy(), from_slots(slots.numpy()), model_fps), frames, fps)
+        if controls.retargeting is not None:
+            motion = controls.retargeting.apply(motion, controls.start, controls.end)
         motion = with_blinks(motion, controls.seed)
         motion = with_still_body(motion) if controls.still else motion
         if controls.gaze is not None:

@@ -20,16 +20,17 @@ from stereotalker.audio.text_to_speech import Voice
 from stereotalker.avatar.library import Library, read_avatar
 from stereotalker.diffusion.windows import Window, windows
 from stereotalker.errors import ClipError
+from stereotalker.geometry.camera import avatar_camera
 from stereotalker.geometry.camera_path import CameraPath
 from stereotalker.media import audio_files
 from stereotalker.media.content_credentials import C2paSigner
 from stereotalker.media.video_files import frame_count, write_video
 from stereotalker.models import Models
-from stereotalker.motion.post_processing import with_arms
+from stereotalker.motion.coverage import Coverage
 from stereotalker.production import quality
 from stereotalker.production.avatars import avatar_record, background_digest, fit_notes, with_background
 from stereotalker.production.manifest import Clip
-from stereotalker.production.motion_controls import clip_motion_controls, clip_seed
+from stereotalker.production.motion_controls import Speaker, clip_motion_controls, clip_seed
 from stereotalker.production.segments import (
     Progress,
     Render,
@@ -39,7 +40,7 @@ from stereotalker.production.segments import (
     assemble,
     read_segment,
 )
-from stereotalker.records import Avatar, Motion, Speech, load, save
+from stereotalker.records import Avatar, Camera, Motion, Speech, load, save
 from stereotalker.store import keys
 from stereotalker.store.digests import code_version, file_digest
 from stereotalker.store.remote import AnyStore
@@ -131,17 +132,14 @@ class ClipMaker:
     ) -> tuple[str, int]:
         """Stage motion. Returns the entry's key and the number of frames."""
         frames = frame_count(speech.seconds, clip.fps)
-        controls = clip_motion_controls(clip, avatar.style, frames)
-        # The arms of a portrait that shows no hand stay as they are, unless the manifest asks to invent them.
-        resting_arms = None if avatar.arms or clip.arms == "invent" else avatar.poses
+        controls = clip_motion_controls(clip, avatar.style, frames, Speaker(avatar, self.models.body))
         threads = self.params.produce.worker.threads
         key = keys.motion_key(
             speech_key,
             controls.digest(),
-            resting_arms,
             clip.fps,
             frames,
-            [self.models.digests[name] for name in ("audio", "motion")],
+            [self.models.digests[name] for name in ("audio", "body", "motion")],
             self.params.motion.model_dump(mode="json"),
             threads,
         )
@@ -150,7 +148,6 @@ class ClipMaker:
             with _MODEL_LOCK:
                 torch.set_num_threads(threads)  # torch keeps this setting for each thread
                 motion = self.models.synthesizer.motion(speech, controls, frames, clip.fps)
-            motion = motion if resting_arms is None else with_arms(motion, resting_arms)
             save(motion, folder / "motion.safetensors")
 
         self._entry("motion", key, write, timings)
@@ -202,6 +199,7 @@ class ClipMaker:
     def video(
         self,
         clip: Clip,
+        avatar: Avatar,
         speech_key: str,
         motion_key: str,
         rendered: list[RenderedSegment],
@@ -237,14 +235,22 @@ class ClipMaker:
 
         video = self._entry("video", video_key, encode, timings) / name
         loudness = self.params.audio.loudness
-        key = keys.quality_key(video_key, motion_key, loudness, self.params.quality.model_dump(mode="json"))
+        cameras = [
+            path.model_dump(mode="json") for path in (clip.camera, *(r.camera for r in clip.retakes if r.camera))
+        ]
+        key = keys.quality_key(video_key, motion_key, loudness, cameras, self.params.quality.model_dump(mode="json"))
 
         def judge(folder: Path) -> None:
             motion = load(Motion, self._found("motion", motion_key) / "motion.safetensors")
             speech = load(Speech, sound.with_name("speech.safetensors"))
-            is_misread = clip.transcript is not None and not speech.words
-            aperture = self.models.body.lip_aperture(motion)
-            result = quality.examine(video, sound, aperture, clip, loudness, self.params.quality, is_misread)
+            view = clip_camera(clip, avatar, frames)
+            driving = quality.ClipInputs(
+                aperture=self.models.body.lip_aperture(motion),
+                unseen=Coverage(avatar, self.models.body).unseen(motion, view),
+                loudness=loudness,
+                is_misread=clip.transcript is not None and not speech.words,
+            )
+            result = quality.examine(video, sound, driving, clip, self.params.quality)
             (folder / "verdict.json").write_text(result.verdict.to_json())
             (folder / "poster.jpg").write_bytes(result.poster)
 
@@ -312,7 +318,7 @@ def make_clip(
         timings.add("render", segment.seconds, made=is_new)
         timings.rendered += segment.frames if is_new else 0
     progress(clip.id, "video", 0, 1)
-    return maker.video(clip, speech_key, motion_key, rendered, jobs, frames, timings)
+    return maker.video(clip, avatar, speech_key, motion_key, rendered, jobs, frames, timings)
 
 
 def preview(clip: Clip, side: int) -> Clip:
@@ -322,6 +328,19 @@ def preview(clip: Clip, side: int) -> Clip:
         return clip
     small = {name: max(32, round(getattr(clip, name) * scale / 2) * 2) for name in ("width", "height")}
     return clip.model_copy(update=small)
+
+
+def clip_camera(clip: Clip, avatar: Avatar, frames: int) -> Camera:
+    """The camera of every frame of a clip, with those of its retakes in their places."""
+    size = clip.height, clip.width
+    view = avatar_camera(avatar, clip.camera, frames, clip.fps, size)
+    for retake in clip.retakes:
+        if retake.camera is not None:
+            span = slice(*retake.frames(clip.fps, frames))
+            other = avatar_camera(avatar, retake.camera, frames, clip.fps, size)
+            for name in ("intrinsics", "extrinsics", "azimuth", "elevation"):
+                getattr(view, name)[span] = getattr(other, name)[span]
+    return view
 
 
 @contextmanager

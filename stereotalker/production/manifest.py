@@ -75,7 +75,10 @@ class Clip(StrictModel):
     avatar: str = Field(description="a name of the avatar library, or a portrait's file, which is fitted once")
     consent: Consent | None = Field(None, description="for a portrait's file; an avatar of the library has its own")
     arms: Literal["auto", "invent"] = Field(
-        "auto", description="auto: if the portrait shows no hands, its arms stay still; invent: they move"
+        "auto", description="auto: arms whose hands the portrait does not show hardly move; invent: they gesture"
+    )
+    rest: Literal["portrait", "clasped", "sides"] = Field(
+        "portrait", description="where the arms rest between gestures: as in the portrait, clasped, or at the sides"
     )
     background: str = Field(
         "portrait", description="portrait, blur, transparent (a .mov in ProRes 4444), #rrggbb, or a picture's file"
@@ -101,8 +104,12 @@ class Clip(StrictModel):
     emotion: Annotated[tuple[EmotionKey, ...], BeforeValidator(_emotion_keys)] = Field(
         (), description="one name for the whole clip, or key frames of the face's emotion"
     )
-    start_pose: Path | None = Field(None, description="`rest`, or a motion .npz whose last frame the clip begins in")
-    end_pose: Path | None = Field(None, description="`rest`, or a motion .npz whose first frame the clip ends in")
+    start_pose: Path | None = Field(
+        None, description="`rest` or null: it begins at rest; or a motion .npz, in its last frame"
+    )
+    end_pose: Path | None = Field(
+        None, description="`rest` or null: it ends at rest; or a motion .npz, in its first frame"
+    )
     retakes: tuple[Retake, ...] = Field((), description="stretches that are rendered again; the rest is found")
     priority: int = Field(0, description="clips with a higher number are made first")
     deadline: Annotated[datetime | time | None, BeforeValidator(hour_of_day)] = Field(

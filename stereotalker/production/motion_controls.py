@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from stereotalker.acting.reference_acting import STYLE_INDEX, STYLES, resting_pose
 from stereotalker.audio.speech import from_file, from_script
 from stereotalker.audio.text_to_speech import Voice
+from stereotalker.body.model import Body
 from stereotalker.errors import UserError
 from stereotalker.geometry import camera
 from stereotalker.media.audio_files import wav_bytes
@@ -18,27 +20,42 @@ from stereotalker.models import Models
 from stereotalker.motion.export import WRITERS, export, read_npz
 from stereotalker.motion.post_processing import Emotion
 from stereotalker.motion.preview import write_preview
+from stereotalker.motion.retargeting import Retargeting
 from stereotalker.motion.synthesize import MotionControls
 from stereotalker.production.manifest import REST_POSE, Clip
-from stereotalker.records import Motion, Speech
+from stereotalker.records import Avatar, Motion, Speech
 
 FORMATS: tuple[str, ...] = (*WRITERS, "mp4")
 
 
-def clip_motion_controls(clip: Clip, style: int, frames: int) -> MotionControls:
+class Speaker(NamedTuple):
+    """Whose body a clip moves."""
+
+    avatar: Avatar
+    body: Body
+
+
+def clip_motion_controls(clip: Clip, style: int, frames: int, speaker: Speaker | None = None) -> MotionControls:
     """What the clip asks of the motion model.
 
-    style: index of the speaker's style, used if the clip names none; frames: number of frames of the clip. Raises
-    ClipError if a pose file cannot be read.
+    style: index of the speaker's style, used if the clip names none; frames: number of frames of the clip; speaker:
+    whom the motion is retargeted to, None for the mean body. Raises ClipError if a pose file cannot be read.
     """
     style = style if clip.style is None else STYLE_INDEX[clip.style]
+    retargeting = speaker and Retargeting.of_speaker(*speaker, style, clip.rest, clip.arms == "invent")
     gaze = None
     if clip.gaze == "camera":
         view = camera.angles_along(clip.camera, frames, clip.fps)
         gaze = np.stack([view.azimuth, view.elevation])
-    start, end = (_pose(path, style, index) for path, index in ((clip.start_pose, -1), (clip.end_pose, 0)))
+    start, end = (
+        # A retargeted motion begins and ends in the speaker's rest pose anyway.
+        None if path == REST_POSE and retargeting else _pose(path, style, index)
+        for path, index in ((clip.start_pose, -1), (clip.end_pose, 0))
+    )
     emotions = tuple(Emotion(key.time, key.name, key.amount) for key in clip.emotion)
-    return MotionControls(style, clip.gesture, clip_seed(clip), start, end, clip.body == "still", emotions, gaze)
+    return MotionControls(
+        style, clip.gesture, clip_seed(clip), start, end, clip.body == "still", emotions, gaze, retargeting
+    )
 
 
 def clip_seed(clip: Clip, seed: int | None = None) -> int:

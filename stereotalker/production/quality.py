@@ -28,6 +28,7 @@ from stereotalker.geometry.camera_path import CameraPath
 from stereotalker.media.audio_files import OUTPUT_RATE, loudness
 from stereotalker.media.faces import find_faces, resize_for_detection
 from stereotalker.media.time_lag import sound_lag
+from stereotalker.motion.coverage import Unseen
 from stereotalker.params import QualityParams
 from stereotalker.production.lip_sync import lip_lag
 from stereotalker.production.manifest import Clip
@@ -111,20 +112,19 @@ class _FrameMeasures:
     poster: bytes
 
 
-def examine(
-    file: Path,
-    sound: Path,
-    aperture: np.ndarray,
-    clip: Clip,
-    target: float,
-    limits: QualityParams,
-    is_misread: bool = False,
-) -> Examination:
-    """Measure a finished video file and judge it.
+@dataclass(frozen=True)
+class ClipInputs:
+    """What a clip was made from, against which it is judged."""
 
-    sound: the WAV file that drove the motion; aperture: f32 [T] lip opening of the motion, in any unit; target: the
-    loudness asked for, in LUFS; is_misread: the clip has a transcript, and it is not what is said.
-    """
+    aperture: np.ndarray  # f32 [T] lip opening of the motion, in any unit
+    loudness: float  # asked for, LUFS
+    unseen: Unseen  # what the clip shows of hands and arms that the portrait does not
+    is_misread: bool = False  # the clip has a transcript, and it is not what is said
+
+
+def examine(file: Path, sound: Path, inputs: ClipInputs, clip: Clip, limits: QualityParams) -> Examination:
+    """Measure a finished video file and judge it. sound: the WAV file that drove the motion."""
+    aperture = inputs.aperture
     measured = _measure_frames(file, len(aperture), clip)
     file_sound, driving_sound = _sound_of(file), _wav(sound)
     step = max(1, round(_SAMPLE_INTERVAL_S * clip.fps))
@@ -146,9 +146,11 @@ def examine(
         "faces": _face_share(boxes, _may_show_face(views)),
         "sharpness_kept": _sharpness_ratio(sharpness, views),
         "lufs": loudness(file_sound) if file_sound.size else -np.inf,
-        "lufs_target": target,
+        "lufs_target": inputs.loudness,
         "peak": float(np.abs(file_sound).max(initial=0.0)),
-        "transcript_misread": is_misread,
+        "transcript_misread": inputs.is_misread,
+        "unseen_hands": inputs.unseen.hands,
+        "unseen_arms": inputs.unseen.arms,
     }
     measures = {name: float(value) for name, value in m.items()}
     return Examination(judge(measures, clip.fps, limits), measured.poster)
@@ -200,6 +202,9 @@ def judge(m: dict[str, float], fps: float, limits: QualityParams) -> Verdict:
         m["sharpness_kept"] < limits.sharpness,
         f"the face's sharpness falls to {m['sharpness_kept']:.0%} towards the end",
     )
+    for part in ("hands", "arms"):
+        share = m[f"unseen_{part}"]
+        rule("review", share > limits.unseen, f"{share:.0%} of the {part} that are shown were never in the portrait")
     if not np.isfinite(m["lufs"]):
         rule("review", True, "the sound is silent")
     else:

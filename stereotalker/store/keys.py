@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from stereotalker.store.digests import code_version, digest
 
 Json = dict | list | str | int | float | bool | None
@@ -24,7 +22,6 @@ def speech_key(source: Sequence, loudness: float) -> str:
 def motion_key(
     speech: str,
     controls: str,
-    resting_arms: np.ndarray | None,
     fps: float,
     frames: int,
     models: Sequence[str],
@@ -33,11 +30,11 @@ def motion_key(
 ) -> str:
     """Stage motion.
 
-    speech: key of the stage audio; controls: digest of what the manifest asks of the motion; resting_arms: f32 [55, 3]
-    poses whose arms the clip keeps, or None; models: digests of the audio encoder and the motion model; params: the
-    section `motion`; threads: of the worker, because sums are rounded differently with another number.
+    speech: key of the stage audio; controls: digest of what the manifest asks of the motion, and of the speaker that it
+    is fitted to; models: digests of the audio encoder, the body and the motion model; params: the section `motion`;
+    threads: of the worker, because sums are rounded differently with another number.
     """
-    return digest("motion", code_version(), speech, controls, resting_arms, fps, frames, list(models), params, threads)
+    return digest("motion", code_version(), speech, controls, fps, frames, list(models), params, threads)
 
 
 def portrait_key(files: Sequence[str], detector: Sequence[str], longest_side: int, body: str) -> str:
@@ -71,9 +68,12 @@ def video_key(
     return digest("video", code_version(), list(segments), speech, fps, file_name, stereo_layout, params)
 
 
-def quality_key(video: str, motion: str, loudness: float, params: Json) -> str:
-    """Stage quality: the verdict on a video that should follow a motion. params: the section `quality`."""
-    return digest("quality", code_version(), video, motion, loudness, params)
+def quality_key(video: str, motion: str, loudness: float, cameras: Json, params: Json) -> str:
+    """Stage quality: the verdict on a video that should follow a motion.
+
+    cameras: paths of the clip's camera and of its retakes'; params: the section `quality`.
+    """
+    return digest("quality", code_version(), video, motion, loudness, cameras, params)
 
 
 def provenance_key(video: str, signer: str, claims: Json) -> str:

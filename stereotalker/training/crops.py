@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from scipy.ndimage import uniform_filter
 
-from stereotalker.control.reference_warp import GUESSED, SEEN
+from stereotalker.control.warp_kernels import GUESSED, SEEN
 from stereotalker.smplx_layout import REGION
 from stereotalker.training.samples import Sample
 

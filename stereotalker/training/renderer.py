@@ -16,7 +16,7 @@ from stereotalker.diffusion.schedulers import TRAIN_TIMESTEPS, make_scheduler
 from stereotalker.errors import UserError
 from stereotalker.params import DenoiserTraining
 from stereotalker.render.denoiser import Conditions, RenderDenoiser, conditions
-from stereotalker.render.renderer import composite, composite_visible_pixels
+from stereotalker.render.renderer import composite, composite_reliable_pixels
 from stereotalker.runtime.device import autocast, device, to_channels_last
 from stereotalker.smplx_layout import REGIONS
 from stereotalker.training.crops import Crops, draw_crops
@@ -87,7 +87,7 @@ def training_loss(model: RenderDenoiser, masks: MaskPredictor, scheduler: str):
         noise = torch.randn(runs, *clean.shape[1:]).repeat_interleave(crops.frames, 0).to(clean.device)
         with autocast(clean.device.type):
             latents = model(schedule.add_noise(clean, noise, t), t, render_conditions)
-        picture = composite_visible_pixels(
+        picture = composite_reliable_pixels(
             model.codec.decode(latents), to_float(crops.warp), one_channel(crops.visibility)
         )
         error = composite(picture, to_float(crops.plate), mask_probabilities) - image

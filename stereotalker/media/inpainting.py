@@ -32,10 +32,11 @@ _MAX_SHADE = 80.0
 _WEIGHT_DECAY = 1.3
 
 
-def inpaint(picture: np.ndarray, hole: np.ndarray, first: np.ndarray) -> np.ndarray:
+def inpaint(picture: np.ndarray, hole: np.ndarray, first: np.ndarray, usable: np.ndarray | None = None) -> np.ndarray:
     """Fill the hole (bool [H, W]) of a picture u8 [H, W, 3] with what the rest of it shows. u8 [H, W, 3].
 
     first u8 [H, W, 3]: a first guess. The coarsest grid starts from it, and it remains if no patch is outside the hole.
+    usable bool [H, W]: pixels that patches may be copied from; None: all outside the hole.
     """
     side = max(hole.shape)
     levels = 1 + max(0, round(np.log(side / _COARSEST_PX) / np.log(_GRID_STEP)))
@@ -45,6 +46,9 @@ def inpaint(picture: np.ndarray, hole: np.ndarray, first: np.ndarray) -> np.ndar
         size = tuple(max(2 * _RADIUS + 2, round(n * scale)) for n in hole.shape)
         grid_hole = cv2.resize(hole.astype(np.float32), size[::-1], interpolation=cv2.INTER_AREA) > 0
         source, target = _patch_centers(grid_hole)
+        if usable is not None:
+            grid_usable = cv2.resize(usable.astype(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST)
+            source &= cv2.erode(grid_usable, np.ones((2 * _RADIUS + 1,) * 2, np.uint8), borderValue=0) > 0
         if not grid_hole.any() or not source.any():  # a coarse grid may have no room for a patch beside the hole
             continue
         guess = np.where(hole[..., None], first, picture)

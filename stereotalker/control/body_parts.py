@@ -1,22 +1,14 @@
-"""Decides which regions of the portrait may lie on which part of the body.
-
-The fit of the body is about a pixel off. Without these rules, the fringe of a hand, for example, would stay on the
-belly when the hand moves away. V: vertices of the body, R: regions.
-"""
+"""Which vertices belong to which part of the body, and which regions of the portrait may lie on them. V: vertices."""
 
 from __future__ import annotations
 
 import numpy as np
-from scipy.ndimage import grey_dilation, grey_erosion
+from scipy.ndimage import grey_erosion
 
 from stereotalker.body.free_body import PARTS
 from stereotalker.body.model import Body
-from stereotalker.smplx_layout import JOINT, REGION, REGIONS
+from stereotalker.smplx_layout import JOINT, REGION
 
-# Two source labels of portrait pixels beyond the regions. BARE: bare skin of arms. FRINGE: what lies beside a hand in
-# the portrait and has the hand's colors mixed in.
-BARE = len(REGIONS)
-FRINGE = len(REGIONS) + 1
 # Distance of the ears behind the eyes, m.
 _EARS_BEHIND_EYES_M = 0.08
 # How far colors of a region may be mixed into its neighbors, as a fraction of the picture's height.
@@ -55,34 +47,25 @@ def in_mouth(body: Body) -> np.ndarray:
     )
 
 
-def anatomically_allowed(body: Body) -> np.ndarray:
-    """Whether a vertex may show a region, by anatomy alone, bool [V, R].
+def head_vertices(body: Body) -> np.ndarray:
+    """Whether a vertex belongs to the head, bool [V]."""
+    return body.weights[:, [JOINT[name] for name in _HEAD_JOINTS]].sum(1) > 0.5
+
+
+def may_show(body: Body, vertices: np.ndarray, regions: np.ndarray) -> np.ndarray:
+    """Whether vertices i64 [N] may show regions u8 [N] of the portrait, by anatomy alone, bool [N].
 
     Hands never show hair, face, mouth, torso or legs; trunk and head never show hands; nothing shows the background.
     """
-    result = np.ones((len(body.weights), len(REGIONS)), bool)
-    result[:, REGION["background"]] = False
-    is_hand = hand_vertices(body)
-    for name in ("hair", "face", "mouth", "torso", "legs"):
-        result[is_hand, REGION[name]] = False
-    is_trunk_or_head = body.weights[:, [JOINT[name] for name in (*_TRUNK_JOINTS, *_HEAD_JOINTS)]].sum(1) > 0.5
-    result[is_trunk_or_head, REGION["hands"]] = False
-    return result
+    is_hand = hand_vertices(body)[vertices]
+    is_trunk_or_head = body.weights[:, [JOINT[name] for name in (*_TRUNK_JOINTS, *_HEAD_JOINTS)]].sum(1)[vertices] > 0.5
+    never_hand = np.isin(regions, [REGION[name] for name in ("hair", "face", "mouth", "torso", "legs")])
+    return (
+        (regions != REGION["background"]) & ~(is_hand & never_hand) & ~(is_trunk_or_head & (regions == REGION["hands"]))
+    )
 
 
 def inner_person_mask(regions: np.ndarray) -> np.ndarray:
     """Where regions u8 [H, W] show the person without any background color mixed in, bool [H, W]."""
     radius = max(1, round(regions.shape[0] * _MIXING_RADIUS))
     return grey_erosion((regions != REGION["background"]).astype(np.uint8), size=2 * radius + 1) > 0
-
-
-def initial_source_labels(regions: np.ndarray) -> np.ndarray:
-    """Source labels of the portrait, u8 [H, W], from its regions u8 [H, W]: the regions, and FRINGE beside hands.
-
-    BARE is not assigned here, see `sleeves.detect_sleeve_end`.
-    """
-    radius = max(1, round(regions.shape[0] * _MIXING_RADIUS))
-    near_hands = grey_dilation((regions == REGION["hands"]).astype(np.uint8), size=2 * radius + 1)
-    return np.where(
-        (near_hands > 0) & ~np.isin(regions, [REGION["hands"], REGION["background"]]), FRINGE, regions
-    ).astype(np.uint8)

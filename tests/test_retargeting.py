@@ -1,0 +1,197 @@
+"""Retargeting: gestures leave from the portrait's own pose, and the motion knows what the portrait shows."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from avatar_helpers import own_view, still_motion
+
+from stereotalker.acting.reference_acting import STYLES, resting_pose
+from stereotalker.geometry import camera
+from stereotalker.geometry.camera_path import CameraPath
+from stereotalker.motion import retargeting as retargeting_module
+from stereotalker.motion.coverage import Coverage
+from stereotalker.motion.rest_pose import ARM_POSES, RestPose
+from stereotalker.motion.retargeting import Retargeting, retarget
+from stereotalker.records import Motion
+from stereotalker.smplx_layout import JOINT, JOINTS, SIDES
+
+pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("avatar")]
+
+FPS, T = 25.0, 75
+MIDDLE = T // 2
+ARM_JOINTS = [JOINT[f"{side}_{name}"] for side in SIDES for name in ("collar", "shoulder", "elbow", "wrist")]
+FINGERS = [k for k, name in enumerate(JOINTS) if name.startswith(SIDES) and name[-1] in "123"]
+
+
+@pytest.fixture(scope="module")
+def speaker(fitted, body):
+    return fitted.avatar, body
+
+
+@pytest.fixture(scope="module")
+def retargeting(speaker):
+    return Retargeting.of_speaker(*speaker, style=0)
+
+
+def motion_of(poses) -> Motion:
+    """`poses` f32 [55, 3] held for T frames, with an expression that changes."""
+    expression = np.linspace(0, 0.5, T, dtype=np.float32)[:, None] * np.ones((1, 52), np.float32)
+    return Motion(np.repeat(poses[None], T, 0).astype(np.float32), expression, np.zeros((T, 3), np.float32), FPS)
+
+
+def gesture(**turns) -> Motion:
+    """The resting pose of style 0 with rotations added to some joints (rad)."""
+    poses = resting_pose(STYLES[0]).poses[0].copy()
+    for joint, turn in turns.items():
+        poses[JOINT[joint]] += turn
+    return motion_of(poses)
+
+
+def joints(motion, avatar, body):
+    return body.posed_joints(motion, avatar.betas, avatar.surface)[0]
+
+
+def test_the_rest_pose_of_the_acting_becomes_that_of_the_portrait(retargeting, speaker):
+    avatar, _ = speaker
+    result = retargeting.apply(gesture())
+    moved = [*ARM_JOINTS, *FINGERS]
+    assert np.abs(result.poses[:, moved] - avatar.poses[moved]).max() < 1e-3
+    assert np.array_equal(result.expression, gesture().expression)
+
+
+def test_a_clip_begins_and_ends_in_the_portraits_pose(retargeting, speaker):
+    avatar, _ = speaker
+    result = retargeting.apply(gesture(left_elbow=(0, -0.8, 0), head=(0.1, 0.2, 0)))
+    joint_list = [*ARM_JOINTS, *FINGERS, JOINT["head"], JOINT["neck"]]
+    for t in (0, -1):
+        assert np.abs(result.poses[t, joint_list] - avatar.poses[joint_list]).max() < 1e-3
+    assert np.abs(result.poses[MIDDLE, JOINT["left_elbow"]] - avatar.poses[JOINT["left_elbow"]]).max() > 0.1
+    steps = np.abs(np.diff(result.poses[:, joint_list], axis=0)).max()
+    assert steps < 0.15  # rad a frame: nothing jumps
+
+
+def test_hands_move_as_far_as_in_the_acting(retargeting, speaker):
+    avatar, body = speaker
+    raised = gesture(left_elbow=(0, -0.25, 0))
+    rest, after = joints(still_motion(avatar), avatar, body)[0], joints(retargeting.apply(raised), avatar, body)[MIDDLE]
+    mean = np.zeros(body.betas, np.float32)
+    before = [body.posed_joints(m, mean)[0][MIDDLE] for m in (gesture(), raised)]
+    wrist = JOINT["left_wrist"]
+    wanted, made = before[1][wrist] - before[0][wrist], after[wrist] - rest[wrist]
+    assert np.linalg.norm(wanted) > 0.03
+    assert made @ wanted > 0.5 * wanted @ wanted  # mostly in the same direction, and at least half as far
+    other = JOINT["right_wrist"]
+    assert np.linalg.norm(after[other] - rest[other]) < 0.02
+
+
+def test_bones_keep_their_lengths(retargeting, speaker):
+    avatar, body = speaker
+    wild = gesture(left_shoulder=(0.5, -0.6, 0.9), right_shoulder=(0, 0.9, -1.2), left_elbow=(0, 1.5, 0))
+    rest, after = joints(still_motion(avatar), avatar, body)[0], joints(retargeting.apply(wild), avatar, body)
+    for side in SIDES:
+        for a, b in (("shoulder", "elbow"), ("elbow", "wrist")):
+            bone = [JOINT[f"{side}_{name}"] for name in (a, b)]
+            lengths = np.linalg.norm(after[:, bone[0]] - after[:, bone[1]], axis=1)
+            assert np.allclose(lengths, np.linalg.norm(rest[bone[0]] - rest[bone[1]]), atol=2e-3)
+    assert np.isfinite(after).all()
+
+
+def test_raised_arms_raise_the_clavicles(speaker):
+    avatar, body = speaker
+    source, target = RestPose.of_style(0, body), RestPose.of_avatar(avatar, body)
+    collar = JOINT["left_collar"]
+    up = retarget(gesture(left_shoulder=(0, 0, 0.9)), source, target).poses[MIDDLE, collar]
+    assert up[2] - avatar.poses[collar, 2] > 0.015  # rad; towards the person's head
+
+
+def test_hands_stay_in_the_picture(speaker):
+    avatar, body = speaker
+    target = RestPose.of_avatar(avatar, body)
+    outward = gesture(left_shoulder=(0, 0.8, 0), right_shoulder=(0, -0.8, 0))
+    source = RestPose.of_style(0, body)
+    wide, narrow = (
+        joints(retarget(outward, source, replace(target, room=room)), avatar, body)[MIDDLE]
+        for room in ((np.inf, np.inf), (0.0, 0.0))
+    )
+    rest = joints(still_motion(avatar), avatar, body)[0]
+    wrist = JOINT["left_wrist"]
+    assert narrow[wrist, 0] < wide[wrist, 0] and narrow[wrist, 0] - rest[wrist, 0] < 0.02
+
+
+def test_arms_without_hands_in_the_picture_hardly_move(speaker):
+    avatar, body = speaker
+    hidden = replace(avatar, arms=False)
+    wave = gesture(left_elbow=(0, -0.8, 0), head=(0, 0.2, 0))
+    moved = {}
+    for name, invents in (("still", False), ("invented", True)):
+        retargeting = Retargeting.of_speaker(hidden, body, 0, invents_arms=invents)
+        wrists = joints(retargeting.apply(wave), hidden, body)[:, JOINT["left_wrist"]]
+        moved[name] = np.linalg.norm(wrists - wrists[0], axis=1).max()
+    assert moved["still"] < 0.04 < moved["invented"]  # m
+    head = Retargeting.of_speaker(hidden, body, 0).apply(wave).poses[MIDDLE, JOINT["head"]]
+    assert abs(head[1] - avatar.poses[JOINT["head"], 1]) > 0.15  # the head moves as ever
+
+
+@pytest.mark.parametrize("arms", ARM_POSES)
+def test_arms_rest_where_the_clip_says(speaker, arms):
+    avatar, body = speaker
+    retargeting = Retargeting.of_speaker(avatar, body, 0, arms)
+    after = joints(retargeting.apply(gesture()), avatar, body)[MIDDLE]
+    wrists, shoulders = (after[[JOINT[f"{side}_{name}"] for side in SIDES]] for name in ("wrist", "shoulder"))
+    if arms == "clasped":
+        assert np.linalg.norm(wrists[0] - wrists[1]) < 0.25
+    if arms == "sides":
+        assert (shoulders[:, 1] - wrists[:, 1] > 0.42).all()
+    # Trunk and clavicles are the portrait's in any case.
+    collars = [JOINT[f"{side}_collar"] for side in SIDES]
+    assert np.abs(retargeting.target.poses[collars] - avatar.poses[collars]).max() == 0
+
+
+def test_given_poses_replace_the_rest_pose_at_the_ends(retargeting):
+    pose = resting_pose(STYLES[4])
+    result = retargeting.apply(gesture(left_elbow=(0, -0.8, 0)), start=pose)
+    assert np.abs(result.poses[0] - pose.poses[0]).max() < 1e-3
+    assert np.abs(result.poses[-1, ARM_JOINTS] - retargeting.target.poses[ARM_JOINTS]).max() < 1e-3
+
+
+def test_digests_depend_on_speaker_and_rest(speaker):
+    avatar, body = speaker
+    other = replace(avatar, poses=avatar.poses + np.float32(0.01))
+    digests = [
+        Retargeting.of_speaker(*arguments).digest()
+        for arguments in ((avatar, body, 0), (avatar, body, 1), (avatar, body, 0, "sides"), (other, body, 0))
+    ]
+    assert len(set(digests)) == 4
+    assert Retargeting.of_speaker(avatar, body, 0).digest() == digests[0]
+
+
+def test_one_frame_is_enough(retargeting):
+    assert len(retargeting.apply(gesture().frames(0, 1)).poses) == 1
+
+
+# ---- coverage ----
+
+
+def test_the_portrait_shows_what_its_own_view_shows(speaker):
+    avatar, body = speaker
+    coverage = Coverage(avatar, body)
+    still, away = still_motion(avatar), still_motion(avatar)
+    away.poses[:, [JOINT["left_wrist"], JOINT["right_wrist"]], 0] += 2.5  # palms turned to the other side
+    own, turned = coverage.unseen(still, own_view(avatar)), coverage.unseen(away, own_view(avatar))
+    assert own.hands < 0.25 and own.arms < 0.25 and turned.hands > own.hands + 0.05
+    aside = camera.avatar_camera(avatar, CameraPath(azimuth=45.0), 1, FPS, (64, 64))
+    assert coverage.unseen(still, aside).arms > own.arms + 0.1
+
+
+def test_hands_turn_less_if_they_would_show_what_the_portrait_does_not(speaker, monkeypatch):
+    monkeypatch.setattr(retargeting_module, "_MAX_UNSEEN_HANDS", 0.0)
+    avatar, body = speaker
+    coverage = Coverage(avatar, body)
+    turning = gesture(left_wrist=(1.2, 0, 0), right_wrist=(1.2, 0, 0))
+    free = Retargeting(RestPose.of_style(0, body), RestPose.of_avatar(avatar, body))
+    shares = [
+        coverage.unseen(r.apply(turning), camera.avatar_camera(avatar, CameraPath(), T, FPS, (128, 128))).hands
+        for r in (free, replace(free, coverage=coverage))
+    ]
+    assert shares[1] < shares[0]
