@@ -11,6 +11,7 @@ from stereotalker.geometry import camera
 from stereotalker.geometry.camera_path import CameraPath
 from stereotalker.motion import retargeting as retargeting_module
 from stereotalker.motion.coverage import Coverage
+from stereotalker.motion.features import BODY_JOINTS
 from stereotalker.motion.rest_pose import ARM_POSES, RestPose
 from stereotalker.motion.retargeting import Retargeting, retarget
 from stereotalker.records import Motion
@@ -150,8 +151,13 @@ def test_arms_rest_where_the_clip_says(speaker, arms):
 
 def test_given_poses_replace_the_rest_pose_at_the_ends(retargeting):
     pose = resting_pose(STYLES[4])
-    result = retargeting.apply(gesture(left_elbow=(0, -0.8, 0)), start=pose)
-    assert np.abs(result.poses[0] - pose.poses[0]).max() < 1e-3
+    speaking = gesture(left_elbow=(0, -0.8, 0), jaw=(0.2, 0, 0))
+    result = retargeting.apply(speaking, start=pose)
+    body_joints = [JOINT[name] for name in BODY_JOINTS]
+    assert np.abs(result.poses[0, body_joints] - pose.poses[0, body_joints]).max() < 1e-3
+    # Speech goes on moving the face.
+    assert np.array_equal(result.expression, speaking.expression)
+    assert np.array_equal(result.poses[:, JOINT["jaw"]], speaking.poses[:, JOINT["jaw"]])
     assert np.abs(result.poses[-1, ARM_JOINTS] - retargeting.target.poses[ARM_JOINTS]).max() < 1e-3
 
 

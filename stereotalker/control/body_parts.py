@@ -9,6 +9,9 @@ from stereotalker.body.free_body import PARTS
 from stereotalker.body.model import Body
 from stereotalker.smplx_layout import JOINT, REGION
 
+# A surface at most this far behind the portrait's depth map counts as visible, m. Fingers are 15 mm thick, so that
+# their backs stay hidden.
+VISIBILITY_TOLERANCE_M = 0.006
 # Distance of the ears behind the eyes, m.
 _EARS_BEHIND_EYES_M = 0.08
 # How far colors of a region may be mixed into its neighbors, as a fraction of the picture's height.
@@ -63,6 +66,18 @@ def may_show(body: Body, vertices: np.ndarray, regions: np.ndarray) -> np.ndarra
     return (
         (regions != REGION["background"]) & ~(is_hand & never_hand) & ~(is_trunk_or_head & (regions == REGION["hands"]))
     )
+
+
+def shown_vertices(body: Body, pixels: np.ndarray, depth: np.ndarray, regions: np.ndarray) -> np.ndarray:
+    """Whether the portrait shows a vertex: in the picture, hidden by nothing, and where its part may lie. bool [V].
+
+    pixels f32 [V, 3]: x px, y px, depth m of the fitted body; depth f32 [H, W] m of the body; regions u8 [H, W].
+    """
+    H, W = regions.shape
+    columns, rows = (np.clip(pixels[:, k].astype(int), 0, (W, H)[k] - 1) for k in (0, 1))
+    is_inside = (pixels[:, 0] >= 0) & (pixels[:, 0] < W) & (pixels[:, 1] >= 0) & (pixels[:, 1] < H)
+    is_front = np.abs(depth[rows, columns] - pixels[:, 2]) < VISIBILITY_TOLERANCE_M
+    return is_inside & is_front & may_show(body, np.arange(len(pixels)), regions[rows, columns])
 
 
 def inner_person_mask(regions: np.ndarray) -> np.ndarray:

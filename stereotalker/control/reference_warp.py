@@ -26,12 +26,13 @@ from stereotalker.control.body_parts import (
     in_mouth,
     inner_person_mask,
     may_show,
+    shown_vertices,
 )
 from stereotalker.control.frame_maps import FrameMaps
 from stereotalker.control.hair_plane import HairPlane
 from stereotalker.control.layers import Layer
 from stereotalker.control.light import PortraitLight, Surface, read_light
-from stereotalker.control.texture import VISIBILITY_TOLERANCE_M, Texture, make_texture, texel_corners
+from stereotalker.control.texture import Texture, make_texture, texel_corners
 from stereotalker.control.warp_kernels import (
     FROM_HAIR_PLANE,
     SEEN,
@@ -91,15 +92,9 @@ def reference(avatar: Avatar, body: Body) -> Reference:
     fragments = rasterize(pixels, body.faces, (H, W))
 
     columns, rows = (np.clip(pixels[:, k].astype(int), 0, (W, H)[k] - 1) for k in (0, 1))
-    is_inside = (pixels[:, 0] >= 0) & (pixels[:, 0] < W) & (pixels[:, 1] >= 0) & (pixels[:, 1] < H)
     portrait_region = avatar.regions[rows, columns]
-    is_visible = (
-        is_inside
-        & (np.abs(fragments.depth[rows, columns] - pixels[:, 2]) < VISIBILITY_TOLERANCE_M)
-        & (body.part == PARTS["body"][0])
-        & ~in_mouth(body)
-        & may_show(body, np.arange(len(pixels)), portrait_region)
-    )
+    is_visible = shown_vertices(body, pixels, fragments.depth, avatar.regions)
+    is_visible &= (body.part == PARTS["body"][0]) & ~in_mouth(body)
     region = _vertex_regions(body, is_visible, portrait_region)
     light = read_light(
         avatar.portrait, avatar.regions, inner_person_mask(avatar.regions), surface, fragments, avatar.target

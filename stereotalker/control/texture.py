@@ -20,6 +20,7 @@ from scipy.spatial import cKDTree
 
 from stereotalker.body.free_body import PARTS
 from stereotalker.body.model import Body, load_body
+from stereotalker.control.body_parts import VISIBILITY_TOLERANCE_M
 from stereotalker.control.layers import HAND, TRUNK, Layer, vertex_layers
 from stereotalker.control.sleeves import sleeve_end
 from stereotalker.geometry.rasterizer import rasterize
@@ -28,9 +29,6 @@ from stereotalker.smplx_layout import JOINT, JOINTS, PARENTS, REGION, SIDES
 
 # Side of the texture atlas, texels.
 SIZE = 512
-# A surface at most this far behind the portrait's depth map counts as visible, m. Fingers are 15 mm thick, so that
-# their backs stay hidden.
-VISIBILITY_TOLERANCE_M = 0.006
 # Distance, m, that is added in quadrature to that of a candidate mirrored from the other side of the body.
 _MIRROR_PENALTY_M = 0.03
 # The same on arms and hands: for a candidate of the other arm, and for one of the side that faces the portrait.
@@ -45,7 +43,7 @@ _COPY_BLUR_M = 0.006
 # Arms and hands are thinned to about this many sources each.
 _MAX_COPY_SOURCES = 8000
 # Weights of lightness and the two chroma channels in a distance of CIELAB colors; lightness counts less, because skin
-# lies in shadow, too. Skin and cloth that are nearer than the distance cannot be told apart.
+# lies in shadow, too. Skin and cloth that are nearer than the distance cannot be distinguished.
 _LAB_WEIGHTS = np.array([0.5, 1, 1], np.float32)
 _MIN_SKIN_CLOTH_DISTANCE = 10.0
 # Share of an arm's sources that may lie on the wrong side of the sleeve's end.

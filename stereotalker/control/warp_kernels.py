@@ -11,9 +11,10 @@ import numba
 import numpy as np
 
 from stereotalker.control.background_plate import bilinear_sample
+from stereotalker.control.body_parts import VISIBILITY_TOLERANCE_M
 from stereotalker.control.frame_maps import FrameMaps
 from stereotalker.control.mipmaps import MipPair, mixed_sample
-from stereotalker.control.texture import COPIED_TEXEL, MIRRORED_TEXEL, VISIBILITY_TOLERANCE_M, VISIBLE_TEXEL
+from stereotalker.control.texture import COPIED_TEXEL, MIRRORED_TEXEL, VISIBLE_TEXEL
 
 # Values of Control.visibility on the person; 0 is outside. Higher values mean more reliable colors.
 SEEN = 255  # the portrait shows this surface

@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -102,15 +102,10 @@ def evaluate_portraits(params: Params, log: Log) -> None:
     if settings.portraits is None or settings.transcripts is None:
         raise UserError("evaluate.portraits and evaluate.transcripts name what is measured; params.yaml leaves one out")
     speeches = _transcribed_speeches(resolve(settings.transcripts), params.audio.loudness)
-    scores, ranges_before, rows, store = [], [], [], Store(Home.default().store)
+    scores, ranges_before, rows = [], [], []
     with HandFinder(detector_folder(params)) as finder:
-        for k, path in enumerate(sorted(p for p in resolve(settings.portraits).iterdir() if is_picture(p.name))):
-            try:
-                avatar = load(Avatar, fit_portrait_once(path, models, store)[1] / RECORD_FILE)
-            except ClipError as error:
-                print(f"portraits: {error}")
-                continue
-            avatar, speech = replace(avatar, name=path.stem), speeches[k % len(speeches)]
+        for k, avatar in _fitted_portraits(resolve(settings.portraits), models, "portraits"):
+            speech = speeches[k % len(speeches)]
             retargeting = Retargeting.of_speaker(avatar, models.body, avatar.style)
             made, before = (
                 models.synthesizer.motion(
@@ -123,10 +118,25 @@ def evaluate_portraits(params: Params, log: Log) -> None:
             scores.append(score)
             ranges_before.append(wrist_range(before, models.body, avatar.betas, avatar.surface))
             measures = {name: value for name, value in vars(score).items() if name not in ("name", "frames")}
-            print(f"portraits: {path.stem}: {measures}", flush=True)
+            print(f"portraits: {avatar.name}: {measures}", flush=True)
     _write("portraits", portrait_gestures.summary(scores, ranges_before), log)
     sheet = cv2.resize(grid(rows), None, fx=_SHEET_SCALE, fy=_SHEET_SCALE, interpolation=cv2.INTER_AREA)
     Image.fromarray(sheet).save(METRICS / "portrait_gestures.jpg", quality=82)
+
+
+def _fitted_portraits(folder: Path, models: Models, part: str) -> Iterator[tuple[int, Avatar]]:
+    """Every picture of a folder that can be fitted, as an avatar with the picture's name, and the picture's number.
+
+    A picture that cannot be fitted is printed with the reason, behind the name of the part of the evaluation.
+    """
+    store = Store(Home.default().store)
+    for k, path in enumerate(sorted(p for p in folder.iterdir() if is_picture(p.name))):
+        try:
+            avatar = load(Avatar, fit_portrait_once(path, models, store)[1] / RECORD_FILE)
+        except ClipError as error:
+            print(f"{part}: {error}")
+            continue
+        yield k, replace(avatar, name=path.stem)
 
 
 def _transcribed_speeches(file: Path, loudness: float) -> list[Speech]:
@@ -243,23 +253,18 @@ def _talking_portraits(models: Models, cases: list[Case]) -> list[TalkingPortrai
     speeches = [case.speech for case in cases if case.kind == "real" and case.language == "en"] or [
         case.speech for case in cases
     ]
-    spoken, store, fps = [], Store(Home.default().store), models.params.motion.fps
+    spoken, fps = [], models.params.motion.fps
     with tracker:
-        for k, path in enumerate(sorted(p for p in resolve(settings.portraits).iterdir() if is_picture(p.name))):
-            try:
-                avatar = load(Avatar, fit_portrait_once(path, models, store)[1] / RECORD_FILE)
-            except ClipError as error:
-                print(f"render: {error}")
-                continue
+        for k, avatar in _fitted_portraits(resolve(settings.portraits), models, "render"):
             speech = speeches[k % len(speeches)]
             frames = round(min(speech.seconds, settings.spoken_seconds) * fps)
             retargeting = Retargeting.of_speaker(avatar, models.body, avatar.style)
             controls = MotionControls(avatar.style, seed=k, retargeting=retargeting)
             motion = models.synthesizer.motion(speech, controls, round(speech.seconds * fps), fps).frames(0, frames)
-            spoken.append(render_and_track(models.renderer, replace(avatar, name=path.stem), motion, tracker))
+            spoken.append(render_and_track(models.renderer, avatar, motion, tracker))
             last = spoken[-1]
             found = f"face in {100 * last.face_share:.0f} %, jaw {last.correlation:.2f}, lag {last.lag}"
-            print(f"render: {path.stem}: {found}", flush=True)
+            print(f"render: {avatar.name}: {found}", flush=True)
     return spoken
 
 

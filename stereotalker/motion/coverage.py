@@ -10,9 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from stereotalker.body.model import Body
-from stereotalker.control.body_parts import may_show
+from stereotalker.control.body_parts import shown_vertices
 from stereotalker.control.layers import ARM, HAND, vertex_layers
-from stereotalker.control.texture import VISIBILITY_TOLERANCE_M
 from stereotalker.geometry.camera import project
 from stereotalker.geometry.rasterizer import rasterize
 from stereotalker.records import Avatar, Camera, Motion
@@ -38,14 +37,9 @@ class Coverage:
         still = Motion.still(avatar.poses, avatar.expression)
         vertices = body.pose(still, avatar.betas, avatar.surface)[0]
         pixels = project(vertices, avatar.intrinsics, avatar.extrinsics)
-        H, W = avatar.regions.shape
-        depth = rasterize(pixels, body.faces, (H, W)).depth
-        columns, rows = (np.clip(pixels[:, k].astype(int), 0, (W, H)[k] - 1) for k in (0, 1))
-        is_inside = (pixels[:, 0] >= 0) & (pixels[:, 0] < W) & (pixels[:, 1] >= 0) & (pixels[:, 1] < H)
-        is_front = np.abs(depth[rows, columns] - pixels[:, 2]) < VISIBILITY_TOLERANCE_M
+        depth = rasterize(pixels, body.faces, avatar.regions.shape).depth
         # A hand that the fit guesses before the trunk is not shown there.
-        is_own = may_show(body, np.arange(len(pixels)), avatar.regions[rows, columns])
-        self.is_shown = is_inside & is_front & is_own  # of every vertex
+        self.is_shown = shown_vertices(body, pixels, depth, avatar.regions)  # of every vertex
 
     def unseen(self, motion: Motion, camera: Camera) -> Unseen:
         """The shares over some frames of a motion, seen by a camera with as many frames."""

@@ -29,6 +29,7 @@ from stereotalker.geometry.rotations import (
     wrapped_angle,
 )
 from stereotalker.motion.coverage import Coverage
+from stereotalker.motion.features import BODY_JOINTS
 from stereotalker.motion.rest_pose import RestPose
 from stereotalker.records import Avatar, Motion
 from stereotalker.smplx_layout import JOINT, JOINTS, SIDES
@@ -153,21 +154,23 @@ def retarget(
 
 
 def _with_end_poses(motion: Motion, start: Motion | None, end: Motion | None) -> Motion:
-    """The motion with its first or last frame in a given pose (a motion of one frame), approached within _EASE_S."""
-    poses, trans, expression = motion.poses.copy(), motion.trans.copy(), motion.expression.copy()
+    """The motion with its body in a given pose (a motion of one frame) at its start or end, approached in _EASE_S.
+
+    The face is left alone: the motion model has fixed it for the moment of the given pose only, and speech moves it.
+    """
+    poses, trans = motion.poses.copy(), motion.trans.copy()
     time = np.arange(len(poses)) / motion.fps
     for pose, distance in ((start, time), (end, time[::-1])):
         if pose is None:
             continue
         weight = (1 - _minimum_jerk(distance / _EASE_S)).astype(np.float32)
-        for joint in range(len(JOINTS)):
+        for joint in (JOINT[name] for name in BODY_JOINTS):
             way = Rotation.from_rotvec(poses[:, joint]).inv() * Rotation.from_rotvec(pose.poses[0, joint])
             poses[:, joint] = (
                 Rotation.from_rotvec(poses[:, joint]) * scaled_rotation(way.as_rotvec(), weight)
             ).as_rotvec()
         trans += weight[:, None] * (pose.trans[0] - trans)
-        expression += weight[:, None] * (pose.expression[0] - expression)
-    return replace(motion, poses=poses, trans=trans, expression=expression)
+    return replace(motion, poses=poses, trans=trans)
 
 
 def _ease(frames: int, fps: float, ease_in: bool, ease_out: bool) -> np.ndarray:
