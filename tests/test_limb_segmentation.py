@@ -208,3 +208,30 @@ def test_a_thumb_missing_from_the_outline_is_restored(picture, landmarks):
     ]
     assert shares[1] > 0.9 and shares[1] > shares[0] + 0.2
     assert not fingers({}, landmarks.size).any()
+
+
+def beside_bare_arm(label_shift, others=None):
+    """Segment a drawn arm, with trunk's cloth below forearm and hand labeled as arm. Returns that cloth's labels.
+
+    label_shift: px from the arm's lower edge to the labeled cloth. others bool [H, W]: the other fitted limb.
+    """
+    picture, regions, limb, bare = drawn_arm(end=0.30)
+    rows, columns = np.indices(regions.shape)
+    labeled = (rows > 170 + label_shift) & (rows < 185 + label_shift) & (columns > 190) & (columns < 300)
+    regions[labeled] = ARMS
+    if others is not None:
+        limb = replace(limb, others=others(rows, columns))
+    return segment_limb(regions, limb, 0.30, picture, *colors_of(picture, regions))[labeled]
+
+
+def test_cloth_below_a_bare_forearm_and_its_hand_is_the_trunks():
+    assert (beside_bare_arm(3) == TORSO).mean() > 0.9
+
+
+def test_the_loose_sleeve_of_the_other_arm_stays_with_it():
+    # A fitted arm lies beyond the labeled cloth, nearer to it than the segmented one.
+    def other(rows, columns):
+        return (rows > 235) & (rows < 270) & (columns > 100) & (columns < 330)
+
+    assert (beside_bare_arm(45, other) == ARMS).all()
+    assert (beside_bare_arm(45) == TORSO).mean() > 0.9

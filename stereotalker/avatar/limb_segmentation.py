@@ -40,6 +40,8 @@ _MIN_SIZE, _MAX_SIZE = 0.4, 1.6
 _CLOTH_REGIONS = REGION["arms"], REGION["torso"], REGION["legs"]
 # Reach up to which an arm is its upper third, m.
 _UPPER_ARM_M = 0.27
+# Reach from which on an arm is forearm, m.
+_FOREARM_M = 0.45
 # Share of an arm's pixels that an end of its own must set right before the two sleeves may differ.
 _MIN_OWN_GAIN = 0.15
 # Distance along the arm that a sleeve's end leaves undecided, because hems are slanted, m.
@@ -153,7 +155,7 @@ def segment_limb(
     beside = np.where(_is_wall(lab[window], person, lab[cloth]), REGION["background"], REGION["arms"])
     cloth_label = np.where(is_hand_side, np.where(behind > 0, behind, beside), REGION["torso"])
     result = regions.copy()
-    is_far_beyond = limb.arm & (limb.reach > bare_from + _LOOSE_SLEEVE_M)
+    is_far_beyond = (limb.hand | limb.arm) & (limb.reach > max(bare_from + _LOOSE_SLEEVE_M, _FOREARM_M))
     result[_cloth_beside_bare_arm(regions, limb, is_far_beyond, *colors)] = REGION["torso"]
     result[window][removed] = cloth_label[removed]
     result[window][after] = np.where(is_hand_side, REGION["hands"], REGION["arms"])[after]
@@ -163,13 +165,14 @@ def segment_limb(
 def _cloth_beside_bare_arm(
     regions: np.ndarray, limb: FittedLimb, bare_arm: np.ndarray, to_skin: np.ndarray, to_cloth: np.ndarray
 ) -> np.ndarray:
-    """Pixels labeled as arm whose nearest part of the fitted arm is bare, but which are cloth: it is the trunk's.
+    """Pixels labeled as arm whose nearest part of all limbs is bare here, but which are cloth: it is the trunk's.
 
-    bool [H, W]. bare_arm bool [H, W]: the part of the fitted arm that no sleeve can reach; to_skin and to_cloth f32
+    bool [H, W]. bare_arm bool [H, W]: the part of the fitted limb that no sleeve can reach; to_skin and to_cloth f32
     [H, W], see `_limb_colors`.
     """
-    rows, columns = distance_transform_edt(~(limb.hand | limb.arm), return_distances=False, return_indices=True)
-    is_near_bare = bare_arm[rows, columns] & ~limb.others
+    limbs = limb.hand | limb.arm | limb.others
+    rows, columns = distance_transform_edt(~limbs, return_distances=False, return_indices=True)
+    is_near_bare = bare_arm[rows, columns]
     return (regions == REGION["arms"]) & is_near_bare & (to_cloth < to_skin) & (to_cloth < _MAX_CLOTH_SD)
 
 
