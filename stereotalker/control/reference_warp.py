@@ -28,6 +28,7 @@ from stereotalker.control.body_parts import (
     may_show,
     shown_vertices,
 )
+from stereotalker.control.cloth_gaps import close_gaps, cloth_contacts
 from stereotalker.control.frame_maps import FrameMaps
 from stereotalker.control.hair_plane import HairPlane
 from stereotalker.control.layers import Layer
@@ -81,6 +82,8 @@ class Reference:
     light: PortraitLight
     # None where the portrait shows no hair.
     plane_of_hair: HairPlane | None
+    # bool [2, V] vertices beside the seam at which either arm's sleeve hangs together with the trunk's cloth.
+    cloth_contacts: np.ndarray
 
 
 def reference(avatar: Avatar, body: Body) -> Reference:
@@ -113,6 +116,7 @@ def reference(avatar: Avatar, body: Body) -> Reference:
         region=region,
         light=light,
         plane_of_hair=hair_plane.make_hair_plane(avatar, body),
+        cloth_contacts=cloth_contacts(body, portrait_layers, pixels),
     )
 
 
@@ -173,6 +177,7 @@ def control(ref: Reference, body: Body, motion: Motion, camera: Camera) -> Contr
     fine_size = (_SUPERSAMPLING * H, _SUPERSAMPLING * W)
     warp, normals, plate = (np.zeros((T, H, W, 3), np.uint8) for _ in range(3))
     visibility, labels = (np.zeros((T, H, W), np.uint8) for _ in range(2))
+    result = Control(warp, visibility, normals, labels, plate, camera.azimuth, camera.elevation)
     is_outside_mouth, is_head = ~in_mouth(body), head_vertices(body)
     atlas = AtlasSource(body.texture_faces, texel_corners(body), ref.texture.colour, ref.texture.seen)
     heads = None if ref.plane_of_hair is None else hair_plane.heads(avatar, body, motion)
@@ -231,4 +236,9 @@ def control(ref: Reference, body: Body, motion: Motion, camera: Camera) -> Contr
         # Visibility values and u8 normals cannot be averaged, so one sample near the pixel's center stands for it.
         center = slice(_SUPERSAMPLING // 2, None, _SUPERSAMPLING)
         normals[t], visibility[t] = maps.normals[center, center], maps.visibility[center, center]
-    return Control(warp, visibility, normals, labels, plate, camera.azimuth, camera.elevation)
+        face = fragments.face[center, center]
+        is_covered = fragments.face.reshape(H, _SUPERSAMPLING, W, _SUPERSAMPLING).min((1, 3)) >= 0
+        shown_layer = np.where(face >= 0, ref.triangle_layer[face], layers.COUNT)
+        contacts = np.any(ref.cloth_contacts[:, body.faces[face]], -1)
+        close_gaps(result, t, is_covered, shown_layer, contacts)
+    return result

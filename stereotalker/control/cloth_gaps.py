@@ -1,0 +1,105 @@
+"""Closes narrow gaps between arm and trunk where the portrait shows the cloth of a loose sleeve without any.
+
+The body's mesh has no surface between arm and trunk. When an arm leaves the trunk, the background would show through a
+slit along a seam that is whole in the portrait. V: vertices, F: triangles of the body, H x W: a frame.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from scipy.ndimage import distance_transform_edt
+
+from stereotalker.body.model import Body
+from stereotalker.control.layers import ARM, TRUNK, Layer, vertex_layers
+from stereotalker.control.warp_kernels import GUESSED
+from stereotalker.records import Control
+from stereotalker.smplx_layout import JOINT, REGION, SIDES
+
+# Arm and trunk touch where they are at most so far apart in the portrait; share of its longer side.
+_CONTACT = 0.006
+# Their cloth is the same where its colors, blurred by so much, differ at most so much in CIELAB.
+_COLOR_BLUR, _MAX_COLOR_DIFFERENCE = 0.008, 14.0
+# A vertex belongs to the contact within this distance of it; share of the longer side.
+_CONTACT_REACH = 0.02
+# Widest gap that is closed; share of the frame's longer side.
+_MAX_GAP = 0.04
+# Shape of crumbs: what holds no such square is none of a gap.
+_CRUMB = np.ones((3, 3), np.uint8)
+
+
+def cloth_contacts(body: Body, layers: tuple[Layer, ...], places: np.ndarray) -> np.ndarray:
+    """Where each arm's sleeve is one with the cloth of the trunk: the vertices of both beside that seam, bool [2, V].
+
+    layers: of the portrait; places f32 [V, 3]: the body in the portrait, x px, y px, depth m.
+    """
+    H, W = layers[TRUNK].is_shown.shape
+    side, layer = max(H, W), vertex_layers(body)
+    columns, rows = (np.clip(places[:, k].astype(int), 0, (W, H)[k] - 1) for k in (0, 1))
+    result = np.zeros((len(SIDES), len(places)), bool)
+    trunk = _lab(layers[TRUNK].levels[0], side)
+    for k, name in enumerate(SIDES):
+        arm = layers[ARM + k]
+        reach = _CONTACT * side
+        contact = (_distance(layers[TRUNK].is_shown) < reach) & (_distance(arm.is_shown) < reach)
+        contact &= np.linalg.norm(trunk - _lab(arm.levels[0], side), axis=-1) < _MAX_COLOR_DIFFERENCE
+        is_beside = (_distance(contact) < _CONTACT_REACH * side)[rows, columns]
+        is_upper_arm = body.weights[:, JOINT[f"{name}_shoulder"]] > 0.5
+        result[k] = is_beside & (is_upper_arm | (layer == TRUNK))
+    return result
+
+
+def close_gaps(maps: Control, t: int, is_covered: np.ndarray, layer: np.ndarray, contacts: np.ndarray) -> None:
+    """Close the gaps of frame t of the maps, in place.
+
+    is_covered bool [H, W]: pixels that the mesh covers wholly; layer i64 [H, W]: the layer that they show; contacts
+    bool [2, H, W]: pixels of `cloth_contacts` of either arm.
+    """
+    H, W = is_covered.shape
+    widest = _MAX_GAP * max(H, W)
+    for k in range(len(SIDES)):
+        parts = [is_covered & contacts[k] & (layer == part) for part in (ARM + k, TRUNK)]
+        if not all(part.any() for part in parts):
+            continue
+        rows, columns = np.nonzero(parts[0])
+        margin = int(widest) + 1
+        window = np.s_[
+            max(rows.min() - margin, 0) : rows.max() + margin + 1,
+            max(columns.min() - margin, 0) : columns.max() + margin + 1,
+        ]
+        if not parts[1][window].any():
+            continue
+        (to_arm, arm), (to_trunk, trunk) = (
+            distance_transform_edt(~part[window], return_indices=True) for part in parts
+        )
+        here = np.indices(to_arm.shape)
+        is_between = ((arm - here) * (trunk - here)).sum(0) < 0
+        gap = ~is_covered[window] & is_between & (to_arm + to_trunk < widest)
+        gap = _without_crumbs(gap, is_covered[window])
+        share = (to_arm / np.maximum(to_arm + to_trunk, 1e-6))[gap][:, None]
+        for picture in (maps.warp[t], maps.normals[t]):
+            inside = picture[window]
+            of_arm, of_trunk = (inside[tuple(place[:, gap])] for place in (arm, trunk))
+            inside[gap] = np.rint((1 - share) * of_arm + share * of_trunk).astype(np.uint8)
+        maps.labels[t][window][gap] = REGION["torso"]
+        maps.visibility[t][window][gap] = GUESSED
+
+
+def _without_crumbs(gap: np.ndarray, is_covered: np.ndarray) -> np.ndarray:
+    """The gap without single pixels along an outline, and with the narrow rest of it beside what is covered."""
+    gap = cv2.morphologyEx(gap.astype(np.uint8), cv2.MORPH_OPEN, _CRUMB)
+    closed = cv2.morphologyEx(gap | is_covered.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
+    return (closed > 0) & ~is_covered & (cv2.dilate(gap, _CRUMB, iterations=2) > 0)
+
+
+def _distance(mask: np.ndarray) -> np.ndarray:
+    """Distance of every pixel from the mask, px; infinite without any pixel in it."""
+    if not mask.any():
+        return np.full(mask.shape, np.inf)
+    return cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, 5)
+
+
+def _lab(picture: np.ndarray, side: int) -> np.ndarray:
+    """A picture u8 [H, W, 3] in CIELAB, blurred, f32 [H, W, 3]."""
+    blurred = cv2.GaussianBlur(picture.astype(np.float32) / 255, (0, 0), _COLOR_BLUR * side)
+    return cv2.cvtColor(blurred, cv2.COLOR_RGB2LAB)

@@ -1,0 +1,66 @@
+"""Gaps between arm and trunk: closed where the portrait shows none, left open everywhere else."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from stereotalker.control.cloth_gaps import close_gaps, cloth_contacts
+from stereotalker.control.layers import ARM, COUNT, TRUNK, vertex_layers
+from stereotalker.control.reference_warp import reference
+from stereotalker.control.warp_kernels import GUESSED, SEEN
+from stereotalker.records import Control
+from stereotalker.smplx_layout import JOINT, REGION
+from stereotalker.synthetic.actor import build_actor
+
+SIDE, TRUNK_COLOR, ARM_COLOR, WALL = 128, (200, 40, 40), (100, 40, 40), (0, 0, 250)
+
+
+def frame(gap: int):
+    """Maps of a trunk to the left of an arm, `gap` px apart, and what `close_gaps` takes with them."""
+    layer = np.full((SIDE, SIDE), COUNT)
+    layer[20:100, 20:60], layer[20:100, 60 + gap : 80 + gap] = TRUNK, ARM
+    covered = layer < COUNT
+    warp = np.full((1, SIDE, SIDE, 3), WALL, np.uint8)
+    warp[0, layer == TRUNK], warp[0, layer == ARM] = TRUNK_COLOR, ARM_COLOR
+    visibility = np.where(covered, SEEN, 0).astype(np.uint8)[None]
+    labels = np.where(covered, REGION["torso"], 0).astype(np.uint8)[None]
+    zero = np.zeros(1, np.float32)
+    maps = Control(warp, visibility, np.zeros_like(warp), labels, np.zeros_like(warp), zero, zero)
+    return maps, covered, layer, np.stack([covered, np.zeros_like(covered)])
+
+
+def test_a_narrow_gap_between_contacts_is_closed_with_the_cloth_of_both():
+    maps, covered, layer, contacts = frame(gap=3)
+    close_gaps(maps, 0, covered, layer, contacts)
+    gap = maps.warp[0, 22:98, 60:63]
+    assert (gap[..., 2] < 60).all() and (gap[:, 0, 0] > gap[:, 2, 0]).all()  # red falls from the trunk to the arm
+    assert (maps.visibility[0, 22:98, 60:63] == GUESSED).all() and (maps.labels[0, 22:98, 60:63] > 0).all()
+    beside = np.ones((SIDE, SIDE), bool)
+    beside[18:102, 58:66] = False
+    assert (maps.warp[0, beside & ~covered] == WALL).all()
+    assert (maps.visibility[0, covered] == SEEN).all()
+
+
+@pytest.mark.parametrize("why", ["too wide", "no contact", "one side only"])
+def test_other_gaps_stay_open(why):
+    maps, covered, layer, contacts = frame(gap=12 if why == "too wide" else 3)
+    if why == "no contact":
+        contacts[:] = False
+    elif why == "one side only":
+        contacts[:, layer == TRUNK] = False
+    close_gaps(maps, 0, covered, layer, contacts)
+    assert (maps.warp[0, ~covered] == WALL).all() and (maps.visibility[0, ~covered] == 0).all()
+
+
+def test_contacts_lie_on_trunk_and_upper_arms_and_end_where_the_cloth_differs(body):
+    ref = reference(build_actor(3, body, 128, 1).avatar, body)
+    contacts, layer = cloth_contacts(body, ref.layers, ref.places), vertex_layers(body)
+    assert np.array_equal(contacts, ref.cloth_contacts) and contacts.any(1).all()
+    for k, side in enumerate(("left", "right")):
+        is_upper_arm = body.weights[:, JOINT[f"{side}_shoulder"]] > 0.5
+        assert (is_upper_arm | (layer == TRUNK))[contacts[k]].all()
+    arm = ref.layers[ARM]
+    other = replace(arm, levels=(255 - arm.levels[0], *arm.levels[1:]))
+    changed = cloth_contacts(body, (*ref.layers[:ARM], other, *ref.layers[ARM + 1 :]), ref.places)
+    assert changed[0].sum() < 0.1 * contacts[0].sum() and np.array_equal(changed[1], contacts[1])
