@@ -208,6 +208,23 @@ class RenderParams(Section):
     training: DenoiserTraining
 
 
+class PhotographsParams(Section):
+    """Photographs as training samples."""
+
+    folder: Path | None
+    gestures: int = Field(gt=0)
+    size: int = Field(gt=0)
+    share: float = Field(ge=0, le=1)
+    seed: int
+
+
+class FinishParams(Section):
+    """The last training of the renderer, on people and photographs, against a critic of patches."""
+
+    critic: float = Field(ge=0)
+    training: DenoiserTraining
+
+
 class AblationParams(Section):
     """The renderers that the shipped one is compared with."""
 
@@ -325,9 +342,11 @@ class Params(Section):
     audio: AudioParams
     motion: MotionParams
     gestures: GesturesParams
+    photographs: PhotographsParams
     masks: MaskParams
     dense: DenseParams
     render: RenderParams
+    finish: FinishParams
     ablation: AblationParams
     avatar: AvatarParams
     evaluate: EvaluateParams

@@ -19,22 +19,23 @@ from stereotalker.avatar.mediapipe_detector import MediaPipe
 from stereotalker.control.masks import MaskConfig, MaskPredictor
 from stereotalker.dataset.build import build_people
 from stereotalker.dataset.card import write_card
-from stereotalker.dataset.speech_corpus import build_corpus, read_corpus
+from stereotalker.dataset.speech_corpus import PARTS, build_corpus, read_corpus
 from stereotalker.evaluation.motion_metrics import GestureAutoencoder, GestureConfig, gesture_autoencoder_loss
-from stereotalker.models import read_body, read_denoiser, read_encoder, read_masks, weights_file
+from stereotalker.models import Models, read_body, read_denoiser, read_encoder, read_masks, weights_file
 from stereotalker.motion.denoiser import MotionConfig, MotionDenoiser
-from stereotalker.params import Params, Training
-from stereotalker.production.avatars import detector_folder
+from stereotalker.params import Params, Training, resolve
+from stereotalker.production.avatars import detector_folder, fitted_portraits
 from stereotalker.render.denoiser import DenoiserConfig, RenderDenoiser, upcycle
 from stereotalker.runtime.device import device, to_channels_last
 from stereotalker.training.audio_encoder import training_loss as audio_loss
-from stereotalker.training.crops import draw_crops
+from stereotalker.training.crops import draw_mixed
 from stereotalker.training.detector_calibration import build_calibration
 from stereotalker.training.loop import Log, fit, print_log
 from stereotalker.training.masks import training_loss as masks_loss
 from stereotalker.training.motion import training_loss as motion_loss
 from stereotalker.training.motion_examples import make_examples, train_prior
-from stereotalker.training.renderer import train_denoiser
+from stereotalker.training.photographs import photograph_sample, read_photographs, write_photograph
+from stereotalker.training.renderer import finish_denoiser, train_denoiser
 from stereotalker.training.samples import Sample, read_people
 from stereotalker.weights import Model, save_weights
 
@@ -44,6 +45,10 @@ AVATARS = Path("stereotalker/assets/avatars")
 WEIGHTS = Path("stereotalker/weights")
 ABLATED = DATA / "ablation"  # weights of the denoisers with other experts
 DENSE = DATA / "dense.safetensors"
+EXPERTS = DATA / "render.safetensors"  # the denoiser with experts, which `finish` continues from
+PHOTOGRAPHS = DATA / "photographs"
+_PHOTOGRAPH_SPEECH_S = 4.0  # photographs gesture to longer speeches than this, s
+HELD_OUT_EVERY = 3  # of the photographs, every so many-th is held out
 FACES = Path("stereotalker/assets/FACES_FREE.npz")
 # The body that stage `body` writes. It is never `body.file` of the parameters, which may be a licensed model of the
 # user.
@@ -114,13 +119,36 @@ def gestures(params: Params, log: Log) -> None:
     save_weights(model, weights_file("gestures", WEIGHTS))
 
 
+def photographs(params: Params, log: Log) -> None:
+    """Fit open portraits and turn them into samples; every HELD_OUT_EVERY-th is kept for the evaluation."""
+    section = params.photographs
+    for part in PARTS:
+        (PHOTOGRAPHS / part).mkdir(parents=True, exist_ok=True)
+    if section.folder is None:
+        return
+    models = Models(params, WEIGHTS)
+    speeches = [s for s in read_corpus(DATA / "speech" / "train") if s.words and s.seconds > _PHOTOGRAPH_SPEECH_S]
+    for k, avatar in fitted_portraits(resolve(section.folder), models, "photographs"):
+        path = PHOTOGRAPHS / PARTS[k % HELD_OUT_EVERY == 0] / f"{avatar.name}.safetensors"
+        if not path.exists():
+            seed = section.seed + k
+            sample = photograph_sample(
+                avatar, models.body, speeches[seed % len(speeches)], section.gestures, section.size, seed
+            )
+            write_photograph(sample, path)
+            print(f"photographs: {avatar.name}", flush=True)
+
+
 def masks(params: Params, log: Log) -> None:
     """Train the mask predictor."""
     section = params.masks
     model = _seeded(section.training, lambda: MaskPredictor(MaskConfig(tuple(section.channels), params.render.patch)))
-    samples = read_people(DATA / "people" / "train", params.body, params.people)
+    people = read_people(DATA / "people" / "train", params.body, params.people)
+    pictures = read_photographs(PHOTOGRAPHS / "train")
     model = to_channels_last(model, device())
-    draw = partial(draw_crops, samples, runs=section.training.batch, frames=1, size=section.crop)
+    draw = partial(
+        draw_mixed, people, pictures, params.photographs.share, runs=section.training.batch, frames=1, size=section.crop
+    )
     fit(model, masks_loss(model), section.training, DATA / "masks.checkpoint", log, draw=draw)
     save_weights(model, weights_file("masks", WEIGHTS))
 
@@ -151,8 +179,27 @@ def render(params: Params, log: Log) -> None:
     inputs, checkpoint = _denoiser_inputs(params), DATA / "render.checkpoint"
     save_weights(
         train_denoiser(model, *inputs, section.scheduler, section.training, log, checkpoint),
-        weights_file("render", WEIGHTS),
+        EXPERTS,
     )
+
+
+def finish(params: Params, log: Log) -> None:
+    """Train the denoiser with experts further, on people and photographs, against a critic of patches."""
+    section, checkpoint = params.finish, DATA / "finish.checkpoint"
+    model = _seeded(section.training, lambda: read_denoiser(EXPERTS))
+    predictor, samples = _denoiser_inputs(params)
+    training = section.training
+    draw = partial(
+        draw_mixed,
+        samples,
+        read_photographs(PHOTOGRAPHS / "train"),
+        params.photographs.share,
+        runs=training.batch,
+        frames=training.run,
+        size=training.crop,
+    )
+    finish_denoiser(model, predictor, draw, params.render.scheduler, section, log, checkpoint)
+    save_weights(model, weights_file("render", WEIGHTS))
 
 
 def ablation(params: Params, log: Log) -> None:
@@ -193,8 +240,10 @@ def evaluate(params: Params, log: Log, part: str = "all") -> None:
         evaluate_render,
     )
 
-    if part in ("avatar", "portraits"):
-        {"avatar": evaluate_avatar, "portraits": evaluate_portraits}[part](params, log)
+    if part == "avatar":
+        evaluate_avatar(params, log)
+    elif part == "portraits":
+        evaluate_portraits(params, DATA, log)
     else:
         {"motion": evaluate_motion, "render": evaluate_render, "all": evaluate_all}[part](params, DATA, WEIGHTS, log)
 
@@ -202,7 +251,13 @@ def evaluate(params: Params, log: Log, part: str = "all") -> None:
 Stage = Callable[[Params, Log], None]
 
 # Stages that build data. They have no training curves.
-DATA_STAGES: dict[str, Stage] = {"body": body, "speech": speech, "people": people, "avatar": avatar}
+DATA_STAGES: dict[str, Stage] = {
+    "body": body,
+    "speech": speech,
+    "people": people,
+    "photographs": photographs,
+    "avatar": avatar,
+}
 
 TRAINING_STAGES: dict[str, Stage] = {
     "audio": audio,
@@ -211,6 +266,7 @@ TRAINING_STAGES: dict[str, Stage] = {
     "masks": masks,
     "dense": dense,
     "render": render,
+    "finish": finish,
     "ablation": ablation,
 }
 

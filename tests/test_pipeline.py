@@ -18,7 +18,7 @@ from stereotalker.tasks.train import run_stage
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("dataset")]
 
-TRAINED = ("audio", "motion", "gestures", "masks", "dense", "render", "ablation")
+TRAINED = ("audio", "motion", "gestures", "masks", "dense", "render", "finish", "ablation")
 METRICS = {
     "people": {"identities", "bilabial_closed"},
     "motion": {
@@ -117,7 +117,7 @@ def test_dvc_runs_every_stage_once_and_then_none(tmp_path):
 
     dvc("init", "--no-scm", "-q")
     first, second = dvc("repro"), dvc("repro")
-    for stage in (*TRAINED, "speech", "people", "evaluate"):
+    for stage in (*TRAINED, "speech", "people", "photographs", "evaluate"):
         assert f"Running stage '{stage}'" in first
     assert "Running stage 'body'" not in first  # The shipped body matches dvc.lock.
     assert "Running stage" not in second

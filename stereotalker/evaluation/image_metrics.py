@@ -10,6 +10,8 @@ import numpy as np
 
 # Wang et al. 2004: the two stabilizing constants for 8-bit values and the standard deviation of the window in px.
 _SSIM_CONSTANTS, _SSIM_SIGMA = ((0.01 * 255) ** 2, (0.03 * 255) ** 2), 1.5
+# Standard deviation of the blur that leaves out fine detail, px.
+_DETAIL_SIGMA = 1.5
 # Reisenhofer et al. 2018: the stabilizing constant C and the slope alpha of the logistic function.
 _HAAR_C, _HAAR_ALPHA = 30.0, 4.2
 
@@ -73,6 +75,12 @@ def sharpness(picture: np.ndarray, where: np.ndarray) -> float:
     """Variance of the Laplacian of the luminance within the region `where`; nan for an empty region."""
     laplacian = cv2.Laplacian(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), cv2.CV_32F)[where]
     return float(laplacian.var()) if laplacian.size else np.nan
+
+
+def fine_detail(picture: np.ndarray) -> np.ndarray:
+    """Energy of what is finer than some 4 px: the squared difference from a blurred picture, f32 [H, W]."""
+    values = picture.astype(np.float32)
+    return ((values - cv2.GaussianBlur(values, (0, 0), _DETAIL_SIGMA)) ** 2).mean(-1)
 
 
 def boundary_f(mask: np.ndarray, truth: np.ndarray, within: float) -> float:

@@ -38,6 +38,8 @@ REGION_EXPERT_REGIONS = (
     "mouth",
     "hands",
 )  # regions in which the region experts are expected to be better
+# Name of what the portrait does not show of the person, which is measured like a region.
+UNSEEN = "unseen"
 _MIN_REGION_PIXELS = 10  # pixels below which a region's figure in a frame would be noise
 
 
@@ -111,16 +113,22 @@ def _score_sample(scores: Scores, system: str, fit: str, sample: Sample, rendere
     for n, (picture, truth, regions) in enumerate(zip(rendered, sample.image, sample.regions, strict=True)):
         view = next((name for name, (low, high) in VIEWS.items() if low <= abs(sample.angles[n, 0]) <= high), "other")
         error, similarity = image_metrics.squares(picture, truth), image_metrics.ssim(picture, truth)
-        for region in ("person", *REGIONS[1:]):
-            where = regions != REGION["background"] if region == "person" else regions == REGION[region]
+        is_person = regions != REGION["background"]
+        where_by_region = {"person": is_person, UNSEEN: is_person & (sample.visibility[n] < SEEN)}
+        where_by_region |= {name: regions == REGION[name] for name in REGIONS[1:]}
+        for region, where in where_by_region.items():
             if where.sum() >= _MIN_REGION_PIXELS:
                 key = (fit, view, region)
                 scores.add(image_metrics.psnr(float(error[where].mean())), system, "psnr", *key)
                 scores.add(float(similarity[where].mean()), system, "ssim", *key)
             if region == "person":
                 scores.add(image_metrics.haar_psi(picture, truth, where), system, "haar", fit, view, region)
+            if region == UNSEEN and where.any():
+                for measure, shown in (("detail", picture), ("true detail", truth)):
+                    energy = image_metrics.fine_detail(shown)[where]
+                    scores.add(float(energy.mean()), system, measure, fit, view, region)
         if n % sample.frames:
-            where = (regions != REGION["background"]) | (sample.regions[n - 1] != REGION["background"])
+            where = is_person | (sample.regions[n - 1] != REGION["background"])
             change = [
                 np.abs(p[n].astype(np.float32) - p[n - 1]).mean(-1)[where].mean() for p in (rendered, sample.image)
             ]
@@ -134,6 +142,13 @@ def flicker(scores: Scores, system: str, fit: str, view: str | None) -> float:
     1 is right; a larger value means flicker, a smaller one a frozen picture.
     """
     return scores.mean(system, "change", fit, view, "person") / scores.mean(system, "true change", fit, view, "person")
+
+
+def unseen_summary(scores: Scores, prefix: str) -> dict[str, float]:
+    """Gain over the warp on pixels that the portrait does not show, dB, and energy of fine detail over the truth's."""
+    ours, warp = (scores.mean(system, "psnr", None, None, UNSEEN) for system in ("ours", "warp"))
+    detail, true_detail = (scores.mean("ours", measure, None, None, UNSEEN) for measure in ("detail", "true detail"))
+    return {f"{prefix}_gain_db": ours - warp, f"{prefix}_sharpness": detail / true_detail}
 
 
 def summary(scores: Scores) -> dict[str, float]:

@@ -10,8 +10,7 @@ from __future__ import annotations
 import csv
 import json
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -23,12 +22,12 @@ from stereotalker.acting.reference_acting import STYLES, act, lip_closure_spans
 from stereotalker.audio.speech import from_file
 from stereotalker.avatar.detector_calibration import read_calibration
 from stereotalker.avatar.frame_detectors import HandFinder, JawTracker
-from stereotalker.avatar.library import RECORD_FILE, Library, read_avatar
+from stereotalker.avatar.library import Library, read_avatar
 from stereotalker.avatar.mediapipe_detector import MediaPipe
 from stereotalker.body.model import Body
 from stereotalker.dataset.shards import read_summaries
 from stereotalker.dataset.speech_corpus import PARTS, read_corpus, read_index
-from stereotalker.errors import ClipError, UserError
+from stereotalker.errors import UserError
 from stereotalker.evaluation import motion, motion_cases, motion_report, portrait_gestures, rendering
 from stereotalker.evaluation.avatars import evaluate_rendered_people, fit_portraits
 from stereotalker.evaluation.avatars import summary as avatar_summary
@@ -40,22 +39,20 @@ from stereotalker.evaluation.rendering import Scores
 from stereotalker.evaluation.talking_portraits import TalkingPortrait, render_and_track
 from stereotalker.evaluation.talking_portraits import summary as portraits_summary
 from stereotalker.media.contact_sheet import grid
-from stereotalker.media.photos import is_picture
 from stereotalker.models import Models, read_denoiser
 from stereotalker.motion.language_prior import NO_MODEL, GestureClassifier, LanguagePrior
 from stereotalker.motion.retargeting import Retargeting
 from stereotalker.motion.synthesize import MotionControls
 from stereotalker.params import Params, resolve
-from stereotalker.production.avatars import detector_folder, fit_portrait_once
-from stereotalker.records import Avatar, Motion, Speech, load
+from stereotalker.production.avatars import detector_folder, fitted_portraits
+from stereotalker.records import Motion, Speech
 from stereotalker.render.renderer import Renderer
-from stereotalker.runtime.home import Home
 from stereotalker.store.files import write_atomic
-from stereotalker.store.local import Store
 from stereotalker.synthetic.actor import Actor, build_actor
 from stereotalker.synthetic.shading import render as draw
 from stereotalker.training.loop import Log
 from stereotalker.training.motion_examples import make_examples, train_prior
+from stereotalker.training.photographs import read_photographs
 from stereotalker.training.samples import Sample, read_people
 
 METRICS = Path("metrics")  # folder of all files that are written, relative to the working directory
@@ -92,11 +89,12 @@ def evaluate_avatar(params: Params, log: Log) -> None:
     _write("avatar", table, log)
 
 
-def evaluate_portraits(params: Params, log: Log) -> None:
+def evaluate_portraits(params: Params, data: Path, log: Log) -> None:
     """Let every portrait gesture to real speech, and write metrics/portraits.json with a contact sheet.
 
-    This is not a part of `evaluate_all`, because it needs the detector. Raises UserError without it, and where
-    portraits or transcribed recordings are missing.
+    What the renderer draws where a portrait shows nothing is measured on held-out people and photographs in the folder
+    `data`, if they are there. This is not a part of `evaluate_all`, because it needs the detector. Raises UserError
+    without it, and where portraits or transcribed recordings are missing.
     """
     models, settings, fps = Models(params), params.evaluate, params.motion.fps
     if settings.portraits is None or settings.transcripts is None:
@@ -104,7 +102,7 @@ def evaluate_portraits(params: Params, log: Log) -> None:
     speeches = _transcribed_speeches(resolve(settings.transcripts), params.audio.loudness)
     scores, ranges_before, rows = [], [], []
     with HandFinder(detector_folder(params)) as finder:
-        for k, avatar in _fitted_portraits(resolve(settings.portraits), models, "portraits"):
+        for k, avatar in fitted_portraits(resolve(settings.portraits), models, "portraits"):
             speech = speeches[k % len(speeches)]
             retargeting = Retargeting.of_speaker(avatar, models.body, avatar.style)
             made, before = (
@@ -119,24 +117,27 @@ def evaluate_portraits(params: Params, log: Log) -> None:
             ranges_before.append(wrist_range(before, models.body, avatar.betas, avatar.surface))
             measures = {name: value for name, value in vars(score).items() if name not in ("name", "frames")}
             print(f"portraits: {avatar.name}: {measures}", flush=True)
-    _write("portraits", portrait_gestures.summary(scores, ranges_before), log)
+    unseen = _unseen_figures(params, data, models.renderer)
+    _write("portraits", portrait_gestures.summary(scores, ranges_before) | unseen, log)
     sheet = cv2.resize(grid(rows), None, fx=_SHEET_SCALE, fy=_SHEET_SCALE, interpolation=cv2.INTER_AREA)
     Image.fromarray(sheet).save(METRICS / "portrait_gestures.jpg", quality=82)
 
 
-def _fitted_portraits(folder: Path, models: Models, part: str) -> Iterator[tuple[int, Avatar]]:
-    """Every picture of a folder that can be fitted, as an avatar with the picture's name, and the picture's number.
-
-    A picture that cannot be fitted is printed with the reason, behind the name of the part of the evaluation.
-    """
-    store = Store(Home.default().store)
-    for k, path in enumerate(sorted(p for p in folder.iterdir() if is_picture(p.name))):
-        try:
-            avatar = load(Avatar, fit_portrait_once(path, models, store)[1] / RECORD_FILE)
-        except ClipError as error:
-            print(f"{part}: {error}")
-            continue
-        yield k, replace(avatar, name=path.stem)
+def _unseen_figures(params: Params, data: Path, renderer: Renderer) -> dict[str, float]:
+    """Figures of what the portrait does not show, on one take of held-out people and on held-out photographs."""
+    figures: dict[str, float] = {}
+    folder = data / "people" / "held_out"
+    if any(folder.glob("*.tar")):
+        samples_by_fit = {
+            fit: read_people(folder, params.body, params.people, params.evaluate.people, wrong)[:: params.people.takes]
+            for fit, wrong in rendering.FITS.items()
+        }
+        scores = rendering.score_renderer(renderer, samples_by_fit, ("warp", "ours"))
+        figures |= rendering.unseen_summary(scores, "unseen")
+    if photographs := read_photographs(data / "photographs" / "held_out"):
+        scores = rendering.score_renderer(renderer, {"photograph": photographs}, ("warp", "ours"))
+        figures |= rendering.unseen_summary(scores, "unseen_photographs")
+    return figures
 
 
 def _transcribed_speeches(file: Path, loudness: float) -> list[Speech]:
@@ -221,18 +222,17 @@ def evaluate_render(params: Params, data: Path, weights: Path, log: Log) -> None
 def _ablation(
     renderer: Renderer, samples_by_fit: dict[str, list[Sample]], data: Path, kinds: Sequence[str]
 ) -> dict[str, Scores]:
-    """Held-out scores of our denoiser, of ours with the body's labels as masks, and of those in the folder `ablation`.
+    """Held-out scores of our denoiser, with predicted masks and with the body's labels, and of others like it.
 
-    The stage `ablation` trains the latter as the stage `render` trains ours; `kinds` names their experts. Raises
-    UserError where one of `kinds` is not there.
+    The others lack the last training: the one that it began with, and those that the stage `ablation` trained as the
+    stage `render` trained that one; `kinds` names their experts. Raises UserError where one of them is not there.
     """
     ours, folder = renderer.denoiser.config.experts, data / "ablation"
-    if missing := [kind for kind in kinds if not (folder / f"{kind}.safetensors").is_file()]:
-        raise UserError(f"{folder} holds no denoiser with experts {', '.join(missing)}; run the stage `ablation`")
-    renderers = {ours: renderer, f"{ours}, body mask": rendering.with_body_masks(renderer)}
-    renderers |= {
-        kind: rendering.with_denoiser(renderer, read_denoiser(folder / f"{kind}.safetensors")) for kind in kinds
-    }
+    files = {ours: data / "render.safetensors"} | {kind: folder / f"{kind}.safetensors" for kind in kinds}
+    if missing := [str(file) for file in files.values() if not file.is_file()]:
+        raise UserError(f"{', '.join(missing)} not found; run the stages `render` and `ablation`")
+    renderers = {"finished": renderer, "finished, body mask": rendering.with_body_masks(renderer)}
+    renderers |= {kind: rendering.with_denoiser(renderer, read_denoiser(file)) for kind, file in files.items()}
     return {name: rendering.score_renderer(other, samples_by_fit, ("ours",)) for name, other in renderers.items()}
 
 
@@ -255,7 +255,7 @@ def _talking_portraits(models: Models, cases: list[Case]) -> list[TalkingPortrai
     ]
     spoken, fps = [], models.params.motion.fps
     with tracker:
-        for k, avatar in _fitted_portraits(resolve(settings.portraits), models, "render"):
+        for k, avatar in fitted_portraits(resolve(settings.portraits), models, "render"):
             speech = speeches[k % len(speeches)]
             frames = round(min(speech.seconds, settings.spoken_seconds) * fps)
             retargeting = Retargeting.of_speaker(avatar, models.body, avatar.style)

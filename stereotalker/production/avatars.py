@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -31,6 +32,7 @@ from stereotalker.records import Avatar, load, save
 from stereotalker.runtime.home import Home
 from stereotalker.store import keys
 from stereotalker.store.digests import file_digest
+from stereotalker.store.local import Store
 from stereotalker.store.remote import AnyStore
 
 _FIT_FILE = "fit.json"  # in a store entry of the stage "portrait": what the fit found, beside the avatar's record
@@ -86,6 +88,21 @@ def fit_portrait_once(path: Path, models: Models, store: AnyStore, landmarks: Pa
         (folder / _FIT_FILE).write_text(json.dumps(fit))
 
     return key, store.make("portrait", key, write)
+
+
+def fitted_portraits(folder: Path, models: Models, part: str) -> Iterator[tuple[int, Avatar]]:
+    """Every picture of a folder that can be fitted, as an avatar with the picture's name, and the picture's number.
+
+    A picture that cannot be fitted is printed with the reason, behind the name of the part of the pipeline.
+    """
+    store = Store(Home.default().store)
+    for k, path in enumerate(sorted(p for p in folder.iterdir() if is_picture(p.name))):
+        try:
+            avatar = load(Avatar, fit_portrait_once(path, models, store)[1] / RECORD_FILE)
+        except ClipError as error:
+            print(f"{part}: {error}")
+            continue
+        yield k, replace(avatar, name=path.stem)
 
 
 def fit_key(path: Path, models: Models, landmarks: Path | None = None) -> str:

@@ -58,6 +58,24 @@ def draw_crops(people: list[Sample], rng: np.random.Generator, runs: int, frames
     )
 
 
+def draw_mixed(
+    people: list[Sample],
+    photographs: list[Sample],
+    share: float,
+    rng: np.random.Generator,
+    runs: int,
+    frames: int,
+    size: int,
+) -> Crops:
+    """Draw crops of people, or, in a `share` of the cases and if there are any, as many single frames of photographs.
+
+    The other arguments are those of `draw_crops`.
+    """
+    if photographs and rng.random() < share:
+        return draw_crops(photographs, rng, runs * frames, 1, size)
+    return draw_crops(people, rng, runs, frames, size)
+
+
 def _crop(sample: Sample, frames: int, rng: np.random.Generator, size: int) -> dict[str, np.ndarray]:
     """Arrays of one run [T, S, S(, 3)], with the names of Crops' fields; `portrait` is [1, PH, PW, 3]."""
     T = sample.frames

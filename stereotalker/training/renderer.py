@@ -5,20 +5,25 @@ B = runs x frames pictures of a batch of crops.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional
 
 from stereotalker.control.masks import MaskPredictor, control_channels, one_channel, to_float
+from stereotalker.control.warp_kernels import SEEN
 from stereotalker.diffusion.schedulers import TRAIN_TIMESTEPS, make_scheduler
 from stereotalker.errors import UserError
-from stereotalker.params import DenoiserTraining
+from stereotalker.params import DenoiserTraining, FinishParams
 from stereotalker.render.denoiser import Conditions, RenderDenoiser, conditions
 from stereotalker.render.renderer import composite, composite_reliable_pixels
 from stereotalker.runtime.device import autocast, device, to_channels_last
 from stereotalker.smplx_layout import REGIONS
+from stereotalker.training.critic import PatchCritic, critic_losses
 from stereotalker.training.crops import Crops, draw_crops
 from stereotalker.training.loop import Log, fit
 from stereotalker.training.samples import Sample
@@ -40,6 +45,8 @@ _SQUARED_WEIGHT, _GRADIENT_WEIGHT = 3.0, 0.5
 # Weight of differences of means over 4 x 4 px. Single threads of cloth cannot be predicted, but the brightness of the
 # cloth can.
 _COARSE_WEIGHT, _COARSE_PX = 2.0, 4
+# Factor on the weight of what the portrait does not show of the person, and the width of the rim around it, px.
+_UNSEEN_WEIGHT, _UNSEEN_RIM = 3.0, 2
 
 
 def train_denoiser(
@@ -55,48 +62,112 @@ def train_denoiser(
 
     Raises UserError if the size of the crops is not a multiple of what the denoiser's grids need.
     """
-    if options.crop % model.multiple:
-        raise UserError(
-            f"a training crop of {options.crop} px; expected a multiple of {model.multiple}, "
-            "which the denoiser's grids ask for"
-        )
+    _check_crop(model, options)
     model, masks = to_channels_last(model, device()), to_channels_last(masks, device())
     draw = partial(draw_crops, people, runs=options.batch, frames=options.run, size=options.crop)
     fit(model, training_loss(model, masks, scheduler), options, checkpoint, log, draw=draw)
     return model
 
 
+def finish_denoiser(
+    model: RenderDenoiser,
+    masks: MaskPredictor,
+    draw: Callable[[np.random.Generator], Crops],
+    scheduler: str,
+    options: FinishParams,
+    log: Log,
+    checkpoint: Path,
+) -> None:
+    """Train a denoiser further, in place, against a critic of patches. Raises UserError as `train_denoiser`."""
+    _check_crop(model, options.training)
+    torch.manual_seed(options.training.seed)
+    critic = PatchCritic()
+    pair = to_channels_last(nn.ModuleDict({"denoiser": model, "critic": critic}), device())
+    masks = to_channels_last(masks, device())
+    loss = finishing_loss(model, critic, masks, scheduler, options.critic)
+    fit(pair, loss, options.training, checkpoint, log, draw=draw)
+
+
 def training_loss(model: RenderDenoiser, masks: MaskPredictor, scheduler: str):
     """A function loss(crops): error of the picture predicted from a random noise level."""
-    schedule = make_scheduler(scheduler)
-    weights = torch.tensor([_WEIGHTS[name] for name in REGIONS], device=masks.net.device)
 
     def loss(crops: Crops) -> torch.Tensor:
-        crops = crops.to(weights.device)
-        render_conditions, mask_probabilities = _render_conditions(model, masks, crops)
-        image = to_float(crops.image)
-        clean = model.codec.encode(image)
-        runs = len(clean) // crops.frames
-        t = torch.randint(TRAIN_TIMESTEPS, (runs,))
-        t = (
-            torch.where(torch.rand(runs) < _PURE_NOISE, TRAIN_TIMESTEPS - 1, t)
-            .repeat_interleave(crops.frames)
-            .to(clean.device)
-        )
-        # All frames of a run share their noise, because in clips the noise hardly changes from frame to frame.
-        noise = torch.randn(runs, *clean.shape[1:]).repeat_interleave(crops.frames, 0).to(clean.device)
-        with autocast(clean.device.type):
-            latents = model(schedule.add_noise(clean, noise, t), t, render_conditions)
-        picture = composite_reliable_pixels(
-            model.codec.decode(latents), to_float(crops.warp), one_channel(crops.visibility)
-        )
-        error = composite(picture, to_float(crops.plate), mask_probabilities) - image
-        weight = weights[crops.regions.long()][:, None]
-        coarse = functional.avg_pool2d(weight, _COARSE_PX) * functional.avg_pool2d(error, _COARSE_PX).abs()
-        fine = weight * (error.abs() + _SQUARED_WEIGHT * error**2 + _GRADIENT_WEIGHT * _gradient(error))
-        return 4 * (fine.mean() + _COARSE_WEIGHT * coarse.mean())
+        crops = crops.to(model.net.device)
+        return _difference(_draw(model, masks, scheduler, crops), crops)
 
     return loss
+
+
+def finishing_loss(
+    model: RenderDenoiser, critic: PatchCritic, masks: MaskPredictor, scheduler: str, critic_share: float
+):
+    """A function loss(crops): that of `training_loss`, and the critic's and the renderer's parts of their contest.
+
+    critic_share: size of the contest's gradient at the last layer, relative to that of the differences.
+    """
+
+    def loss(crops: Crops) -> torch.Tensor:
+        crops = crops.to(model.net.device)
+        picture, image = _draw(model, masks, scheduler, crops), to_float(crops.image)
+        difference = _difference(picture, crops)
+        drawn = torch.where(_is_unseen(crops) > 0, picture, image)
+        with autocast(image.device.type):
+            deceived, judged = critic_losses(critic, drawn, image, to_float(crops.warp), one_channel(crops.visibility))
+        last = model.net.conv_out.weight
+        sizes = [
+            torch.autograd.grad(part, last, retain_graph=True)[0].norm().detach() for part in (difference, deceived)
+        ]
+        return difference + critic_share * sizes[0] / sizes[1].clamp_min(1e-6) * deceived + judged
+
+    return loss
+
+
+def _check_crop(model: RenderDenoiser, options: DenoiserTraining) -> None:
+    """Raise UserError if the size of the crops is not a multiple of what the denoiser's grids need."""
+    if options.crop % model.multiple:
+        raise UserError(
+            f"a training crop of {options.crop} px; expected a multiple of {model.multiple}, "
+            "which the denoiser's grids ask for"
+        )
+
+
+def _draw(model: RenderDenoiser, masks: MaskPredictor, scheduler: str, crops: Crops) -> torch.Tensor:
+    """The picture f32 [B, 3, S, S] that the denoiser predicts from a random noise level, composited as in clips."""
+    schedule = make_scheduler(scheduler)
+    render_conditions, mask_probabilities = _render_conditions(model, masks, crops)
+    clean = model.codec.encode(to_float(crops.image))
+    runs = len(clean) // crops.frames
+    t = torch.randint(TRAIN_TIMESTEPS, (runs,))
+    t = (
+        torch.where(torch.rand(runs) < _PURE_NOISE, TRAIN_TIMESTEPS - 1, t)
+        .repeat_interleave(crops.frames)
+        .to(clean.device)
+    )
+    # All frames of a run share their noise, because in clips the noise hardly changes from frame to frame.
+    noise = torch.randn(runs, *clean.shape[1:]).repeat_interleave(crops.frames, 0).to(clean.device)
+    with autocast(clean.device.type):
+        latents = model(schedule.add_noise(clean, noise, t), t, render_conditions)
+    picture = composite_reliable_pixels(
+        model.codec.decode(latents), to_float(crops.warp), one_channel(crops.visibility)
+    )
+    return composite(picture, to_float(crops.plate), mask_probabilities)
+
+
+def _difference(picture: torch.Tensor, crops: Crops) -> torch.Tensor:
+    """Loss of the differences between a picture f32 [B, 3, S, S] and the truth, by region and visibility."""
+    error = picture - to_float(crops.image)
+    region_weights = torch.tensor([_WEIGHTS[name] for name in REGIONS], device=error.device)
+    weight = region_weights[crops.regions.long()][:, None] * (1 + (_UNSEEN_WEIGHT - 1) * _is_unseen(crops))
+    coarse = functional.avg_pool2d(weight, _COARSE_PX) * functional.avg_pool2d(error, _COARSE_PX).abs()
+    fine = weight * (error.abs() + _SQUARED_WEIGHT * error**2 + _GRADIENT_WEIGHT * _gradient(error))
+    return 4 * (fine.mean() + _COARSE_WEIGHT * coarse.mean())
+
+
+def _is_unseen(crops: Crops) -> torch.Tensor:
+    """1 on pixels of the person that the portrait does not show, and on a rim around them; f32 [B, 1, S, S]."""
+    visibility, is_person = crops.visibility[:, None], crops.regions[:, None] > 0
+    unseen = ((visibility < SEEN) & (is_person | (visibility > 0))).float()
+    return functional.max_pool2d(unseen, 2 * _UNSEEN_RIM + 1, 1, _UNSEEN_RIM)
 
 
 def _render_conditions(model: RenderDenoiser, masks: MaskPredictor, crops: Crops) -> tuple[Conditions, torch.Tensor]:

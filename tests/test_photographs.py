@@ -1,0 +1,140 @@
+"""Photographs as training samples, the critic of patches, and the last training of the renderer."""
+
+from copy import deepcopy
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from render_helpers import training_sample
+
+from stereotalker import pipeline
+from stereotalker.control.warp_kernels import SEEN
+from stereotalker.evaluation import rendering
+from stereotalker.params import FinishParams
+from stereotalker.records import Motion
+from stereotalker.synthetic.actor import build_actor
+from stereotalker.training.critic import PatchCritic, critic_losses
+from stereotalker.training.crops import draw_mixed
+from stereotalker.training.photographs import (
+    gesture_and_back,
+    photograph_sample,
+    read_photographs,
+    write_photograph,
+)
+from stereotalker.training.renderer import finish_denoiser, finishing_loss
+
+pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("render")]
+
+
+@pytest.fixture(scope="module")
+def photograph(tiny_models):
+    return build_actor(1, tiny_models.body, 96, 1, rest="open").avatar
+
+
+@pytest.fixture(scope="module")
+def sample(photograph, tiny_models, speech):
+    return photograph_sample(photograph, tiny_models.body, speech, 2, 64, 5)
+
+
+def test_a_gesture_of_no_movement_comes_back_as_the_photograph(photograph, tiny_models):
+    still = Motion.still(photograph.poses, photograph.expression)
+    back = gesture_and_back(photograph, tiny_models.body, still, 96, seed=0)  # seed 0 draws the portrait's own camera
+    shown = (back.visibility == SEEN) & (back.regions > 0)
+    assert back.image.shape == (1, 96, 96, 3) and shown.sum() > 500
+    assert rendering.image_metrics.psnr(float(((back.warp.astype(float) - back.image)[shown] ** 2).mean())) > 22
+
+
+def test_what_a_gesture_hides_is_not_seen_on_the_way_back(sample, photograph):
+    person = sample.regions > 0
+    hidden = (person & (sample.visibility < SEEN)).mean((1, 2)) / person.mean((1, 2))
+    assert sample.image.shape == (2, 64, 64, 3) and sample.frames == 1
+    assert (hidden > 0.01).all() and (hidden < 0.6).all()
+    assert (sample.image == sample.image[0]).all()  # the truth is the photograph, whatever the gesture
+
+
+def test_photographs_are_a_function_of_their_seed_and_survive_the_disk(
+    sample, photograph, tiny_models, speech, tmp_path
+):
+    again = photograph_sample(photograph, tiny_models.body, speech, 2, 64, 5)
+    write_photograph(sample, tmp_path / "b.safetensors")
+    (read,) = read_photographs(tmp_path)
+    for name in ("image", "warp", "visibility", "angles", "portrait"):
+        assert np.array_equal(getattr(sample, name), getattr(again, name))
+        assert np.array_equal(getattr(sample, name), getattr(read, name))
+    assert read_photographs(tmp_path / "absent") == []
+
+
+def test_mixed_batches_hold_runs_of_people_or_as_many_frames_of_photographs(tiny_models, speech, sample):
+    person = training_sample(tiny_models, speech, 1.0)
+    draw = partial(draw_mixed, [person], [sample], runs=2, frames=2, size=32)
+    only_people, only_photographs = (draw(share, np.random.default_rng(1)) for share in (0.0, 1.0))
+    assert only_people.frames == 2 and only_photographs.frames == 1
+    assert len(only_people.image) == len(only_photographs.image) == 4
+    assert draw_mixed([person], [], 1.0, np.random.default_rng(1), 2, 2, 32).frames == 2
+
+
+def test_the_critic_learns_to_tell_noise_and_judges_nothing_where_pictures_are_equal():
+    torch.manual_seed(0)
+    critic, warp, visibility = PatchCritic(), torch.rand(4, 3, 32, 32), torch.ones(4, 1, 32, 32)
+    image = torch.full((4, 3, 32, 32), 0.5)
+    drawn = (image + 0.2 * torch.randn_like(image)).requires_grad_()
+    optimizer, values = torch.optim.Adam(critic.parameters(), lr=2e-3), []
+    for _ in range(40):
+        deceived, judged = critic_losses(critic, drawn, image, warp, visibility)
+        optimizer.zero_grad()
+        judged.backward()
+        assert drawn.grad is None  # the critic's loss does not train the renderer
+        optimizer.step()
+        values.append(float(judged.detach()))
+    assert values[-1] < 0.5 * values[0]
+    optimizer.zero_grad()
+    deceived.backward()
+    assert drawn.grad.abs().sum() > 0 and all(p.grad is None for p in critic.parameters())
+    assert [float(x) for x in critic_losses(critic, image, image, warp, visibility)] == [0.0, 0.0]
+
+
+def test_finishing_trains_denoiser_and_critic_and_lowers_the_loss(tiny_models, speech, sample, tmp_path):
+    model, person = deepcopy(tiny_models.renderer.denoiser), training_sample(tiny_models, speech, 1.0)
+    torch.nn.init.zeros_(model.net.conv_out.weight)
+    options = FinishParams(
+        critic=0.4, training={"crop": 64, "run": 2, "steps": 12, "batch": 2, "learning_rate": 2e-3, "seed": 1}
+    )
+    draw = partial(draw_mixed, [person], [sample], 0.5, runs=2, frames=2, size=64)
+    before, losses = deepcopy(model.state_dict()), []
+    log = lambda name, value, step: losses.append(value)  # noqa: E731
+    finish_denoiser(model, tiny_models.renderer.masks, draw, "ddim", options, log, tmp_path / "checkpoint")
+    changed = [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])]
+    assert "net.conv_out.weight" in changed and np.isfinite(losses).all()
+    assert not (tmp_path / "checkpoint").exists()
+
+
+def test_the_share_of_the_critic_bounds_its_gradient(tiny_models, sample):
+    model = deepcopy(tiny_models.renderer.denoiser)
+    crops = draw_mixed([], [sample], 1.0, np.random.default_rng(2), 1, 2, 64)
+    norms = []
+    for share in (0.0, 10.0):
+        torch.manual_seed(3)
+        critic = PatchCritic()
+        torch.manual_seed(4)
+        model.zero_grad()
+        finishing_loss(model, critic, tiny_models.renderer.masks, "ddim", share)(crops).backward()
+        norms.append(float(model.net.conv_out.weight.grad.norm()))
+    assert 5 * norms[0] < norms[1] < 15 * norms[0]
+
+
+def test_without_a_folder_of_photographs_the_stage_leaves_empty_folders(tiny_params, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert tiny_params.photographs.folder is None
+    pipeline.photographs(tiny_params, print)
+    assert sorted(p.name for p in (tmp_path / "data" / "photographs").iterdir()) == ["held_out", "train"]
+
+
+def test_unseen_pixels_are_scored_against_the_warp(tiny_models, sample):
+    scores = rendering.score_renderer(tiny_models.renderer, {"photograph": [sample]}, ("warp", "ours"))
+    figures = rendering.unseen_summary(scores, "unseen")
+    assert set(figures) == {"unseen_gain_db", "unseen_sharpness"} and all(np.isfinite(v) for v in figures.values())
+    perfect = replace(sample, warp=sample.image)
+    perfect_scores = rendering.score_renderer(tiny_models.renderer, {"photograph": [perfect]}, ("warp",))
+    assert perfect_scores.mean("warp", "psnr", None, None, rendering.UNSEEN) == pytest.approx(78.1, abs=1)
