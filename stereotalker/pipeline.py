@@ -6,6 +6,7 @@ writes the outputs that dvc.yaml lists. All paths are relative to the working di
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from stereotalker.control.masks import MaskConfig, MaskPredictor
 from stereotalker.dataset.build import build_people
 from stereotalker.dataset.card import write_card
 from stereotalker.dataset.speech_corpus import PARTS, build_corpus, read_corpus
+from stereotalker.errors import UserError
 from stereotalker.evaluation.motion_metrics import GestureAutoencoder, GestureConfig, gesture_autoencoder_loss
 from stereotalker.models import Models, read_body, read_denoiser, read_encoder, read_masks, weights_file
 from stereotalker.motion.denoiser import MotionConfig, MotionDenoiser
@@ -122,12 +124,21 @@ def gestures(params: Params, log: Log) -> None:
 def photographs(params: Params, log: Log) -> None:
     """Fit open portraits and turn them into samples; every HELD_OUT_EVERY-th is kept for the evaluation."""
     section = params.photographs
+    if section.folder is None and PHOTOGRAPHS.exists():
+        shutil.rmtree(PHOTOGRAPHS)
     for part in PARTS:
         (PHOTOGRAPHS / part).mkdir(parents=True, exist_ok=True)
     if section.folder is None:
         return
     models = Models(params, WEIGHTS)
     speeches = [s for s in read_corpus(DATA / "speech" / "train") if s.words and s.seconds > _PHOTOGRAPH_SPEECH_S]
+    if not speeches:
+        raise UserError(
+            f"{DATA / 'speech/train'} holds no speech with words of more than {_PHOTOGRAPH_SPEECH_S:g} s; "
+            "run the stage `speech` with more utterances or recordings"
+        )
+    if not resolve(section.folder).is_dir():
+        raise UserError(f"photographs.folder: {section.folder} is not a folder; expected one of pictures, or null")
     for k, avatar in fitted_portraits(resolve(section.folder), models, "photographs"):
         path = PHOTOGRAPHS / PARTS[k % HELD_OUT_EVERY == 0] / f"{avatar.name}.safetensors"
         if not path.exists():

@@ -95,11 +95,13 @@ def test_the_critic_learns_to_tell_noise_and_judges_nothing_where_pictures_are_e
     assert [float(x) for x in critic_losses(critic, image, image, warp, visibility)] == [0.0, 0.0]
 
 
-def test_finishing_trains_denoiser_and_critic_and_lowers_the_loss(tiny_models, speech, sample, tmp_path):
+def test_finishing_changes_the_denoiser_and_keeps_the_mean_of_both_weights(tiny_models, speech, sample, tmp_path):
     model, person = deepcopy(tiny_models.renderer.denoiser), training_sample(tiny_models, speech, 1.0)
     torch.nn.init.zeros_(model.net.conv_out.weight)
     options = FinishParams(
-        critic=0.4, training={"crop": 64, "run": 2, "steps": 12, "batch": 2, "learning_rate": 2e-3, "seed": 1}
+        critic=0.4,
+        trained=1.0,
+        training={"crop": 64, "run": 2, "steps": 12, "batch": 2, "learning_rate": 2e-3, "seed": 1},
     )
     draw = partial(draw_mixed, [person], [sample], 0.5, runs=2, frames=2, size=64)
     before, losses = deepcopy(model.state_dict()), []
@@ -108,6 +110,12 @@ def test_finishing_trains_denoiser_and_critic_and_lowers_the_loss(tiny_models, s
     changed = [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])]
     assert "net.conv_out.weight" in changed and np.isfinite(losses).all()
     assert not (tmp_path / "checkpoint").exists()
+    half, after = deepcopy(tiny_models.renderer.denoiser), model.state_dict()
+    torch.nn.init.zeros_(half.net.conv_out.weight)
+    options = options.model_copy(update={"trained": 0.5})
+    finish_denoiser(half, tiny_models.renderer.masks, draw, "ddim", options, log, tmp_path / "checkpoint")
+    for name, value in half.named_parameters():
+        assert torch.allclose(value, (before[name] + after[name]) / 2, atol=1e-5)
 
 
 def test_the_share_of_the_critic_bounds_its_gradient(tiny_models, sample):
@@ -126,9 +134,12 @@ def test_the_share_of_the_critic_bounds_its_gradient(tiny_models, sample):
 
 def test_without_a_folder_of_photographs_the_stage_leaves_empty_folders(tiny_params, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "data" / "photographs" / "train").mkdir(parents=True)
+    (tmp_path / "data" / "photographs" / "train" / "old.safetensors").write_bytes(b"of other parameters")
     assert tiny_params.photographs.folder is None
     pipeline.photographs(tiny_params, print)
     assert sorted(p.name for p in (tmp_path / "data" / "photographs").iterdir()) == ["held_out", "train"]
+    assert read_photographs(tmp_path / "data" / "photographs" / "train") == []
 
 
 def test_unseen_pixels_are_scored_against_the_warp(tiny_models, sample):

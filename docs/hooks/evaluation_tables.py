@@ -220,6 +220,34 @@ def gestures(f: Figures) -> list[Row]:
         ),
         row("hands and faces in the backgrounds", "background_hands", "0", lambda v: f"{v:.0f}", lambda v: v == 0),
         row("person in the backgrounds", "background_person", "below 0.5 %", percent, lambda v: v < 0.005),
+        row(
+            "unseen pixels of rendered people: gain over the warp, dB",
+            "unseen_gain_db",
+            "at least 1.5",
+            plain,
+            lambda v: v >= 1.5,
+        ),
+        row(
+            "the same: energy of fine detail over the truth's",
+            "unseen_sharpness",
+            "0.8 to 1.2",
+            plain,
+            lambda v: 0.8 <= v <= 1.2,
+        ),
+        row(
+            "unseen pixels of photographs that gesture and come back: gain, dB",
+            "unseen_photographs_gain_db",
+            "above 0",
+            plain,
+            lambda v: v > 0,
+        ),
+        row(
+            "the same: energy of fine detail",
+            "unseen_photographs_sharpness",
+            "0.8 to 1.2",
+            plain,
+            lambda v: 0.8 <= v <= 1.2,
+        ),
     ]
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 from stereotalker.body.model import Body
 from stereotalker.control.masks import RegionMasks, one_channel, to_float
 from stereotalker.control.reference_warp import Reference, control, reference
-from stereotalker.control.warp_kernels import COPIED
+from stereotalker.control.warp_kernels import SEEN
 from stereotalker.diffusion.sampling import frame_noise, sample
 from stereotalker.diffusion.windows import Window
 from stereotalker.params import RenderParams
@@ -110,12 +110,12 @@ class Renderer:
 def composite_reliable_pixels(image: torch.Tensor, warp: torch.Tensor, visibility: torch.Tensor) -> torch.Tensor:
     """Put the warp over the denoiser's picture where its colors are reliable, softly at the border.
 
-    They are where the portrait shows the surface, and where a layer or a limb's texture was completed. A pixel counts
-    only if this holds for everything _SEAM_WIDTH px around it. image and warp f32 [B, 3, H, W] in
-    0..1; visibility f32 [B, 1, H, W] in 0..1: `Control.visibility` over 255.
+    They are where the portrait shows the surface. A pixel counts only if this holds for everything _SEAM_WIDTH px
+    around it. image and warp f32 [B, 3, H, W] in 0..1; visibility f32 [B, 1, H, W] in 0..1: `Control.visibility` over
+    255.
     """
     side = 2 * _SEAM_WIDTH + 1
-    is_reliable = (visibility * 255 >= COPIED - 0.5).float()
+    is_reliable = (visibility * 255 >= SEEN - 0.5).float()
     inside = 1 - functional.max_pool2d(1 - is_reliable, side, 1, _SEAM_WIDTH)
     warp_alpha = functional.avg_pool2d(inside, side, 1, _SEAM_WIDTH, count_include_pad=False)
     return image + warp_alpha * (warp - image)

@@ -1,7 +1,7 @@
 """A critic of patches, which learns to tell drawn pixels from true ones while the renderer learns to deceive it.
 
 A loss of differences alone makes the renderer draw the mean of all that could be there, which looks blurred. The critic
-sees patches of some 20 px (Isola et al. 2017, PatchGAN). B pictures of S x S px.
+judges patches of 38 px (Isola et al. 2017, PatchGAN). B pictures of S x S px.
 """
 
 from __future__ import annotations

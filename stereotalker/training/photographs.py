@@ -36,7 +36,7 @@ def photograph_sample(avatar: Avatar, body: Body, speech: Speech, gestures: int,
     acted = act(speech, STYLES[avatar.style], seed, _FPS, _STRENGTH)
     motion = Retargeting.of_speaker(avatar, body, avatar.style).apply(acted)
     moments = np.linspace(0, len(motion.poses) - 1, gestures + 2)[1:-1].astype(int)
-    chosen = Motion(motion.poses[moments], motion.expression[moments], motion.trans[moments], motion.fps)
+    chosen = Motion(motion.poses[moments], motion.expression[moments], np.zeros_like(motion.trans[moments]), motion.fps)
     return gesture_and_back(avatar, body, chosen, size, seed)
 
 
@@ -73,8 +73,8 @@ def gesture_and_back(avatar: Avatar, body: Body, gestures: Motion, size: int, se
 def _seen_gesturing(ref: Reference, avatar: Avatar, body: Body, gesture: Motion, rng: np.random.Generator) -> Avatar:
     """The avatar whose portrait is the warp of `gesture`, one frame, from a random camera.
 
-    Where the photograph did not show what the warp draws, the new portrait shows no person: its colors there are not
-    real, and nothing may be learnt from them.
+    Where the photograph did not show what the warp draws, the new portrait is labeled as background, so that no warp
+    takes colors from there. The reference picture still holds them.
     """
     azimuth, elevation = rng.uniform(-1, 1, 2) * (_MAX_AZIMUTH, _MAX_ELEVATION) * (rng.random() < _TURNED_SHARE)
     path = CameraPath(azimuth=float(azimuth), elevation=float(elevation))

@@ -78,14 +78,22 @@ def finish_denoiser(
     log: Log,
     checkpoint: Path,
 ) -> None:
-    """Train a denoiser further, in place, against a critic of patches. Raises UserError as `train_denoiser`."""
+    """Train a denoiser further, in place, against a critic of patches. Raises UserError as `train_denoiser`.
+
+    The result is a mean of the weights before and after (Wortsman et al. 2022, model soups), `options.trained` of which
+    are those after.
+    """
     _check_crop(model, options.training)
     torch.manual_seed(options.training.seed)
     critic = PatchCritic()
     pair = to_channels_last(nn.ModuleDict({"denoiser": model, "critic": critic}), device())
     masks = to_channels_last(masks, device())
     loss = finishing_loss(model, critic, masks, scheduler, options.critic)
+    start = {name: p.detach().clone() for name, p in model.named_parameters()}
     fit(pair, loss, options.training, checkpoint, log, draw=draw)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            p.copy_(torch.lerp(start[name], p, options.trained))
 
 
 def training_loss(model: RenderDenoiser, masks: MaskPredictor, scheduler: str):
