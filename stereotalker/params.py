@@ -222,7 +222,7 @@ class FinishParams(Section):
     """The last training of the renderer, on people and photographs, against a critic of patches."""
 
     critic: float = Field(ge=0)
-    trained: float = Field(ge=0, le=1)
+    new_share: float = Field(ge=0, le=1)
     training: DenoiserTraining
 
 

@@ -6,7 +6,6 @@ writes the outputs that dvc.yaml lists. All paths are relative to the working di
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,7 @@ from stereotalker.avatar.mediapipe_detector import MediaPipe
 from stereotalker.control.masks import MaskConfig, MaskPredictor
 from stereotalker.dataset.build import build_people
 from stereotalker.dataset.card import write_card
-from stereotalker.dataset.speech_corpus import PARTS, build_corpus, read_corpus
+from stereotalker.dataset.speech_corpus import build_corpus, read_corpus
 from stereotalker.errors import UserError
 from stereotalker.evaluation.motion_metrics import GestureAutoencoder, GestureConfig, gesture_autoencoder_loss
 from stereotalker.models import Models, read_body, read_denoiser, read_encoder, read_masks, weights_file
@@ -30,13 +29,14 @@ from stereotalker.production.avatars import detector_folder, fitted_portraits
 from stereotalker.render.denoiser import DenoiserConfig, RenderDenoiser, upcycle
 from stereotalker.runtime.device import device, to_channels_last
 from stereotalker.training.audio_encoder import training_loss as audio_loss
+from stereotalker.training.critic import PatchCritic
 from stereotalker.training.crops import draw_mixed
 from stereotalker.training.detector_calibration import build_calibration
 from stereotalker.training.loop import Log, fit, print_log
 from stereotalker.training.masks import training_loss as masks_loss
 from stereotalker.training.motion import training_loss as motion_loss
 from stereotalker.training.motion_examples import make_examples, train_prior
-from stereotalker.training.photographs import photograph_sample, read_photographs, write_photograph
+from stereotalker.training.photographs import build_photographs, read_photographs
 from stereotalker.training.renderer import finish_denoiser, train_denoiser
 from stereotalker.training.samples import Sample, read_people
 from stereotalker.weights import Model, save_weights
@@ -49,8 +49,6 @@ ABLATED = DATA / "ablation"  # weights of the denoisers with other experts
 DENSE = DATA / "dense.safetensors"
 EXPERTS = DATA / "render.safetensors"  # the denoiser with experts, which `finish` continues from
 PHOTOGRAPHS = DATA / "photographs"
-_PHOTOGRAPH_SPEECH_S = 4.0  # photographs gesture to longer speeches than this, s
-HELD_OUT_EVERY = 3  # of the photographs, every so many-th is held out
 FACES = Path("stereotalker/assets/FACES_FREE.npz")
 # The body that stage `body` writes. It is never `body.file` of the parameters, which may be a licensed model of the
 # user.
@@ -122,32 +120,16 @@ def gestures(params: Params, log: Log) -> None:
 
 
 def photographs(params: Params, log: Log) -> None:
-    """Fit open portraits and turn them into samples; every HELD_OUT_EVERY-th is kept for the evaluation."""
+    """Fit open portraits and turn them into samples for training and evaluation."""
     section = params.photographs
-    if section.folder is None and PHOTOGRAPHS.exists():
-        shutil.rmtree(PHOTOGRAPHS)
-    for part in PARTS:
-        (PHOTOGRAPHS / part).mkdir(parents=True, exist_ok=True)
     if section.folder is None:
+        build_photographs(PHOTOGRAPHS, (), read_body(params.body), [], section)
         return
-    models = Models(params, WEIGHTS)
-    speeches = [s for s in read_corpus(DATA / "speech" / "train") if s.words and s.seconds > _PHOTOGRAPH_SPEECH_S]
-    if not speeches:
-        raise UserError(
-            f"{DATA / 'speech/train'} holds no speech with words of more than {_PHOTOGRAPH_SPEECH_S:g} s; "
-            "run the stage `speech` with more utterances or recordings"
-        )
     if not resolve(section.folder).is_dir():
         raise UserError(f"photographs.folder: {section.folder} is not a folder; expected one of pictures, or null")
-    for k, avatar in fitted_portraits(resolve(section.folder), models, "photographs"):
-        path = PHOTOGRAPHS / PARTS[k % HELD_OUT_EVERY == 0] / f"{avatar.name}.safetensors"
-        if not path.exists():
-            seed = section.seed + k
-            sample = photograph_sample(
-                avatar, models.body, speeches[seed % len(speeches)], section.gestures, section.size, seed
-            )
-            write_photograph(sample, path)
-            print(f"photographs: {avatar.name}", flush=True)
+    models, speeches = Models(params, WEIGHTS), read_corpus(DATA / "speech" / "train")
+    avatars = fitted_portraits(resolve(section.folder), models, "photographs")
+    build_photographs(PHOTOGRAPHS, avatars, models.body, speeches, section)
 
 
 def masks(params: Params, log: Log) -> None:
@@ -196,10 +178,9 @@ def render(params: Params, log: Log) -> None:
 
 def finish(params: Params, log: Log) -> None:
     """Train the denoiser with experts further, on people and photographs, against a critic of patches."""
-    section, checkpoint = params.finish, DATA / "finish.checkpoint"
-    model = _seeded(section.training, lambda: read_denoiser(EXPERTS))
+    section, training = params.finish, params.finish.training
+    model, critic = read_denoiser(EXPERTS), _seeded(training, PatchCritic)
     predictor, samples = _denoiser_inputs(params)
-    training = section.training
     draw = partial(
         draw_mixed,
         samples,
@@ -209,7 +190,8 @@ def finish(params: Params, log: Log) -> None:
         frames=training.run,
         size=training.crop,
     )
-    finish_denoiser(model, predictor, draw, params.render.scheduler, section, log, checkpoint)
+    checkpoint = DATA / "finish.checkpoint"
+    finish_denoiser(model, critic, predictor, draw, params.render.scheduler, section, log, checkpoint)
     save_weights(model, weights_file("render", WEIGHTS))
 
 

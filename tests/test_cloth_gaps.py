@@ -6,51 +6,52 @@ import numpy as np
 import pytest
 
 from stereotalker.control.cloth_gaps import close_gaps, cloth_contacts
+from stereotalker.control.frame_maps import FrameMaps
 from stereotalker.control.layers import ARM, COUNT, TRUNK, vertex_layers
 from stereotalker.control.reference_warp import reference
 from stereotalker.control.warp_kernels import GUESSED, SEEN
-from stereotalker.records import Control
 from stereotalker.smplx_layout import JOINT, REGION
 from stereotalker.synthetic.actor import build_actor
 
-SIDE, TRUNK_COLOR, ARM_COLOR, WALL = 128, (200, 40, 40), (100, 40, 40), (0, 0, 250)
+SHAPE, TRUNK_COLOR, ARM_COLOR, WALL = (112, 144), (200, 40, 40), (100, 40, 40), (0, 0, 250)
 
 
 def frame(gap: int):
     """Maps of a trunk to the left of an arm, `gap` px apart, and what `close_gaps` takes with them."""
-    layer = np.full((SIDE, SIDE), COUNT)
+    layer = np.full(SHAPE, COUNT)
     layer[20:100, 20:60], layer[20:100, 60 + gap : 80 + gap] = TRUNK, ARM
     covered = layer < COUNT
-    warp = np.full((1, SIDE, SIDE, 3), WALL, np.uint8)
-    warp[0, layer == TRUNK], warp[0, layer == ARM] = TRUNK_COLOR, ARM_COLOR
-    visibility = np.where(covered, SEEN, 0).astype(np.uint8)[None]
-    labels = np.where(covered, REGION["torso"], 0).astype(np.uint8)[None]
-    zero = np.zeros(1, np.float32)
-    maps = Control(warp, visibility, np.zeros_like(warp), labels, np.zeros_like(warp), zero, zero)
+    warp = np.full((*SHAPE, 3), WALL, np.uint8)
+    warp[layer == TRUNK], warp[layer == ARM] = TRUNK_COLOR, ARM_COLOR
+    visibility = np.where(covered, SEEN, 0).astype(np.uint8)
+    labels = np.where(covered, REGION["torso"], 0).astype(np.uint8)
+    maps = FrameMaps(warp, visibility, labels, np.zeros_like(warp))
     return maps, covered, layer, np.stack([covered, np.zeros_like(covered)])
 
 
 def test_a_narrow_gap_between_contacts_is_closed_with_the_cloth_of_both():
     maps, covered, layer, contacts = frame(gap=3)
-    close_gaps(maps, 0, covered, layer, contacts)
-    gap = maps.warp[0, 22:98, 60:63]
+    close_gaps(maps, covered, layer, contacts)
+    gap = maps.warp[22:98, 60:63]
     assert (gap[..., 2] < 60).all() and (gap[:, 0, 0] > gap[:, 2, 0]).all()  # red falls from the trunk to the arm
-    assert (maps.visibility[0, 22:98, 60:63] == GUESSED).all() and (maps.labels[0, 22:98, 60:63] > 0).all()
-    beside = np.ones((SIDE, SIDE), bool)
+    assert (maps.visibility[22:98, 60:63] == GUESSED).all() and (maps.labels[22:98, 60:63] > 0).all()
+    beside = np.ones(SHAPE, bool)
     beside[18:102, 58:66] = False
-    assert (maps.warp[0, beside & ~covered] == WALL).all()
-    assert (maps.visibility[0, covered] == SEEN).all()
+    assert (maps.warp[beside & ~covered] == WALL).all()
+    assert (maps.visibility[covered] == SEEN).all()
 
 
-@pytest.mark.parametrize("why", ["too wide", "no contact", "one side only"])
+@pytest.mark.parametrize("why", ["too wide", "no contact", "one side only", "hair"])
 def test_other_gaps_stay_open(why):
     maps, covered, layer, contacts = frame(gap=12 if why == "too wide" else 3)
     if why == "no contact":
         contacts[:] = False
     elif why == "one side only":
         contacts[:, layer == TRUNK] = False
-    close_gaps(maps, 0, covered, layer, contacts)
-    assert (maps.warp[0, ~covered] == WALL).all() and (maps.visibility[0, ~covered] == 0).all()
+    elif why == "hair":
+        maps.labels[~covered] = REGION["hair"]
+    close_gaps(maps, covered, layer, contacts)
+    assert (maps.warp[~covered] == WALL).all() and (maps.visibility[~covered] == 0).all()
 
 
 def test_contacts_lie_on_trunk_and_upper_arms_and_end_where_the_cloth_differs(body):

@@ -11,9 +11,9 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt
 
 from stereotalker.body.model import Body
+from stereotalker.control.frame_maps import FrameMaps
 from stereotalker.control.layers import ARM, TRUNK, Layer, vertex_layers
 from stereotalker.control.warp_kernels import GUESSED
-from stereotalker.records import Control
 from stereotalker.smplx_layout import JOINT, REGION, SIDES
 
 # Arm and trunk touch where they are at most so far apart in the portrait; share of its longer side.
@@ -24,8 +24,12 @@ _COLOR_BLUR, _MAX_COLOR_DIFFERENCE = 0.008, 14.0
 _CONTACT_REACH = 0.02
 # Widest gap that is closed; share of the frame's longer side.
 _MAX_GAP = 0.04
-# Shape of crumbs: what holds no such square is none of a gap.
-_CRUMB = np.ones((3, 3), np.uint8)
+# What holds no square of this size is noise along an outline and no gap, at any size of the frame.
+_SPECK = np.ones((3, 3), np.uint8)
+# What is narrower than this between gap and mesh belongs to the gap.
+_REST = np.ones((5, 5), np.uint8)
+# Smallest share of a vertex' skinning weights that the shoulder has on the upper arm.
+_MIN_SHOULDER_WEIGHT = 0.5
 
 
 def cloth_contacts(body: Body, layers: tuple[Layer, ...], places: np.ndarray) -> np.ndarray:
@@ -44,13 +48,13 @@ def cloth_contacts(body: Body, layers: tuple[Layer, ...], places: np.ndarray) ->
         contact = (_distance(layers[TRUNK].is_shown) < reach) & (_distance(arm.is_shown) < reach)
         contact &= np.linalg.norm(trunk - _lab(arm.levels[0], side), axis=-1) < _MAX_COLOR_DIFFERENCE
         is_beside = (_distance(contact) < _CONTACT_REACH * side)[rows, columns]
-        is_upper_arm = body.weights[:, JOINT[f"{name}_shoulder"]] > 0.5
+        is_upper_arm = body.weights[:, JOINT[f"{name}_shoulder"]] > _MIN_SHOULDER_WEIGHT
         result[k] = is_beside & (is_upper_arm | (layer == TRUNK))
     return result
 
 
-def close_gaps(maps: Control, t: int, is_covered: np.ndarray, layer: np.ndarray, contacts: np.ndarray) -> None:
-    """Close the gaps of frame t of the maps, in place.
+def close_gaps(maps: FrameMaps, is_covered: np.ndarray, layer: np.ndarray, contacts: np.ndarray) -> None:
+    """Close the gaps of a frame's finished maps, in place. Hair that hangs in a gap stays.
 
     is_covered bool [H, W]: pixels that the mesh covers wholly; layer i64 [H, W]: the layer that they show; contacts
     bool [2, H, W]: pixels of `cloth_contacts` of either arm.
@@ -75,21 +79,21 @@ def close_gaps(maps: Control, t: int, is_covered: np.ndarray, layer: np.ndarray,
         here = np.indices(to_arm.shape)
         is_between = ((arm - here) * (trunk - here)).sum(0) < 0
         gap = ~is_covered[window] & is_between & (to_arm + to_trunk < widest)
-        gap = _without_crumbs(gap, is_covered[window])
+        gap = _without_specks(gap, is_covered[window]) & (maps.labels[window] != REGION["hair"])
         share = (to_arm / np.maximum(to_arm + to_trunk, 1e-6))[gap][:, None]
-        for picture in (maps.warp[t], maps.normals[t]):
+        for picture in (maps.warp, maps.normals):
             inside = picture[window]
             of_arm, of_trunk = (inside[tuple(place[:, gap])] for place in (arm, trunk))
             inside[gap] = np.rint((1 - share) * of_arm + share * of_trunk).astype(np.uint8)
-        maps.labels[t][window][gap] = REGION["torso"]
-        maps.visibility[t][window][gap] = GUESSED
+        maps.labels[window][gap] = REGION["torso"]
+        maps.visibility[window][gap] = GUESSED
 
 
-def _without_crumbs(gap: np.ndarray, is_covered: np.ndarray) -> np.ndarray:
-    """The gap without single pixels along an outline, and with the narrow rest of it beside what is covered."""
-    gap = cv2.morphologyEx(gap.astype(np.uint8), cv2.MORPH_OPEN, _CRUMB)
-    closed = cv2.morphologyEx(gap | is_covered.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
-    return (closed > 0) & ~is_covered & (cv2.dilate(gap, _CRUMB, iterations=2) > 0)
+def _without_specks(gap: np.ndarray, is_covered: np.ndarray) -> np.ndarray:
+    """A gap bool [h, w] without its specks, and extended over what is narrow between it and the covered pixels."""
+    gap = cv2.morphologyEx(gap.astype(np.uint8), cv2.MORPH_OPEN, _SPECK)
+    closed = cv2.morphologyEx(gap | is_covered.astype(np.uint8), cv2.MORPH_CLOSE, _REST)
+    return (closed > 0) & ~is_covered & (cv2.dilate(gap, _SPECK, iterations=2) > 0)
 
 
 def _distance(mask: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 
 
 class FrameMaps(NamedTuple):
-    """Maps of one frame at the supersampled size H x W px, C-contiguous. Kernels overwrite their pixels in place.
+    """Maps of one frame of H x W px, C-contiguous and mostly supersampled. Kernels overwrite their pixels in place.
 
     This is a NamedTuple and not a dataclass because numba kernels accept NamedTuples of arrays as arguments.
     """

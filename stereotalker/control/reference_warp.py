@@ -82,7 +82,7 @@ class Reference:
     light: PortraitLight
     # None where the portrait shows no hair.
     plane_of_hair: HairPlane | None
-    # bool [2, V] vertices beside the seam at which either arm's sleeve hangs together with the trunk's cloth.
+    # bool [2, V] vertices beside the seam at which either arm's sleeve continues into the trunk's cloth.
     cloth_contacts: np.ndarray
 
 
@@ -177,7 +177,6 @@ def control(ref: Reference, body: Body, motion: Motion, camera: Camera) -> Contr
     fine_size = (_SUPERSAMPLING * H, _SUPERSAMPLING * W)
     warp, normals, plate = (np.zeros((T, H, W, 3), np.uint8) for _ in range(3))
     visibility, labels = (np.zeros((T, H, W), np.uint8) for _ in range(2))
-    result = Control(warp, visibility, normals, labels, plate, camera.azimuth, camera.elevation)
     is_outside_mouth, is_head = ~in_mouth(body), head_vertices(body)
     atlas = AtlasSource(body.texture_faces, texel_corners(body), ref.texture.colour, ref.texture.seen)
     heads = None if ref.plane_of_hair is None else hair_plane.heads(avatar, body, motion)
@@ -240,5 +239,5 @@ def control(ref: Reference, body: Body, motion: Motion, camera: Camera) -> Contr
         is_covered = fragments.face.reshape(H, _SUPERSAMPLING, W, _SUPERSAMPLING).min((1, 3)) >= 0
         shown_layer = np.where(face >= 0, ref.triangle_layer[face], layers.COUNT)
         contacts = np.any(ref.cloth_contacts[:, body.faces[face]], -1)
-        close_gaps(result, t, is_covered, shown_layer, contacts)
-    return result
+        close_gaps(FrameMaps(warp[t], visibility[t], labels[t], normals[t]), is_covered, shown_layer, contacts)
+    return Control(warp, visibility, normals, labels, plate, camera.azimuth, camera.elevation)

@@ -125,18 +125,22 @@ def evaluate_portraits(params: Params, data: Path, log: Log) -> None:
 
 def _unseen_figures(params: Params, data: Path, renderer: Renderer) -> dict[str, float]:
     """Figures of what the portrait does not show, on one take of held-out people and on held-out photographs."""
-    figures: dict[str, float] = {}
-    folder = data / "people" / "held_out"
-    if any(folder.glob("*.tar")):
-        samples_by_fit = {
-            fit: read_people(folder, params.body, params.people, params.evaluate.people, wrong)[:: params.people.takes]
+    people, photographs = data / "people" / "held_out", read_photographs(data / "photographs" / "held_out")
+    samples: dict[str, dict[str, list[Sample]]] = {}
+    if any(people.glob("people-*.tar")):
+        samples["unseen"] = {
+            fit: read_people(people, params.body, params.people, params.evaluate.people, wrong)[:: params.people.takes]
             for fit, wrong in rendering.FITS.items()
         }
-        scores = rendering.score_renderer(renderer, samples_by_fit, ("warp", "ours"))
-        figures |= rendering.unseen_summary(scores, "unseen")
-    if photographs := read_photographs(data / "photographs" / "held_out"):
-        scores = rendering.score_renderer(renderer, {"photograph": photographs}, ("warp", "ours"))
-        figures |= rendering.unseen_summary(scores, "unseen_photographs")
+    if photographs:
+        samples["unseen_photographs"] = {"photograph": photographs}
+    figures: dict[str, float] = {}
+    for prefix in ("unseen", "unseen_photographs"):
+        if prefix in samples:
+            scores = rendering.score_renderer(renderer, samples[prefix], ("warp", "ours"))
+            figures |= rendering.unseen_summary(scores, prefix)
+        else:
+            print(f"portraits: {prefix} is not measured, because {data} lacks the held-out samples")
     return figures
 
 

@@ -17,24 +17,24 @@ import numpy as np
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Write a file, or replace it, in one atomic step."""
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         temporary.write_bytes(data)
 
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Write a compressed .npz file in one atomic step."""
-    with _replacing(path) as temporary, open(temporary, "wb") as file:
+    with replacing(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # mypy takes an array for allow_pickle
 
 
 def copy_atomic(source: Path, path: Path) -> None:
     """Copy a file of any size in one atomic step."""
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         shutil.copyfile(source, temporary)
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path, and rename it to `path` if the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")

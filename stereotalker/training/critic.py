@@ -12,8 +12,7 @@ from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm
 
 _WIDTHS = (48, 96, 128)
-# Side of the cells of the critic's judgement, px.
-CELL_PX = 2 ** len(_WIDTHS)
+_CELL_PX = 2 ** len(_WIDTHS)  # side of the cells that are judged
 
 
 class PatchCritic(nn.Module):
@@ -42,7 +41,7 @@ def critic_losses(
     `image`, there is nothing to judge: only cells that hold another pixel count. Hinge losses (Lim and Ye 2017).
     """
     differs = (drawn.detach() != image).any(1, keepdim=True).float()
-    weight = functional.max_pool2d(differs, CELL_PX)
+    weight = functional.max_pool2d(differs, _CELL_PX)
     weight = weight / weight.sum().clamp_min(1)
     critic.requires_grad_(False)
     renderer_loss = -(weight * critic(drawn, warp, visibility).float()).sum()

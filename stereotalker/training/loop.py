@@ -52,7 +52,8 @@ def fit(
     }
     average = {name: p.detach().clone() for name, p in named.items()}
     optimizer = torch.optim.AdamW(named.values(), lr=options.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
-    step = _resume(checkpoint, named, average, optimizer)
+    buffers = dict(model.named_buffers())
+    step = _resume(checkpoint, named, average, buffers, optimizer)
     model.train()
     saved, started, recent = time.monotonic(), time.monotonic(), []
     for batch in _batches(draw, options, step, next(iter(named.values())).device.type):
@@ -74,7 +75,7 @@ def fit(
             log("seconds_a_step", (time.monotonic() - started) / len(recent), step)
             recent, started = [], time.monotonic()
         if time.monotonic() - saved > CHECKPOINT_EVERY_S and step < options.steps:
-            _save(checkpoint, step, named, average, optimizer)
+            _save(checkpoint, step, named, average, buffers, optimizer)
             saved = time.monotonic()
     with torch.no_grad():
         for name, p in named.items():
@@ -132,13 +133,14 @@ def _rate(step: int, options: Training) -> float:
     )
 
 
-def _save(path: Path, step: int, named, average, optimizer) -> None:
+def _save(path: Path, step: int, named, average, buffers, optimizer) -> None:
     """Write a checkpoint atomically.
 
-    Keys: p/ parameters, a/ averaged parameters, m/ and v/ AdamW's first and second moments. The metadata holds the
-    step.
+    Keys: p/ parameters, a/ averaged parameters, b/ buffers (spectral normalization changes its own in every step), m/
+    and v/ AdamW's first and second moments. The metadata holds the step.
     """
     tensors = {f"p/{n}": p.detach() for n, p in named.items()} | {f"a/{n}": a for n, a in average.items()}
+    tensors |= {f"b/{name}": buffer for name, buffer in buffers.items()}
     for name, p in named.items():
         state = optimizer.state[p]
         tensors |= {f"m/{name}": state["exp_avg"], f"v/{name}": state["exp_avg_sq"]}
@@ -146,13 +148,15 @@ def _save(path: Path, step: int, named, average, optimizer) -> None:
     write_atomic(path, safetensors.torch.save(contiguous, metadata={"step": str(step)}))
 
 
-def _resume(path: Path, named, average, optimizer) -> int:
+def _resume(path: Path, named, average, buffers, optimizer) -> int:
     """Restore a checkpoint of `_save` in place and return the number of steps done; 0 if there is none."""
     if not path.exists():
         return 0
     with safetensors.safe_open(path, "pt") as file:
         step = int(file.metadata()["step"])
         with torch.no_grad():
+            for name, buffer in buffers.items():
+                buffer.copy_(file.get_tensor(f"b/{name}"))
             for name, p in named.items():
                 p.copy_(file.get_tensor(f"p/{name}"))
                 average[name].copy_(file.get_tensor(f"a/{name}"))

@@ -22,7 +22,7 @@ from stereotalker.params import DenoiserTraining, FinishParams
 from stereotalker.render.denoiser import Conditions, RenderDenoiser, conditions
 from stereotalker.render.renderer import composite, composite_reliable_pixels
 from stereotalker.runtime.device import autocast, device, to_channels_last
-from stereotalker.smplx_layout import REGIONS
+from stereotalker.smplx_layout import REGION, REGIONS
 from stereotalker.training.critic import PatchCritic, critic_losses
 from stereotalker.training.crops import Crops, draw_crops
 from stereotalker.training.loop import Log, fit
@@ -71,6 +71,7 @@ def train_denoiser(
 
 def finish_denoiser(
     model: RenderDenoiser,
+    critic: PatchCritic,
     masks: MaskPredictor,
     draw: Callable[[np.random.Generator], Crops],
     scheduler: str,
@@ -80,12 +81,10 @@ def finish_denoiser(
 ) -> None:
     """Train a denoiser further, in place, against a critic of patches. Raises UserError as `train_denoiser`.
 
-    The result is a mean of the weights before and after (Wortsman et al. 2022, model soups), `options.trained` of which
-    are those after.
+    The result is a mean of the weights before and after (Wortsman et al. 2022, model soups). `options.new_share` is the
+    share of those after.
     """
     _check_crop(model, options.training)
-    torch.manual_seed(options.training.seed)
-    critic = PatchCritic()
     pair = to_channels_last(nn.ModuleDict({"denoiser": model, "critic": critic}), device())
     masks = to_channels_last(masks, device())
     loss = finishing_loss(model, critic, masks, scheduler, options.critic)
@@ -93,7 +92,7 @@ def finish_denoiser(
     fit(pair, loss, options.training, checkpoint, log, draw=draw)
     with torch.no_grad():
         for name, p in model.named_parameters():
-            p.copy_(torch.lerp(start[name], p, options.trained))
+            p.copy_(torch.lerp(start[name], p, options.new_share))
 
 
 def training_loss(model: RenderDenoiser, masks: MaskPredictor, scheduler: str):
@@ -109,9 +108,10 @@ def training_loss(model: RenderDenoiser, masks: MaskPredictor, scheduler: str):
 def finishing_loss(
     model: RenderDenoiser, critic: PatchCritic, masks: MaskPredictor, scheduler: str, critic_share: float
 ):
-    """A function loss(crops): that of `training_loss`, and the critic's and the renderer's parts of their contest.
+    """A function loss(crops): that of `training_loss`, and the adversarial losses of the denoiser and of the critic.
 
-    critic_share: size of the contest's gradient at the last layer, relative to that of the differences.
+    critic_share: size of the denoiser's adversarial gradient at its last layer, relative to that of the differences
+    (Esser et al. 2021, VQGAN).
     """
 
     def loss(crops: Crops) -> torch.Tensor:
@@ -120,12 +120,14 @@ def finishing_loss(
         difference = _difference(picture, crops)
         drawn = torch.where(_is_unseen(crops) > 0, picture, image)
         with autocast(image.device.type):
-            deceived, judged = critic_losses(critic, drawn, image, to_float(crops.warp), one_channel(crops.visibility))
+            seen = to_float(crops.warp), one_channel(crops.visibility)
+            adversarial, critic_loss = critic_losses(critic, drawn, image, *seen)
         last = model.net.conv_out.weight
-        sizes = [
-            torch.autograd.grad(part, last, retain_graph=True)[0].norm().detach() for part in (difference, deceived)
-        ]
-        return difference + critic_share * sizes[0] / sizes[1].clamp_min(1e-6) * deceived + judged
+        difference_norm, adversarial_norm = (
+            torch.autograd.grad(part, last, retain_graph=True)[0].norm().detach() for part in (difference, adversarial)
+        )
+        weight = critic_share * difference_norm / adversarial_norm.clamp_min(1e-6)
+        return difference + weight * adversarial + critic_loss
 
     return loss
 
@@ -173,7 +175,7 @@ def _difference(picture: torch.Tensor, crops: Crops) -> torch.Tensor:
 
 def _is_unseen(crops: Crops) -> torch.Tensor:
     """1 on pixels of the person that the portrait does not show, and on a rim around them; f32 [B, 1, S, S]."""
-    visibility, is_person = crops.visibility[:, None], crops.regions[:, None] > 0
+    visibility, is_person = crops.visibility[:, None], crops.regions[:, None] != REGION["background"]
     unseen = ((visibility < SEEN) & (is_person | (visibility > 0))).float()
     return functional.max_pool2d(unseen, 2 * _UNSEEN_RIM + 1, 1, _UNSEEN_RIM)
 
