@@ -44,6 +44,9 @@ _FIRST_STIFFNESS, _LAST_STIFFNESS = 30.0, 0.04
 _NORMAL_WEIGHT = 0.06
 # Largest distance to the mask's edge, as a share of the longer side; an edge farther away belongs to something else.
 _MAX_DISTANCE, _MAX_HAND_DISTANCE = 0.16, 0.012
+# Largest part of that distance along the outline. Where an arm hides the trunk's edge, the trunk's outline would else
+# slide down to the next edge that is visible.
+_MAX_SLIDE = 0.03
 # The body's outline is pulled this share of the longer side beyond the mask's edge, because the reference warp has no
 # pixels for what the body does not cover.
 _OVERLAP = 0.0014
@@ -316,14 +319,21 @@ def _match_edges(
     if not len(edge) or not len(points):
         return np.zeros_like(points), np.zeros(len(points))
     scale = _NORMAL_WEIGHT * side
+
+    def is_match(distance: np.ndarray, point: np.ndarray, place: np.ndarray) -> np.ndarray:
+        move = edge[place] - points[point]
+        slide = np.abs(move[:, 0] * normals[point, 1] - move[:, 1] * normals[point, 0])
+        is_alike = (outward[place] * normals[point]).sum(1) > 0.3
+        return (distance < max_distance[point]) & is_alike & (slide < _MAX_SLIDE * side)
+
     edge_tree = cKDTree(np.concatenate([edge, scale * outward], 1))
     distance, index = edge_tree.query(np.concatenate([points, scale * normals], 1))
-    is_matched = (distance < max_distance) & ((outward[index] * normals).sum(1) > 0.3)
+    is_matched = is_match(distance, np.arange(len(points)), index)
     pull = np.where(is_matched[:, None], edge[index] - points, 0)
     weight = is_matched.astype(float)
     point_tree = cKDTree(np.concatenate([points, scale * normals], 1))
     distance, owner = point_tree.query(np.concatenate([edge, scale * outward], 1))
-    is_close = (distance < max_distance[owner]) & ((outward * normals[owner]).sum(1) > 0.3)
+    is_close = is_match(distance, owner, np.arange(len(edge)))
     count = np.bincount(owner[is_close], minlength=len(points)).astype(float)
     moves = (edge - points[owner])[is_close]
     move_sum = np.stack([np.bincount(owner[is_close], moves[:, k], minlength=len(points)) for k in (0, 1)], 1)
