@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from avatar_helpers import still_motion
 
+from stereotalker.control.atlas import texel_corners
 from stereotalker.control.body_parts import back_of_head_vertices, forearm_vertices, hand_vertices
 from stereotalker.control.layers import ARM, COUNT, HAND, TRUNK, make_layers, triangle_layers, vertex_layers
 from stereotalker.control.reference_warp import control, reference
-from stereotalker.control.texture import COPIED_TEXEL, texel_corners
+from stereotalker.control.texture import COPIED_TEXEL
 from stereotalker.control.warp_kernels import COMPLETED, COPIED, SEEN
 from stereotalker.geometry import camera
 from stereotalker.geometry.camera import project
@@ -33,7 +34,7 @@ def two_colors(avatar, skin=("face", "mouth", "hair", "hands")):
 def layers_of(avatar, body):
     vertices = body.pose(still_motion(avatar), avatar.betas, avatar.surface)[0]
     pixels = project(vertices, avatar.intrinsics, avatar.extrinsics)
-    return make_layers(avatar, body, pixels, np.ones(len(vertices), np.float32))
+    return make_layers(avatar, body, pixels, np.ones(len(vertices), np.float32))[0]
 
 
 def warp(avatar, body, change=None, azimuth=0.0):

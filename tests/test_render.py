@@ -11,17 +11,17 @@ from render_helpers import training_sample
 from scipy.ndimage import distance_transform_edt
 
 from stereotalker.acting.reference_acting import STYLES, act
+from stereotalker.control.atlas import texel_corners
 from stereotalker.control.body_parts import hand_vertices
 from stereotalker.control.masks import region_iou
 from stereotalker.control.reference_warp import control, reference
-from stereotalker.control.texture import texel_corners
 from stereotalker.control.warp_kernels import SEEN
 from stereotalker.diffusion.windows import Window, windows
 from stereotalker.evaluation import rendering
 from stereotalker.geometry import camera
 from stereotalker.geometry.camera_path import CameraPath
 from stereotalker.records import Motion
-from stereotalker.render.renderer import composite_reliable_pixels
+from stereotalker.render.renderer import composite, warp_share
 from stereotalker.smplx_layout import REGION, REGIONS
 from stereotalker.synthetic.actor import build_actor
 
@@ -147,11 +147,20 @@ def test_a_large_background_is_drawn_without_aliasing(tiny_models, avatar):
     )
 
 
-def test_visible_pixels_of_the_portrait_are_kept():
+def test_reliable_pixels_are_the_warp_and_the_rest_fades_to_the_denoiser():
     image, warp, visibility = torch.zeros(1, 3, 20, 20), torch.ones(1, 3, 20, 20), torch.ones(1, 1, 20, 20)
-    visibility[..., :8] = 0.5
-    result = composite_reliable_pixels(image, warp, visibility)[0, 0]
+    visibility[..., :8] = 0.3
+    share, _ = warp_share(visibility, torch.full((1, 1, 20, 20), REGION["torso"], dtype=torch.uint8))
+    result = composite(image, warp, torch.zeros_like(warp), torch.ones(1, 1, 20, 20), share)[0, 0]
     assert result[:, :8].max() == 0 and result[:, 14:].min() == 1 and (result.diff(dim=1) >= 0).all()
+
+
+def test_the_warp_draws_outlines_except_those_of_the_head():
+    visibility, labels = torch.zeros(1, 1, 40, 40), torch.zeros(1, 1, 40, 40, dtype=torch.uint8)
+    visibility[..., 10:30], labels[:, :, 20:, 10:30], labels[:, :, :20, 10:30] = 1, REGION["arms"], REGION["hair"]
+    share, coverage = warp_share(visibility, labels)
+    assert (share[0, 0, 30:] == 1).all() and (share[0, 0, :10, 7:13] < 1).all()
+    assert (coverage[..., :8] == 0).all() and (coverage[..., 12:28] == 1).all() and 0 < coverage[0, 0, 0, 10] < 1
 
 
 def test_full_precision_gives_the_same_picture(tiny_models, avatar, speech, monkeypatch):

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
+from stereotalker.geometry.morphology import disk_kernel
 from stereotalker.media.inpainting import inpaint
 
 # The background begins this far outside the person's silhouette, as a share of the picture's longer side. What lies
@@ -74,8 +75,3 @@ def extend_person_colors(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
     rows, columns = distance_transform_edt(depth <= _EDGE_PX, return_distances=False, return_indices=True)
     near_edge = (depth <= _EDGE_PX) & (distance_transform_edt(~mask) <= 2 * _EDGE_PX)
     return np.where(near_edge[..., None], picture[rows, columns], picture)
-
-
-def disk_kernel(radius: int) -> np.ndarray:
-    """A round structuring element, u8 [2 radius + 1, 2 radius + 1]."""
-    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))

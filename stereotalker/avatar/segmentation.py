@@ -12,11 +12,11 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt
 
 from stereotalker.avatar import color_segmentation
-from stereotalker.avatar.background import disk_kernel
 from stereotalker.avatar.color_segmentation import SAME_MATERIAL_SD
 from stereotalker.avatar.landmarks import FACE_OVAL, Landmarks
 from stereotalker.avatar.limb_segmentation import FittedLimb, find_sleeve_ends, segment_limb
 from stereotalker.body.model import Body
+from stereotalker.geometry.morphology import disk_kernel
 from stereotalker.geometry.rasterizer import rasterize
 from stereotalker.smplx_layout import JOINT, JOINTS, REGION, SIDES
 

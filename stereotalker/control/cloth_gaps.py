@@ -14,6 +14,7 @@ from stereotalker.body.model import Body
 from stereotalker.control.frame_maps import FrameMaps
 from stereotalker.control.layers import ARM, TRUNK, Layer, vertex_layers
 from stereotalker.control.warp_kernels import GUESSED
+from stereotalker.geometry.morphology import disk_kernel
 from stereotalker.smplx_layout import JOINT, REGION, SIDES
 
 # Arm and trunk touch where they are at most so far apart in the portrait; share of its longer side.
@@ -71,14 +72,17 @@ def close_gaps(maps: FrameMaps, is_covered: np.ndarray, layer: np.ndarray, conta
             max(rows.min() - margin, 0) : rows.max() + margin + 1,
             max(columns.min() - margin, 0) : columns.max() + margin + 1,
         ]
-        if not parts[1][window].any():
+        arm_part, trunk_part = (part[window] for part in parts)
+        if not trunk_part.any():
             continue
         (to_arm, arm), (to_trunk, trunk) = (
-            distance_transform_edt(~part[window], return_indices=True) for part in parts
+            distance_transform_edt(~part, return_indices=True) for part in (arm_part, trunk_part)
         )
         here = np.indices(to_arm.shape)
         is_between = ((arm - here) * (trunk - here)).sum(0) < 0
-        gap = ~is_covered[window] & is_between & (to_arm + to_trunk < widest)
+        # Closing by a disk gives the cloth a concave hem between arm and trunk.
+        bridged = cv2.morphologyEx((arm_part | trunk_part).astype(np.uint8), cv2.MORPH_CLOSE, disk_kernel(margin)) > 0
+        gap = ~is_covered[window] & is_between & (to_arm + to_trunk < widest) & bridged
         gap = _without_specks(gap, is_covered[window]) & (maps.labels[window] != REGION["hair"])
         share = (to_arm / np.maximum(to_arm + to_trunk, 1e-6))[gap][:, None]
         for picture in (maps.warp, maps.normals):

@@ -15,9 +15,12 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt
 
 from stereotalker.body.model import Body
+from stereotalker.control.limb_materials import LimbMaterials, limb_materials
 from stereotalker.control.mipmaps import halved
+from stereotalker.geometry.morphology import disk_kernel
 from stereotalker.geometry.rasterizer import rasterize
 from stereotalker.media.inpainting import inpaint
+from stereotalker.media.pull_push import continued
 from stereotalker.records import Avatar
 from stereotalker.smplx_layout import JOINT, REGION, SIDES
 
@@ -29,10 +32,11 @@ COUNT = 5
 _SEAM_EDGES = 2
 # Colors of neighboring parts are mixed up to this distance from a part's outline; share of the longer side.
 _MIXED_RIM = 1 / 400
-# Colors of a hand are used so far beside what the portrait shows of it; share of the longer side.
+# Beyond this distance from an edge colors are free of a neighbor's shadow; share of the longer side. An edge is also
+# where the depth of neighboring pixels differs so much, m.
+_SHADOWED_RIM, _MIN_DEPTH_JUMP_M = 1 / 130, 0.015
+# Colors of a limb are used so far beside what the portrait shows of it; share of the longer side.
 _USABLE_RIM = 0.012
-# Distance over which the nearest color gives way to a smooth mean of all; share of the longer side.
-_NEAREST_COLOR_REACH = 1 / 150
 # So near to a hand, an arm's colors may be those of the hand; share of the longer side.
 _HAND_RIM = 1 / 128
 # Cloth this near to a hand, or to an arm, is filled as well: it lies in the shadow or has the limb's colors mixed in.
@@ -54,9 +58,12 @@ class Layer:
     depth: np.ndarray  # f32 [H, W] m of this part alone, infinite beside it
     shading: np.ndarray  # f32 [H, W] the light's shading of this part, continued beside it
     is_shown: np.ndarray  # bool [H, W] pixels in which the portrait shows this part
-    # bool [H, W] pixels whose colors may be used: all but those of a hand far from what is shown of it. Where a hand
-    # hides another, the texture's copy of the other hand knows more than continued colors.
+    # bool [H, W] pixels whose colors may be used: all but those of a limb far from what is shown of it, which the
+    # texture continues over the surface.
     may_sample: np.ndarray
+    # f32 [H, W] in 0..1: 0 at the edge of what the portrait shows without a jump in depth, 1 well inside. Near an edge
+    # colors are mixed with a neighbor's or lie in its shadow.
+    interior: np.ndarray
 
 
 def vertex_layers(body: Body) -> np.ndarray:
@@ -75,8 +82,10 @@ def triangle_layers(vertex_layer: np.ndarray, faces: np.ndarray) -> np.ndarray:
     return vertex_layer[faces].max(1)
 
 
-def make_layers(avatar: Avatar, body: Body, pixels: np.ndarray, shading: np.ndarray) -> tuple[Layer, ...]:
-    """Make all layers of an avatar, in the order of their indices.
+def make_layers(
+    avatar: Avatar, body: Body, pixels: np.ndarray, shading: np.ndarray
+) -> tuple[tuple[Layer, ...], LimbMaterials]:
+    """Make all layers of an avatar, in the order of their indices, and find the materials of its limbs.
 
     pixels f32 [V, 3]: the body in the portrait, x px, y px, depth m; shading f32 [V] of the surface in the portrait.
     """
@@ -84,23 +93,35 @@ def make_layers(avatar: Avatar, body: Body, pixels: np.ndarray, shading: np.ndar
     vertex_layer = vertex_layers(body)
     triangle_layer = triangle_layers(vertex_layer, body.faces)
     vertex = _shown_vertex(avatar.regions, body, pixels, vertex_layer)
+    is_arm, is_hand = (avatar.regions == REGION[name] for name in ("arms", "hands"))
+    materials = limb_materials(avatar, np.abs(body.template[vertex, 0]), is_arm & (vertex >= 0), is_hand)
     rim = max(1, round(max(size) * _MIXED_RIM))
     owned = [_with_seam(body, vertex_layer == k)[vertex] & (vertex >= 0) for k in range(COUNT)]
     near_hands = _dilated(avatar.regions == REGION["hands"], max(1, round(max(size) * _HAND_RIM)))
     result, reach = [], max(1, round(max(size) * _USABLE_RIM))
     for k in range(COUNT):
         faces = body.faces[triangle_layer == k]
+        is_shown = owned[k] if k == TRUNK else owned[k] & ~materials.is_foreign
         fragments = rasterize(pixels, faces, size)
-        is_unmixed = _eroded(owned[k], rim)
+        is_unmixed = _eroded(is_shown, rim)
         if ARM <= k < HAND:
             is_unmixed &= ~near_hands
-        picture = _trunk_picture(avatar, is_unmixed, owned) if k == TRUNK else _completed(avatar.portrait, is_unmixed)
+        picture = _trunk_picture(avatar, is_unmixed, owned) if k == TRUNK else continued(avatar.portrait, is_unmixed)
         part_shading = fragments.interpolate(faces, shading[:, None])[..., 0]
-        # Without a single pixel of its own a limb's picture says nothing, and the texture's guess is used.
-        may_sample = _dilated(owned[k], reach) if k >= HAND else np.full(size, k == TRUNK or bool(is_unmixed.any()))
+        may_sample = np.ones(size, bool) if k == TRUNK else _dilated(is_shown, reach if k >= HAND else rim)
         part_shading = _continued(part_shading, np.isfinite(fragments.depth))
-        result.append(Layer(halved(picture), fragments.depth, part_shading, owned[k], may_sample))
-    return tuple(result)
+        interior = _interior(is_shown, fragments.depth)
+        result.append(Layer(halved(picture), fragments.depth, part_shading, is_shown, may_sample, interior))
+    return tuple(result), materials
+
+
+def _interior(is_shown: np.ndarray, depth: np.ndarray) -> np.ndarray:
+    """`Layer.interior` of a part that is shown where bool [H, W], at a depth f32 [H, W] m."""
+    depth = np.where(np.isfinite(depth), depth, 1e3).astype(np.float32)
+    kernel = np.ones((3, 3), np.uint8)
+    is_edge = ~is_shown | (cv2.dilate(depth, kernel) - cv2.erode(depth, kernel) > _MIN_DEPTH_JUMP_M)
+    near, far = (max(is_shown.shape) * rim for rim in (_MIXED_RIM, _SHADOWED_RIM))
+    return np.clip((distance_transform_edt(~is_edge) - near) / (far - near), 0, 1).astype(np.float32)
 
 
 def _shown_vertex(regions: np.ndarray, body: Body, pixels: np.ndarray, vertex_layer: np.ndarray) -> np.ndarray:
@@ -132,24 +153,11 @@ def _with_seam(body: Body, is_part: np.ndarray) -> np.ndarray:
 
 def _eroded(mask: np.ndarray, radius: int) -> np.ndarray:
     """A mask without its rim of `radius` px. The border of the picture is no rim."""
-    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
-    return cv2.erode(mask.astype(np.uint8), kernel, borderValue=1) > 0
+    return cv2.erode(mask.astype(np.uint8), disk_kernel(radius), borderValue=1) > 0
 
 
 def _dilated(mask: np.ndarray, radius: int) -> np.ndarray:
-    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
-    return cv2.dilate(mask.astype(np.uint8), kernel, borderValue=0) > 0
-
-
-def _completed(picture: np.ndarray, is_unmixed: np.ndarray) -> np.ndarray:
-    """The picture u8 [H, W, 3] where `is_unmixed`, with its colors continued smoothly everywhere else."""
-    if not is_unmixed.any():
-        return picture
-    distance, (rows, columns) = distance_transform_edt(~is_unmixed, return_indices=True)
-    smooth = _pull_push(picture.astype(np.float32), is_unmixed)
-    near = np.exp(-distance / max(1.0, max(is_unmixed.shape) * _NEAREST_COLOR_REACH))[..., None]
-    continued = near * picture[rows, columns] + (1 - near) * smooth
-    return np.where(is_unmixed[..., None], picture, np.clip(np.rint(continued), 0, 255)).astype(np.uint8)
+    return cv2.dilate(mask.astype(np.uint8), disk_kernel(radius), borderValue=0) > 0
 
 
 def _continued(values: np.ndarray, is_known: np.ndarray) -> np.ndarray:
@@ -158,22 +166,6 @@ def _continued(values: np.ndarray, is_known: np.ndarray) -> np.ndarray:
         return np.ones_like(values)
     rows, columns = distance_transform_edt(~is_known, return_distances=False, return_indices=True)
     return np.maximum(values[rows, columns], 1e-3)
-
-
-def _pull_push(picture: np.ndarray, is_known: np.ndarray) -> np.ndarray:
-    """Fill unknown pixels from ever coarser means of the known ones (Gortler et al. 1996). f32 [H, W, 3]."""
-    weight = is_known.astype(np.float32)
-    if min(weight.shape) < 4 or is_known.all():
-        mean = (picture * weight[..., None]).sum((0, 1)) / max(float(weight.sum()), 1e-6)
-        return np.where(is_known[..., None], picture, mean)
-    size = (-(-weight.shape[1] // 2), -(-weight.shape[0] // 2))
-    coarse_weight = cv2.resize(weight, size, interpolation=cv2.INTER_AREA)
-    coarse = cv2.resize(picture * weight[..., None], size, interpolation=cv2.INTER_AREA)
-    coarse = coarse / np.maximum(coarse_weight, 1e-6)[..., None]
-    filled = _pull_push(coarse, coarse_weight > 1e-3)
-    return np.where(
-        is_known[..., None], picture, cv2.resize(filled, weight.shape[::-1], interpolation=cv2.INTER_LINEAR)
-    )
 
 
 def _trunk_picture(avatar: Avatar, is_unmixed: np.ndarray, owned: list[np.ndarray]) -> np.ndarray:
@@ -185,7 +177,7 @@ def _trunk_picture(avatar: Avatar, is_unmixed: np.ndarray, owned: list[np.ndarra
     is_cloth = np.isin(avatar.regions, (REGION["torso"], REGION["legs"])) & ~hole
     # The head keeps its pixels beside an arm: hair and face are no cloth.
     is_kept = is_unmixed & (is_cloth | ~np.isin(avatar.regions, (REGION["torso"], REGION["legs"])))
-    picture = _completed(avatar.portrait, is_kept)
+    picture = continued(avatar.portrait, is_kept)
     if not is_cloth.any():
         return picture
     rows, columns = np.nonzero(hole & (distance_transform_edt(~is_cloth) < _FILL_REACH * side))

@@ -17,6 +17,7 @@ from scipy.spatial import cKDTree
 from stereotalker.body.free_body import PARTS
 from stereotalker.body.model import Body
 from stereotalker.control import hair_plane, layers, mipmaps
+from stereotalker.control.atlas import texel_corners
 from stereotalker.control.background_plate import background_plate
 from stereotalker.control.body_parts import (
     back_of_head_vertices,
@@ -33,7 +34,8 @@ from stereotalker.control.frame_maps import FrameMaps
 from stereotalker.control.hair_plane import HairPlane
 from stereotalker.control.layers import Layer
 from stereotalker.control.light import PortraitLight, Surface, read_light
-from stereotalker.control.texture import Texture, make_texture, texel_corners
+from stereotalker.control.loose_sleeves import pose_clothed, round_sleeves
+from stereotalker.control.texture import Texture, make_texture
 from stereotalker.control.warp_kernels import (
     FROM_HAIR_PLANE,
     SEEN,
@@ -56,6 +58,9 @@ _MIN_HAIR_SHARE = 0.01
 # Cosine of the angle to the viewer below which the portrait shows a surface too slantwise to count as seen (65
 # degrees), if the frame shows it this many times less slantwise.
 _MIN_FACING, _MAX_STRETCH = 0.42, 2.5
+# On arms and hands, the portrait's color gives way to the atlas' between these cosines, and between these multiples, so
+# that no edge is left.
+_LIMB_FACING, _LIMB_STRETCH = (0.25, 0.5), (1.3, 2.0)
 # Largest shading factor of arms and hands. Its inverse is the smallest.
 _MAX_LIMB_SHADING = 1.3
 
@@ -82,6 +87,8 @@ class Reference:
     light: PortraitLight
     # None where the portrait shows no hair.
     plane_of_hair: HairPlane | None
+    # f16 [V, 3] m: the clothed surface with round sleeves.
+    rounded: np.ndarray
     # bool [2, V] vertices beside the seam at which either arm's sleeve continues into the trunk's cloth.
     cloth_contacts: np.ndarray
 
@@ -103,7 +110,7 @@ def reference(avatar: Avatar, body: Body) -> Reference:
         avatar.portrait, avatar.regions, inner_person_mask(avatar.regions), surface, fragments, avatar.target
     )
     shading, facing = _vertex_shading(light, surface, body), _facing(surface, avatar.extrinsics)
-    portrait_layers = layers.make_layers(avatar, body, pixels, shading)
+    portrait_layers, materials = layers.make_layers(avatar, body, pixels, shading)
     return Reference(
         avatar=avatar,
         portrait_levels=mipmaps.levels(avatar),
@@ -112,10 +119,11 @@ def reference(avatar: Avatar, body: Body) -> Reference:
         triangle_layer=layers.triangle_layers(layers.vertex_layers(body), body.faces),
         places=pixels,
         facing=facing,
-        texture=make_texture(avatar, body, pixels, portrait_layers, region, shading, facing),
+        texture=make_texture(avatar, body, pixels, portrait_layers, materials, region, shading, facing),
         region=region,
         light=light,
         plane_of_hair=hair_plane.make_hair_plane(avatar, body),
+        rounded=round_sleeves(avatar, body),
         cloth_contacts=cloth_contacts(body, portrait_layers, pixels),
     )
 
@@ -126,6 +134,18 @@ def _facing(surface: Surface, extrinsics: np.ndarray) -> np.ndarray:
     positions, normals = surface.vertices @ R.T + translation, surface.normals @ R.T
     distance = np.maximum(np.linalg.norm(positions, axis=1), 1e-6)
     return (-(positions * normals).sum(1) / distance).astype(np.float32)
+
+
+def _portrait_share(in_portrait: np.ndarray, in_frame: np.ndarray, is_limb: np.ndarray) -> np.ndarray:
+    """How much of every vertex' color comes from the portrait, f32 [V] in 0..1.
+
+    in_portrait and in_frame f32 [V]: `_facing` there; is_limb bool [V].
+    """
+    stretch = in_frame / np.maximum(in_portrait, 1e-3)
+    is_too_slanted = (in_portrait < _MIN_FACING) & (stretch > _MAX_STRETCH)
+    facing = (in_portrait - _LIMB_FACING[0]) / np.ptp(_LIMB_FACING)
+    unstretched = (_LIMB_STRETCH[1] - stretch) / np.ptp(_LIMB_STRETCH)
+    return np.where(is_limb, np.maximum(facing, unstretched).clip(0, 1), ~is_too_slanted).astype(np.float32)
 
 
 def _vertex_shading(light: PortraitLight, surface: Surface, body: Body) -> np.ndarray:
@@ -172,12 +192,13 @@ def control(ref: Reference, body: Body, motion: Motion, camera: Camera) -> Contr
     if len(motion.poses) != len(camera.azimuth):
         raise ValueError(f"motion has {len(motion.poses)} frames, the camera {len(camera.azimuth)}")
     avatar, (H, W) = ref.avatar, camera.size
-    vertices = body.pose(motion, avatar.betas, avatar.surface)
+    vertices, departure = pose_clothed(avatar, body, ref.rounded, motion)
     T = len(vertices)
     fine_size = (_SUPERSAMPLING * H, _SUPERSAMPLING * W)
     warp, normals, plate = (np.zeros((T, H, W, 3), np.uint8) for _ in range(3))
     visibility, labels = (np.zeros((T, H, W), np.uint8) for _ in range(2))
     is_outside_mouth, is_head = ~in_mouth(body), head_vertices(body)
+    is_limb = layers.vertex_layers(body) != layers.TRUNK
     atlas = AtlasSource(body.texture_faces, texel_corners(body), ref.texture.colour, ref.texture.seen)
     heads = None if ref.plane_of_hair is None else hair_plane.heads(avatar, body, motion)
     for t in range(T):
@@ -202,21 +223,22 @@ def control(ref: Reference, body: Body, motion: Motion, camera: Camera) -> Contr
         shading = _vertex_shading(ref.light, surface, body)
         camera_normals = (surface.normals @ E[:3, :3].T).astype(np.float32)
         draw_normals_and_labels(drawn, camera_normals, ref.region, maps)
-        stretch = _facing(surface, E) / np.maximum(ref.facing, 1e-3)
-        too_slanted = (ref.facing < _MIN_FACING) & (stretch > _MAX_STRETCH)
+        share = _portrait_share(ref.facing, _facing(surface, E), is_limb)
         for index, layer in enumerate(ref.layers):
             portrait = LayerSource(
                 places=ref.places,
                 is_outside_mouth=is_outside_mouth,
                 is_head=is_head,
-                too_slanted=too_slanted,
+                share=share,
+                departure=departure[t],
                 depth=layer.depth,
                 shading=layer.shading,
                 regions=avatar.regions,
                 is_shown=layer.is_shown,
                 may_sample=layer.may_sample,
+                interior=layer.interior,
             )
-            warp_layer(drawn, index, shading, portrait, mipmaps.pair(avatar, layer.levels, K, E), maps)
+            warp_layer(drawn, index, shading, portrait, atlas, mipmaps.pair(avatar, layer.levels, K, E), maps)
         if heads is not None:
             assert ref.plane_of_hair is not None
             positions, rotations = heads

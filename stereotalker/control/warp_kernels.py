@@ -44,8 +44,12 @@ class LayerSource(NamedTuple):
     is_outside_mouth: np.ndarray
     # bool [V]: vertices of the head, whose other sides the atlas and the hair plane show better than its front.
     is_head: np.ndarray
-    # bool [V]: the portrait shows this surface much more slantwise than the frame does.
-    too_slanted: np.ndarray
+    # f32 [V] in 0..1: how much of the color comes from the portrait, the rest from the atlas. It is less than 1 where
+    # the portrait shows the surface much more slantwise than the frame does.
+    share: np.ndarray
+    # f32 [V] in 0..1: how far the surface has left the portrait's pose. The edges of what the portrait shows then count
+    # as `interior` says.
+    departure: np.ndarray
     # f32 [PH, PW] m, depth of the layer in the portrait, and f32 [PH, PW], its shading.
     depth: np.ndarray
     shading: np.ndarray
@@ -53,6 +57,8 @@ class LayerSource(NamedTuple):
     regions: np.ndarray
     is_shown: np.ndarray
     may_sample: np.ndarray
+    # f32 [PH, PW] in 0..1, see `layers.Layer`.
+    interior: np.ndarray
 
 
 class AtlasSource(NamedTuple):
@@ -78,13 +84,25 @@ def _interpolate(triangle: np.ndarray, weights: np.ndarray, values: np.ndarray, 
 
 
 @numba.njit(cache=True)
-def _write_color(
-    color: np.ndarray, triangle: np.ndarray, weights: np.ndarray, factor: np.ndarray, pixel: np.ndarray
-) -> None:
-    """Write a color f64 [3], multiplied by a factor interpolated from the vertices f32 [V], to a pixel u8 [3]."""
-    gain = weights[0] * factor[triangle[0]] + weights[1] * factor[triangle[1]] + weights[2] * factor[triangle[2]]
-    for k in range(3):
-        pixel[k] = np.uint8(min(color[k] * gain + 0.5, 255.0))
+def _mean(triangle: np.ndarray, weights: np.ndarray, values: np.ndarray) -> float:
+    """Vertex values f32 [V] at a point of a triangle [3], by its barycentric weights [3]."""
+    return weights[0] * values[triangle[0]] + weights[1] * values[triangle[1]] + weights[2] * values[triangle[2]]
+
+
+@numba.njit(cache=True)
+def _read_atlas(atlas: AtlasSource, triangle: int, weights: np.ndarray, color: np.ndarray) -> int:
+    """Read the color f64 [3] of a point of a triangle, without shading. Returns the visibility of its texel."""
+    texel = np.zeros(2)
+    _interpolate(atlas.faces[triangle], weights, atlas.corners, texel)
+    bilinear_sample(atlas.color, texel[0], texel[1], color)
+    row = min(max(int(texel[1]), 0), atlas.origin.shape[0] - 1)
+    column = min(max(int(texel[0]), 0), atlas.origin.shape[1] - 1)
+    origin = atlas.origin[row, column]
+    if origin == VISIBLE_TEXEL:
+        return FROM_TEXTURE
+    if origin == COPIED_TEXEL:
+        return COPIED
+    return MIRRORED if origin == MIRRORED_TEXEL else GUESSED
 
 
 @numba.njit(cache=True)
@@ -106,18 +124,25 @@ def draw_normals_and_labels(drawn: DrawnMesh, vertex_normals: np.ndarray, region
 
 @numba.njit(cache=True)
 def warp_layer(
-    drawn: DrawnMesh, layer: int, shading: np.ndarray, portrait: LayerSource, levels: MipPair, maps: FrameMaps
+    drawn: DrawnMesh,
+    layer: int,
+    shading: np.ndarray,
+    portrait: LayerSource,
+    atlas: AtlasSource,
+    levels: MipPair,
+    maps: FrameMaps,
 ) -> None:
     """Draw the side of a layer that faces the portrait: its colors, and region labels where the portrait shows it.
 
-    Visibility becomes SEEN or COMPLETED. shading f32 [V] in this frame; levels: of the layer's mip map.
+    Visibility becomes SEEN or COMPLETED, or that of the atlas where most of the color is from there. shading f32 [V] in
+    this frame; levels: of the layer's mip map.
     """
     face, bary, faces, layers = drawn.face, drawn.bary, drawn.faces, drawn.layer
     places, regions = portrait.places, portrait.regions
     warp, visibility, labels = maps.warp, maps.visibility, maps.labels
     H, W = face.shape
     PH, PW = regions.shape
-    color, place = np.zeros((2, 3)), np.zeros(3)
+    color, place, atlas_color = np.zeros((2, 3)), np.zeros(3), np.zeros(3)
     for y in range(H):
         for x in range(W):
             if face[y, x] < 0 or layers[face[y, x]] != layer:
@@ -131,43 +156,39 @@ def warp_layer(
                 continue
             if not portrait.may_sample[row, column]:
                 continue
-            if portrait.too_slanted[vertex] or (portrait.is_head[vertex] and regions[row, column] == 0):
+            share = _mean(triangle, weights, portrait.share)
+            share *= 1 - _mean(triangle, weights, portrait.departure) * (1 - portrait.interior[row, column])
+            if share <= 0 or (portrait.is_head[vertex] and regions[row, column] == 0):
                 continue
             if portrait.is_shown[row, column]:
                 labels[y, x], visibility[y, x] = regions[row, column], SEEN
             else:
                 visibility[y, x] = COMPLETED
             mixed_sample(levels, place[0] / PW, place[1] / PH, color)
-            gain = 0.0
+            gain = _mean(triangle, weights, shading)
+            if share < 1:
+                origin = _read_atlas(atlas, face[y, x], weights, atlas_color)
+                if share < 0.5:
+                    visibility[y, x] = origin
             for k in range(3):
-                gain += weights[k] * shading[triangle[k]]
-            gain /= portrait.shading[row, column]
-            for k in range(3):
-                warp[y, x, k] = np.uint8(min(color[0, k] * gain + 0.5, 255.0))
+                value = share * color[0, k] / portrait.shading[row, column]
+                if share < 1:
+                    value += (1 - share) * atlas_color[k]
+                warp[y, x, k] = np.uint8(min(value * gain + 0.5, 255.0))
 
 
 @numba.njit(cache=True)
 def fill_from_atlas(drawn: DrawnMesh, shading: np.ndarray, atlas: AtlasSource, maps: FrameMaps) -> None:
     """Draw the rest of the body, where visibility is still 0, from the texture atlas. shading f32 [V] in this frame."""
     face, bary, faces = drawn.face, drawn.bary, drawn.faces
-    texture_faces, corners, origin = atlas.faces, atlas.corners, atlas.origin
     warp, visibility = maps.warp, maps.visibility
     H, W = face.shape
-    texel, color = np.zeros(2), np.zeros(3)
+    color = np.zeros(3)
     for y in range(H):
         for x in range(W):
             if face[y, x] < 0 or visibility[y, x] > 0:
                 continue
-            _interpolate(texture_faces[face[y, x]], bary[y, x], corners, texel)
-            row = min(max(int(texel[1]), 0), origin.shape[0] - 1)
-            column = min(max(int(texel[0]), 0), origin.shape[1] - 1)
-            if origin[row, column] == VISIBLE_TEXEL:
-                visibility[y, x] = FROM_TEXTURE
-            elif origin[row, column] == COPIED_TEXEL:
-                visibility[y, x] = COPIED
-            elif origin[row, column] == MIRRORED_TEXEL:
-                visibility[y, x] = MIRRORED
-            else:
-                visibility[y, x] = GUESSED
-            bilinear_sample(atlas.color, texel[0], texel[1], color)
-            _write_color(color, faces[face[y, x]], bary[y, x], shading, warp[y, x])
+            visibility[y, x] = _read_atlas(atlas, face[y, x], bary[y, x], color)
+            gain = _mean(faces[face[y, x]], bary[y, x], shading)
+            for k in range(3):
+                warp[y, x, k] = np.uint8(min(color[k] * gain + 0.5, 255.0))

@@ -13,7 +13,7 @@ from torch.nn import functional
 from stereotalker.body.model import Body
 from stereotalker.control.masks import RegionMasks, one_channel, to_float
 from stereotalker.control.reference_warp import Reference, control, reference
-from stereotalker.control.warp_kernels import SEEN
+from stereotalker.control.warp_kernels import COPIED
 from stereotalker.diffusion.sampling import frame_noise, sample
 from stereotalker.diffusion.windows import Window
 from stereotalker.params import RenderParams
@@ -26,6 +26,8 @@ from stereotalker.smplx_layout import REGION
 _CACHED_AVATARS = 3
 # Width of the border of what the portrait shows that the denoiser draws nevertheless, px.
 _SEAM_WIDTH = 2
+# Regions at whose outlines there may be hair, and the width of the margin around them, px.
+_HEAD_REGIONS, _HEAD_RIM = ("hair", "face", "mouth"), 4
 # Alpha below which the background cannot be removed from a pixel's color, because the noise would be amplified too
 # much.
 _MIN_ALPHA = 0.1
@@ -90,6 +92,7 @@ class Renderer:
 
         warp, normals, plate = (to_float(m, self.device) for m in (maps.warp, maps.normals, maps.plate))
         visibility = one_channel(maps.visibility, self.device)
+        labels = torch.from_numpy(maps.labels).to(self.device)[:, None]
         conditioning = conditions(
             self.denoiser.codec, padded(warp), padded(visibility), padded(normals), padded(plate), padded(region_probs),
             torch.from_numpy(np.stack([maps.azimuth, maps.elevation], 1)).to(self.device), tokens.expand(T, -1, -1), T,
@@ -101,47 +104,54 @@ class Renderer:
             cells = sample(
                 lambda x, t: self.denoiser(x, t, conditioning), noisy, self.params.scheduler, self.params.steps
             )
-        image = composite_reliable_pixels(self.denoiser.codec.decode(cells)[..., :H, :W], warp, visibility)
-        frames = cut_out(image, plate, region_probs) if alpha else composite(image, plate, region_probs)
+        image = self.denoiser.codec.decode(cells)[..., :H, :W]
+        person = person_alpha(region_probs)
+        share, coverage = warp_share(visibility, labels)
+        frames = composite(image, warp, plate, person, share)
+        if alpha:
+            frames = cut_out(frames, plate, torch.lerp(person, coverage, share))
         frames = frames.clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1)
         return frames.contiguous().cpu().numpy()
 
 
-def composite_reliable_pixels(image: torch.Tensor, warp: torch.Tensor, visibility: torch.Tensor) -> torch.Tensor:
-    """Put the warp over the denoiser's picture where its colors are reliable, softly at the border.
+def warp_share(visibility: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """How much of every pixel is the warp's, and how much of it the warp's person covers, f32 [B, 1, H, W] in 0..1.
 
-    They are where the portrait shows the surface. A pixel counts only if this holds for everything _SEAM_WIDTH px
-    around it. image and warp f32 [B, 3, H, W] in 0..1; visibility f32 [B, 1, H, W] in 0..1: `Control.visibility` over
-    255.
+    The rest is the denoiser's: what is guessed, mirrored or behind the lips, and the outlines of the head, because hair
+    is finer than the mesh. Elsewhere the mesh's outline is drawn as it is. visibility f32 [B, 1, H, W] in 0..1:
+    `Control.visibility` over 255; labels u8 [B, 1, H, W]: `Control.labels`.
     """
     side = 2 * _SEAM_WIDTH + 1
-    is_reliable = (visibility * 255 >= SEEN - 0.5).float()
-    inside = 1 - functional.max_pool2d(1 - is_reliable, side, 1, _SEAM_WIDTH)
-    warp_alpha = functional.avg_pool2d(inside, side, 1, _SEAM_WIDTH, count_include_pad=False)
-    return image + warp_alpha * (warp - image)
+    is_person, is_copied = visibility > 0, visibility * 255 >= COPIED - 0.5
+    is_head = torch.isin(labels, torch.tensor([REGION[name] for name in _HEAD_REGIONS], device=labels.device))
+    near_head = functional.max_pool2d(is_head.float(), 2 * _HEAD_RIM + 1, 1, _HEAD_RIM) > 0
+    is_reliable = (is_person & is_copied) | (~is_person & ~near_head)
+    inside = 1 - functional.max_pool2d(1 - is_reliable.float(), side, 1, _SEAM_WIDTH)
+    share = functional.avg_pool2d(inside, side, 1, _SEAM_WIDTH, count_include_pad=False)
+    return share, functional.avg_pool2d(is_person.float(), 3, 1, 1, count_include_pad=False)
 
 
-def composite(image: torch.Tensor, plate: torch.Tensor, region_probs: torch.Tensor) -> torch.Tensor:
-    """Put the picture over the background plate, by the predicted probability of the person.
-
-    The person is widened by _PERSON_MARGIN px. image and plate f32 [B, 3, H, W] in 0..1; region_probs f32 [B, R, H,
-    W]: region probabilities.
-    """
-    alpha = _person_alpha(region_probs)
-    return alpha * image + (1 - alpha) * plate
-
-
-def cut_out(image: torch.Tensor, plate: torch.Tensor, region_probs: torch.Tensor) -> torch.Tensor:
-    """Cut out the person, with straight alpha, f32 [B, 4, H, W]. The arguments are those of `composite`.
-
-    At soft edges the picture has the plate mixed in, which is removed from the color here.
-    """
-    alpha = _person_alpha(region_probs)
-    foreground = (image - (1 - alpha) * plate) / alpha.clamp_min(_MIN_ALPHA)
-    return torch.cat([torch.where(alpha > _MIN_ALPHA, foreground, image), alpha], 1)
-
-
-def _person_alpha(region_probs: torch.Tensor) -> torch.Tensor:
+def person_alpha(region_probs: torch.Tensor) -> torch.Tensor:
     """Alpha of the person, widened by _PERSON_MARGIN px, f32 [B, 1, H, W] in 0..1. region_probs f32 [B, R, H, W]."""
     person = 1 - region_probs[:, REGION["background"], None]
     return functional.max_pool2d(person, 2 * _PERSON_MARGIN + 1, 1, _PERSON_MARGIN)
+
+
+def composite(
+    image: torch.Tensor, warp: torch.Tensor, plate: torch.Tensor, person: torch.Tensor, share: torch.Tensor
+) -> torch.Tensor:
+    """Put the denoiser's picture over the background plate by its alpha, and the warp over both by its share.
+
+    image, warp and plate f32 [B, 3, H, W] in 0..1; person f32 [B, 1, H, W]: see `person_alpha`; share f32
+    [B, 1, H, W]: see `warp_share`.
+    """
+    return torch.lerp(torch.lerp(plate, image, person), warp, share)
+
+
+def cut_out(frames: torch.Tensor, plate: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
+    """Cut the person out of frames f32 [B, 3, H, W], with straight alpha f32 [B, 1, H, W]. Returns f32 [B, 4, H, W].
+
+    At soft edges the frames have the plate f32 [B, 3, H, W] mixed in, which is removed from the color here.
+    """
+    foreground = (frames - (1 - alpha) * plate) / alpha.clamp_min(_MIN_ALPHA)
+    return torch.cat([torch.where(alpha > _MIN_ALPHA, foreground, frames), alpha], 1)

@@ -20,7 +20,7 @@ from stereotalker.diffusion.schedulers import TRAIN_TIMESTEPS, make_scheduler
 from stereotalker.errors import UserError
 from stereotalker.params import DenoiserTraining, FinishParams
 from stereotalker.render.denoiser import Conditions, RenderDenoiser, conditions
-from stereotalker.render.renderer import composite, composite_reliable_pixels
+from stereotalker.render.renderer import composite, person_alpha, warp_share
 from stereotalker.runtime.device import autocast, device, to_channels_last
 from stereotalker.smplx_layout import REGION, REGIONS
 from stereotalker.training.critic import PatchCritic, critic_losses
@@ -157,10 +157,9 @@ def _draw(model: RenderDenoiser, masks: MaskPredictor, scheduler: str, crops: Cr
     noise = torch.randn(runs, *clean.shape[1:]).repeat_interleave(crops.frames, 0).to(clean.device)
     with autocast(clean.device.type):
         latents = model(schedule.add_noise(clean, noise, t), t, render_conditions)
-    picture = composite_reliable_pixels(
-        model.codec.decode(latents), to_float(crops.warp), one_channel(crops.visibility)
-    )
-    return composite(picture, to_float(crops.plate), mask_probabilities)
+    share, _ = warp_share(one_channel(crops.visibility), crops.labels[:, None])
+    warp, plate = to_float(crops.warp), to_float(crops.plate)
+    return composite(model.codec.decode(latents), warp, plate, person_alpha(mask_probabilities), share)
 
 
 def _difference(picture: torch.Tensor, crops: Crops) -> torch.Tensor:

@@ -1,0 +1,83 @@
+"""Colors of arms and hands that the portrait does not show: those that it shows, continued smoothly over the surface.
+
+Hidden vertices get the solution of a screened Poisson equation on the mesh. It equals the shown colors where the
+portrait shows them, so no seam is left there, and tends to the colors of the other arm where only that one is shown.
+Skin and cloth are solved apart, and meet at the sleeve's end. V: vertices of the body, N: texels on it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import sparse
+from scipy.sparse.linalg import splu
+from scipy.spatial import cKDTree
+
+from stereotalker.body.model import Body
+from stereotalker.control.atlas import Atlas
+from stereotalker.control.layers import HAND, TRUNK, vertex_layers
+
+# Distance, m, over which a solution leaves a shown color, and a color of the other arm.
+_SHOWN_REACH_M, _OTHER_ARM_REACH_M = 0.003, 0.02
+# The same for the color that stands where neither arm shows the material: any other color wins.
+_ANY_REACH_M = 10.0
+# Largest distance between a vertex and its mirror image on the other arm, m.
+_MAX_MIRROR_DISTANCE_M = 0.01
+# Edges of the mesh count as at least so long, m.
+_MIN_EDGE_M = 1e-3
+
+
+def complete_limbs(
+    body: Body,
+    atlas: Atlas,
+    color: np.ndarray,
+    is_source: np.ndarray,
+    sleeve_end: float,
+    skin: np.ndarray,
+    cloth: np.ndarray,
+) -> np.ndarray:
+    """Colors f32 [N, 3] that the texels of arms and hands have if the portrait does not show them.
+
+    color f32 [N, 3] and is_source bool [N]: colors of the texels and where the portrait shows them. Texels that are on
+    no limb are passed over. sleeve_end: m along the arm from the body's midplane; skin and cloth f32 [3]: colors that
+    stand where no limb shows the material.
+    """
+    layer, vertex = vertex_layers(body), atlas.nearest_vertex
+    is_limb = layer > TRUNK
+    is_bare = (layer >= HAND) | (np.abs(body.template[:, 0]) > sleeve_end)
+    is_bare_texel = (layer[vertex] >= HAND) | (np.abs(atlas.positions[:, 0]) > sleeve_end)
+    result = color.copy()
+    for is_material, texels, typical in ((is_bare, is_bare_texel, skin), (~is_bare, ~is_bare_texel, cloth)):
+        vertices = np.flatnonzero(is_limb & is_material)
+        sources = np.flatnonzero(is_source & texels & (is_limb & is_material)[vertex])
+        count = np.bincount(vertex[sources], minlength=len(layer)).astype(np.float64)
+        total = np.stack([np.bincount(vertex[sources], color[sources, k], len(layer)) for k in range(3)], 1)
+        shown = total / np.maximum(count, 1)[:, None]
+        solved = np.zeros((len(layer), 3))
+        solved[vertices] = _continued(body, vertices, shown[vertices], count[vertices] > 0, typical)
+        targets = np.flatnonzero(texels & is_limb[vertex])
+        weights = atlas.weights[targets] * (is_limb & is_material)[atlas.corners[targets]] + 1e-9
+        weights /= weights.sum(1, keepdims=True)
+        result[targets] = (solved[atlas.corners[targets]] * weights[..., None]).sum(1)
+    return result
+
+
+def _continued(
+    body: Body, vertices: np.ndarray, shown: np.ndarray, is_shown: np.ndarray, typical: np.ndarray
+) -> np.ndarray:
+    """Colors [M, 3] of `vertices` i64 [M], from those that are shown: shown [M, 3] where is_shown bool [M]."""
+    row = np.full(len(body.template), -1)
+    row[vertices] = np.arange(len(vertices))
+    pairs = row[np.concatenate([body.faces[:, [0, 1]], body.faces[:, [1, 2]], body.faces[:, [2, 0]]])]
+    pairs = pairs[(pairs >= 0).all(1)]
+    pairs = np.unique(np.sort(pairs, axis=1), axis=0)
+    places = body.template[vertices]
+    stiffness = 1 / np.maximum(np.linalg.norm(places[pairs[:, 0]] - places[pairs[:, 1]], axis=1), _MIN_EDGE_M) ** 2
+    links = sparse.coo_matrix((stiffness, pairs.T), shape=(len(vertices), len(vertices)))
+    links = links + links.T
+    laplacian = sparse.diags(np.asarray(links.sum(1)).ravel()) - links
+    distance, twin = cKDTree(places * np.array([-1, 1, 1], np.float32)).query(places)
+    has_twin = ~is_shown & is_shown[twin] & (distance < _MAX_MIRROR_DISTANCE_M)
+    weight = np.where(is_shown, _SHOWN_REACH_M**-2, np.where(has_twin, _OTHER_ARM_REACH_M**-2, 0))
+    goal = np.where(is_shown[:, None], shown, shown[twin])
+    system = laplacian + sparse.diags(weight + _ANY_REACH_M**-2)
+    return splu(system.tocsc()).solve(weight[:, None] * goal + _ANY_REACH_M**-2 * typical)
