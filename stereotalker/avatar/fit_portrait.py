@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
+import cv2
 import numpy as np
 
 from stereotalker.avatar.background import extend_person_colors, fill_background
@@ -36,6 +37,9 @@ _MAX_FACE_ERROR, _MIN_IOU = 0.02, 0.88
 # A fit gets a note if its wrist residual (share of the shoulder width) is above the first limit, or if the IoU of
 # its silhouette is below the second.
 WRIST_GOAL, IOU_GOAL = 0.04, 0.97
+# A fit gets a note if more than this share of the hands' pixels differs from the face's median by more than these CIELAB
+# distances: lightness, because hands lie in shadow, and chroma. Of 32 open portraits it is at most 0.14.
+_MAX_FOREIGN_HANDS, _MAX_HAND_LIGHTNESS, _MAX_HAND_CHROMA = 0.35, 45.0, 16.0
 # Share of the face points that must lie within the picture.
 _MIN_FACE_INSIDE = 0.98
 # Share of the picture above which its person pixels count as a person, and not as noise of the detector.
@@ -223,9 +227,24 @@ def _notes(body_fit: Fit, avatar: Avatar, residuals: Residuals) -> list[str]:
         notes.append(f"the {missing[0]} hand was not found: it is placed by the arm alone")
     if body_fit.wrist_error is not None and body_fit.wrist_error > WRIST_GOAL:
         notes.append(f"a wrist is {100 * body_fit.wrist_error:.0f} % of the shoulders' width off")
+    if (share := _foreign_hand_share(avatar)) > _MAX_FOREIGN_HANDS:
+        notes.append(
+            f"{100 * share:.0f} % of the hands do not have the face's color: a glove, or an object, moves with the hand"
+        )
     if residuals.silhouette_iou < IOU_GOAL:
         notes.append(
             f"the silhouettes of the body and the person overlap by {100 * residuals.silhouette_iou:.0f} % (IoU):"
             " look for torn edges in the card's views"
         )
     return notes
+
+
+def _foreign_hand_share(avatar: Avatar) -> float:
+    """Share of the hands' pixels whose color is not that of the face, 0 to 1."""
+    lab = cv2.cvtColor(avatar.portrait.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+    face, hands = (lab[avatar.regions == REGION[name]] for name in ("face", "hands"))
+    if not len(face) or not len(hands):
+        return 0.0
+    difference = hands - np.median(face, 0)
+    is_foreign = np.abs(difference[:, 0]) > _MAX_HAND_LIGHTNESS
+    return float((is_foreign | (np.hypot(difference[:, 1], difference[:, 2]) > _MAX_HAND_CHROMA)).mean())

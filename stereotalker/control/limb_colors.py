@@ -70,7 +70,7 @@ def _continued(
     pairs = row[np.concatenate([body.faces[:, [0, 1]], body.faces[:, [1, 2]], body.faces[:, [2, 0]]])]
     pairs = pairs[(pairs >= 0).all(1)]
     pairs = np.unique(np.sort(pairs, axis=1), axis=0)
-    places = body.template[vertices]
+    places = body.template[vertices].astype(np.float64)  # f32 would round the weakest weights away
     stiffness = 1 / np.maximum(np.linalg.norm(places[pairs[:, 0]] - places[pairs[:, 1]], axis=1), _MIN_EDGE_M) ** 2
     links = sparse.coo_matrix((stiffness, pairs.T), shape=(len(vertices), len(vertices)))
     links = links + links.T
