@@ -93,7 +93,9 @@ def test_a_moving_camera_does_not_change_the_light(portrait_body, body):
     view = camera.avatar_camera(avatar, CameraPath(azimuth=25, elevation=10), 1, 25.0, avatar.regions.shape)
     lit, plain = (control(lighting, body, still, view) for lighting in (ref, without_light(ref)))
     # At the edges of the visible parts, and where a sample is hidden, the texture is mixed in.
-    visible = minimum_filter(lit.visibility[0] == SEEN, 5)
+    # On limbs that are seen slantwise, colors of the atlas are mixed in as well.
+    is_limb = np.isin(lit.labels[0], (REGION["arms"], REGION["hands"]))
+    visible = minimum_filter((lit.visibility[0] == SEEN) & ~is_limb, 5)
     # The shading of a layer is read at whole pixels, so that colors may differ by rounding.
     difference = np.abs(lit.warp[0].astype(int) - plain.warp[0])[visible]
     assert visible.any() and (difference <= 2).mean() > 0.98

@@ -37,8 +37,8 @@ _MAX_FACE_ERROR, _MIN_IOU = 0.02, 0.88
 # A fit gets a note if its wrist residual (share of the shoulder width) is above the first limit, or if the IoU of
 # its silhouette is below the second.
 WRIST_GOAL, IOU_GOAL = 0.04, 0.97
-# A fit gets a note if more than this share of the hands' pixels differs from the face's median by more than these CIELAB
-# distances: lightness, because hands lie in shadow, and chroma. Of 32 open portraits it is at most 0.14.
+# A fit gets a note if more than this share of the hands' pixels differs from the face's median by more than these
+# CIELAB distances: lightness, because hands lie in shadow, and chroma. Of 32 open portraits it is at most 0.14.
 _MAX_FOREIGN_HANDS, _MAX_HAND_LIGHTNESS, _MAX_HAND_CHROMA = 0.35, 45.0, 16.0
 # Share of the face points that must lie within the picture.
 _MIN_FACE_INSIDE = 0.98

@@ -9,7 +9,7 @@ the shadow that explains the portrait best. V: vertices, F: faces, N: pixels, K:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numba
 import numpy as np
@@ -35,6 +35,9 @@ _MIN_LUMA = 4.0
 _MIN_SHADING = 0.5
 # Luma of R'G'B' by ITU-R BT.601.
 _LUMA_WEIGHTS = np.array([0.299, 0.587, 0.114], np.float32)
+# Share of the loss that a shadow must explain to count in full. Soft light casts hardly any, and folds look like some:
+# its edge would then wander over the cloth as an arm moves.
+_SURE_OF_SHADOW = 0.2
 # The search for the key light tries this many directions on a ring around the best one so far; radii of the rings,
 # degrees.
 _SEARCH_RADII_DEG = (24.0, 12.0, 6.0)
@@ -109,7 +112,7 @@ def read_light(
         return (values[corners] * weights[..., None]).sum(1)
 
     normals = at_pixels(surface.normals)
-    slope, _ = _fit_log_luma(normals, log_luma, group, _NORMAL_RIDGE)
+    slope, loss_without_shadow = _fit_log_luma(normals, log_luma, group, _NORMAL_RIDGE)
     steepness = np.linalg.norm(slope)
     without_shadow = PortraitLight(slope, slope.astype(np.float64) / max(float(steepness), 1e-6), 0.0, target)
     if steepness < _MIN_SLOPE:
@@ -132,7 +135,9 @@ def read_light(
     for radius_deg in _SEARCH_RADII_DEG:
         candidates = [fit_with_shadow(key) for key in _directions_around(best[1].key, radius_deg)]
         best = min([best, *candidates], key=lambda candidate: candidate[0])
-    return best[1]
+    loss, light = best
+    explained = 1 - loss / max(loss_without_shadow, 1e-9) if np.isfinite(loss) else 0.0
+    return replace(light, shadow=light.shadow * float(np.clip(explained / _SURE_OF_SHADOW, 0, 1)))
 
 
 def _shading_factor(log_shading: np.ndarray) -> np.ndarray:

@@ -21,6 +21,8 @@ from stereotalker.smplx_layout import REGION
 # lies in shadow, too. Skin and cloth that are nearer than the distance cannot be distinguished.
 _LAB_WEIGHTS = np.array([0.5, 1, 1], np.float32)
 _MIN_SKIN_CLOTH_DISTANCE = 10.0
+# Hems are slanted: so near to a sleeve's end, m, both materials may be.
+_HEM_M = 0.04
 # A color is one thing and not another if it is so many times nearer to it.
 _CLEAR_RATIO = 1.5
 # Colors of a hand vary by less than this.
@@ -59,7 +61,7 @@ def limb_materials(avatar: Avatar, reach: np.ndarray, is_arm: np.ndarray, is_han
         is_skin, is_cloth = to_skin * _CLEAR_RATIO < to_cloth, to_cloth * _CLEAR_RATIO < to_skin
         is_clear = is_arm & (is_skin | is_cloth)
         end = sleeve_end(reach[is_clear], is_skin[is_clear])
-        is_foreign = is_arm & np.where(reach > end, is_cloth, is_skin)
+        is_foreign = is_arm & (((reach > end + _HEM_M) & is_cloth) | ((reach < end - _HEM_M) & is_skin))
     # A hand has the color of what lies beside it where the label is wrong.
     rim = max(1, round(max(regions.shape) * _MIXED_RIM))
     beside = cv2.dilate(is_hand.astype(np.uint8), disk_kernel(rim)) == 0

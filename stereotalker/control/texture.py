@@ -103,7 +103,7 @@ def make_texture(
     ]
     # Where the trunk's picture was completed, its color is as good as a copy. The head's is not completed.
     is_completed = texels.is_filled & ~is_visible & ~is_fixed & np.isin(groups, (REGION["torso"], REGION["legs"]))
-    origin[is_hidden_limb | (is_completed & ~is_limb)] = COPIED_TEXEL
+    origin[~is_visible & (is_limb | is_completed)] = COPIED_TEXEL
     for group in np.unique(groups):
         in_group = (groups == group) & ~is_limb
         sources = np.flatnonzero(in_group & is_visible)

@@ -134,8 +134,8 @@ def warp_layer(
 ) -> None:
     """Draw the side of a layer that faces the portrait: its colors, and region labels where the portrait shows it.
 
-    Visibility becomes SEEN or COMPLETED, or that of the atlas where most of the color is from there. shading f32 [V] in
-    this frame; levels: of the layer's mip map.
+    Visibility becomes SEEN or COMPLETED, also where a share of the color comes from the atlas. shading f32 [V] in this
+    frame; levels: of the layer's mip map.
     """
     face, bary, faces, layers = drawn.face, drawn.bary, drawn.faces, drawn.layer
     places, regions = portrait.places, portrait.regions
@@ -157,9 +157,9 @@ def warp_layer(
             if not portrait.may_sample[row, column]:
                 continue
             share = _mean(triangle, weights, portrait.share)
-            share *= 1 - _mean(triangle, weights, portrait.departure) * (1 - portrait.interior[row, column])
             if share <= 0 or (portrait.is_head[vertex] and regions[row, column] == 0):
                 continue
+            share *= 1 - _mean(triangle, weights, portrait.departure) * (1 - portrait.interior[row, column])
             if portrait.is_shown[row, column]:
                 labels[y, x], visibility[y, x] = regions[row, column], SEEN
             else:
@@ -167,9 +167,7 @@ def warp_layer(
             mixed_sample(levels, place[0] / PW, place[1] / PH, color)
             gain = _mean(triangle, weights, shading)
             if share < 1:
-                origin = _read_atlas(atlas, face[y, x], weights, atlas_color)
-                if share < 0.5:
-                    visibility[y, x] = origin
+                _read_atlas(atlas, face[y, x], weights, atlas_color)
             for k in range(3):
                 value = share * color[0, k] / portrait.shading[row, column]
                 if share < 1:
