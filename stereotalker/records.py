@@ -155,6 +155,7 @@ class Control:
     normals: np.ndarray  # u8 [T, H, W, 3], normals in camera space; 128 stands for 0; all zero outside the person
     labels: np.ndarray  # u8 [T, H, W], region labels of the body's surface and of hair beside it, as in the portrait
     plate: np.ndarray  # u8 [T, H, W, 3], the background plate as this camera shows it
+    coverage: np.ndarray  # u8 [T, H, W], share of a pixel that the person covers in the warp, of 255
     azimuth: np.ndarray  # f32 [T] degrees
     elevation: np.ndarray  # f32 [T] degrees
 
@@ -163,7 +164,8 @@ class Control:
         image = (np.uint8, (T, H, W, 3))
         _check(
             self, warp=image, normals=image, plate=image, visibility=(np.uint8, (T, H, W)),
-            labels=(np.uint8, (T, H, W)), azimuth=(np.float32, (T,)), elevation=(np.float32, (T,)),
+            labels=(np.uint8, (T, H, W)), coverage=(np.uint8, (T, H, W)),
+            azimuth=(np.float32, (T,)), elevation=(np.float32, (T,)),
         )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from stereotalker.control.limb_colors import complete_limbs
 from stereotalker.control.limb_materials import limb_materials
 from stereotalker.control.loose_sleeves import pose_clothed, round_sleeves
 from stereotalker.control.reference_warp import _portrait_share
-from stereotalker.media.pull_push import continued
+from stereotalker.media.pull_push import extrapolate_colors
 from stereotalker.records import Motion
 from stereotalker.smplx_layout import JOINT, REGION
 
@@ -85,8 +85,8 @@ def test_colors_are_continued_beside_what_is_known():
     picture[:, :20] = 200
     known = np.zeros((40, 50), bool)
     known[:, 5:15] = True
-    result = continued(picture, known)
-    assert (result == 200).all() and (continued(picture, np.zeros_like(known)) == picture).all()
+    result = extrapolate_colors(picture, known)
+    assert (result == 200).all() and (extrapolate_colors(picture, np.zeros_like(known)) == picture).all()
 
 
 # ---- materials ----
@@ -184,6 +184,8 @@ def test_sleeves_become_round_on_the_arm_that_moves(fitted, body):
     assert np.array_equal(vertices[0], plain[0]) and not departure[0].any()
     changed = np.abs(vertices[1] - plain[1]).max(1) > 1e-4
     assert changed.any() and (layer[changed] == ARM).all()
+    seam = (layer == ARM) & (body.hand_weight("left") > 0.3)
+    assert np.abs(vertices[1] - plain[1])[seam].max() < 0.01  # the wrist stays on the hand
     assert set(np.unique(layer[departure[1] > 0])) == {ARM, HAND}
 
 

@@ -14,7 +14,6 @@ from stereotalker.body.model import Body
 from stereotalker.control.frame_maps import FrameMaps
 from stereotalker.control.layers import ARM, TRUNK, Layer, vertex_layers
 from stereotalker.control.warp_kernels import GUESSED
-from stereotalker.geometry.morphology import disk_kernel
 from stereotalker.smplx_layout import JOINT, REGION, SIDES
 
 # Arm and trunk touch where they are at most so far apart in the portrait; share of its longer side.
@@ -81,7 +80,7 @@ def close_gaps(maps: FrameMaps, is_covered: np.ndarray, layer: np.ndarray, conta
         here = np.indices(to_arm.shape)
         is_between = ((arm - here) * (trunk - here)).sum(0) < 0
         # Closing by a disk gives the cloth a concave hem between arm and trunk.
-        bridged = cv2.morphologyEx((arm_part | trunk_part).astype(np.uint8), cv2.MORPH_CLOSE, disk_kernel(margin)) > 0
+        bridged = _distance(_distance(arm_part | trunk_part) > margin) > margin
         gap = ~is_covered[window] & is_between & (to_arm + to_trunk < widest) & bridged
         gap = _without_specks(gap, is_covered[window]) & (maps.labels[window] != REGION["hair"])
         share = (to_arm / np.maximum(to_arm + to_trunk, 1e-6))[gap][:, None]

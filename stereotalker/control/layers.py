@@ -20,7 +20,7 @@ from stereotalker.control.mipmaps import halved
 from stereotalker.geometry.morphology import disk_kernel
 from stereotalker.geometry.rasterizer import rasterize
 from stereotalker.media.inpainting import inpaint
-from stereotalker.media.pull_push import continued
+from stereotalker.media.pull_push import extrapolate_colors
 from stereotalker.records import Avatar
 from stereotalker.smplx_layout import JOINT, REGION, SIDES
 
@@ -35,7 +35,7 @@ _MIXED_RIM = 1 / 400
 # Beyond this distance from an edge colors are free of a neighbor's shadow; share of the longer side. An edge is also
 # where the depth of neighboring pixels differs so much, m.
 _SHADOWED_RIM, _MIN_DEPTH_JUMP_M = 1 / 130, 0.015
-# Colors of a limb are used so far beside what the portrait shows of it; share of the longer side.
+# Colors of a hand are used so far beside what the portrait shows of it; share of the longer side.
 _USABLE_RIM = 0.012
 # So near to a hand, an arm's colors may be those of the hand; share of the longer side.
 _HAND_RIM = 1 / 128
@@ -106,10 +106,12 @@ def make_layers(
         is_unmixed = _eroded(is_shown, rim)
         if ARM <= k < HAND:
             is_unmixed &= ~near_hands
-        picture = _trunk_picture(avatar, is_unmixed, owned) if k == TRUNK else continued(avatar.portrait, is_unmixed)
+        picture = (
+            _trunk_picture(avatar, is_unmixed, owned) if k == TRUNK else extrapolate_colors(avatar.portrait, is_unmixed)
+        )
         part_shading = fragments.interpolate(faces, shading[:, None])[..., 0]
         may_sample = np.ones(size, bool) if k == TRUNK else _dilated(is_shown, reach if k >= HAND else rim)
-        part_shading = _continued(part_shading, np.isfinite(fragments.depth))
+        part_shading = _nearest_known(part_shading, np.isfinite(fragments.depth))
         interior = _interior(is_shown, fragments.depth)
         result.append(Layer(halved(picture), fragments.depth, part_shading, is_shown, may_sample, interior))
     return tuple(result), materials
@@ -160,7 +162,7 @@ def _dilated(mask: np.ndarray, radius: int) -> np.ndarray:
     return cv2.dilate(mask.astype(np.uint8), disk_kernel(radius), borderValue=0) > 0
 
 
-def _continued(values: np.ndarray, is_known: np.ndarray) -> np.ndarray:
+def _nearest_known(values: np.ndarray, is_known: np.ndarray) -> np.ndarray:
     """Values f32 [H, W] where they are known, and the nearest known value elsewhere; 1 if none is known."""
     if not is_known.any():
         return np.ones_like(values)
@@ -177,7 +179,7 @@ def _trunk_picture(avatar: Avatar, is_unmixed: np.ndarray, owned: list[np.ndarra
     is_cloth = np.isin(avatar.regions, (REGION["torso"], REGION["legs"])) & ~hole
     # The head keeps its pixels beside an arm: hair and face are no cloth.
     is_kept = is_unmixed & (is_cloth | ~np.isin(avatar.regions, (REGION["torso"], REGION["legs"])))
-    picture = continued(avatar.portrait, is_kept)
+    picture = extrapolate_colors(avatar.portrait, is_kept)
     if not is_cloth.any():
         return picture
     rows, columns = np.nonzero(hole & (distance_transform_edt(~is_cloth) < _FILL_REACH * side))

@@ -137,7 +137,9 @@ def read_light(
         best = min([best, *candidates], key=lambda candidate: candidate[0])
     loss, light = best
     explained = 1 - loss / max(loss_without_shadow, 1e-9) if np.isfinite(loss) else 0.0
-    return replace(light, shadow=light.shadow * float(np.clip(explained / _SURE_OF_SHADOW, 0, 1)))
+    certainty = float(np.clip(explained / _SURE_OF_SHADOW, 0, 1))
+    mixed_slope = (slope + certainty * (light.slope - slope)).astype(np.float32)
+    return replace(light, slope=mixed_slope, shadow=certainty * light.shadow)
 
 
 def _shading_factor(log_shading: np.ndarray) -> np.ndarray:

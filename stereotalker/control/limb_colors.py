@@ -52,8 +52,8 @@ def complete_limbs(
         count = np.bincount(vertex[sources], minlength=len(layer)).astype(np.float64)
         total = np.stack([np.bincount(vertex[sources], color[sources, k], len(layer)) for k in range(3)], 1)
         shown = total / np.maximum(count, 1)[:, None]
-        solved = np.zeros((len(layer), 3))
-        solved[vertices] = _continued(body, vertices, shown[vertices], count[vertices] > 0, typical)
+        solved = np.tile(typical.astype(np.float64), (len(layer), 1))
+        solved[vertices] = _solve_screened_poisson(body, vertices, shown[vertices], count[vertices] > 0, typical)
         targets = np.flatnonzero(texels & is_limb[vertex])
         weights = atlas.weights[targets] * (is_limb & is_material)[atlas.corners[targets]] + 1e-9
         weights /= weights.sum(1, keepdims=True)
@@ -61,7 +61,7 @@ def complete_limbs(
     return result
 
 
-def _continued(
+def _solve_screened_poisson(
     body: Body, vertices: np.ndarray, shown: np.ndarray, is_shown: np.ndarray, typical: np.ndarray
 ) -> np.ndarray:
     """Colors [M, 3] of `vertices` i64 [M], from those that are shown: shown [M, 3] where is_shown bool [M]."""

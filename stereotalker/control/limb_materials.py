@@ -13,7 +13,7 @@ import numpy as np
 
 from stereotalker.control.sleeves import sleeve_end
 from stereotalker.geometry.morphology import disk_kernel
-from stereotalker.media.pull_push import continued
+from stereotalker.media.pull_push import extrapolate_colors
 from stereotalker.records import Avatar
 from stereotalker.smplx_layout import REGION
 
@@ -23,6 +23,8 @@ _LAB_WEIGHTS = np.array([0.5, 1, 1], np.float32)
 _MIN_SKIN_CLOTH_DISTANCE = 10.0
 # Hems are slanted: so near to a sleeve's end, m, both materials may be.
 _HEM_M = 0.04
+# With a larger share of an arm's clear pixels on the wrong side, the sleeve's end is not known.
+_MAX_FOREIGN = 0.3
 # A color is one thing and not another if it is so many times nearer to it.
 _CLEAR_RATIO = 1.5
 # Colors of a hand vary by less than this.
@@ -62,11 +64,13 @@ def limb_materials(avatar: Avatar, reach: np.ndarray, is_arm: np.ndarray, is_han
         is_clear = is_arm & (is_skin | is_cloth)
         end = sleeve_end(reach[is_clear], is_skin[is_clear])
         is_foreign = is_arm & (((reach > end + _HEM_M) & is_cloth) | ((reach < end - _HEM_M) & is_skin))
+        if is_foreign.sum() > _MAX_FOREIGN * is_clear.sum():
+            is_foreign[:] = False
     # A hand has the color of what lies beside it where the label is wrong.
     rim = max(1, round(max(regions.shape) * _MIXED_RIM))
     beside = cv2.dilate(is_hand.astype(np.uint8), disk_kernel(rim)) == 0
     if is_hand.any() and beside.any():
-        to_beside = np.linalg.norm(lab - _lab(continued(avatar.portrait, beside)), axis=-1)
+        to_beside = np.linalg.norm(lab - _lab(extrapolate_colors(avatar.portrait, beside)), axis=-1)
         is_foreign |= is_hand & (to_skin > _MIN_FOREIGN_DISTANCE) & (to_beside * _CLEAR_RATIO < to_skin)
     width = disk_kernel(max(1, round(max(regions.shape) * _MIN_WIDTH / 2)))
     is_foreign = cv2.morphologyEx(is_foreign.astype(np.uint8), cv2.MORPH_OPEN, width)

@@ -18,6 +18,8 @@ from stereotalker.smplx_layout import JOINT, SIDES
 
 # Standard deviation of the smoothing of a sleeve's thickness along the arm, m.
 _SMOOTHING_M = 0.03
+# Skinning weight of the hand from which on a vertex of the arm belongs to the wrist, which keeps its surface.
+_MIN_HAND_WEIGHT = 0.05
 # Distances from the shoulder and from the wrist over which the fitted surface becomes the round one, m.
 _SHOULDER_M, _WRIST_M = (0.04, 0.12), 0.04
 # Rotation of shoulder or elbow away from the portrait's pose at which a sleeve begins to be round, and at which it is
@@ -39,7 +41,8 @@ def round_sleeves(avatar: Avatar, body: Body) -> np.ndarray:
         thickness = (surface[rows] * outward).sum(1)
         near = np.exp(-(((reach[:, None] - reach) / _SMOOTHING_M) ** 2) / 2)
         is_round = np.clip((reach - _SHOULDER_M[0]) / np.ptp(_SHOULDER_M), 0, 1)
-        is_round *= np.clip((reach.max() - reach) / _WRIST_M, 0, 1)
+        of_hand = body.hand_weight(side)[rows] > _MIN_HAND_WEIGHT
+        is_round *= np.clip((reach[of_hand].min(initial=reach.max()) - reach) / _WRIST_M, 0, 1)
         sleeve = (near @ thickness / near.sum(1))[:, None] * outward
         surface[rows] += is_round[:, None] * (sleeve - surface[rows])
     return surface.astype(np.float16)
@@ -58,14 +61,15 @@ def pose_clothed(avatar: Avatar, body: Body, rounded: np.ndarray, motion: Motion
 
     rounded: see `round_sleeves`. Also returns how far every vertex of an arm or a hand has left it, f32 [T, V] in 0..1.
     """
-    vertices, layer = body.pose(motion, avatar.betas, avatar.surface), vertex_layers(body)
-    departure = np.zeros(vertices.shape[:2], np.float32)
+    posed, layer = body.posed(motion, avatar.betas, avatar.surface), vertex_layers(body)
+    vertices, departure = posed.vertices, np.zeros(posed.vertices.shape[:2], np.float32)
     for k, side in enumerate(SIDES):
         departure[:, (layer == ARM + k) | (layer == HAND + k)] = _departure(motion.poses, avatar.poses, side)[:, None]
     if departure.any():
+        # Offsets are turned with their vertices. A body posed with the other surface would have other joints.
         is_arm = (layer >= ARM) & (layer < HAND)
-        with_round = body.pose(motion, avatar.betas, rounded)[:, is_arm]
-        vertices[:, is_arm] += departure[:, is_arm, None] * (with_round - vertices[:, is_arm])
+        change = (rounded - avatar.surface.astype(np.float32))[is_arm]
+        vertices[:, is_arm] += departure[:, is_arm, None] * np.einsum("tvij,vj->tvi", posed.turn[:, is_arm], change)
     return vertices, departure
 
 

@@ -2,8 +2,8 @@
 
 `reference(avatar, body)` runs once per avatar; `control(...)` then makes the control maps of every frame. Every part of
 the body that moves on its own takes its colors from its own layer of the portrait (see `layers`), at the place where
-the fitted body lies in the portrait. Where the head shows a side that the portrait does not, and beyond the picture's
-edge, colors come from the hair plane or from the texture atlas. V: vertices of the body, F: its triangles.
+the fitted body lies in the portrait. What the portrait does not show, or shows slantwise, takes colors from the texture
+atlas, and beside the head from the hair plane. V: vertices of the body, F: its triangles.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from stereotalker.control.loose_sleeves import pose_clothed, round_sleeves
 from stereotalker.control.texture import Texture, make_texture
 from stereotalker.control.warp_kernels import (
     FROM_HAIR_PLANE,
+    GUESSED,
     SEEN,
     AtlasSource,
     DrawnMesh,
@@ -88,7 +89,7 @@ class Reference:
     # None where the portrait shows no hair.
     plane_of_hair: HairPlane | None
     # f16 [V, 3] m: the clothed surface with round sleeves.
-    rounded: np.ndarray
+    round_surface: np.ndarray
     # bool [2, V] vertices beside the seam at which either arm's sleeve continues into the trunk's cloth.
     cloth_contacts: np.ndarray
 
@@ -123,7 +124,7 @@ def reference(avatar: Avatar, body: Body) -> Reference:
         region=region,
         light=light,
         plane_of_hair=hair_plane.make_hair_plane(avatar, body),
-        rounded=round_sleeves(avatar, body),
+        round_surface=round_sleeves(avatar, body),
         cloth_contacts=cloth_contacts(body, portrait_layers, pixels),
     )
 
@@ -192,11 +193,11 @@ def control(ref: Reference, body: Body, motion: Motion, camera: Camera) -> Contr
     if len(motion.poses) != len(camera.azimuth):
         raise ValueError(f"motion has {len(motion.poses)} frames, the camera {len(camera.azimuth)}")
     avatar, (H, W) = ref.avatar, camera.size
-    vertices, departure = pose_clothed(avatar, body, ref.rounded, motion)
+    vertices, departure = pose_clothed(avatar, body, ref.round_surface, motion)
     T = len(vertices)
     fine_size = (_SUPERSAMPLING * H, _SUPERSAMPLING * W)
     warp, normals, plate = (np.zeros((T, H, W, 3), np.uint8) for _ in range(3))
-    visibility, labels = (np.zeros((T, H, W), np.uint8) for _ in range(2))
+    visibility, labels, coverage = (np.zeros((T, H, W), np.uint8) for _ in range(3))
     is_outside_mouth, is_head = ~in_mouth(body), head_vertices(body)
     is_limb = layers.vertex_layers(body) != layers.TRUNK
     atlas = AtlasSource(body.texture_faces, texel_corners(body), ref.texture.colour, ref.texture.seen)
@@ -229,7 +230,7 @@ def control(ref: Reference, body: Body, motion: Motion, camera: Camera) -> Contr
                 places=ref.places,
                 is_outside_mouth=is_outside_mouth,
                 is_head=is_head,
-                share=share,
+                portrait_share=share,
                 departure=departure[t],
                 depth=layer.depth,
                 shading=layer.shading,
@@ -253,6 +254,8 @@ def control(ref: Reference, body: Body, motion: Motion, camera: Camera) -> Contr
         fill_from_atlas(drawn, shading, atlas, maps)
 
         warp[t] = cv2.resize(maps.warp, (W, H), interpolation=cv2.INTER_AREA)
+        is_person = np.where(maps.visibility > 0, np.uint8(255), np.uint8(0))
+        coverage[t] = cv2.resize(is_person, (W, H), interpolation=cv2.INTER_AREA)
         labels[t] = majority_pool(maps.labels, _SUPERSAMPLING)
         # Visibility values and u8 normals cannot be averaged, so one sample near the pixel's center stands for it.
         center = slice(_SUPERSAMPLING // 2, None, _SUPERSAMPLING)
@@ -262,4 +265,5 @@ def control(ref: Reference, body: Body, motion: Motion, camera: Camera) -> Contr
         shown_layer = np.where(face >= 0, ref.triangle_layer[face], layers.COUNT)
         contacts = np.any(ref.cloth_contacts[:, body.faces[face]], -1)
         close_gaps(FrameMaps(warp[t], visibility[t], labels[t], normals[t]), is_covered, shown_layer, contacts)
-    return Control(warp, visibility, normals, labels, plate, camera.azimuth, camera.elevation)
+        coverage[t][~is_covered & (visibility[t] == GUESSED)] = 255  # the gaps
+    return Control(warp, visibility, normals, labels, plate, coverage, camera.azimuth, camera.elevation)

@@ -58,7 +58,7 @@ class Texture:
 class _Texels:
     """What the portrait shows of the N texels."""
 
-    is_filled: np.ndarray  # bool [N] its layer's picture has a color of use for it, and no part of the layer hides it
+    is_front: np.ndarray  # bool [N] no part of its layer hides it
     is_shown: np.ndarray  # bool [N] the portrait shows it
     is_interior: np.ndarray  # bool [N] it is not near an edge of what the portrait shows
     color: np.ndarray  # f32 [N, 3] sRGB in 0..255 of its layer's picture at its place
@@ -102,8 +102,8 @@ def make_texture(
         is_hidden_limb
     ]
     # Where the trunk's picture was completed, its color is as good as a copy. The head's is not completed.
-    is_completed = texels.is_filled & ~is_visible & ~is_fixed & np.isin(groups, (REGION["torso"], REGION["legs"]))
-    origin[~is_visible & (is_limb | is_completed)] = COPIED_TEXEL
+    is_completed = texels.is_front & ~is_visible & ~is_fixed & np.isin(groups, (REGION["torso"], REGION["legs"]))
+    origin[is_hidden_limb | (is_completed & ~is_limb)] = COPIED_TEXEL
     for group in np.unique(groups):
         in_group = (groups == group) & ~is_limb
         sources = np.flatnonzero(in_group & is_visible)
@@ -113,8 +113,7 @@ def make_texture(
             color[targets], is_mirrored = _colors_from_nearest(atlas.positions, color, sources, targets)
             origin[targets[is_mirrored]] = MIRRORED_TEXEL
         elif len(targets):
-            # Gray stands for a portrait that shows no person at all.
-            color[targets] = np.median(color[is_visible], 0) if is_visible.any() else 128
+            color[targets] = skin if group in (REGION["arms"], REGION["hands"]) else _median(color, is_visible)
     color[is_mouth_lining] = _MOUTH_LINING_COLOR
     for number, part_color in _MOUTH_PART_COLORS.items():
         color[part == number] = part_color
@@ -132,14 +131,15 @@ def _typical_colors(
     color f32 [N, 3]; is_hand bool [N]: texels of hands that the portrait shows; is_visible bool [N]: that it shows;
     region u8 [N]. Gray stands for what the portrait does not show.
     """
-
-    def median(*choices: np.ndarray) -> np.ndarray:
-        chosen = next((choice for choice in choices if choice.any()), None)
-        return np.full(3, 128, np.float32) if chosen is None else np.median(color[chosen], 0)
-
     is_face = is_visible & (region == REGION["face"])
     is_cloth = is_visible & np.isin(region, (REGION["torso"], REGION["legs"]))
-    return median(is_hand, is_face, is_visible), median(is_cloth, is_visible)
+    return _median(color, is_hand, is_face, is_visible), _median(color, is_cloth, is_visible)
+
+
+def _median(color: np.ndarray, *choices: np.ndarray) -> np.ndarray:
+    """Median f32 [3] of the colors f32 [N, 3] of the first choice bool [N] that has any; gray without any."""
+    chosen = next((choice for choice in choices if choice.any()), None)
+    return np.full(3, 128, np.float32) if chosen is None else np.median(color[chosen], 0).astype(np.float32)
 
 
 def _read_layers(avatar: Avatar, places: np.ndarray, texel_layer: np.ndarray, layers: tuple[Layer, ...]) -> _Texels:
@@ -147,19 +147,18 @@ def _read_layers(avatar: Avatar, places: np.ndarray, texel_layer: np.ndarray, la
     H, W = avatar.regions.shape
     columns, rows = (np.clip(places[:, k].astype(int), 0, (W, H)[k] - 1) for k in (0, 1))
     is_inside = (places[:, 0] >= 0) & (places[:, 0] < W) & (places[:, 1] >= 0) & (places[:, 1] < H)
-    is_filled, is_shown, is_interior = (np.zeros(len(places), bool) for _ in range(3))
+    is_front, is_shown, is_interior = (np.zeros(len(places), bool) for _ in range(3))
     color = np.zeros((len(places), 3), np.float32)
     for index, layer in enumerate(layers):
         own = np.flatnonzero(texel_layer == index)
         depth = layer.depth[rows[own], columns[own]]
-        is_front = is_inside[own] & (np.abs(depth - places[own, 2]) < VISIBILITY_TOLERANCE_M)
-        is_filled[own] = is_front & layer.may_sample[rows[own], columns[own]]
-        is_shown[own] = is_front & layer.is_shown[rows[own], columns[own]]
+        is_front[own] = is_inside[own] & (np.abs(depth - places[own, 2]) < VISIBILITY_TOLERANCE_M)
+        is_shown[own] = is_front[own] & layer.is_shown[rows[own], columns[own]]
         is_interior[own] = layer.interior[rows[own], columns[own]] > 0.5
         at = [places[own, 1] - 0.5, places[own, 0] - 0.5]
         for k in range(3):
             color[own, k] = map_coordinates(layer.levels[0][..., k], at, np.float32, order=1, mode="nearest")
-    return _Texels(is_filled, is_shown, is_interior, color)
+    return _Texels(is_front, is_shown, is_interior, color)
 
 
 def _colors_from_nearest(

@@ -19,7 +19,7 @@ from stereotalker.control.texture import COPIED_TEXEL, MIRRORED_TEXEL, VISIBLE_T
 # Values of Control.visibility on the person; 0 is outside. Higher values mean more reliable colors.
 SEEN = 255  # the portrait shows this surface
 COMPLETED = 240  # something hides this surface in the portrait, and the picture of its layer was completed there
-COPIED = 216  # the portrait does not show this side of an arm or a hand; its texel is a copy of a place that it shows
+COPIED = 216  # an arm's or a hand's color, or the trunk's, that the texture continues from what the portrait shows
 FROM_TEXTURE = 192  # a texel that the portrait shows, where the direct lookup in the portrait was refused
 MIRRORED = 128  # a texel whose color comes from the other side of the body
 FROM_HAIR_PLANE = 96  # hair on the hair plane, beside the body
@@ -46,7 +46,7 @@ class LayerSource(NamedTuple):
     is_head: np.ndarray
     # f32 [V] in 0..1: how much of the color comes from the portrait, the rest from the atlas. It is less than 1 where
     # the portrait shows the surface much more slantwise than the frame does.
-    share: np.ndarray
+    portrait_share: np.ndarray
     # f32 [V] in 0..1: how far the surface has left the portrait's pose. The edges of what the portrait shows then count
     # as `interior` says.
     departure: np.ndarray
@@ -134,8 +134,8 @@ def warp_layer(
 ) -> None:
     """Draw the side of a layer that faces the portrait: its colors, and region labels where the portrait shows it.
 
-    Visibility becomes SEEN or COMPLETED, also where a share of the color comes from the atlas. shading f32 [V] in this
-    frame; levels: of the layer's mip map.
+    Visibility becomes SEEN or COMPLETED, or COPIED where most of the color comes from the atlas. shading f32 [V] in
+    this frame; levels: of the layer's mip map.
     """
     face, bary, faces, layers = drawn.face, drawn.bary, drawn.faces, drawn.layer
     places, regions = portrait.places, portrait.regions
@@ -156,7 +156,7 @@ def warp_layer(
                 continue
             if not portrait.may_sample[row, column]:
                 continue
-            share = _mean(triangle, weights, portrait.share)
+            share = _mean(triangle, weights, portrait.portrait_share)
             if share <= 0 or (portrait.is_head[vertex] and regions[row, column] == 0):
                 continue
             share *= 1 - _mean(triangle, weights, portrait.departure) * (1 - portrait.interior[row, column])
@@ -168,6 +168,8 @@ def warp_layer(
             gain = _mean(triangle, weights, shading)
             if share < 1:
                 _read_atlas(atlas, face[y, x], weights, atlas_color)
+                if share < 0.5:
+                    visibility[y, x] = COPIED
             for k in range(3):
                 value = share * color[0, k] / portrait.shading[row, column]
                 if share < 1:

@@ -103,6 +103,7 @@ def control_of(person: Sample, start: int = 0, stop: int | None = None) -> Contr
         person.normals[frames],
         person.labels[frames],
         person.plate[frames],
+        np.where(person.visibility[frames] > 0, np.uint8(255), np.uint8(0)),
         azimuth,
         elevation,
     )

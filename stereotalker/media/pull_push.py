@@ -10,7 +10,7 @@ from scipy.ndimage import distance_transform_edt
 _NEAREST_COLOR_REACH = 1 / 150
 
 
-def continued(picture: np.ndarray, is_known: np.ndarray) -> np.ndarray:
+def extrapolate_colors(picture: np.ndarray, is_known: np.ndarray) -> np.ndarray:
     """The picture u8 [H, W, 3] where `is_known` bool [H, W], with its colors continued smoothly everywhere else."""
     if not is_known.any():
         return picture

@@ -24,14 +24,14 @@ from stereotalker.smplx_layout import REGION
 
 # Number of avatars whose tables stay in memory, because a worker may get segments of a few clips in turn.
 _CACHED_AVATARS = 3
-# Width of the border of what the portrait shows that the denoiser draws nevertheless, px.
+# Width of the border of the warp's reliable colors that the denoiser draws nevertheless, px.
 _SEAM_WIDTH = 2
 # Regions at whose outlines there may be hair, and the width of the margin around them, px.
 _HEAD_REGIONS, _HEAD_RIM = ("hair", "face", "mouth"), 4
 # Alpha below which the background cannot be removed from a pixel's color, because the noise would be amplified too
 # much.
 _MIN_ALPHA = 0.1
-# Width of the margin around the person that the denoiser draws as well, px: ends of hair and soft outlines.
+# Width of the margin around the head that the denoiser draws as well, px: ends of hair and soft outlines.
 _PERSON_MARGIN = 1
 
 
@@ -106,19 +106,20 @@ class Renderer:
             )
         image = self.denoiser.codec.decode(cells)[..., :H, :W]
         person = person_alpha(region_probs)
-        share, coverage = warp_share(visibility, labels)
+        share = warp_share(visibility, labels)
         frames = composite(image, warp, plate, person, share)
         if alpha:
+            coverage = one_channel(maps.coverage, self.device)
             frames = cut_out(frames, plate, torch.lerp(person, coverage, share))
         frames = frames.clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1)
         return frames.contiguous().cpu().numpy()
 
 
-def warp_share(visibility: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """How much of every pixel is the warp's, and how much of it the warp's person covers, f32 [B, 1, H, W] in 0..1.
+def warp_share(visibility: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """How much of every pixel is the warp's, f32 [B, 1, H, W] in 0..1.
 
-    The rest is the denoiser's: what is guessed, mirrored or behind the lips, and the outlines of the head, because hair
-    is finer than the mesh. Elsewhere the mesh's outline is drawn as it is. visibility f32 [B, 1, H, W] in 0..1:
+    The rest is the denoiser's: all that is less reliable than COPIED, and the outlines of the head, because hair is
+    finer than the mesh. Elsewhere the mesh's outline is drawn as it is. visibility f32 [B, 1, H, W] in 0..1:
     `Control.visibility` over 255; labels u8 [B, 1, H, W]: `Control.labels`.
     """
     side = 2 * _SEAM_WIDTH + 1
@@ -127,8 +128,7 @@ def warp_share(visibility: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Te
     near_head = functional.max_pool2d(is_head.float(), 2 * _HEAD_RIM + 1, 1, _HEAD_RIM) > 0
     is_reliable = (is_person & is_copied) | (~is_person & ~near_head)
     inside = 1 - functional.max_pool2d(1 - is_reliable.float(), side, 1, _SEAM_WIDTH)
-    share = functional.avg_pool2d(inside, side, 1, _SEAM_WIDTH, count_include_pad=False)
-    return share, functional.avg_pool2d(is_person.float(), 3, 1, 1, count_include_pad=False)
+    return functional.avg_pool2d(inside, side, 1, _SEAM_WIDTH, count_include_pad=False)
 
 
 def person_alpha(region_probs: torch.Tensor) -> torch.Tensor:

@@ -16,6 +16,7 @@ import numpy as np
 
 from stereotalker.acting.reference_acting import STYLES, act
 from stereotalker.body.model import Body
+from stereotalker.control.loose_sleeves import pose_clothed
 from stereotalker.control.reference_warp import Reference, control, reference
 from stereotalker.control.warp_kernels import SEEN
 from stereotalker.dataset.speech_corpus import PARTS
@@ -148,8 +149,11 @@ def _seen_gesturing(ref: Reference, avatar: Avatar, body: Body, gesture: Motion,
     path = CameraPath(azimuth=float(azimuth), elevation=float(elevation))
     view = avatar_camera(avatar, path, 1, _FPS, avatar.regions.shape)
     maps = control(ref, body, gesture, view)
+    departure = pose_clothed(avatar, body, ref.round_surface, gesture)[1][0, :, None]
+    surface = avatar.surface + departure * (ref.round_surface - avatar.surface.astype(np.float32))
     return replace(
         avatar,
+        surface=surface.astype(np.float16),
         portrait=maps.warp[0],
         background=maps.plate[0],
         regions=np.where(maps.visibility[0] == SEEN, maps.labels[0], REGION["background"]).astype(np.uint8),

@@ -15,14 +15,13 @@ from torch import nn
 from torch.nn import functional
 
 from stereotalker.control.masks import MaskPredictor, control_channels, one_channel, to_float
-from stereotalker.control.warp_kernels import SEEN
 from stereotalker.diffusion.schedulers import TRAIN_TIMESTEPS, make_scheduler
 from stereotalker.errors import UserError
 from stereotalker.params import DenoiserTraining, FinishParams
 from stereotalker.render.denoiser import Conditions, RenderDenoiser, conditions
 from stereotalker.render.renderer import composite, person_alpha, warp_share
 from stereotalker.runtime.device import autocast, device, to_channels_last
-from stereotalker.smplx_layout import REGION, REGIONS
+from stereotalker.smplx_layout import REGIONS
 from stereotalker.training.critic import PatchCritic, critic_losses
 from stereotalker.training.crops import Crops, draw_crops
 from stereotalker.training.loop import Log, fit
@@ -45,8 +44,8 @@ _SQUARED_WEIGHT, _GRADIENT_WEIGHT = 3.0, 0.5
 # Weight of differences of means over 4 x 4 px. Single threads of cloth cannot be predicted, but the brightness of the
 # cloth can.
 _COARSE_WEIGHT, _COARSE_PX = 2.0, 4
-# Factor on the weight of what the portrait does not show of the person, and the width of the rim around it, px.
-_UNSEEN_WEIGHT, _UNSEEN_RIM = 3.0, 2
+# Factor on the weight of what the denoiser draws. The rest is the warp's, and only its reconstruction is learnt there.
+_DRAWN_WEIGHT = 3.0
 
 
 def train_denoiser(
@@ -118,7 +117,7 @@ def finishing_loss(
         crops = crops.to(model.net.device)
         picture, image = _draw(model, masks, scheduler, crops), to_float(crops.image)
         difference = _difference(picture, crops)
-        drawn = torch.where(_is_unseen(crops) > 0, picture, image)
+        drawn = torch.where(_is_drawn(crops) > 0, picture, image)
         with autocast(image.device.type):
             seen = to_float(crops.warp), one_channel(crops.visibility)
             adversarial, critic_loss = critic_losses(critic, drawn, image, *seen)
@@ -157,7 +156,7 @@ def _draw(model: RenderDenoiser, masks: MaskPredictor, scheduler: str, crops: Cr
     noise = torch.randn(runs, *clean.shape[1:]).repeat_interleave(crops.frames, 0).to(clean.device)
     with autocast(clean.device.type):
         latents = model(schedule.add_noise(clean, noise, t), t, render_conditions)
-    share, _ = warp_share(one_channel(crops.visibility), crops.labels[:, None])
+    share = warp_share(one_channel(crops.visibility), crops.labels[:, None])
     warp, plate = to_float(crops.warp), to_float(crops.plate)
     return composite(model.codec.decode(latents), warp, plate, person_alpha(mask_probabilities), share)
 
@@ -166,17 +165,15 @@ def _difference(picture: torch.Tensor, crops: Crops) -> torch.Tensor:
     """Loss of the differences between a picture f32 [B, 3, S, S] and the truth, by region and visibility."""
     error = picture - to_float(crops.image)
     region_weights = torch.tensor([_WEIGHTS[name] for name in REGIONS], device=error.device)
-    weight = region_weights[crops.regions.long()][:, None] * (1 + (_UNSEEN_WEIGHT - 1) * _is_unseen(crops))
+    weight = region_weights[crops.regions.long()][:, None] * (1 + (_DRAWN_WEIGHT - 1) * _is_drawn(crops))
     coarse = functional.avg_pool2d(weight, _COARSE_PX) * functional.avg_pool2d(error, _COARSE_PX).abs()
     fine = weight * (error.abs() + _SQUARED_WEIGHT * error**2 + _GRADIENT_WEIGHT * _gradient(error))
     return 4 * (fine.mean() + _COARSE_WEIGHT * coarse.mean())
 
 
-def _is_unseen(crops: Crops) -> torch.Tensor:
-    """1 on pixels of the person that the portrait does not show, and on a rim around them; f32 [B, 1, S, S]."""
-    visibility, is_person = crops.visibility[:, None], crops.regions[:, None] != REGION["background"]
-    unseen = ((visibility < SEEN) & (is_person | (visibility > 0))).float()
-    return functional.max_pool2d(unseen, 2 * _UNSEEN_RIM + 1, 1, _UNSEEN_RIM)
+def _is_drawn(crops: Crops) -> torch.Tensor:
+    """1 on pixels that show the denoiser's picture in part or in full, see `warp_share`; f32 [B, 1, S, S]."""
+    return (warp_share(one_channel(crops.visibility), crops.labels[:, None]) < 1).float()
 
 
 def _render_conditions(model: RenderDenoiser, masks: MaskPredictor, crops: Crops) -> tuple[Conditions, torch.Tensor]:
