@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
-from stereotalker.geometry.morphology import disk_kernel
 from stereotalker.media.inpainting import inpaint
+from stereotalker.media.morphology import disk_kernel
 
 # The background begins this far outside the person's silhouette, as a share of the picture's longer side. What lies
 # nearer is filled as well.

@@ -2,7 +2,7 @@
 
 The folder NAME/ of an own avatar holds avatar.safetensors, card.json (consent, how well it fits), card.png (what it
 looks like) and texture.png (the texture atlas without shading; its alpha is 255 where the portrait shows the surface,
-128 where it shows the mirror image, and 0 where the texel is guessed).
+192 where shown colors are continued, 128 where it shows the mirror image, and 0 where the texel is guessed).
 """
 
 from __future__ import annotations

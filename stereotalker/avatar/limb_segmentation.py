@@ -15,7 +15,7 @@ from scipy.ndimage import distance_transform_edt
 from stereotalker.avatar import color_segmentation
 from stereotalker.avatar.color_segmentation import SAME_MATERIAL_SD
 from stereotalker.control.sleeves import sleeve_end
-from stereotalker.geometry.morphology import disk_kernel
+from stereotalker.media.morphology import disk_kernel
 from stereotalker.smplx_layout import REGION
 
 # How far outside the fitted limb the limb may be, share of the picture's longer side.

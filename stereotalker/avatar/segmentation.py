@@ -16,8 +16,8 @@ from stereotalker.avatar.color_segmentation import SAME_MATERIAL_SD
 from stereotalker.avatar.landmarks import FACE_OVAL, Landmarks
 from stereotalker.avatar.limb_segmentation import FittedLimb, find_sleeve_ends, segment_limb
 from stereotalker.body.model import Body
-from stereotalker.geometry.morphology import disk_kernel
 from stereotalker.geometry.rasterizer import rasterize
+from stereotalker.media.morphology import disk_kernel
 from stereotalker.smplx_layout import JOINT, JOINTS, REGION, SIDES
 
 # Graph cuts run in a picture that is scaled down to this length of the longer side, px.

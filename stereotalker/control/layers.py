@@ -17,9 +17,9 @@ from scipy.ndimage import distance_transform_edt
 from stereotalker.body.model import Body
 from stereotalker.control.limb_materials import LimbMaterials, limb_materials
 from stereotalker.control.mipmaps import halved
-from stereotalker.geometry.morphology import disk_kernel
 from stereotalker.geometry.rasterizer import rasterize
 from stereotalker.media.inpainting import inpaint
+from stereotalker.media.morphology import disk_kernel
 from stereotalker.media.pull_push import extrapolate_colors
 from stereotalker.records import Avatar
 from stereotalker.smplx_layout import JOINT, REGION, SIDES

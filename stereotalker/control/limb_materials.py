@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from stereotalker.control.sleeves import sleeve_end
-from stereotalker.geometry.morphology import disk_kernel
+from stereotalker.media.morphology import disk_kernel
 from stereotalker.media.pull_push import extrapolate_colors
 from stereotalker.records import Avatar
 from stereotalker.smplx_layout import REGION

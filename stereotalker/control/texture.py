@@ -1,8 +1,6 @@
 """Makes an avatar's texture atlas: the colors that the portrait shows, and the rest by symmetry and nearness.
 
-On arms and hands, shown colors are continued over the surface (see `limb_colors`).
-
-The atlas has S x S texels (see `atlas`). V: vertices of the body.
+On arms and hands, shown colors are continued over the surface (see `limb_colors`). The atlas has S x S texels (see `atlas`). V: vertices of the body.
 """
 
 from __future__ import annotations
@@ -35,8 +33,8 @@ _NEIGHBORS = 24
 # Colors (sRGB u8) of what a closed mouth hides: means over the mouths of 25 rendered people. Keys are part numbers.
 _MOUTH_PART_COLORS = {PARTS["tongue"][0]: (52, 28, 27), PARTS["teeth"][0]: (79, 65, 58)}
 _MOUTH_LINING_COLOR = (62, 36, 34)
-# Where a texel's color comes from: the portrait, on arms and hands a copy of another place, or the mirror image of what
-# the portrait shows. 0 is a guess.
+# Where a texel's color comes from: the portrait, the continuation of what it shows on a limb or beside a hidden part of
+# the trunk, or the mirror image of what it shows. 0 is a guess.
 VISIBLE_TEXEL = 255
 COPIED_TEXEL = 192
 MIRRORED_TEXEL = 128
@@ -80,7 +78,7 @@ def make_texture(
     portrait; region u8 [V]; shading f32 [V] of the surface in the portrait; facing f32 [V]: cosine of the angle to
     its camera.
 
-    A hidden texel takes colors only from visible texels of its own region. Hands take the face's color where the
+    Away from limbs, a hidden texel takes colors only from visible texels of its own region. Hands take the face's color where the
     portrait shows nothing of them.
     """
     atlas = atlas_of(body.path, body.reader, body.betas)
