@@ -1,6 +1,7 @@
 """Makes an avatar's texture atlas: the colors that the portrait shows, and the rest by symmetry and nearness.
 
-On arms and hands, shown colors are continued over the surface (see `limb_colors`). The atlas has S x S texels (see `atlas`). V: vertices of the body.
+On arms and hands, shown colors are continued over the surface (see `limb_colors`). The atlas has S x S texels (see
+`atlas`). V: vertices of the body.
 """
 
 from __future__ import annotations
@@ -78,8 +79,8 @@ def make_texture(
     portrait; region u8 [V]; shading f32 [V] of the surface in the portrait; facing f32 [V]: cosine of the angle to
     its camera.
 
-    Away from limbs, a hidden texel takes colors only from visible texels of its own region. Hands take the face's color where the
-    portrait shows nothing of them.
+    Away from limbs, a hidden texel takes colors only from visible texels of its own region. Hands take the face's color
+    where the portrait shows nothing of them.
     """
     atlas = atlas_of(body.path, body.reader, body.betas)
     nearest_vertex = atlas.nearest_vertex
