@@ -35,6 +35,8 @@ _MIXED_RIM = 1 / 400
 # Beyond this distance from an edge colors are free of a neighbor's shadow; share of the longer side. An edge is also
 # where the depth of neighboring pixels differs so much, m.
 _SHADOWED_RIM, _MIN_DEPTH_JUMP_M = 1 / 130, 0.015
+# The same for hands.
+_FINGER_RIM = 1 / 220
 # Colors of a hand are used so far beside what the portrait shows of it; share of the longer side.
 _USABLE_RIM = 0.012
 # So near to a hand, an arm's colors may be those of the hand; share of the longer side.
@@ -112,7 +114,7 @@ def make_layers(
         part_shading = fragments.interpolate(faces, shading[:, None])[..., 0]
         may_sample = np.ones(size, bool) if k == TRUNK else _dilated(is_shown, reach if k >= HAND else rim)
         part_shading = _nearest_known(part_shading, np.isfinite(fragments.depth))
-        interior = _interior(is_shown, fragments.depth)
+        interior = _hand_interior(is_shown) if k >= HAND else _interior(is_shown, fragments.depth)
         result.append(Layer(halved(picture), fragments.depth, part_shading, is_shown, may_sample, interior))
     return tuple(result), materials
 
@@ -122,8 +124,18 @@ def _interior(is_shown: np.ndarray, depth: np.ndarray) -> np.ndarray:
     depth = np.where(np.isfinite(depth), depth, 1e3).astype(np.float32)
     kernel = np.ones((3, 3), np.uint8)
     is_edge = ~is_shown | (cv2.dilate(depth, kernel) - cv2.erode(depth, kernel) > _MIN_DEPTH_JUMP_M)
-    near, far = (max(is_shown.shape) * rim for rim in (_MIXED_RIM, _SHADOWED_RIM))
-    return np.clip((distance_transform_edt(~is_edge) - near) / (far - near), 0, 1).astype(np.float32)
+    return _ramp(distance_transform_edt(~is_edge), max(is_shown.shape), _SHADOWED_RIM)
+
+
+def _hand_interior(is_shown: np.ndarray) -> np.ndarray:
+    """`Layer.interior` of a hand: fingers are too narrow to lose their rims, and the lines between them must stay."""
+    return _ramp(distance_transform_edt(is_shown), max(is_shown.shape), _FINGER_RIM)
+
+
+def _ramp(distance: np.ndarray, side: int, rim: float) -> np.ndarray:
+    """0 up to _MIXED_RIM and 1 from `rim` on, shares of the picture's longer side; distance [H, W] px. f32 [H, W]."""
+    near, far = side * _MIXED_RIM, side * rim
+    return np.clip((distance - near) / (far - near), 0, 1).astype(np.float32)
 
 
 def _shown_vertex(regions: np.ndarray, body: Body, pixels: np.ndarray, vertex_layer: np.ndarray) -> np.ndarray:
