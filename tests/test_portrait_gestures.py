@@ -66,3 +66,4 @@ def test_sleeves_are_compared_with_their_labels(fitted, body):
     assert len(labels) == 34 and all(0 <= end <= 1 for end in labels.values())
     # Skin and cloth of the mannequin have the same colors, so its sleeves count as long.
     assert are_sleeves_right(fitted.avatar, body, 1.0) and not are_sleeves_right(fitted.avatar, body, 0.3)
+    assert are_sleeves_right(fitted.avatar, body, 0.95) and not are_sleeves_right(fitted.avatar, body, 0.94)

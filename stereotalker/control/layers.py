@@ -60,7 +60,7 @@ class Layer:
     depth: np.ndarray  # f32 [H, W] m of this part alone, infinite beside it
     shading: np.ndarray  # f32 [H, W] the light's shading of this part, continued beside it
     is_shown: np.ndarray  # bool [H, W] pixels in which the portrait shows this part
-    # bool [H, W] pixels whose colors may be used: all but those of a limb far from what is shown of it, which the
+    # bool [H, W] pixels whose colors may be used: all but those of a hand far from what is shown of it, which the
     # texture continues over the surface.
     may_sample: np.ndarray
     # f32 [H, W] in 0..1: 0 at the edge of what the portrait shows without a jump in depth, 1 well inside. Near an edge
@@ -103,19 +103,20 @@ def make_layers(
     result, reach = [], max(1, round(max(size) * _USABLE_RIM))
     for k in range(COUNT):
         faces = body.faces[triangle_layer == k]
-        is_shown = owned[k] if k == TRUNK else owned[k] & ~materials.is_foreign
+        is_own = owned[k] if k == TRUNK else owned[k] & ~materials.is_foreign
         fragments = rasterize(pixels, faces, size)
-        is_unmixed = _eroded(is_shown, rim)
+        is_unmixed = _eroded(owned[k], rim)
         if ARM <= k < HAND:
             is_unmixed &= ~near_hands
         picture = (
             _trunk_picture(avatar, is_unmixed, owned) if k == TRUNK else extrapolate_colors(avatar.portrait, is_unmixed)
         )
         part_shading = fragments.interpolate(faces, shading[:, None])[..., 0]
-        may_sample = np.ones(size, bool) if k == TRUNK else _dilated(is_shown, reach if k >= HAND else rim)
+        # Without a single pixel of its own a limb's picture says nothing, and the texture's colors are used.
+        may_sample = _dilated(owned[k], reach) if k >= HAND else np.full(size, k == TRUNK or bool(is_unmixed.any()))
         part_shading = _nearest_known(part_shading, np.isfinite(fragments.depth))
-        interior = _hand_interior(is_shown) if k >= HAND else _interior(is_shown, fragments.depth)
-        result.append(Layer(halved(picture), fragments.depth, part_shading, is_shown, may_sample, interior))
+        interior = _hand_interior(is_own) if k >= HAND else _interior(is_own, fragments.depth)
+        result.append(Layer(halved(picture), fragments.depth, part_shading, owned[k], may_sample, interior))
     return tuple(result), materials
 
 

@@ -212,7 +212,8 @@ def are_sleeves_right(avatar: Avatar, body: Body, label: float) -> bool:
     ends = [end for side, end in find_sleeve_ends(limbs, avatar.regions, lab, skin).items() if limbs[side].arm.any()]
     arm = np.abs(body.joints(np.zeros(body.betas, np.float32))[[JOINT["left_shoulder"], JOINT["left_wrist"]], 0])
     shares = np.clip((np.array(ends) - arm[0]) / (arm[1] - arm[0]), 0, 1)
-    return bool((np.abs(shares - label) <= _SLEEVE_TOLERANCE).all())
+    # 1 - 0.95 is more than 0.05 in floating point.
+    return bool((np.abs(shares - label) <= _SLEEVE_TOLERANCE + 1e-6).all())
 
 
 def summary(scores: list[GestureScores], ranges_before: list[float]) -> dict[str, float]:
