@@ -54,7 +54,7 @@ class BatchContext:
         from stereotalker.flows.produce import produce
 
         self._runs += 1
-        with open(os.devnull, "w") as no_output:
+        with open(os.devnull, "w", encoding="utf-8") as no_output:
             batch = produce(manifest, self.folder / f"out-{self._runs}", params, home, executor, stream=no_output)
         assert batch.end.status in (0, 4), batch.end.summary()
         return batch.end.wall_seconds
@@ -148,7 +148,7 @@ def many(batches: BatchContext) -> dict[str, float]:
     threading.Thread(target=watch, daemon=True).start()
     from stereotalker.flows.produce import produce
 
-    with open(os.devnull, "w") as no_output:
+    with open(os.devnull, "w", encoding="utf-8") as no_output:
         batches._runs += 1
         batch = produce(manifest, batches.folder / f"out-{batches._runs}", params, home, stream=no_output)
     assert batch.end.count("stopped") + batch.end.count("pass") + batch.end.count("review") == 5000

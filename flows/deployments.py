@@ -2,41 +2,47 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import time
+import zoneinfo
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+import tzlocal
 from prefect import flow
-from prefect.schedules import Cron
+from prefect.schedules import Cron, Schedule
 
-from stereotalker.errors import UserError
+from stereotalker.errors import Unavailable, UserError, shared_fault
 from stereotalker.flows.produce import produce
-from stereotalker.params import load_params
+from stereotalker.params import Params, load_params
 from stereotalker.runtime.home import Home
 from stereotalker.store.digests import digest, file_digest
 from stereotalker.store.files import write_atomic
 from stereotalker.store.urls import is_url
+from stereotalker.tasks.notify import failures_notified
 
 _MANIFEST_SUFFIXES = (".yaml", ".yml", ".jsonl", ".csv")
+MAX_TRIES = 3  # of a manifest whose batch breaks off, or in which clip after clip fails alike
 
 
-def serve_nightly(folder: Path, out: str, cron: str, params: Path | None) -> None:
+def serve_nightly(folder: Path, out: str, cron: str, params: Path | None, timezone: str | None = None) -> None:
     """Register the deployment with Prefect's server and serve it until Ctrl-C.
 
-    cron: five fields, in UTC. Raises UserError if the folder, the schedule or the parameters cannot be used.
+    cron: five fields; timezone: IANA name of the zone that they are in, None: that of this machine. Raises UserError if
+    the folder, the schedule, the zone or the parameters cannot be used.
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; expected the place where manifests are dropped")
-    try:
-        schedule = Cron(cron, timezone=None)
-    except ValueError as error:
-        raise UserError(f"--cron {cron!r}: {error}; expected five fields like '0 20 * * *'") from None
+    schedule = nightly_schedule(cron, timezone)
     load_params(params)  # raises UserError now rather than at night
     arguments = {
         "folder": str(folder.resolve()),
         "out": out if is_url(out) else str(Path(out).resolve()),
         "params": str(params.resolve()) if params else None,
     }
+    print(f"schedule {cron} in the time zone {schedule.timezone}", flush=True)
     nightly.serve(
         name="nightly",
         schedule=schedule,
@@ -47,49 +53,132 @@ def serve_nightly(folder: Path, out: str, cron: str, params: Path | None) -> Non
     )
 
 
+def nightly_schedule(cron: str, timezone: str | None) -> Schedule:
+    """The schedule of the deployment. Without a zone, Prefect would count in UTC. Raises UserError."""
+    zone = timezone or tzlocal.get_localzone_name()
+    if zone not in zoneinfo.available_timezones():
+        raise UserError(f"--timezone {zone!r} is not an IANA name; expected one like Europe/Berlin or America/New_York")
+    try:
+        return Cron(cron, timezone=zone)
+    except ValueError as error:
+        raise UserError(f"--cron {cron!r}: {error}; expected five fields like '0 20 * * *'") from None
+
+
 @flow(name="nightly", flow_run_name="nightly {folder}", log_prints=True)
 def nightly(folder: str, out: str, params: str | None = None) -> dict[str, str]:
     """Produce the new manifests of a folder, one batch after the other. Returns manifest -> how its batch ended.
 
-    A manifest that was produced, or cannot be, is marked as finished. One whose batch stopped early is produced again
-    at the next time. If it was stopped by hand, by the time window, the budget or a full disk, the remaining manifests
-    wait for the next time too, because the reason holds for them as well.
+    Only a manifest's own fault finishes it without its clips. If a disk, a service or a model is not ready, if the
+    time window closes, or if somebody stops the batch, this manifest and the remaining ones wait for the next time. A
+    batch that breaks off, or in which clip after clip fails alike, may be the fault of either: the manifest is tried
+    again the next times, MAX_TRIES in all, and a second such batch in a row ends the night. A manifest that is given
+    up gets a note in the folder `failed` beside it. Raises UserError if the parameters cannot be read.
     """
-    home = Home.default()
-    ended: dict[str, str] = {}
-    for manifest in new_manifests(Path(folder), home):
-        # The marker is named after the content that is read now, so a manifest that is changed meanwhile stays new.
-        marker, is_unfinished, has_crashed = _marker(manifest, home), False, False
-        try:
-            end = produce(manifest, f"{out}/{manifest.stem}", load_params(Path(params) if params else None), home).end
-            ended[manifest.name] = end.summary()
-            is_unfinished = bool(end.stopped) and not end.stopped_by_breaker
-        except UserError as error:
-            ended[manifest.name] = f"refused: {error}"
-        except Exception as error:  # the other manifests are produced all the same
-            ended[manifest.name] = f"broke off: {type(error).__name__}: {error}"
-            is_unfinished = has_crashed = True
-        print(f"{manifest.name}: {ended[manifest.name]}")
-        if not is_unfinished:
-            now = time.strftime("%Y-%m-%dT%H:%M:%S")
-            record = {"manifest": str(manifest), "ended": now, "how": ended[manifest.name]}
-            write_atomic(marker, json.dumps(record).encode())
-        elif not has_crashed:
+    home, loaded = Home.default(), load_params(Path(params) if params else None)
+    inbox, ended = Path(folder), {}
+    is_suspect = False  # whether the batch before broke off, or failed clip after clip
+    for manifest in new_manifests(inbox, home):
+        # The record is named after the content that is read now, so a manifest that is changed meanwhile stays new.
+        record = _Record.read(manifest, home)
+        batch = produce_manifest(manifest, f"{out}/{_results_name(manifest)}", loaded, home)
+        print(f"{manifest.name}: {batch.how}")
+        ended[manifest.name] = batch.how
+        if batch.end == "waits":
             break
+        tries = record.tries + 1
+        is_given_up = batch.end == "refused" or (batch.end == "suspect" and tries >= MAX_TRIES)
+        record.write(tries, batch.how, is_finished=is_given_up or batch.end == "made")
+        _write_note(inbox, manifest, batch.how if is_given_up else "")
+        if batch.end == "suspect" and is_suspect:
+            break
+        is_suspect = batch.end == "suspect"
     return ended
 
 
+@dataclass(frozen=True)
+class _BatchEnd:
+    """How the batch of a manifest ended, as text for a person, and what that means for the manifest.
+
+    made: its clips are made or have their rows; refused: the manifest is at fault; waits: something else is not ready,
+    or the batch stopped; suspect: it broke off, or clip after clip failed alike.
+    """
+
+    how: str
+    end: Literal["made", "refused", "waits", "suspect"]
+
+
+def produce_manifest(manifest: Path, out: str, params: Params, home: Home) -> _BatchEnd:
+    """Produce one manifest. No error leaves this function, because the others must be produced all the same."""
+    try:
+        with failures_notified(params.produce.notify, manifest.stem):
+            end = produce(manifest, out, params, home).end
+    except Unavailable as error:
+        return _BatchEnd(f"could not start: {error}", "waits")
+    except UserError as error:
+        return _BatchEnd(f"refused: {error}", "refused")
+    except Exception as error:
+        how = f"broke off: {type(error).__name__}: {error}"
+        return _BatchEnd(how, "waits" if shared_fault(error) else "suspect")
+    if end.stopped_by_breaker:
+        return _BatchEnd(end.summary(), "suspect")
+    return _BatchEnd(end.summary(), "waits" if end.stopped else "made")
+
+
 def new_manifests(folder: Path, home: Home) -> list[Path]:
-    """Manifests that are not marked as finished, oldest first. A manifest that was changed since then is new."""
-    manifests = [
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in _MANIFEST_SUFFIXES and path.is_file() and not path.name.startswith(".")
-    ]
-    unfinished = (path for path in manifests if not _marker(path, home).is_file())
+    """Manifests that are not finished, oldest first. A manifest that was changed since then is new."""
+    manifests = [path for path in folder.iterdir() if _is_manifest(path)]
+    unfinished = (path for path in manifests if not _Record.read(path, home).is_finished)
     return sorted(unfinished, key=lambda path: (path.stat().st_mtime, path.name))
 
 
-def _marker(manifest: Path, home: Home) -> Path:
-    """Path of the file that marks a manifest, with its present content, as finished."""
-    return home.root / "taken" / f"{digest(str(manifest.resolve()), file_digest(manifest))}.json"
+@dataclass(frozen=True)
+class _Record:
+    """What the home remembers of a manifest, with its present content."""
+
+    path: Path
+    manifest: Path
+    tries: int = 0
+    is_finished: bool = False
+
+    @classmethod
+    def read(cls, manifest: Path, home: Home) -> _Record:
+        path = home.root / "taken" / f"{digest(str(manifest.resolve()), file_digest(manifest))}.json"
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, json.JSONDecodeError):
+            return cls(path, manifest)
+        # Records of older versions have neither key; they were written for finished manifests only.
+        return cls(path, manifest, values.get("tries", 1), values.get("is_finished", True))
+
+    def write(self, tries: int, how: str, is_finished: bool) -> None:
+        values = {
+            "manifest": str(self.manifest),
+            "ended": time.strftime("%Y-%m-%dT%H:%M:%S"),
+            "how": how,
+            "tries": tries,
+            "is_finished": is_finished,
+        }
+        write_atomic(self.path, json.dumps(values).encode())
+
+
+def _is_manifest(path: Path) -> bool:
+    return path.suffix.lower() in _MANIFEST_SUFFIXES and path.is_file() and not path.name.startswith(".")
+
+
+def _results_name(manifest: Path) -> str:
+    """Name of the folder of a manifest's results. Two manifests that differ in their endings only get two folders."""
+    alike = [path for path in manifest.parent.glob(f"{glob.escape(manifest.stem)}.*") if _is_manifest(path)]
+    return manifest.stem if len(alike) < 2 else manifest.name.replace(".", "-")
+
+
+def _write_note(inbox: Path, manifest: Path, how: str) -> None:
+    """Write why a manifest was given up, or remove an older note if `how` is empty. The inbox may be read-only."""
+    note = inbox / "failed" / f"{manifest.name}.txt"
+    try:
+        if how:
+            text = f"{time.strftime('%Y-%m-%d %H:%M')} {how}\n\nIt is not tried again until its content changes.\n"
+            write_atomic(note, text.encode())
+        else:
+            note.unlink(missing_ok=True)
+    except OSError as error:
+        print(f"note: {note} could not be written: {error.strerror}")

@@ -18,23 +18,25 @@ import torch
 import yaml
 
 from stereotalker.avatar.library import Library
-from stereotalker.errors import BatchStopped, UserError
+from stereotalker.errors import BatchStopped, Unavailable, UserError
 from stereotalker.media.content_credentials import open_signer
 from stereotalker.models import Models
 from stereotalker.params import ROOT, Params
 from stereotalker.production.admission import AdmissionControl
 from stereotalker.production.clip import ClipMaker, preview
 from stereotalker.production.manifest import Manifest, read_manifest
+from stereotalker.production.output_lock import lock_outputs
 from stereotalker.production.outputs import Outputs
 from stereotalker.production.preflight import Plan, prepare
 from stereotalker.production.progress import Display
-from stereotalker.production.report import BatchRecord, BatchSummary, ClipResult, previous_results
+from stereotalker.production.report import Again, BatchRecord, BatchSummary, ClipResult, previous_results
 from stereotalker.runtime.environment import set_library_defaults
 from stereotalker.runtime.home import Home
 from stereotalker.runtime.process_identity import identity
-from stereotalker.store.digests import code_version, digest
+from stereotalker.store.code import code_version
+from stereotalker.store.digests import digest
 from stereotalker.store.remote import AnyStore, open_store
-from stereotalker.tasks.clip import RETRY_S, BatchContext, WorkItem, produce_inline
+from stereotalker.tasks.clip import RETRY_S, BatchContext, WorkItem, confirm, produce_inline, refused
 from stereotalker.tasks.notify import notify
 from stereotalker.tasks.pool import LocalSlot, Pool, Slot
 from stereotalker.tasks.report import BatchLog
@@ -72,71 +74,87 @@ def produce(
     executor: str = "ray",
     weights: Path = FOLDER,
     stream=None,
-    only_failed: bool = False,
+    again: Again | None = None,
 ) -> BatchResult:
     """Make every clip of a manifest. What was finished in an earlier run is found in the store and not made again.
 
-    executor: "ray" or "inline"; weights: folder; stream: text stream for the progress display, stderr if None;
-    only_failed: make only the clips that the last run with the same outputs did not make well. Raises UserError if the
-    manifest is faulty, models are missing or the results cannot be written. The fault of one clip becomes its row.
+    executor: "ray" or "inline"; weights: folder; stream: text stream for the progress display, stderr if None; again:
+    which clips of the last run are made, None: all that are not finished. Raises UserError if the manifest is faulty,
+    Unavailable if models are missing, the results cannot be written or another batch writes them. The fault of one clip
+    becomes its row.
     """
     set_library_defaults()
     manifest, outputs, rules = read_manifest(manifest_path), Outputs(out), params.produce
-    # Rows of the last run that stay as they are.
-    before = {name: row for name, row in previous_results(outputs).items() if row.ok} if only_failed else {}
-    models = Models(params, weights)
-    plan = prepare(manifest, outputs, models, home)
-    for note in (*manifest.notes, *plan.warnings):
-        _say(note)
+    with lock_outputs(outputs, manifest.path.stem):
+        previous = previous_results(outputs)
+        if again is not None and not previous:
+            raise UserError(f"no results.json in {outputs}; run the batch once without --status, --failed and --again")
+        # Rows of the last run that stay as they are.
+        before = {name: row for name, row in previous.items() if not again.includes(row)} if again else {}
+        models = Models(params, weights)
+        plan = prepare(manifest, outputs, models, home)
+        for note in (*manifest.notes, *plan.warnings):
+            _say(note)
 
-    store = open_store(rules.store or str(home.store), home.store)
-    store.sweep()
-    torch.set_num_threads(rules.worker.threads)
-    tracker = _open_tracker(home)
-    admission = AdmissionControl(rules.window, rules.budget_hours, rules.breaker, say=_say)
-    batch = _batch_record(manifest, models, tracker)
-    log = BatchLog(tracker, batch, manifest, outputs, home, admission, before)
-    maker = ClipMaker(models, store, open_signer(params.provenance, home.credentials), Library(home.avatars))
+        store = open_store(rules.store or str(home.store), home.store)
+        store.sweep()
+        torch.set_num_threads(rules.worker.threads)
+        admission = AdmissionControl(rules.window, rules.budget_hours, rules.breaker, say=_say)
+        maker = ClipMaker(models, store, open_signer(params.provenance, home.credentials), Library(home.avatars))
+        batch, log = _open_records(manifest, models, outputs, home, admission, before)
+        items = _work_items(plan, set(before), rules.previews, anew=again is not None)
+        try:
+            if again is None:
+                items = _without_finished(items, maker, outputs, previous, log)
+            with ExitStack() as stack:
+                pool = stack.enter_context(_open_pool(executor, models, store, home, admission, is_needed=bool(items)))
+                shown = [clip.id for clip in manifest.clips if clip.id not in log.rows]
+                display = stack.enter_context(Display(shown, stream))
 
-    try:
-        with ExitStack() as stack:
-            pool = stack.enter_context(_open_pool(executor, models, store, home, admission))
-            display = stack.enter_context(
-                Display([clip.id for clip in manifest.clips if clip.id not in before], stream)
-            )
+                def on_result(result: ClipResult, is_preview: bool = False) -> None:
+                    row = log.take(result, rules.worker.threads, is_preview)
+                    if not is_preview:
+                        display(row.id, row.shown, 0, 1, row.error or "; ".join(row.reasons))
 
-            def on_result(result: ClipResult, is_preview: bool = False) -> None:
-                row = log.take(result, rules.worker.threads, is_preview)
-                if not is_preview:
-                    display(row.id, row.shown, 0, 1, row.error or "; ".join(row.reasons))
-
-            for faulty in plan.faults:
-                if faulty.clip.id not in before:
-                    on_result(ClipResult(faulty.clip.id, faulty.row, "failed", faulty.fault))
-            items = _work_items(plan, set(before), rules.previews)
-            context = BatchContext(maker, pool, outputs, display, admission, rules.retries, on_result)
-            if executor == "inline":
-                _inline(items, context, log)
-            else:
-                _prefect(batch, items, context, log)
-    except BaseException as error:  # a bug of ours: save the rows made so far
-        admission.stop(f"the driver failed: {type(error).__name__}: {error}")
-        log.close()
-        raise
-    end, page = log.close()
+                context = BatchContext(maker, pool, outputs, display, admission, rules.retries, on_result)
+                for faulty in plan.faults:
+                    if faulty.clip.id not in before:
+                        on_result(refused(faulty.row, faulty.clip, faulty.fault, context))
+                if executor == "inline":
+                    _inline(items, context, log)
+                else:
+                    _prefect(batch, items, context, log)
+        except BaseException as error:  # a bug of ours: save the rows made so far
+            admission.stop(f"the driver failed: {type(error).__name__}: {error}")
+            log.close()
+            raise
+        end, page = log.close()
     if rules.notify:
-        notify(rules.notify, f"{batch.name}: {end.summary()}", page)
+        notify(rules.notify, f"{batch.name}: {end.summary()}", "\n".join([page, *end.reasons()]))
     return BatchResult(end, page, log.run)
 
 
-def _work_items(plan: Plan, finished: set[str], side: int | None) -> list[WorkItem]:
+def _work_items(plan: Plan, finished: set[str], side: int | None, anew: bool) -> list[WorkItem]:
     """The work in its order: previews of the whole batch first, if wanted, then the clips.
 
-    finished: ids of clips that are left out; side: px of the previews' smaller side, None: no previews.
+    finished: ids of clips that are left out; side: px of the previews' smaller side, None: no previews; anew: see
+    WorkItem.
     """
     feasible = [planned for planned in plan.clips if not planned.fault and planned.clip.id not in finished]
     previews = [WorkItem(p.row, place, preview(p.clip, side), True) for place, p in enumerate(feasible)] if side else []
-    return previews + [WorkItem(p.row, len(feasible) + place, p.clip) for place, p in enumerate(feasible)]
+    return previews + [WorkItem(p.row, len(feasible) + place, p.clip, anew=anew) for place, p in enumerate(feasible)]
+
+
+def _without_finished(
+    items: list[WorkItem], maker: ClipMaker, outputs: Outputs, previous: dict[str, ClipResult], log: BatchLog
+) -> list[WorkItem]:
+    """The items of clips that an earlier run did not finish and deliver. The rows of the others go to the log."""
+    finished = set()
+    for item in items:
+        if not item.preview and (row := confirm(item, maker, outputs, previous.get(item.clip.id))):
+            log.confirm(row)
+            finished.add(item.clip.id)
+    return [item for item in items if item.clip.id not in finished]
 
 
 def _inline(items: list[WorkItem], context: BatchContext, log: BatchLog) -> None:
@@ -216,12 +234,14 @@ def _prefect(batch: BatchRecord, items: list[WorkItem], context: BatchContext, l
 
 @contextmanager
 def _open_pool(
-    executor: str, models: Models, store: AnyStore, home: Home, admission: AdmissionControl
+    executor: str, models: Models, store: AnyStore, home: Home, admission: AdmissionControl, is_needed: bool
 ) -> Iterator[Pool]:
-    """Yield the pool of workers. executor: "ray" or "inline"."""
+    """Yield the pool of workers. executor: "ray" or "inline"; is_needed: whether there is work, else nothing starts."""
     cluster = None
     slots: Sequence[Slot]
-    if executor == "inline":
+    if not is_needed:
+        slots = []
+    elif executor == "inline":
         slots = [LocalSlot(models, store)]
     else:
         from stereotalker.tasks.cluster import Cluster
@@ -267,13 +287,22 @@ def _interrupts(admission: AdmissionControl, give_up: Callable[[], object]) -> I
             signal.signal(number, handler)
 
 
-def _open_tracker(home: Home) -> Tracker:
-    """The records of batches. Raises UserError if the tracking server does not answer."""
+def _open_records(
+    manifest: Manifest,
+    models: Models,
+    outputs: Outputs,
+    home: Home,
+    admission: AdmissionControl,
+    before: dict[str, ClipResult],
+) -> tuple[BatchRecord, BatchLog]:
+    """The records of the batch. Raises Unavailable if the tracking server does not answer."""
     try:
-        return Tracker(home, "batch")
-    except TrackingError as error:
+        tracker = Tracker(home, "batch")
+        batch = _batch_record(manifest, models, tracker)
+        return batch, BatchLog(tracker, batch, manifest, outputs, home, admission, before)
+    except (TrackingError, OSError) as error:
         reason = str(error).splitlines()[0][:200]
-        raise UserError(f"MLflow at {home.tracking_uri} does not answer: {reason}") from None
+        raise Unavailable(f"MLflow at {home.tracking_uri} does not answer: {reason}") from error
 
 
 def _say(text: str) -> None:
@@ -298,7 +327,7 @@ def _batch_record(manifest: Manifest, models: Models, tracker: Tracker) -> Batch
 def _data_versions() -> dict[str, str]:
     """Digests of the training data from dvc.lock; empty for an installed package."""
     lock = ROOT / "dvc.lock"
-    stages = yaml.safe_load(lock.read_text())["stages"] if lock.is_file() else {}
+    stages = yaml.safe_load(lock.read_text(encoding="utf-8"))["stages"] if lock.is_file() else {}
     return {
         out["path"]: out["md5"]
         for stage in stages.values()

@@ -62,7 +62,7 @@ def read_metrics(folder: Path = METRICS) -> dict[str, float]:
     return {
         f"{path.stem}.{key}": value
         for path in sorted(folder.glob("*.json"))
-        for key, value in json.loads(path.read_text()).items()
+        for key, value in json.loads(path.read_text(encoding="utf-8")).items()
         if isinstance(value, int | float)
     }
 

@@ -5,11 +5,29 @@ from __future__ import annotations
 import errno
 import os
 import re
+from collections.abc import Iterator
 
 SAME_CAUSE = "failed for the same cause"  # part of the message when a batch stops because clip after clip fails alike
-_DISK_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
+
+# A disk that is full, over its quota, read-only, failing or away: every clip would meet it.
+_DISK_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ENOTCONN, errno.ENODEV, errno.ENXIO}
 _RUST_OS_ERROR = re.compile(r"\(os error (\d+)\)")  # how libraries written in Rust give an error number
+_FULL_DISK_TEXT = re.compile(r"no space left on device|database or disk is full|disk quota exceeded", re.IGNORECASE)
 _OUT_OF_MEMORY_TEXT = re.compile(r"can't allocate memory|out of memory|not enough memory", re.IGNORECASE)
+
+# Base classes of the errors that network libraries raise when a connection fails, is cut or takes too long. They are
+# named, not imported, because most of these libraries are optional.
+_NETWORK_ERRORS = {
+    ("botocore.exceptions", "HTTPClientError"),
+    ("botocore.exceptions", "ConnectionError"),
+    ("aiohttp.client_exceptions", "ClientConnectionError"),
+    ("aiohttp.client_exceptions", "ClientPayloadError"),
+    ("aiohttp.http_exceptions", "HttpProcessingError"),
+    ("httpx", "TransportError"),
+    ("urllib3.exceptions", "HTTPError"),
+    ("http.client", "HTTPException"),
+}
+_PASSING_STATUS = {408, 429, 500, 502, 503, 504}  # of HTTP: the server asks to try again, or is broken for a moment
 
 
 class UserError(ValueError):
@@ -18,6 +36,10 @@ class UserError(ValueError):
 
 class ClipError(UserError):
     """One clip of a batch cannot be produced; the others continue."""
+
+
+class Unavailable(UserError):
+    """A disk, a service, a model file or the machine is not ready. The input is not at fault and may work later."""
 
 
 class BatchStopped(Exception):
@@ -49,28 +71,65 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def disk_fault(error: BaseException) -> OSError | None:
-    """The disk's own fault behind an error, if the disk is full or read-only: every clip would meet it.
+def shared_fault(error: BaseException) -> str:
+    """What is wrong with a disk or a service that every clip needs, if that is behind an error; else empty.
 
-    It is looked for in the whole chain of causes. Libraries written in Rust, such as safetensors, raise exceptions of
-    their own and give the error number in their text only.
+    It is looked for in the whole chain of causes, because libraries wrap errors in exceptions of their own. Some give
+    the error number or the system's message in their text only.
     """
-    seen: list[BaseException] = []
-    link: BaseException | None = error
-    while link is not None and link not in seen:
-        if isinstance(link, OSError) and link.errno in _DISK_ERRNOS:
-            return link
-        number = _RUST_OS_ERROR.search(str(link))
-        if number and int(number[1]) in _DISK_ERRNOS:
-            return OSError(int(number[1]), os.strerror(int(number[1])))
-        seen.append(link)
-        link = link.__cause__ or link.__context__
-    return None
+    for link in _chain(error):
+        if isinstance(link, Unavailable):
+            return str(link)
+        number = link.errno if isinstance(link, OSError) else None
+        if number is None and (match := _RUST_OS_ERROR.search(str(link))):
+            number = int(match[1])
+        if number in _DISK_ERRNOS:
+            place = f": {link.filename}" if isinstance(link, OSError) and link.filename else ""
+            return os.strerror(number) + place
+        if match := _FULL_DISK_TEXT.search(str(link)):
+            return match[0]
+    return ""
 
 
 def is_transient(error: BaseException) -> bool:
     """Whether the next try may succeed, such as after a network file system or a service was unavailable."""
-    return isinstance(error, OSError | WorkerLost | TimeoutError) and disk_fault(error) is None
+    return not shared_fault(error) and any(
+        isinstance(link, OSError | WorkerLost | TimeoutError) or _is_network_error(link) for link in _chain(error)
+    )
+
+
+def is_network_fault(error: BaseException) -> bool:
+    """Whether a connection failed, was cut or took too long, or a server answered that it is out of order."""
+    link: BaseException | None = error
+    while link is not None:
+        if _is_network_error(link):
+            return True
+        link = link.__cause__
+    return False
+
+
+def _is_network_error(error: BaseException) -> bool:
+    """As `is_network_fault`, of the error alone, not of its causes."""
+    kinds = [(kind.__module__, kind.__name__) for kind in type(error).__mro__]
+    kinds += [(module.split(".")[0], name) for module, name in kinds]
+    response = getattr(error, "response", None)
+    answer = response.get("ResponseMetadata", {}) if isinstance(response, dict) else {}  # of botocore's ClientError
+    status = answer.get("HTTPStatusCode") or getattr(error, "status", None)  # of aiohttp's errors
+    return (
+        isinstance(error, ConnectionError | TimeoutError)
+        or not _NETWORK_ERRORS.isdisjoint(kinds)
+        or status in _PASSING_STATUS
+    )
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error and its causes, the last first."""
+    seen: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in seen:
+        yield link
+        seen.append(link)
+        link = link.__cause__ or link.__context__
 
 
 def error_signature(text: str) -> str:

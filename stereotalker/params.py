@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from stereotalker.errors import UserError
+from stereotalker.validation import explain, repeated_keys
 
 PACKAGE = Path(__file__).resolve().parent
 ROOT = PACKAGE.parent  # root of a checkout; for an installed package, the folder that contains it
@@ -373,7 +374,7 @@ def _merge(old: dict, new: dict) -> dict:
 
 def _fault_text(error: ValidationError) -> str:
     """All faults in one line, each with its key, what was expected, and what came."""
-    return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})" for e in error.errors())
+    return "; ".join(explain(fault) for fault in error.errors())
 
 
 def load_params(path: Path | None = None) -> Params:
@@ -384,9 +385,14 @@ def load_params(path: Path | None = None) -> Params:
     """
     path = path or next(p for p in (Path("params.yaml"), DEFAULT_PARAMS) if p.is_file())
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        if repeated := list(repeated_keys(yaml.compose(text, yaml.SafeLoader))):
+            raise UserError("\n".join(f"{path}, {fault}" for fault in repeated))
+        raw = yaml.safe_load(text)
         if not isinstance(raw, dict):
             raise UserError(f"{path}: expected sections like `body:` and `audio:`, found {type(raw).__name__}")
+        if not Params.model_fields.keys() & raw.keys():
+            raise UserError(f"{path} is not one of StereoTalker's; name one with --params, or work in another folder")
         scale = raw.get("scale")
         for section in raw.values():
             if isinstance(section, dict):

@@ -27,7 +27,7 @@ from stereotalker.motion.denoiser import MotionConfig, MotionDenoiser
 from stereotalker.params import Params, Training, resolve
 from stereotalker.production.avatars import detector_folder, fitted_portraits
 from stereotalker.render.denoiser import DenoiserConfig, RenderDenoiser, upcycle
-from stereotalker.runtime.device import device, to_channels_last
+from stereotalker.runtime.device import to_channels_last, training_device
 from stereotalker.training.audio_encoder import training_loss as audio_loss
 from stereotalker.training.critic import PatchCritic
 from stereotalker.training.crops import draw_mixed
@@ -138,7 +138,7 @@ def masks(params: Params, log: Log) -> None:
     model = _seeded(section.training, lambda: MaskPredictor(MaskConfig(tuple(section.channels), params.render.patch)))
     people = read_people(DATA / "people" / "train", params.body, params.people)
     pictures = read_photographs(PHOTOGRAPHS / "train")
-    model = to_channels_last(model, device())
+    model = to_channels_last(model, training_device())
     draw = partial(
         draw_mixed, people, pictures, params.photographs.share, runs=section.training.batch, frames=1, size=section.crop
     )

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import numpy as np
 import safetensors
-from safetensors.numpy import save_file
+import safetensors.numpy
 
 from stereotalker.errors import UserError
 from stereotalker.smplx_layout import ACTIONS, JOINTS
@@ -21,7 +21,7 @@ from stereotalker.smplx_layout import ACTIONS, JOINTS
 SAMPLE_RATE = 16_000  # of every Speech, Hz
 # The only key of a file's metadata. safetensors writes several keys in an order that changes, so that equal records
 # would give different bytes.
-_HEADER = "stereotalker"
+HEADER = "stereotalker"
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,9 @@ def save(record, path: Path) -> None:
     values = {field.name: getattr(record, field.name) for field in fields(record)}
     arrays = {name: np.ascontiguousarray(v) for name, v in values.items() if isinstance(v, np.ndarray)}
     others = {name: _to_json(v) for name, v in values.items() if name not in arrays}
-    save_file(arrays, path, metadata={_HEADER: json.dumps({"record": type(record).__name__, "fields": others})})
+    safetensors.numpy.save_file(
+        arrays, path, metadata={HEADER: json.dumps({"record": type(record).__name__, "fields": others})}
+    )
 
 
 def load(kind: type[Record], path: Path) -> Record:
@@ -186,10 +188,22 @@ def load(kind: type[Record], path: Path) -> Record:
     Raises UserError for a record of another class or with wrong arrays, TypeError if fields are missing or unknown.
     """
     with safetensors.safe_open(path, framework="np") as file:
-        header = json.loads((file.metadata() or {}).get(_HEADER, "{}"))
-        if header.get("record") != kind.__name__:
-            raise UserError(f"{path}: expected a saved {kind.__name__}, found {header.get('record', 'no record')!r}")
-        values = {name: file.get_tensor(name) for name in file.keys()} | header["fields"]
+        arrays = {name: file.get_tensor(name) for name in file.keys()}
+        return _record(kind, arrays, file.metadata() or {}, path)
+
+
+def load_bytes(kind: type[Record], data: bytes, path: Path) -> Record:
+    """As `load`, from the bytes of the file at `path`, which were read before."""
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return _record(kind, safetensors.numpy.load(data), header.get("__metadata__", {}), path)
+
+
+def _record(kind: type[Record], arrays: dict[str, np.ndarray], metadata: dict[str, str], path: Path) -> Record:
+    """The record with the arrays and the metadata of a file."""
+    header = json.loads(metadata.get(HEADER, "{}"))
+    if header.get("record") != kind.__name__:
+        raise UserError(f"{path}: expected a saved {kind.__name__}, found {header.get('record', 'no record')!r}")
+    values = arrays | header["fields"]
     for name in ("words", "phonemes"):
         if name in values:
             values[name] = tuple(Timed(*item) for item in values[name])

@@ -10,13 +10,13 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import TypeVar
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import nn
 
-from stereotalker.errors import UserError
+from stereotalker.errors import Unavailable, UserError
 from stereotalker.params import PACKAGE
+from stereotalker.records import HEADER
 from stereotalker.store.files import write_atomic
 
 FOLDER = PACKAGE / "weights"
@@ -36,27 +36,23 @@ def save_weights(model: nn.Module, path: Path) -> None:
         value = value if name in buffers else value.to(torch.bfloat16)
         tensors[name] = value.contiguous()
     assert is_dataclass(model.config) and not isinstance(model.config, type)
-    header = {"config": json.dumps(asdict(model.config)), "model": type(model).__name__}
-    write_atomic(path, safetensors.torch.save(tensors, metadata=header))
+    header = {"model": type(model).__name__, "config": asdict(model.config)}
+    write_atomic(path, safetensors.torch.save(tensors, metadata={HEADER: json.dumps(header)}))
 
 
-def load_weights(kind: type[Model], config_type: type, path: Path) -> Model:
+def load_weights(kind: type[Model], config_type: type, path: Path, data: bytes | None = None) -> Model:
     """Build the model `kind(config_type(...))` and load its tensors from a file. Returns it in evaluation mode.
 
-    The file must contain all tensors of the model but the frozen ones, and no other. Raises UserError if the file is
-    missing, belongs to another class, or its tensors have other names or shapes.
+    The file must contain all tensors of the model but the frozen ones, and no other. data: the bytes of the file, if
+    they are read already. Raises UserError if the file is missing, belongs to another class, or its tensors have other
+    names or shapes.
     """
-    if not path.is_file():
-        raise UserError(
-            f"weights {path} not found; install the package again, or in a checkout restore the file "
-            "or train it with `dvc repro`"
-        )
-    with safetensors.safe_open(path, "pt") as file:
-        header = file.metadata() or {}
-        if header.get("model") != kind.__name__:
-            raise UserError(f"{path}: expected weights of {kind.__name__}, found {header.get('model', 'none')!r}")
-        tensors = {name: file.get_tensor(name) for name in file.keys()}
-    config = config_type(**{k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(header["config"]).items()})
+    data = read_file(path) if data is None else data
+    header = _read_header(data)
+    if header.get("model") != kind.__name__:
+        raise UserError(f"{path}: expected weights of {kind.__name__}, found {header.get('model', 'none')!r}")
+    tensors = safetensors.torch.load(data)
+    config = config_type(**{k: tuple(v) if isinstance(v, list) else v for k, v in header["config"].items()})
     model = kind(config)
     state = model.state_dict()
     expected = {name for name in state if not _is_frozen(model, name)}
@@ -69,6 +65,26 @@ def load_weights(kind: type[Model], config_type: type, path: Path) -> Model:
         for name, tensor in tensors.items():
             state[name].copy_(tensor)
     return model.eval()
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a file of weights. Raises Unavailable if it does not exist."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise Unavailable(
+            f"{path} cannot be read ({error.strerror}); install the package again, or in a checkout restore the file "
+            "or train it with `dvc repro`"
+        ) from None
+
+
+def _read_header(data: bytes) -> dict:
+    """Class and config of the model in a file of weights."""
+    metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {})
+    if HEADER in metadata:
+        return json.loads(metadata[HEADER])
+    # Files of older versions hold two entries, whose order changes from save to save.
+    return {"model": metadata.get("model"), "config": json.loads(metadata.get("config", "{}"))}
 
 
 def _is_frozen(model: nn.Module, name: str) -> bool:

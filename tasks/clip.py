@@ -19,13 +19,16 @@ from prefect.runtime import task_run
 from prefect.states import Cancelled, Completed, Failed, State
 from prefect.tasks import exponential_backoff
 
-from stereotalker.errors import BatchStopped, UserError, disk_fault, is_transient
+from stereotalker.errors import BatchStopped, UserError, is_transient, shared_fault
 from stereotalker.production.admission import AdmissionControl
-from stereotalker.production.clip import ClipMaker, FinishedClip, StageTimings, make_clip
+from stereotalker.production.clip import ClipMaker, StageTimings, make_clip
+from stereotalker.production.delivery import deliver, deliver_preview, supersede
+from stereotalker.production.finished_clips import FinishedRecord, recall, remember
 from stereotalker.production.manifest import Clip
 from stereotalker.production.outputs import Outputs
 from stereotalker.production.report import ClipResult
 from stereotalker.production.segments import Progress, Render, RenderedSegment, SegmentJob
+from stereotalker.store.digests import file_digest
 from stereotalker.tasks.pool import Pool
 
 RETRY_S = 2  # seconds before the first retry; the pause doubles with every retry
@@ -55,6 +58,7 @@ class WorkItem:
     place: int  # in the order of work
     clip: Clip
     preview: bool = False
+    anew: bool = False  # whether frames that an earlier run rendered are rendered again
 
     @property
     def name(self) -> str:
@@ -123,14 +127,6 @@ def produce_clip(item: WorkItem, context: BatchContext, render: Render, attempt:
     has retries left.
     """
     clip, timings = item.clip, StageTimings()
-    stereo = f", stereo {clip.stereo.layout}" if clip.stereo else ""
-    facts = {
-        "avatar": clip.avatar,
-        "speech": str(clip.audio) if clip.audio else (clip.script or "")[:80],
-        "picture": f"{clip.width} x {clip.height}, {clip.fps:g} fps{stereo}",
-        "camera": _camera_text(clip),
-        "seed": str(clip.seed),
-    }
     result = partial(
         ClipResult,
         id=clip.id,
@@ -138,48 +134,114 @@ def produce_clip(item: WorkItem, context: BatchContext, render: Render, attempt:
         attempts=attempt,
         seconds=timings.seconds,
         made=timings.made,
-        facts=facts,
+        facts=clip_facts(clip),
     )
     try:
-        finished = make_clip(clip, context.maker, render, context.progress, timings, item.place)
+        finished = make_clip(clip, context.maker, render, context.progress, timings, item.place, item.anew)
         notes = context.maker.fit_notes(clip)
-        video, poster = _deliver(item, finished, context, timings)
+        signed = context.maker.sign(clip, finished, timings)
+        if item.preview:
+            return result(state="done", preview=deliver_preview(context.outputs, clip, signed))
+        verdict = finished.verdict
+        video, poster = deliver(context.outputs, clip, verdict.verdict, signed, finished.poster)
+        record = FinishedRecord(
+            file_digest(signed),
+            signed.stat().st_size,
+            verdict.verdict,
+            (*verdict.reasons, *notes),
+            verdict.measures,
+            finished.frames,
+        )
+        remember(context.maker, clip, record)
     except BatchStopped as stop:
         return result(state="stopped", error=str(stop))
-    except Exception as error:  # every clip gets a row; for a bug of ours the traceback is saved beside it
-        if fault := disk_fault(error):
-            place = fault.filename or context.maker.store
-            context.admission.stop(f"{fault.strerror}: {place}; make room or mend it and run the batch again")
-            return result(state="stopped", error=context.admission.stopped)
-        if is_transient(error) and attempt <= context.retries:
-            context.progress(clip.id, "retry", 0, 1)
-            raise RetryClip(str(error)) from error
-        is_expected = isinstance(error, UserError) or is_transient(error)
-        reason, log = (str(error), "") if is_expected else _save_traceback(error, clip.id, context.outputs)
-        context.admission.outcome(reason)
-        return result(state="failed", error=reason, log=log)
-    context.admission.outcome("")
-    verdict = finished.verdict
+    except Exception as error:  # every clip gets a row
+        return _failure(item, context, attempt, result, error)
+    # A renderer that paints black fails every clip alike, and then the batch stops.
+    context.admission.outcome("; ".join(verdict.reasons) if verdict.verdict == "fail" else "")
     return result(
         state="done",
         rendered=timings.rendered,
-        frames=finished.frames,
-        verdict=verdict.verdict,
-        reasons=(*verdict.reasons, *notes),
-        measures=verdict.measures,
+        frames=record.frames,
+        verdict=record.verdict,
+        reasons=record.reasons,
+        measures=record.measures,
+        sha256=record.sha256,
         video=video,
         poster=poster,
     )
 
 
-def _deliver(item: WorkItem, finished: FinishedClip, context: BatchContext, timings: StageTimings) -> tuple[str, str]:
-    """Sign the video, and copy it and its poster to the outputs. Returns the names of both there."""
-    signed = context.maker.sign(item.clip, finished, timings)
-    folder = "previews" if item.preview else "clips"
-    video, poster = f"{folder}/{item.clip.file_name}", f"posters/{item.clip.id}.jpg"
-    context.outputs.place(video, signed)
-    context.outputs.place(poster, finished.poster)
-    return video, poster
+def _failure(
+    item: WorkItem, context: BatchContext, attempt: int, result: Callable[..., ClipResult], error: Exception
+) -> ClipResult:
+    """The row of a clip that met an error. Raises RetryClip if it shall be tried again, and no other error.
+
+    For an error that nobody expects, the traceback is saved beside the results.
+    """
+    clip = item.clip
+    if fault := shared_fault(error):
+        context.admission.stop(f"{fault}; make room or mend it and run the batch again")
+        return result(state="stopped", error=context.admission.stopped)
+    if is_transient(error) and attempt <= context.retries:
+        context.progress(clip.id, "retry", 0, 1)
+        raise RetryClip(str(error)) from error
+    is_expected = isinstance(error, UserError) or is_transient(error)
+    try:
+        reason, log = (str(error), "") if is_expected else _save_traceback(error, clip.id, context.outputs)
+        if not item.preview:
+            supersede(context.outputs, clip.id)
+    except (OSError, UserError) as other:  # the disk of the results is full or away, too
+        reason, log = f"{str(error) or type(error).__name__} (and then: {other})", ""
+    context.admission.outcome(reason)
+    return result(state="failed", error=reason, log=log)
+
+
+def refused(row: int, clip: Clip, fault: str, context: BatchContext) -> ClipResult:
+    """The row of a clip that the pre-flight check refused. Its older videos are moved away."""
+    try:
+        supersede(context.outputs, clip.id)
+    except (OSError, UserError) as error:  # the disk of the results is full or away
+        fault = f"{fault} (and then: {error})"
+    return ClipResult(clip.id, row, "failed", fault, facts=clip_facts(clip))
+
+
+def confirm(item: WorkItem, maker: ClipMaker, outputs: Outputs, before: ClipResult | None) -> ClipResult | None:
+    """The row of a clip that an earlier run finished and delivered with the same inputs; None if there is no such.
+
+    before: its row of the last run with the same outputs.
+    """
+    record = recall(maker, item.clip)
+    if record is None or before is None or before.sha256 != record.sha256:
+        return None
+    if not outputs.holds(before.video, record.bytes, record.sha256):
+        return None
+    return ClipResult(
+        item.clip.id,
+        item.row,
+        "done",
+        verdict=record.verdict,
+        reasons=record.reasons,
+        measures=record.measures,
+        frames=record.frames,
+        sha256=record.sha256,
+        video=before.video,
+        poster=before.poster,
+        preview=before.preview,
+        facts=clip_facts(item.clip),
+    )
+
+
+def clip_facts(clip: Clip) -> dict[str, str]:
+    """What a clip is, for its row in the report."""
+    stereo = f", stereo {clip.stereo.layout}" if clip.stereo else ""
+    return {
+        "avatar": clip.avatar,
+        "speech": str(clip.audio) if clip.audio else (clip.script or "")[:80],
+        "picture": f"{clip.width} x {clip.height}, {clip.fps:g} fps{stereo}",
+        "camera": _camera_text(clip),
+        "seed": str(clip.seed),
+    }
 
 
 def _block_signals() -> None:

@@ -11,11 +11,11 @@ from typing import Any
 import ray
 from ray import exceptions
 
-from stereotalker.errors import ClipError, UserError, WorkerLost
+from stereotalker.errors import Unavailable, WorkerLost
 from stereotalker.models import Models
 from stereotalker.params import Params, WorkerParams
 from stereotalker.production.segments import RenderedSegment, SegmentJob
-from stereotalker.tasks.worker import RenderWorker
+from stereotalker.tasks.worker import RenderWorker, versions_of
 
 _OBJECT_STORE_BYTES = 200 * 1024**2  # enough, because only small jobs are sent
 
@@ -32,7 +32,7 @@ _LOST = (
 class Cluster:
     """A connection to the Ray cluster at an address, or else to one that is started here. The `slots` share it.
 
-    Raises UserError if no cluster answers, or if a worker does not fit on this machine.
+    Raises Unavailable if no cluster answers, or if a worker does not fit on this machine.
     """
 
     def __init__(self, params: Params, weights: Path, store: str, local_store: Path):
@@ -53,13 +53,13 @@ class Cluster:
                     **({} if address else local_options),
                 )
             except (ConnectionError, ValueError) as error:
-                raise UserError(
+                raise Unavailable(
                     f"no Ray cluster answers at {address}: {error}; "
                     "start one with `ray start --head`, or leave --ray-address out"
                 ) from None
         _check_resources(rules, address)
-        digests = Models(params, weights).digests
-        self.slots = [ActorSlot(params, weights, digests, store, local_store) for _ in range(params.produce.workers)]
+        versions = versions_of(Models(params, weights))
+        self.slots = [ActorSlot(params, weights, versions, store, local_store) for _ in range(params.produce.workers)]
 
     def close(self) -> None:
         """End the connection, unless somebody else had made it before."""
@@ -70,13 +70,13 @@ class Cluster:
 class ActorSlot:
     """One actor, with one call at a time. It is started at the first job, and killed by `rest`. See pool.Slot."""
 
-    def __init__(self, params: Params, weights: Path, digests: dict[str, str], store: str, local_store: Path):
+    def __init__(self, params: Params, weights: Path, versions: dict[str, str], store: str, local_store: Path):
         self._rules = params.produce.worker
-        self._arguments = (params.model_dump_json(), str(weights), digests, store, str(local_store))
+        self._arguments = (params.model_dump_json(), str(weights), versions, store, str(local_store))
         self._actor = None
 
     def run(self, job: SegmentJob) -> RenderedSegment:
-        """Render a job. Raises WorkerLost if the actor dies or cannot start, ClipError if the job takes too long."""
+        """Render a job. Raises WorkerLost if the actor dies or cannot start, TimeoutError if the job takes too long."""
         actor = self._actor = self._actor or self._start()
         try:
             return ray.get(actor.render.remote(job), timeout=self._rules.segment_timeout)
@@ -86,12 +86,12 @@ class ActorSlot:
         except exceptions.GetTimeoutError:
             self.rest()
             limit = self._rules.segment_timeout
-            raise ClipError(
+            raise TimeoutError(
                 f"frames {job.window.start}-{job.window.stop} took longer than {limit:g} s; "
                 "raise produce.worker.segment_timeout"
             ) from None
         except exceptions.RayTaskError as error:
-            raise error.cause from None
+            raise _cause(error) from None
 
     def rest(self) -> None:
         """Kill the actor, so that its memory is free."""
@@ -119,15 +119,15 @@ class ActorSlot:
             ) from None
         except _LOST as error:
             if getattr(error, "actor_init_failed", False):  # the worker's constructor raised, and would raise again
-                raise UserError(f"a worker could not start: {str(error).strip().splitlines()[-1]}") from None
+                raise Unavailable(f"a worker could not start: {str(error).strip().splitlines()[-1]}") from None
             raise WorkerLost(_first_line(error), node_was_lost=True) from None
         except exceptions.RayTaskError as error:
-            raise error.cause from None
+            raise _cause(error) from None
         return actor
 
 
 def _check_resources(rules: WorkerParams, address: str | None) -> None:
-    """Raise UserError if no node has room for a worker. With a cluster it is only a note, because clusters may grow."""
+    """Raise Unavailable if no node has room for a worker. With a cluster it is a note, because clusters may grow."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if any(node.get("CPU", 0) >= rules.threads and node.get("GPU", 0) >= rules.gpus for node in nodes):
         return
@@ -135,7 +135,7 @@ def _check_resources(rules: WorkerParams, address: str | None) -> None:
     reason = f"a worker needs {rules.threads} CPUs and {rules.gpus:g} GPUs, the nodes have {available}"
     if address is None:
         ray.shutdown()
-        raise UserError(f"{reason}; lower --threads or --gpus")
+        raise Unavailable(f"{reason}; lower --threads or --gpus")
     print(f"note: {reason}; waiting for a larger node", file=sys.stderr)
 
 
@@ -146,6 +146,16 @@ def _is_node_lost(error: BaseException) -> bool:
         or "node" in str(error).lower()
         and "died" in str(error).lower()
     )
+
+
+def _cause(error: exceptions.RayTaskError) -> BaseException:
+    """The worker's own error, with the worker's traceback as a note, which the clip's log shows.
+
+    Ray could not send an error that cannot be pickled; then only its text is left.
+    """
+    cause = error.cause if isinstance(error.cause, BaseException) else RuntimeError(str(error))
+    cause.add_note(f"In the worker:\n{error.traceback_str}")
+    return cause
 
 
 def _first_line(error: BaseException) -> str:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from queue import Empty, PriorityQueue
@@ -18,7 +19,7 @@ from typing import Protocol
 
 import torch
 
-from stereotalker.errors import BatchStopped, ClipError, OutOfMemory, WorkerLost
+from stereotalker.errors import BatchStopped, ClipError, OutOfMemory, UserError, WorkerLost, shared_fault
 from stereotalker.models import Models
 from stereotalker.params import WorkerParams
 from stereotalker.production.admission import AdmissionControl
@@ -26,6 +27,8 @@ from stereotalker.production.segments import Progress, RenderedSegment, SegmentJ
 from stereotalker.store.remote import AnyStore
 
 _MAX_BACKOFF_S = 60.0  # seconds, before jitter
+_MAX_BLAME = 3  # jobs that failed on a slot and succeeded elsewhere, after which the slot is left out
+_HANDOVER_S = 0.2  # seconds that a slot waits before it looks again for a job that it may take
 
 
 class Slot(Protocol):
@@ -52,6 +55,21 @@ class LocalSlot:
         pass
 
 
+@dataclass(order=True)
+class _Work:
+    """A job in the queue. It is sorted by the order of its clip, then by when it came."""
+
+    order: int
+    sequence: int
+    job: SegmentJob | None = field(compare=False)  # None wakes a thread that waits for work
+    future: Future = field(compare=False, default_factory=Future)
+    failed_slot: int | None = field(compare=False, default=None)  # where the first try met an unexpected error
+
+
+class _TryElsewhere(Exception):
+    """A job met an unexpected error, or took too long. Another worker should try it once."""
+
+
 class Pool:
     """One thread for each slot, started when there is work for it.
 
@@ -61,10 +79,11 @@ class Pool:
     def __init__(self, slots: Sequence[Slot], rules: WorkerParams, admission: AdmissionControl, store: AnyStore):
         self._slots, self._rules, self._admission, self._store = list(slots), rules, admission, store
         self.workers = len(slots)
-        self._queue: PriorityQueue[tuple[int, int, SegmentJob | None, Future]] = PriorityQueue()
+        self._queue: PriorityQueue[_Work] = PriorityQueue()
         self._sequence, self._lock = count(), threading.Lock()
         self._idle, self._closing = 0, False  # _idle: threads that wait for a job
         self._threads: list[threading.Thread] = []
+        self._blame = [0] * len(slots)  # by slot: jobs that failed there and succeeded elsewhere
 
     def render(self, jobs: list[SegmentJob], progress: Progress) -> list[RenderedSegment]:
         """Render all segments of a clip, and return them in the order of `jobs`.
@@ -92,34 +111,38 @@ class Pool:
         """Begin no more jobs, and wait for those that run."""
         self._closing = True
         for _ in self._threads:
-            self._queue.put((sys.maxsize, next(self._sequence), None, Future()))  # wakes a thread that waits for work
+            self._queue.put(_Work(sys.maxsize, next(self._sequence), None))
         for thread in self._threads:
             thread.join()
 
     def _submit(self, job: SegmentJob, report: Callable[[Future], None]) -> Future:
         """Queue a job, and start another thread if none waits for it and a slot has no thread yet."""
-        future: Future = Future()
-        future.add_done_callback(report)
-        self._queue.put((job.order, next(self._sequence), job, future))
+        work = _Work(job.order, next(self._sequence), job)
+        work.future.add_done_callback(report)
+        self._enqueue(work)
+        return work.future
+
+    def _enqueue(self, work: _Work) -> None:
+        self._queue.put(work)
         with self._lock:
             if self._queue.qsize() > self._idle and len(self._threads) < len(self._slots):
-                thread = threading.Thread(target=self._serve, args=(self._slots[len(self._threads)],), daemon=True)
+                thread = threading.Thread(target=self._serve, args=(len(self._threads),), daemon=True)
                 self._threads.append(thread)
                 thread.start()
-        return future
 
-    def _serve(self, slot: Slot) -> None:
+    def _serve(self, index: int) -> None:
         """Loop of a slot's thread: take the next job, wait until it may begin, render it.
 
-        If no job comes for `idle` seconds, the slot releases its worker.
+        If no job comes for `idle` seconds, the slot releases its worker. A slot on which jobs failed that succeeded
+        elsewhere takes no more jobs.
         """
-        is_resting = False
-        while not self._closing:
+        slot, is_resting = self._slots[index], False
+        while not self._closing and self._is_trusted(index):
             with self._lock:
                 self._idle += 1
             try:
                 timeout = min(self._rules.idle, 1.0) if is_resting else self._rules.idle
-                _, _, job, future = self._queue.get(timeout=timeout)
+                work = self._queue.get(timeout=timeout)
             except Empty:
                 if not is_resting:
                     slot.rest()
@@ -128,28 +151,62 @@ class Pool:
             finally:
                 with self._lock:
                     self._idle -= 1
-            is_resting = False
-            if job is None or not future.set_running_or_notify_cancel():
+            if work.job is None or work.future.done():
                 continue
-            try:
-                self._admission.wait()
-                future.set_result(self._attempt(job, slot))
-            except BaseException as error:
-                future.set_exception(error)
+            if work.failed_slot == index and self._others_may_take(index):
+                self._enqueue(work)
+                time.sleep(_HANDOVER_S)
+                continue
+            is_resting = False
+            self._work_on(work, work.job, index)
         slot.rest()
 
-    def _attempt(self, job: SegmentJob, slot: Slot) -> RenderedSegment:
+    def _work_on(self, work: _Work, job: SegmentJob, index: int) -> None:
+        """Render a job on a slot, and give its future the result or the error, or queue it for another slot."""
+        if not work.future.running() and not work.future.set_running_or_notify_cancel():
+            return
+        try:
+            self._admission.wait()
+            done = self._attempt(job, self._slots[index], may_try_elsewhere=work.failed_slot is None)
+        except _TryElsewhere as error:
+            work.failed_slot = index
+            self._admission.say(f"{job.clip.id}: {error}; another worker tries it once")
+            self._enqueue(work)
+        except BaseException as error:
+            work.future.set_exception(error)
+        else:
+            if work.failed_slot not in (None, index):
+                self._blame_slot(work.failed_slot)
+            work.future.set_result(done)
+
+    def _is_trusted(self, index: int) -> bool:
+        return self._blame[index] < _MAX_BLAME
+
+    def _others_may_take(self, index: int) -> bool:
+        return any(self._is_trusted(other) for other in range(len(self._slots)) if other != index)
+
+    def _blame_slot(self, index: int) -> None:
+        with self._lock:
+            self._blame[index] += 1
+        if not self._is_trusted(index):
+            self._admission.say(
+                f"worker {index + 1} gets no more work: {_MAX_BLAME} segments failed there and succeeded elsewhere"
+            )
+
+    def _attempt(self, job: SegmentJob, slot: Slot, may_try_elsewhere: bool) -> RenderedSegment:
         """Render one segment. It is tried again after a lost worker, and in halves if it may need too much memory.
 
-        Memory is the suspected cause if it ran out, or if two workers died. Raises ClipError or WorkerLost if the
-        limits in `produce.worker` are reached.
+        Memory is the suspected cause if it ran out, or if two workers died. After an error that nobody expects, such as
+        a broken GPU's, the worker is ended, because it may fail from then on. Raises _TryElsewhere in that case, and
+        after a time-out, if allowed; else the error. Raises ClipError or WorkerLost if the limits in `produce.worker`
+        are reached.
         """
         deaths = losses = 0
         todo, done = [job], []
         while todo:
             part = todo.pop(0)
             halves, where = part.halves(), f"frames {part.window.start}-{part.window.stop}"
-            if halves and self._store.find("cut", part.key) and self._store.find("render", part.key) is None:
+            if halves and self._store.has("cut", part.key) and not self._store.has("render", part.key):
                 todo[:0] = halves  # an earlier run had to render it in halves
                 continue
             try:
@@ -174,6 +231,16 @@ class Pool:
                 self._back_off(deaths + losses)
                 may_be_memory = deaths >= 2 and not error.node_was_lost
                 todo[:0] = self._cut(part, halves) if halves and may_be_memory else (part,)
+            except TimeoutError as error:
+                slot.rest()
+                raise (_TryElsewhere(str(error)) if may_try_elsewhere else ClipError(str(error))) from error
+            except Exception as error:
+                if isinstance(error, UserError | OSError | BatchStopped) or shared_fault(error):
+                    raise  # the job's own fault, or that of a disk: another worker would meet it, too
+                slot.rest()
+                if may_try_elsewhere:
+                    raise _TryElsewhere(f"{type(error).__name__} on {where}: {error}") from error
+                raise
         return RenderedSegment(
             tuple(key for part in done for key in part.keys),
             sum(part.frames for part in done),
@@ -193,7 +260,7 @@ class Pool:
         """Record in the store that this segment is rendered in halves, so that the next run does not try it whole."""
 
         def write(folder: Path) -> None:
-            (folder / "cut.txt").write_text(str(halves[1].window.start))
+            (folder / "cut.txt").write_text(str(halves[1].window.start), encoding="utf-8")
 
         self._store.make("cut", job.key, write)
         return halves

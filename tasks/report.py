@@ -9,14 +9,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 
-from stereotalker.errors import error_signature
+from stereotalker.errors import UserError, error_signature
 from stereotalker.production.admission import AdmissionControl
 from stereotalker.production.manifest import Clip, Manifest, due
 from stereotalker.production.outputs import Outputs
 from stereotalker.production.pace_history import History, Pace
 from stereotalker.production.report import CLIP_STATES, BatchRecord, BatchSummary, ClipResult, duration, write_report
 from stereotalker.runtime.home import Home
-from stereotalker.tasks.tracking import Tracker, TrackingError
+from stereotalker.tasks.tracking import Tracker
 
 
 class BatchLog:
@@ -62,10 +62,19 @@ class BatchLog:
             },
         )
 
+    @property
+    def rows(self) -> dict[str, ClipResult]:
+        """The rows so far, by clip id."""
+        return dict(self._rows)
+
+    def confirm(self, result: ClipResult) -> None:
+        """Add the row of a clip that an earlier run finished. That run has recorded it in MLflow."""
+        self._rows[result.id] = result
+
     def take(self, result: ClipResult, threads: int, is_preview: bool = False) -> ClipResult:
         """Add the result of a clip that has ended. Returns its row as it will be in the report."""
         if is_preview:
-            self._previews[result.id] = result.video
+            self._previews[result.id] = result.preview
             return result
         reasons = (*result.reasons, *self._lateness(self._clips[result.id]))
         row = self._rows[result.id] = replace(result, preview=self._previews.get(result.id, ""), reasons=reasons)
@@ -73,7 +82,8 @@ class BatchLog:
         if row.state == "done" and row.rendered >= row.frames:
             clip = self._clips[row.id]
             other = sum(seconds for stage, seconds in row.seconds.items() if stage != "render")
-            self._history.add(Pace(clip.pixels, row.frames, threads, row.seconds["render"], other))
+            pace = Pace(clip.pixels, row.frames, threads, row.seconds["render"], other)
+            self._record("its speed", lambda: self._history.add(pace))
         with self._lock:
             self._record(row.id, lambda: self._write_clip(row))
         return row
@@ -105,7 +115,7 @@ class BatchLog:
         end = self.ended()
         try:
             page = write_report(self._outputs, self._batch, end)
-        except OSError as error:  # the disk is full or not mounted; the clips are in the store
+        except (OSError, UserError) as error:  # the disk is full or not mounted; the clips are in the store
             print(f"note: the report could not be written: {error}", file=sys.stderr)
             page = "not written"
         counts = {shown: end.count(shown) for shown in CLIP_STATES}
@@ -130,16 +140,17 @@ class BatchLog:
         return end, page
 
     def _record(self, what: str, write: Callable[[], None]) -> None:
-        """Call `write`. The first tracking error of each cause is printed, and none is raised."""
+        """Call `write`. The first error of each cause is printed, and none is raised: records never fail a batch.
+
+        Besides its own errors, MLflow lets those of its database, its disk and its HTTP client through.
+        """
         try:
             write()
-        except TrackingError as error:
-            if error_signature(str(error)) not in self._reported:
-                self._reported.add(error_signature(str(error)))
-                print(
-                    f"MLflow did not take the record of {what}, the clips go on: {str(error).splitlines()[0]}",
-                    file=sys.stderr,
-                )
+        except Exception as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            if error_signature(reason) not in self._reported:
+                self._reported.add(error_signature(reason))
+                print(f"MLflow did not take the record of {what}, the clips go on: {reason}", file=sys.stderr)
 
     def _write_clip(self, result: ClipResult) -> None:
         """Write the run of a clip."""

@@ -16,7 +16,7 @@ import urllib.request
 
 from filelock import FileLock
 
-from stereotalker.errors import UserError
+from stereotalker.errors import Unavailable
 from stereotalker.runtime.home import Home, free_port
 from stereotalker.store.files import write_atomic
 
@@ -24,13 +24,13 @@ _START_TIMEOUT_S = 90  # seconds until the server must answer
 
 
 def ensure_server(home: Home) -> str:
-    """Make sure that a server answers, and return the URL of its API. Raises UserError if none does.
+    """Make sure that a server answers, and return the URL of its API. Raises Unavailable if none does.
 
     Sets PREFECT_API_URL and PREFECT_HOME for this process, so it must be called before Prefect is imported.
     """
     if url := os.environ.get("PREFECT_API_URL"):
         if not _healthy(url):
-            raise UserError(
+            raise Unavailable(
                 f"Prefect's server at PREFECT_API_URL={url} does not answer; start it, or unset the variable"
             )
         return url
@@ -49,7 +49,7 @@ def stop_server(home: Home) -> bool:
     if not _running(home):
         record.unlink(missing_ok=True)
         return False
-    os.killpg(json.loads(record.read_text())["pid"], signal.SIGTERM)
+    os.killpg(json.loads(record.read_text(encoding="utf-8"))["pid"], signal.SIGTERM)
     record.unlink()
     return True
 
@@ -57,7 +57,7 @@ def stop_server(home: Home) -> bool:
 def _running(home: Home) -> str | None:
     """URL of the server of this home; None if it does not answer."""
     try:
-        url = json.loads((home.prefect / "server.json").read_text())["url"]
+        url = json.loads((home.prefect / "server.json").read_text(encoding="utf-8"))["url"]
     except FileNotFoundError:
         return None
     return url if _healthy(url) else None
@@ -78,7 +78,7 @@ def _start(home: Home) -> str:
     while not _healthy(url):
         if process.poll() is not None or time.monotonic() > deadline:
             process.kill()
-            raise UserError(
+            raise Unavailable(
                 f"Prefect's server did not start within {_START_TIMEOUT_S} s; its output is in {folder / 'server.log'}"
             )
         time.sleep(0.3)

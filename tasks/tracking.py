@@ -6,6 +6,7 @@ No other module imports MLflow. Only the driver of a batch writes.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
@@ -44,19 +46,31 @@ class Tracker:
         # Messages like "Creating initial MLflow database tables" are of no use to a user.
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         self._home = home
-        self._client = MlflowClient(tracking_uri=home.tracking_uri, registry_uri=home.tracking_uri)
-        name = EXPERIMENTS[kind]
+        # MLflow makes its tables at the first use, and two processes that do so at once break the database for good.
+        with FileLock(home.root / "mlflow.lock"):
+            self._client = MlflowClient(tracking_uri=home.tracking_uri, registry_uri=home.tracking_uri)
+            self.experiment = self._open_experiment(EXPERIMENTS[kind])
+
+    def _open_experiment(self, name: str) -> str:
+        """Id of the experiment, which is made if necessary.
+
+        An experiment keeps its artifacts where its home was when it was made, and MLflow cannot change that. In a home
+        that was moved since then, the older experiment gets another name, and a new one is made.
+        """
         existing = self._client.get_experiment_by_name(name)
+        is_local = existing is not None and existing.artifact_location.startswith("file:")
+        if existing and is_local and existing.artifact_location != self._home.artifacts:
+            self._client.rename_experiment(existing.experiment_id, f"{name} until {time.strftime('%Y-%m-%d %H:%M:%S')}")
+            existing = None
         if existing:
-            self.experiment = existing.experiment_id
-        else:
-            self.experiment = self._client.create_experiment(name, artifact_location=home.artifacts)
+            return existing.experiment_id
+        return self._client.create_experiment(name, artifact_location=self._home.artifacts)
 
     def start(self, name: str, parent: str | None = None, tags: dict[str, str] | None = None) -> str:
         """Start a run, inside the run with the id `parent` if given. Returns its id."""
         parent_tag = {"mlflow.parentRunId": parent} if parent else {}
-        all_tags = {"owner": identity(), **(tags or {}), **parent_tag}
-        return self._client.create_run(self.experiment, run_name=name, tags=all_tags).info.run_id
+        all_tags = {name: _text(value) for name, value in {"owner": identity(), **(tags or {}), **parent_tag}.items()}
+        return self._client.create_run(self.experiment, run_name=_text(name), tags=all_tags).info.run_id
 
     def note(
         self,
@@ -66,13 +80,21 @@ class Tracker:
         tags: dict | None = None,
         step: int = 0,
     ) -> None:
-        """Add parameters, metrics and tags to a run. Long texts are cut to the lengths that MLflow accepts."""
+        """Add parameters, metrics and tags to a run. Long texts are cut to the lengths that MLflow accepts.
+
+        A metric that is nan or infinite was not measured. MLflow would store infinity as the largest number, so it is
+        left out, and the tag `not_measured` names it.
+        """
         now_ms = int(time.time() * 1000)
+        metrics, tags = dict(metrics or {}), dict(tags or {})
+        if missing := sorted(name for name, value in metrics.items() if not math.isfinite(value)):
+            tags["not_measured"] = ", ".join(missing)
+            metrics = {name: value for name, value in metrics.items() if name not in missing}
         self._client.log_batch(
             run,
-            metrics=[Metric(name, float(value), now_ms, step) for name, value in (metrics or {}).items()],
-            params=[Param(name, str(value)[:_MAX_PARAM_CHARS]) for name, value in (params or {}).items()],
-            tags=[RunTag(name, str(value)[:_MAX_TAG_CHARS]) for name, value in (tags or {}).items()],
+            metrics=[Metric(name, float(value), now_ms, step) for name, value in metrics.items()],
+            params=[Param(name, _text(value)[:_MAX_PARAM_CHARS]) for name, value in (params or {}).items()],
+            tags=[RunTag(name, _text(value)[:_MAX_TAG_CHARS]) for name, value in tags.items()],
         )
 
     def attach(self, run: str, name: str, data: bytes) -> None:
@@ -127,6 +149,11 @@ class Tracker:
             if champion.tags.get("sha256") == digests[stage]:
                 versions[stage] = str(champion.version)
         return versions
+
+
+def _text(value: object) -> str:
+    """The value as text that a database takes: names of files may hold bytes that are not UTF-8."""
+    return str(value).encode(errors="backslashreplace").decode()
 
 
 class UiServer:

@@ -14,27 +14,34 @@ set_library_defaults()
 
 import torch
 
-from stereotalker.errors import UserError
+from stereotalker.errors import Unavailable
 from stereotalker.models import Models
 from stereotalker.params import Params
 from stereotalker.production.segments import RenderedSegment, SegmentJob, render_segment
+from stereotalker.store.code import code_version
 from stereotalker.store.remote import open_store
+
+
+def versions_of(models: Models) -> dict[str, str]:
+    """What driver and workers must have in common: code with its libraries, arithmetic, and the models by stage."""
+    return {"code": code_version(), "arithmetic": models.arithmetic, **models.digests}
 
 
 class RenderWorker:
     """Renders one segment after the other. The models are loaded once."""
 
-    def __init__(self, params: str, weights: str, digests: dict[str, str], store: str, local_store: str):
+    def __init__(self, params: str, weights: str, versions: dict[str, str], store: str, local_store: str):
         """Arguments are plain values, because they are sent over the network.
 
-        params: the parameters as JSON; weights: folder; digests: those of the driver's models; store, local_store: see
-        open_store. Raises UserError if the models of this machine have other digests.
+        params: the parameters as JSON; weights: folder; versions: those of the driver, see `versions_of`; store,
+        local_store: see open_store. Raises Unavailable if this machine would compute something else than the driver.
         """
         self._models = Models(Params.model_validate_json(params), Path(weights))
-        if different := [stage for stage, digest in self._models.digests.items() if digest != digests[stage]]:
-            raise UserError(
-                f"this machine's models differ from the driver's: {', '.join(different)}; "
-                "install the same weights everywhere"
+        own = versions_of(self._models)
+        if different := [name for name in versions if own.get(name) != versions[name]]:
+            raise Unavailable(
+                f"this machine's {', '.join(different)} differ from the driver's; install the same package, libraries "
+                "and weights everywhere"
             )
         self._store = open_store(store, Path(local_store))
 

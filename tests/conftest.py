@@ -289,11 +289,9 @@ def home(new_home) -> Home:
 def run_batch(tmp_path, tiny_models, home):
     """A function that runs a batch in this process with the tiny models; other keywords change params.produce."""
 
-    def run(path, out="out", executor="inline", home=home, only_failed=False, **changes):
+    def run(path, out="out", executor="inline", home=home, again=None, **changes):
         params = tiny_models.params.with_produce(changes)
-        return produce(
-            path, tmp_path / out, params, home, executor, weights=tiny_models.folder, only_failed=only_failed
-        )
+        return produce(path, tmp_path / out, params, home, executor, weights=tiny_models.folder, again=again)
 
     return run
 

@@ -19,10 +19,13 @@ from stereotalker.audio.speech import from_file
 from stereotalker.avatar.library import RECORD_FILE
 from stereotalker.media.video_files import read_frames
 from stereotalker.production.outputs import Outputs
+from stereotalker.production.report import Again
 from stereotalker.store.local import MARKER, Store
 from stereotalker.tasks.tracking import Tracker, TrackingError
 
 pytestmark = pytest.mark.integration
+
+NOT_WELL = Again(frozenset({"fail", "failed", "stopped"}))  # what `--failed` means
 
 TWO_CLIPS = [{"id": "a", "script": "one two"}, {"id": "b", "script": "three four"}]
 
@@ -117,7 +120,7 @@ def test_a_recording_that_changes_while_it_is_read_never_enters_the_store(run_ba
     [row] = run_batch(batch, retries=0).results
     assert row.state == "failed" and "changed while it was read" in row.error and not list(home.store.glob("audio/*"))
     monkeypatch.undo()
-    assert run_batch(batch, only_failed=True).end.status == 0
+    assert run_batch(batch, again=NOT_WELL).end.status == 0
 
 
 @pytest.mark.parametrize("stage", ["audio", "motion", "render", "video", "quality", "provenance", "avatar"])
@@ -129,6 +132,7 @@ def test_a_damaged_store_entry_of_any_stage_is_remade(run_batch, tmp_path, home,
     for file in entry.iterdir():
         if file.name != MARKER:
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    shutil.rmtree(tmp_path / "out")  # A clip that is finished and delivered needs no entry.
     again = run_batch(batch)
     # The results of a clip do not list the avatar among its stages.
     assert again.end.status == 0 and (stage in again.results[0].made or stage == "avatar")
@@ -151,10 +155,10 @@ def test_the_same_failure_on_many_clips_stops_the_batch_with_one_message(run_bat
 def test_only_failed_clips_are_remade_on_request(run_batch, tmp_path):
     first = run_batch(write_batch(tmp_path, [TWO_CLIPS[0], {"id": "b", "avatar": "zoe", "script": "hi"}]))
     assert first.end.status == 1
-    again = run_batch(write_batch(tmp_path, [TWO_CLIPS[0], TWO_CLIPS[1]]), only_failed=True)
+    again = run_batch(write_batch(tmp_path, [TWO_CLIPS[0], TWO_CLIPS[1]]), again=NOT_WELL)
     assert again.end.status == 0 and str(again.results[0]) == str(first.results[0]) and again.results[1].made
-    with pytest.raises(ValueError, match="--failed: no results.json"):
-        run_batch(write_batch(tmp_path, TWO_CLIPS), out="elsewhere", only_failed=True)
+    with pytest.raises(ValueError, match="no results.json"):
+        run_batch(write_batch(tmp_path, TWO_CLIPS), out="elsewhere", again=NOT_WELL)
 
 
 def test_an_unreachable_tracking_server_costs_records_and_no_clips(run_batch, tmp_path, monkeypatch, capsys):

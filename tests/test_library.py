@@ -11,12 +11,13 @@ import yaml
 from PIL import Image
 
 from stereotalker.acting.reference_acting import STYLES
+from stereotalker.avatar.background_plate import Background, with_background
 from stereotalker.avatar.consent import Consent, check_consent
 from stereotalker.avatar.landmarks import KeypointFile
-from stereotalker.avatar.library import RECORD_FILE, Library, read_avatar
+from stereotalker.avatar.library import Library, read_avatar
 from stereotalker.errors import ClipError, UserError
 from stereotalker.production import avatars
-from stereotalker.production.avatars import AvatarRequest, add_avatar, fit_key, with_background
+from stereotalker.production.avatars import AvatarRequest, add_avatar, fit_key
 from stereotalker.production.manifest import single_clip
 from stereotalker.records import Avatar, Motion, load
 from stereotalker.smplx_layout import JOINT
@@ -128,10 +129,10 @@ def test_names_are_checked_and_kept(portrait_files, tiny_models, empty_home, fit
 
 
 def test_a_key_point_file_with_another_mask_is_another_fit(portrait_files, tiny_models):
-    before = fit_key(portrait_files[0], tiny_models, portrait_files[1])
+    before = fit_key(portrait_files[0], portrait_files[0].read_bytes(), tiny_models, portrait_files[1])
     mask = portrait_files[0].with_name("mask.png")
     Image.open(mask).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(mask)
-    assert fit_key(portrait_files[0], tiny_models, portrait_files[1]) != before
+    assert fit_key(portrait_files[0], portrait_files[0].read_bytes(), tiny_models, portrait_files[1]) != before
 
 
 def test_half_an_avatar_is_none(portrait_files, tiny_models, home, fit_store):
@@ -250,26 +251,34 @@ def test_no_face_without_consent_is_fitted(portrait_files, tiny_models, fit_stor
 
 
 def test_backgrounds(fitted, tmp_path):
-    fitted_file = tmp_path / RECORD_FILE
-    from stereotalker.records import save
-
-    save(fitted.avatar, fitted_file)
     wide = np.zeros((20, 90, 3), np.uint8)
     wide[:, 40:50] = (0, 200, 0)
     Image.fromarray(wide).save(tmp_path / "wall.png")
-    assert (with_background(fitted_file, "#102030").background == (16, 32, 48)).all()
-    assert np.array_equal(with_background(fitted_file, "portrait").background, fitted.avatar.background)
-    blurred = with_background(fitted_file, "blur").background.astype(float)
-    assert (
-        np.abs(np.diff(blurred, axis=1)).mean() < np.abs(np.diff(fitted.avatar.background.astype(float), axis=1)).mean()
-    )
-    filled = with_background(fitted_file, str(tmp_path / "wall.png")).background
+
+    def plate(name):
+        return with_background(fitted.avatar, Background.read(str(name))).background
+
+    assert (plate("#102030") == (16, 32, 48)).all()
+    assert np.array_equal(plate("portrait"), fitted.avatar.background)
+    changes = [np.abs(np.diff(p.astype(float), axis=1)).mean() for p in (plate("blur"), fitted.avatar.background)]
+    assert changes[0] < changes[1]
+    filled = plate(tmp_path / "wall.png")
     assert (
         filled.shape == (*SIZE, 3) and (filled[250, SIZE[1] // 2] == (0, 200, 0)).all() and (filled[250, 5] == 0).all()
     )
     (tmp_path / "bad.png").write_text("no")
     with pytest.raises(ClipError, match="not a picture"):
-        with_background(fitted_file, str(tmp_path / "bad.png"))
+        plate(tmp_path / "bad.png")
+
+
+def test_a_background_that_is_replaced_after_it_was_read_changes_nothing(fitted, tmp_path):
+    """The digest in the key is that of the picture that is used."""
+    Image.new("RGB", (8, 8), (0, 200, 0)).save(tmp_path / "wall.png")
+    background = Background.read(str(tmp_path / "wall.png"))
+    before = background.digest
+    Image.new("RGB", (8, 8), (200, 0, 0)).save(tmp_path / "wall.png")
+    assert background.digest == before != Background.read(str(tmp_path / "wall.png")).digest
+    assert (with_background(fitted.avatar, background).background == (0, 200, 0)).all()
 
 
 @pytest.fixture

@@ -112,7 +112,7 @@ class KeypointFile:
     def files(self) -> list[Path]:
         """The files that the landmarks are read from, for a store key."""
         try:
-            mask = str(json.loads(self.path.read_text())["person"])
+            mask = str(json.loads(self.path.read_text(encoding="utf-8"))["person"])
         except (OSError, ValueError, KeyError, TypeError):
             return [self.path]
         return [self.path, self.path.parent / mask]
@@ -126,7 +126,7 @@ class KeypointFile:
     def __call__(self, picture: np.ndarray) -> Landmarks:
         """Read the landmarks, scaled to a picture u8 [H, W, 3] that shows the portrait. Raises UserError."""
         try:
-            values = json.loads(self.path.read_text())
+            values = json.loads(self.path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise UserError(f"{self.path}: expected a JSON file of key points: {error}") from None
         allowed = {field.name for field in fields(Landmarks)} - {"size", "faces", "people"}

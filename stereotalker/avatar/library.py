@@ -90,7 +90,7 @@ class Library:
     def card(self, name: str) -> Card | None:
         """The card of an own avatar, None for a shipped one. Raises ClipError if there is no such avatar."""
         path = self.find(name)
-        return Card.from_json((path.parent / CARD).read_text()) if path.name == RECORD_FILE else None
+        return Card.from_json((path.parent / CARD).read_text(encoding="utf-8")) if path.name == RECORD_FILE else None
 
     def consent(self, avatar: str, clip_consent: Consent | None) -> Consent | None:
         """The consent that covers a clip's face: that of the card for an own avatar, else that of the clip.
@@ -132,7 +132,7 @@ class Library:
             save(avatar, staged / RECORD_FILE)
             for picture in pictures:
                 shutil.copyfile(picture, staged / picture.name)
-            (staged / CARD).write_text(card.to_json())
+            (staged / CARD).write_text(card.to_json(), encoding="utf-8")
             for path in staged.iterdir():
                 sync(path)
             if folder.exists():

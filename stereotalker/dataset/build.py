@@ -21,7 +21,7 @@ from stereotalker.body.model import load_body
 from stereotalker.body.shape_space import SHAPE_SPACE_FILE
 from stereotalker.dataset.shards import write_or_log, write_shard
 from stereotalker.dataset.speech_corpus import PARTS, REJECTED, Utterance, read_corpus, read_index
-from stereotalker.errors import ClipError, UserError, disk_fault
+from stereotalker.errors import ClipError, UserError, shared_fault
 from stereotalker.params import PACKAGE, BodyParams, PeopleParams, resolve
 from stereotalker.records import Speech, save
 from stereotalker.runtime.process_pool import pool
@@ -116,10 +116,10 @@ def _recipe(body: BodyParams, params: PeopleParams, speeches: Path, pictures: tu
 def _start_over_if_changed(folder: Path, recipe: str) -> None:
     """Remove shards that were made from other inputs, and keep those of an interrupted run with the same inputs."""
     recipe_file = folder / "recipe"
-    if folder.exists() and not (recipe_file.is_file() and recipe_file.read_text() == recipe):
+    if folder.exists() and not (recipe_file.is_file() and recipe_file.read_text(encoding="utf-8") == recipe):
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    recipe_file.write_text(recipe)
+    recipe_file.write_text(recipe, encoding="utf-8")
 
 
 def _backgrounds(params: PeopleParams) -> tuple[tuple[Path, ...], list[dict]]:
@@ -175,7 +175,7 @@ def _write_shard(job: _Job) -> str:
     except (UserError, ClipError) as error:
         return str(error)
     except OSError as error:
-        if disk_fault(error) is None:
+        if not shared_fault(error):
             raise
         return f"{job.path} cannot be written: {error.strerror}"
     return ""

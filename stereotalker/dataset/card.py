@@ -107,7 +107,7 @@ def _count(people: Path, speeches: Path) -> DatasetStatistics:
         json.loads(line)
         for folder in (people, speeches)
         if (folder / REJECTED).is_file()
-        for line in (folder / REJECTED).read_text().splitlines()
+        for line in (folder / REJECTED).read_text(encoding="utf-8").splitlines()
     ]
     return DatasetStatistics(
         identities,

@@ -20,7 +20,7 @@ from PIL import Image
 from stereotalker.audio.forced_alignment import align
 from stereotalker.dataset.shards import JPEG_OPTIONS, picture_bytes, write_or_log, write_tar
 from stereotalker.dataset.speech_corpus import REJECTED
-from stereotalker.errors import ClipError, UserError, disk_fault
+from stereotalker.errors import ClipError, UserError, shared_fault
 from stereotalker.media import audio_files
 from stereotalker.media.faces import SIDE, find_faces, resize_for_detection
 from stereotalker.records import SAMPLE_RATE, Timed
@@ -84,7 +84,7 @@ def ingest(folder: Path, out: Path, consent: str, loudness: float, log: Callable
         except (ClipError, UserError) as error:
             rejected.append({"file": name, "reason": str(error)})
         except OSError as error:
-            if disk_fault(error) is None:
+            if not shared_fault(error):
                 raise
             rejected.append({"file": name, "reason": f"{out} cannot be written: {error.strerror}"})
         else:

@@ -209,7 +209,7 @@ def write_or_log(path: Path, text: str, log: Callable[[str], None]) -> None:
     reasons.
     """
     try:
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
     except OSError as error:
         log(f"{path} cannot be written: {error.strerror}")
 

@@ -89,8 +89,8 @@ def build_corpus(
     for part, result in results:
         rows[part].append(result) if isinstance(result, Utterance) else rejected.append(result)
     for part in PARTS:
-        (folder / part / INDEX).write_text(_lines(asdict(row) for row in rows[part]))
-    (folder / REJECTED).write_text(_lines(rejected))
+        (folder / part / INDEX).write_text(_lines(asdict(row) for row in rows[part]), encoding="utf-8")
+    (folder / REJECTED).write_text(_lines(rejected), encoding="utf-8")
     log(
         f"speech: {len(rows['train'])} utterances to train on, {len(rows['held_out'])} held out, "
         f"{len(rejected)} refused (see {REJECTED})"
@@ -106,7 +106,7 @@ def read_index(folder: Path) -> list[Utterance]:
     """The Utterance of every Speech of a part's folder, in the order of names. Raises UserError without a corpus."""
     if not (folder / INDEX).is_file():
         raise UserError(f"{folder / INDEX} not found; run `stereotalker stage speech` first")
-    rows = [Utterance(**json.loads(line)) for line in (folder / INDEX).read_text().splitlines()]
+    rows = [Utterance(**json.loads(line)) for line in (folder / INDEX).read_text(encoding="utf-8").splitlines()]
     return sorted(rows, key=lambda row: row.file)
 
 
@@ -300,7 +300,7 @@ def _recordings(params: SpeechParams) -> list[_Recording]:
                 f"speech.recordings: {table} not found; expected columns path, speaker, lang, text; "
                 "set it to null to do without"
             )
-        with open(table, newline="") as file:
+        with open(table, encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file):
                 is_english = row["lang"].lower().startswith("en")
                 is_held_out_speaker = row["speaker"].startswith(tuple(params.held_out_speakers))

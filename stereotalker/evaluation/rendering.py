@@ -181,7 +181,11 @@ def scores_by_steps(renderer: Renderer, samples: list[Sample]) -> dict[int, dict
     table = {}
     for steps in STEPS:
         other = Renderer(
-            renderer.body, renderer.masks, renderer.denoiser, renderer.params.model_copy(update={"steps": steps})
+            renderer.body,
+            renderer.masks,
+            renderer.denoiser,
+            renderer.params.model_copy(update={"steps": steps}),
+            renderer.device,
         )
         scores = score_renderer(other, {"exact": samples}, ("ours",))
         table[steps] = {name: scores.mean("ours", name, "exact", None, "person") for name in ("psnr", "ssim", "haar")}
@@ -193,12 +197,12 @@ def scores_by_steps(renderer: Renderer, samples: list[Sample]) -> dict[int, dict
 
 def with_denoiser(renderer: Renderer, denoiser: RenderDenoiser) -> Renderer:
     """The same renderer with another denoiser."""
-    return Renderer(renderer.body, renderer.masks, denoiser, renderer.params)
+    return Renderer(renderer.body, renderer.masks, denoiser, renderer.params, renderer.device)
 
 
 def with_body_masks(renderer: Renderer) -> Renderer:
     """The same renderer without mask prediction."""
-    return Renderer(renderer.body, BodyMasks(renderer.device), renderer.denoiser, renderer.params)
+    return Renderer(renderer.body, BodyMasks(renderer.device), renderer.denoiser, renderer.params, renderer.device)
 
 
 class BodyMasks(RegionMasks):

@@ -20,6 +20,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from filelock import FileLock
 
 from stereotalker import __version__
 from stereotalker.errors import UserError
@@ -72,6 +73,11 @@ class C2paSigner:
             ) from None
 
 
+def needs_local_signer(params: ProvenanceParams) -> bool:
+    """Whether videos are signed with the local certificate, because the studio has given none."""
+    return params.sign and params.certificate is None and params.key is None
+
+
 def open_signer(params: ProvenanceParams, folder: Path) -> C2paSigner | None:
     """The signer with the studio's certificate, or else with the local one in `folder`, which is made at first use.
 
@@ -79,19 +85,18 @@ def open_signer(params: ProvenanceParams, folder: Path) -> C2paSigner | None:
     """
     if not params.sign:
         return None
-    if params.certificate is None and params.key is None:
+    if needs_local_signer(params):
         return _local_signer(folder)
     if params.certificate is None or params.key is None:
         raise UserError("provenance: give certificate and key, or neither for a local one")
     try:
         signer = C2paSigner(params.certificate.read_bytes(), params.key.read_bytes())
-        leaf = x509.load_pem_x509_certificates(signer.chain)[0]
-        private = serialization.load_pem_private_key(signer.key, None)
+        leaf, is_pair = x509.load_pem_x509_certificates(signer.chain)[0], _is_pair(signer)
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"provenance: {params.certificate} with {params.key} cannot be used: {error}") from None
     if leaf.not_valid_after_utc < datetime.now(UTC):
         raise UserError(f"provenance: {params.certificate} ended on {leaf.not_valid_after_utc:%Y-%m-%d}; renew it")
-    if leaf.public_key() != private.public_key():
+    if not is_pair:
         raise UserError(f"provenance: {params.key} is not the key of {params.certificate}")
     return signer
 
@@ -149,15 +154,28 @@ def verify(file: Path) -> Credentials:
 
 
 def _local_signer(folder: Path) -> C2paSigner:
-    """The signer whose certificate chain and key are in `folder`; they are made if they do not exist."""
+    """The signer whose certificate chain and key are in `folder`.
+
+    They are made if they do not exist, or do not belong together because a process was killed between the two.
+    """
     chain, key = folder / "local-chain.pem", folder / "local-key.pem"
-    if not (chain.is_file() and key.is_file()):
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with FileLock(folder / "local.lock"):
+        if chain.is_file() and key.is_file():
+            signer = C2paSigner(chain.read_bytes(), key.read_bytes())
+            if _is_pair(signer):
+                return signer
         signer = _make_local_signer()
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_atomic(key, signer.key)
         os.chmod(key, 0o600)
         write_atomic(chain, signer.chain)
-    return C2paSigner(chain.read_bytes(), key.read_bytes())
+    return signer
+
+
+def _is_pair(signer: C2paSigner) -> bool:
+    """Whether the key is that of the leaf certificate. Raises ValueError or TypeError if one cannot be read."""
+    leaf = x509.load_pem_x509_certificates(signer.chain)[0]
+    return leaf.public_key() == serialization.load_pem_private_key(signer.key, None).public_key()
 
 
 def _make_local_signer() -> C2paSigner:

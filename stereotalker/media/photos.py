@@ -19,14 +19,14 @@ MAX_PIXELS = 100_000_000
 _BACKDROP = (128, 128, 128)  # sRGB color behind transparent pixels
 
 
-def read_photo(path: Path, longest: int | None = None) -> np.ndarray:
+def read_photo(path: Path, longest: int | None = None, data: bytes | None = None) -> np.ndarray:
     """Read a still picture as u8 [H, W, 3] sRGB, upright, scaled down so that no side is longer than `longest` px.
 
     CMYK, gray, 16-bit and palette pictures are converted, embedded color profiles are applied, and transparent pictures
     are put on gray. Raises UserError for a file that is not a picture, is damaged, holds several frames, or has more
-    than MOST_PIXELS pixels.
+    than MAX_PIXELS pixels. data: the bytes of the file, if they are read already; `path` then only names it.
     """
-    with _opened(path) as file:
+    with _opened(path, data) as file:
         picture = _to_srgb(ImageOps.exif_transpose(file))
     if longest is not None and max(picture.size) > longest:
         picture.thumbnail((longest, longest), Image.Resampling.LANCZOS)
@@ -47,12 +47,12 @@ def check_photo(path: Path, smallest: int = 1) -> None:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(path: Path, data: bytes | None = None) -> Iterator[Image.Image]:
     """Open a picture and check its header. Errors inside the block become UserErrors too."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as file:
+            with Image.open(path if data is None else io.BytesIO(data)) as file:
                 if file.width * file.height > MAX_PIXELS:
                     raise UserError(
                         f"{path}: {file.width} x {file.height} px are more than {MAX_PIXELS // 1_000_000} megapixels; "

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from PIL import Image
@@ -17,6 +16,7 @@ from PIL import Image
 from stereotalker.acting.reference_acting import STYLE_INDEX
 from stereotalker.avatar.card_image import draw_card
 from stereotalker.avatar.consent import Consent, check_consent
+from stereotalker.avatar.detector_calibration import FILE as CALIBRATION_FILE
 from stereotalker.avatar.detector_calibration import read_calibration
 from stereotalker.avatar.fit_portrait import fit_portrait
 from stereotalker.avatar.landmarks import KeypointFile
@@ -27,11 +27,10 @@ from stereotalker.errors import ClipError, UserError
 from stereotalker.media.photos import is_picture, read_photo
 from stereotalker.models import Models
 from stereotalker.params import Params
-from stereotalker.production.manifest import BACKGROUNDS
 from stereotalker.records import Avatar, load, save
 from stereotalker.runtime.home import Home
 from stereotalker.store import keys
-from stereotalker.store.digests import file_digest
+from stereotalker.store.digests import bytes_digest, file_digest
 from stereotalker.store.local import Store
 from stereotalker.store.remote import AnyStore
 
@@ -42,8 +41,6 @@ _FIT_LOCK = threading.Lock()
 
 # Threads of a fit. The number is fixed because the last digits of the result depend on it.
 _FIT_THREADS = 2
-
-_BLUR_SIGMA = 0.02  # standard deviation of a blurred background, relative to the picture's longer side
 
 
 @dataclass(frozen=True)
@@ -62,13 +59,17 @@ def fit_portrait_once(path: Path, models: Models, store: AnyStore, landmarks: Pa
     The folder holds RECORD_FILE, CARD_IMAGE_FILE, TEXTURE_FILE and fit.json. Raises ClipError, with the reason, if no
     fit is possible.
     """
-    key = fit_key(path, models, landmarks)
+    try:
+        data = path.read_bytes()  # once, so that the key is that of the picture that is fitted
+    except OSError as error:
+        raise ClipError(f"{path}: {error.strerror}") from None
+    key = fit_key(path, data, models, landmarks)
     size = models.params.avatar.size
 
     def write(folder: Path) -> None:
         with _FIT_LOCK:
             torch.set_num_threads(_FIT_THREADS)
-            picture = read_photo(path, size)
+            picture = read_photo(path, size, data)
             with KeypointFile(landmarks, path) if landmarks else MediaPipe(detector_folder(models.params)) as detector:
                 try:
                     result = fit_portrait(picture, path.stem, detector, models.body, read_calibration())
@@ -85,7 +86,7 @@ def fit_portrait_once(path: Path, models: Models, store: AnyStore, landmarks: Pa
             "residuals": result.residuals.as_dict(),
             "notes": result.notes,
         }
-        (folder / _FIT_FILE).write_text(json.dumps(fit))
+        (folder / _FIT_FILE).write_text(json.dumps(fit), encoding="utf-8")
 
     return key, store.make("portrait", key, write)
 
@@ -105,15 +106,19 @@ def fitted_portraits(folder: Path, models: Models, part: str) -> Iterator[tuple[
         yield k, replace(avatar, name=path.stem)
 
 
-def fit_key(path: Path, models: Models, landmarks: Path | None = None) -> str:
-    """Store key of a portrait's fit, see `keys.portrait_key`. Raises UserError if a file it needs does not exist."""
+def fit_key(path: Path, data: bytes, models: Models, landmarks: Path | None = None) -> str:
+    """Store key of a portrait's fit, see `keys.portrait_key`. data: the bytes of the file at `path`.
+
+    Raises UserError if a file it needs does not exist.
+    """
     try:
         landmark_files = KeypointFile(landmarks, path).files() if landmarks else []
-        source = [file_digest(file) for file in (path, *landmark_files)]
+        source = [bytes_digest(data), *(file_digest(file) for file in landmark_files)]
     except OSError as error:
         raise ClipError(f"{error.filename}: {error.strerror}") from None
     detector = [] if landmarks else [detector_version(), *model_digests(detector_folder(models.params))]
-    return keys.portrait_key(source, detector, models.params.avatar.size, models.digests["body"])
+    body = [models.digests["body"], models.params.body.file_reader]
+    return keys.portrait_key(source, detector, models.params.avatar.size, body, file_digest(CALIBRATION_FILE))
 
 
 def detector_folder(params: Params) -> Path:
@@ -138,7 +143,7 @@ def add_avatar(
     is_same_picture = old is not None and old.sha256 == sha256
     if old and not is_same_picture and not request.replace:
         raise UserError(f"avatar {name!r} is there already, from {old.picture}; give --replace, or another name")
-    fit = json.loads((folder / _FIT_FILE).read_text())
+    fit = json.loads((folder / _FIT_FILE).read_text(encoding="utf-8"))
     card = Card(
         name=name,
         key=key,
@@ -169,46 +174,4 @@ def fit_notes(name: str, models: Models, store: AnyStore) -> tuple[str, ...]:
     if not is_picture(name):
         return ()
     folder = fit_portrait_once(Path(name), models, store)[1]
-    return tuple(json.loads((folder / _FIT_FILE).read_text())["notes"])
-
-
-def with_background(record: Path, background: str) -> Avatar:
-    """The avatar of a record with another background plate.
-
-    background: portrait and transparent keep the portrait's own; blur blurs it; else #rrggbb, or a picture's file.
-    Raises ClipError.
-    """
-    avatar = load(Avatar, record)  # read_avatar would cache it, but a user may replace an avatar
-    H, W = avatar.regions.shape
-    if background in ("portrait", "transparent"):
-        return avatar
-    if background == "blur":
-        plate = cv2.GaussianBlur(avatar.background, (0, 0), _BLUR_SIGMA * max(H, W))
-    elif background.startswith("#"):
-        plate = np.broadcast_to(np.array(list(bytes.fromhex(background[1:])), np.uint8), (H, W, 3)).copy()
-    else:
-        plate = _scale_to_fill(Path(background), (H, W))
-    return replace(avatar, background=plate)
-
-
-def background_digest(background: str) -> str:
-    """The part of a store key that stands for a background. Raises ClipError if a picture's file does not exist."""
-    if background in BACKGROUNDS or background.startswith("#"):
-        return background
-    try:
-        return file_digest(Path(background))
-    except OSError as error:
-        raise ClipError(f"background {background}: {error.strerror}") from None
-
-
-def _scale_to_fill(path: Path, size: tuple[int, int]) -> np.ndarray:
-    """A picture, scaled to fill (height, width) px, and cropped at both ends where it is too long. u8 [H, W, 3]."""
-    try:
-        picture = read_photo(path)
-    except UserError as error:
-        raise ClipError(f"background {error}") from None
-    scale = max(size[0] / picture.shape[0], size[1] / picture.shape[1])
-    scaled_size = (max(size[1], round(picture.shape[1] * scale)), max(size[0], round(picture.shape[0] * scale)))
-    large = cv2.resize(picture, scaled_size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
-    top, left = (large.shape[0] - size[0]) // 2, (large.shape[1] - size[1]) // 2
-    return np.ascontiguousarray(large[top : top + size[0], left : left + size[1]])
+    return tuple(json.loads((folder / _FIT_FILE).read_text(encoding="utf-8"))["notes"])

@@ -17,6 +17,7 @@ import torch
 
 from stereotalker.audio.speech import from_file, from_script
 from stereotalker.audio.text_to_speech import Voice
+from stereotalker.avatar.background_plate import Background, with_background
 from stereotalker.avatar.library import Library, read_avatar
 from stereotalker.diffusion.windows import Window, windows
 from stereotalker.errors import ClipError
@@ -28,7 +29,7 @@ from stereotalker.media.video_files import frame_count, write_video
 from stereotalker.models import Models
 from stereotalker.motion.coverage import Coverage
 from stereotalker.production import quality
-from stereotalker.production.avatars import avatar_record, background_digest, fit_notes, with_background
+from stereotalker.production.avatars import avatar_record, fit_notes
 from stereotalker.production.manifest import Clip
 from stereotalker.production.motion_controls import Speaker, clip_motion_controls, clip_seed
 from stereotalker.production.segments import (
@@ -40,9 +41,10 @@ from stereotalker.production.segments import (
     assemble,
     read_segment,
 )
-from stereotalker.records import Avatar, Camera, Motion, Speech, load, save
+from stereotalker.records import Avatar, Camera, Motion, Speech, load, load_bytes, save
 from stereotalker.store import keys
-from stereotalker.store.digests import code_version, file_digest
+from stereotalker.store.code import code_version
+from stereotalker.store.digests import bytes_digest, file_digest
 from stereotalker.store.remote import AnyStore
 
 _MODEL_LOCK = threading.Lock()  # the clips of a batch share the driver's models
@@ -93,11 +95,14 @@ class ClipMaker:
         Raises ClipError if the avatar is unknown or must not be used.
         """
         self.library.check_consent(clip.avatar, clip.consent, self.params.produce.require_consent, date.today())
-        record = avatar_record(clip.avatar, self.library, self.models, self.store)
-        key = keys.avatar_key(file_digest(record), background_digest(clip.background))
+        path = avatar_record(clip.avatar, self.library, self.models, self.store)
+        # Both files are read once, because a user may replace them while the batch runs.
+        record, background = path.read_bytes(), Background.read(clip.background)
+        key = keys.avatar_key(bytes_digest(record), background.digest)
 
         def write(folder: Path) -> None:
-            save(with_background(record, clip.background), folder / "avatar.safetensors")
+            avatar = with_background(load_bytes(Avatar, record, path), background)
+            save(avatar, folder / "avatar.safetensors")
 
         return key, read_avatar(self.store.make("avatar", key, write) / "avatar.safetensors")
 
@@ -171,7 +176,9 @@ class ClipMaker:
                 clip.has_alpha,
                 clip.stereo and clip.stereo.model_dump(mode="json"),
             ]
-            clip_render = keys.clip_render_key(motion_key, avatar_key, models, picture, params, seed)
+            clip_render = keys.clip_render_key(
+                motion_key, avatar_key, models, picture, params, seed, self.models.arithmetic
+            )
             grid = windows(stop - start, self.params.render.segment)
             return [
                 SegmentJob(
@@ -199,6 +206,7 @@ class ClipMaker:
     def video(
         self,
         clip: Clip,
+        avatar_key: str,
         avatar: Avatar,
         speech_key: str,
         motion_key: str,
@@ -206,8 +214,9 @@ class ClipMaker:
         jobs: list[SegmentJob],
         frames: int,
         timings: StageTimings,
+        anew: bool = False,
     ) -> FinishedClip:
-        """Stages video and quality: encode the frames with the sound, then judge the result."""
+        """Stages video and quality: encode the frames with the sound, then judge the result. anew: see `make_clip`."""
         sound = self._found("audio", speech_key) / "sound.wav"
         name = f"clip{Path(clip.file_name).suffix}"
         parts = [(job.window, segment.keys) for job, segment in zip(jobs, rendered, strict=True)]
@@ -233,12 +242,16 @@ class ClipMaker:
                 clip.stereo,
             )
 
+        if anew:
+            self.store.discard("video", video_key)
         video = self._entry("video", video_key, encode, timings) / name
         loudness = self.params.audio.loudness
         cameras = [
             path.model_dump(mode="json") for path in (clip.camera, *(r.camera for r in clip.retakes if r.camera))
         ]
-        key = keys.quality_key(video_key, motion_key, loudness, cameras, self.params.quality.model_dump(mode="json"))
+        key = keys.quality_key(
+            video_key, motion_key, avatar_key, loudness, cameras, self.params.quality.model_dump(mode="json")
+        )
 
         def judge(folder: Path) -> None:
             motion = load(Motion, self._found("motion", motion_key) / "motion.safetensors")
@@ -251,11 +264,13 @@ class ClipMaker:
                 is_misread=clip.transcript is not None and not speech.words,
             )
             result = quality.examine(video, sound, driving, clip, self.params.quality)
-            (folder / "verdict.json").write_text(result.verdict.to_json())
+            (folder / "verdict.json").write_text(result.verdict.to_json(), encoding="utf-8")
             (folder / "poster.jpg").write_bytes(result.poster)
 
+        if anew:
+            self.store.discard("quality", key)
         judged = self._entry("quality", key, judge, timings)
-        verdict = quality.Verdict.from_json((judged / "verdict.json").read_text())
+        verdict = quality.Verdict.from_json((judged / "verdict.json").read_text(encoding="utf-8"))
         return FinishedClip(video, video_key, verdict, judged / "poster.jpg", frames)
 
     def sign(self, clip: Clip, finished: FinishedClip, timings: StageTimings) -> Path:
@@ -295,12 +310,18 @@ class ClipMaker:
 
 
 def make_clip(
-    clip: Clip, maker: ClipMaker, render: Render, progress: Progress, timings: StageTimings, order: int = 0
+    clip: Clip,
+    maker: ClipMaker,
+    render: Render,
+    progress: Progress,
+    timings: StageTimings,
+    order: int = 0,
+    anew: bool = False,
 ) -> FinishedClip:
     """Make one clip: from a manifest row to a judged video in the store.
 
-    render: renders jobs, wherever; order: clips with a lower number are rendered first. Raises ClipError for a fault
-    that only this clip has.
+    render: renders jobs, wherever; order: clips with a lower number are rendered first; anew: frames that an earlier
+    run rendered are not taken from the store. Raises ClipError for a fault that only this clip has.
     """
     avatar_key, avatar = maker.avatar(clip)
     progress(clip.id, "audio", 0, 1)
@@ -311,6 +332,9 @@ def make_clip(
         if retake.start * clip.fps >= frames:
             raise ClipError(f"a retake starts at {retake.start:g} s, but the clip lasts {frames / clip.fps:.2f} s")
     jobs = maker.segments(clip, avatar_key, motion_key, frames, order)
+    if anew:
+        for job in jobs:
+            maker.store.discard("render", job.key)
     progress(clip.id, "render", 0, sum(job.frames for job in jobs))
     rendered = render(jobs, progress)
     for segment in rendered:
@@ -318,7 +342,7 @@ def make_clip(
         timings.add("render", segment.seconds, made=is_new)
         timings.rendered += segment.frames if is_new else 0
     progress(clip.id, "video", 0, 1)
-    return maker.video(clip, avatar, speech_key, motion_key, rendered, jobs, frames, timings)
+    return maker.video(clip, avatar_key, avatar, speech_key, motion_key, rendered, jobs, frames, timings, anew)
 
 
 def preview(clip: Clip, side: int) -> Clip:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from datetime import datetime, time, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from stereotalker.acting.reference_acting import STYLE_INDEX
+from stereotalker.avatar.background_plate import BACKGROUNDS
 from stereotalker.avatar.consent import Consent
 from stereotalker.avatar.names import check_safe_id, safe_id
 from stereotalker.errors import UserError
@@ -18,9 +21,10 @@ from stereotalker.geometry.camera_path import CameraPath
 from stereotalker.media.photos import is_picture
 from stereotalker.media.stereo import Stereo
 from stereotalker.params import hour_of_day
-from stereotalker.production.manifest_files import read_rows
-from stereotalker.validation import StrictModel, explain
+from stereotalker.production.manifest_files import Row, read_rows
+from stereotalker.validation import StrictModel, explain, is_text, unspeakable
 
+FILE_ENDINGS = (".mp4", ".mov")  # of videos, without and with a transparent background
 REST_POSE = Path("rest")  # what start_pose and end_pose call the resting pose
 OLD_NAMES = {"rise": "vertical_shift", "pupils": "ipd_mm"}  # keys of older manifests, which still work
 
@@ -59,7 +63,6 @@ def _emotion_keys(value):
     return [{"name": value}] if isinstance(value, str) else value
 
 
-BACKGROUNDS = ("portrait", "blur", "transparent")
 _COLOR = re.compile(r"#[0-9a-fA-F]{6}")
 
 
@@ -113,7 +116,9 @@ class Clip(StrictModel):
     retakes: tuple[Retake, ...] = Field((), description="stretches that are rendered again; the rest is found")
     priority: int = Field(0, description="clips with a higher number are made first")
     deadline: Annotated[datetime | time | None, BeforeValidator(hour_of_day)] = Field(
-        None, description="local time of day, or date and time; among equal priorities the earlier comes first"
+        None,
+        description="local time HH:MM, or date and time YYYY-MM-DD HH:MM; a date alone means its first minute. "
+        "Among equal priorities the earlier comes first",
     )
 
     @model_validator(mode="after")
@@ -178,7 +183,7 @@ class Clip(StrictModel):
     @property
     def file_name(self) -> str:
         """Name of the video. H.264 has no transparency, so a transparent clip is ProRes 4444 in a .mov."""
-        return f"{self.id}.{'mov' if self.has_alpha else 'mp4'}"
+        return self.id + FILE_ENDINGS[self.has_alpha]
 
 
 class Manifest(StrictModel):
@@ -209,29 +214,45 @@ def read_manifest(path: Path) -> Manifest:
 
     Raises UserError with every fault at once, each with file, row and clip id.
     """
+    if not is_text(str(path)):
+        raise UserError(f"{str(path)!a}: the path of the manifest is not UTF-8; rename the file or its folder")
     rows, faults = read_rows(path)
     clips: list[Clip] = []
     row_of: dict[str, int] = {}
-    for row, values in rows:
-        name = values.get("id")
-        where = f"{path}, row {row}, clip {name!r}" if name else f"{path}, row {row}"
-        unknown = [key for key in values if key not in Clip.model_fields]
+    for row in rows:
+        name = row.values.get("id")
+        where = f"{path}, row {row.number}, clip {name!r}" if name else f"{path}, row {row.number}"
+        unknown = [key for key in row.values if key not in Clip.model_fields]
         expected = ", ".join(Clip.model_fields)
         faults += [f"{where}: unknown key {key!r}; expected one of {expected}" for key in unknown]
+        if bad := {key: value for key, value in row.values.items() if not is_text(value)}:
+            faults += [f"{where}: {key} holds {unspeakable(value)}; remove it" for key, value in bad.items()]
+            continue
         if isinstance(name, str) and name in row_of:
             faults.append(f"{where}: id is already taken by row {row_of[name]}; ids must differ")
         try:
-            clips.append(Clip.model_validate({key: value for key, value in values.items() if key not in unknown}))
+            clips.append(Clip.model_validate({key: value for key, value in row.values.items() if key not in unknown}))
         except ValidationError as error:
-            faults += [f"{where}: {explain(fault)}" for fault in error.errors()]
+            faults += list(dict.fromkeys(f"{where}: {_explain(fault, row)}" for fault in error.errors()))
         if isinstance(name, str):
-            row_of.setdefault(name, row)
+            row_of.setdefault(name, row.number)
     if not rows and not faults:
         faults.append(f"{path}: no clips; expected at least one")
     if faults:
         raise UserError("\n".join(faults))
     located = tuple(_with_paths_from(clip, path.parent) for clip in clips)
-    return Manifest(path=path, clips=located, notes=tuple(_old_names([values for _, values in rows])))
+    return Manifest(path=path, clips=located, notes=tuple(_old_names([row.values for row in rows])))
+
+
+def _explain(fault: ErrorDetails, row: Row) -> str:
+    """One line for a fault of a row. Where YAML made something else of an unquoted text, it says so."""
+    key = str(fault["loc"][0]) if fault["loc"] else ""
+    if key == "deadline":  # pydantic has two faults, for a date with a time and for a time of day
+        return f"deadline: expected HH:MM, or YYYY-MM-DD HH:MM, got {row.values.get('deadline')!r}"
+    if fault["type"] == "string_type" and key in row.spelled:
+        spelled = row.spelled[key]
+        return f'{key}: YAML reads {spelled} as {row.values[key]!r}; put it in quotes: "{spelled}"'
+    return explain(fault)
 
 
 def _old_names(value: Any) -> list[str]:
@@ -276,11 +297,25 @@ def _with_paths_from(clip: Clip, folder: Path) -> Clip:
     """The clip with paths that no longer depend on the working directory: relative ones are taken from `folder`."""
     named = {name: getattr(clip, name) for name in ("audio", "start_pose", "end_pose")}
     paths = {
-        name: folder / path
+        name: _existing_spelling(folder.absolute() / path)
         for name, path in named.items()
-        if path is not None and path != REST_POSE and not path.is_absolute()
+        if path is not None and path != REST_POSE
     }
     pictures = {
-        name: str(folder / getattr(clip, name)) for name in ("avatar", "background") if is_picture(getattr(clip, name))
+        name: str(_existing_spelling(folder.absolute() / getattr(clip, name)))
+        for name in ("avatar", "background")
+        if is_picture(getattr(clip, name))
     }
     return clip.model_copy(update=paths | pictures)
+
+
+def _existing_spelling(path: Path) -> Path:
+    """The path, or that of the file beside it whose name differs only in how Unicode composes its letters.
+
+    macOS names files with letters and accents apart, and most editors write them as one.
+    """
+    if path.exists() or not path.parent.is_dir():
+        return path
+    wanted = unicodedata.normalize("NFC", path.name)
+    alike = [other for other in path.parent.iterdir() if unicodedata.normalize("NFC", other.name) == wanted]
+    return alike[0] if len(alike) == 1 else path

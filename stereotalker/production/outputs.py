@@ -6,44 +6,50 @@ A file appears under its name only when it is complete.
 from __future__ import annotations
 
 import os
+import uuid
 from pathlib import Path
 
-from stereotalker.errors import UserError
+from stereotalker.errors import Unavailable
 from stereotalker.store.digests import file_digest
 from stereotalker.store.files import copy_atomic, write_atomic
-from stereotalker.store.urls import is_url, open_url
+from stereotalker.store.urls import RemoteFolder, is_url
 
 
 class Outputs:
-    """Files by name below one folder or URL. `str(outputs)` is that folder or URL."""
+    """Files by name below one folder or URL. `str(outputs)` is that folder or URL.
+
+    With a URL, every method may raise Unavailable, see RemoteFolder; with a folder, OSError.
+    """
 
     def __init__(self, where: str | Path):
-        self._where = str(where).rstrip("/") if is_url(where) else str(where)
-        self._local = None if is_url(where) else Path(where)
-        if self._local is None:
-            self._fs, self._root = open_url(self._where)
+        self._remote = RemoteFolder(str(where)) if is_url(where) else None
+        self._folder = Path(where)  # not used with a URL
 
     def __str__(self) -> str:
-        return self._where
+        return str(self._remote or self._folder)
+
+    @property
+    def folder(self) -> Path | None:
+        """The local folder; None if the results go to a URL."""
+        return None if self._remote else self._folder
 
     def name(self, name: str) -> str:
         """The full path or URL of a file."""
-        return str(self._local / name) if self._local else f"{self._where}/{name}"
+        return self._remote.name(name) if self._remote else str(self._folder / name)
 
     def put(self, name: str, data: bytes) -> None:
         """Write a file."""
-        if self._local:
-            write_atomic(self._local / name, data)
+        if self._remote:
+            self._remote.write(name, data)
         else:
-            # An object store shows an object only when it is complete.
-            self._fs.pipe_file(f"{self._root}/{name}", data)
+            write_atomic(self._folder / name, data)
 
     def place(self, name: str, source: Path) -> None:
         """Copy a local file. A local copy that already has the same bytes is not written again."""
-        if not self._local:
-            self._fs.put_file(str(source), f"{self._root}/{name}")
+        if self._remote:
+            self._remote.upload(name, source)
             return
-        target = self._local / name
+        target = self._folder / name
         is_same = (
             target.is_file()
             and target.stat().st_size == source.stat().st_size
@@ -52,23 +58,60 @@ class Outputs:
         if not is_same:
             copy_atomic(source, target)
 
+    def holds(self, name: str, size: int, sha256: str) -> bool:
+        """Whether there is a file of this size in bytes and with this digest. At a URL only the size is compared."""
+        if self._remote:
+            return self._remote.size(name) == size
+        path = self._folder / name
+        return path.is_file() and path.stat().st_size == size and file_digest(path) == sha256
+
     def read(self, name: str) -> bytes | None:
         """The bytes of a file; None if it does not exist."""
+        if self._remote:
+            return self._remote.read(name)
         try:
-            return (self._local / name).read_bytes() if self._local else self._fs.cat_file(f"{self._root}/{name}")
-        except FileNotFoundError:
+            return (self._folder / name).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
-    def check(self, name: str) -> None:
-        """Raise UserError unless a file can be written and removed. name: the setting that the message mentions."""
+    def move(self, name: str, new_name: str) -> bool:
+        """Give a file another name, and replace what has that name. Returns whether there was such a file."""
+        if not self._remote:
+            target = self._folder / new_name
+            if not (self._folder / name).is_file():
+                return False
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(self._folder / name, target)
+            return True
+        data = self._remote.read(name)  # object stores cannot rename
+        if data is None:
+            return False
+        self._remote.write(new_name, data)
+        self._remote.remove(name)
+        return True
+
+    def check(self, setting: str) -> None:
+        """Raise Unavailable unless a file can be written and removed here.
+
+        A local folder is not made; then the file is written where the folder would be made. setting: the name of the
+        setting that the message mentions.
+        """
+        probe = f".probe.{uuid.uuid4().hex}"  # several batches may check the same place at once
         try:
-            if self._local:
-                self._local.mkdir(parents=True, exist_ok=True)
-                probe = self._local / f".probe.{os.getpid()}"
-                write_atomic(probe, b"probe")
-                probe.unlink()
+            if self._remote:
+                self._remote.write(probe, b"probe")
+                self._remote.remove(probe)
             else:
-                self.put(".probe", b"probe")
-                self._fs.rm_file(f"{self._root}/.probe")
-        except Exception as error:  # every fsspec file system has errors of its own
-            raise UserError(f"{name} {self._where} cannot be written: {type(error).__name__}: {error}") from None
+                path = existing_part(self._folder) / probe
+                write_atomic(path, b"probe")
+                path.unlink()
+        except Exception as error:  # every file system of fsspec has errors of its own
+            raise Unavailable(f"{setting} {self} cannot be written: {type(error).__name__}: {error}") from error
+
+
+def existing_part(path: Path) -> Path:
+    """The path itself if it exists, else the nearest folder above it that does."""
+    path = path.absolute()
+    while not path.exists():
+        path = path.parent
+    return path

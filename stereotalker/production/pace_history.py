@@ -43,7 +43,7 @@ class History:
     def add(self, pace: Pace) -> None:
         """Append a clip."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self._path, "a") as file:
+        with open(self._path, "a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(pace)) + "\n")
 
     def speed(self, threads: int) -> Speed | None:
@@ -52,7 +52,7 @@ class History:
         Lines that a crash cut off are ignored.
         """
         history = []
-        lines = self._path.read_text().splitlines()[-_MAX_CLIPS:] if self._path.is_file() else []
+        lines = self._path.read_text(encoding="utf-8").splitlines()[-_MAX_CLIPS:] if self._path.is_file() else []
         for line in lines:
             try:
                 history.append(Pace(**json.loads(line)))

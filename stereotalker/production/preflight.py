@@ -22,9 +22,9 @@ from stereotalker.audio.speech import EMPTY_SCRIPT_MESSAGE, check_alignable
 from stereotalker.avatar.fit_portrait import MIN_SIDE_PX
 from stereotalker.avatar.library import Library
 from stereotalker.avatar.mediapipe_detector import check_usable
-from stereotalker.errors import ClipError, UserError
+from stereotalker.errors import ClipError, Unavailable, UserError
 from stereotalker.media import audio_files
-from stereotalker.media.content_credentials import open_signer
+from stereotalker.media.content_credentials import needs_local_signer, open_signer
 from stereotalker.media.photos import check_photo, is_picture
 from stereotalker.media.video_files import frame_count, write_video
 from stereotalker.models import Models
@@ -33,7 +33,7 @@ from stereotalker.production.admission import next_window
 from stereotalker.production.avatars import detector_folder
 from stereotalker.production.manifest import Clip, Manifest, due
 from stereotalker.production.motion_controls import clip_motion_controls
-from stereotalker.production.outputs import Outputs
+from stereotalker.production.outputs import Outputs, existing_part
 from stereotalker.production.pace_history import History
 from stereotalker.production.report import duration
 from stereotalker.runtime.home import Home
@@ -136,16 +136,20 @@ class Plan:
         return "\n".join(lines + [f"note: {warning}" for warning in self.warnings])
 
 
-def prepare(manifest: Manifest, outputs: Outputs, models: Models, home: Home) -> Plan:
-    """Run the whole pre-flight check. Raises UserError, with every fault, if the batch cannot start."""
+def prepare(manifest: Manifest, outputs: Outputs, models: Models, home: Home, dry_run: bool = False) -> Plan:
+    """Run the whole pre-flight check. Raises Unavailable, with every fault, if the batch cannot start.
+
+    dry_run: nothing is made, not even the local certificate.
+    """
     params = models.params
     store = params.produce.store or str(home.store)
+    can_make_signer = not dry_run or not needs_local_signer(params.provenance)
     checks = (
         lambda: models.digests,
         lambda: _encode(params.video),
         lambda: outputs.check("--out"),
         lambda: Outputs(store).check("produce.store"),
-        lambda: open_signer(params.provenance, home.credentials),
+        lambda: open_signer(params.provenance, home.credentials) if can_make_signer else None,
     )
     faults: list[str] = []
     for check in checks:
@@ -154,9 +158,9 @@ def prepare(manifest: Manifest, outputs: Outputs, models: Models, home: Home) ->
         except (UserError, OSError) as error:
             faults.append(str(error))
     if faults:
-        raise UserError("\n".join(faults))
+        raise Unavailable("\n".join(faults))
     result = plan(manifest, params, Library(home.avatars), History(home.history), datetime.now())
-    return result if is_url(store) else replace(result, free_bytes=shutil.disk_usage(store).free)
+    return result if is_url(store) else replace(result, free_bytes=shutil.disk_usage(existing_part(Path(store))).free)
 
 
 def plan(manifest: Manifest, params: Params, library: Library, history: History, now: datetime) -> Plan:

@@ -15,7 +15,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader
 from PIL import Image, ImageOps
 
-from stereotalker.errors import SAME_CAUSE, UserError
+from stereotalker.errors import SAME_CAUSE, error_signature
 from stereotalker.media.contact_sheet import grid, split_into_rows
 from stereotalker.production.outputs import Outputs
 
@@ -35,6 +35,7 @@ class ClipResult:
     verdict: str = ""  # of the quality gate, if the clip is done: pass, review or fail
     reasons: tuple[str, ...] = ()  # for the verdict, and other notes
     measures: dict[str, float] = field(default_factory=dict)  # of the quality gate
+    sha256: str = ""  # of the delivered video
     video: str = ""  # name of the file in the outputs; the same for the next three
     poster: str = ""
     preview: str = ""
@@ -58,6 +59,18 @@ class ClipResult:
 
 
 @dataclass(frozen=True)
+class Again:
+    """Which clips of the last run are made again. A clip that has no result yet is made in any case."""
+
+    states: frozenset[str] = frozenset()  # some of CLIP_STATES
+    clips: frozenset[str] = frozenset()  # ids
+
+    def includes(self, row: ClipResult) -> bool:
+        """Whether the clip of this row is made again."""
+        return row.shown in self.states or row.id in self.clips
+
+
+@dataclass(frozen=True)
 class BatchRecord:
     """The versions of everything that a batch was made with, recorded at its start."""
 
@@ -67,7 +80,7 @@ class BatchRecord:
     models: dict[str, str]  # stage -> SHA-256 of its weights
     versions: dict[str, str]  # stage -> registry version, or "unregistered"
     data: dict[str, str]  # output of the data pipeline -> its digest in dvc.lock
-    code: str  # digest of the source, see digests.code_version
+    code: str  # digest of the source, see store.code.code_version
     commit: str  # of the checkout; empty for an installed package
     params: str  # digest of all parameters
 
@@ -98,6 +111,15 @@ class BatchSummary:
             return 1
         return 3 if self.count("stopped") else 4 if self.count("review") else 0
 
+    def reasons(self, most: int = 5) -> list[str]:
+        """The commonest reasons for clips that did not pass, with the number of clips, the commonest first."""
+        texts = [r.error or "; ".join(r.reasons) for r in self.results if r.shown != "pass"]
+        found: dict[str, list[str]] = {}
+        for text in filter(None, texts):
+            found.setdefault(error_signature(text), []).append(text)
+        ranked = sorted(found.values(), key=len, reverse=True)[:most]
+        return [f"{len(alike)} x {alike[0]}" for alike in ranked]
+
     def summary(self) -> str:
         """One line of text."""
         counts = [f"{self.count(shown)} {shown}" for shown in CLIP_STATES if self.count(shown)]
@@ -114,7 +136,7 @@ def write_report(outputs: Outputs, batch: BatchRecord, end: BatchSummary) -> str
     for stage, seconds in (item for result in end.results for item in result.seconds.items()):
         totals[stage] = totals.get(stage, 0.0) + seconds
     page = templates.get_template("report.html.j2").render(batch=batch, end=end, counts=counts, totals=totals)
-    outputs.put("report.html", page.encode())
+    outputs.put("report.html", page.encode(errors="backslashreplace"))
     summary = {
         "batch": asdict(batch),
         "stopped": end.stopped,
@@ -150,11 +172,12 @@ def contact_sheet(outputs: Outputs, results: list[ClipResult], most: int = 60, s
 
 
 def previous_results(outputs: Outputs) -> dict[str, ClipResult]:
-    """The results of the last run with the same outputs, by clip id. Raises UserError if there was none."""
-    text = outputs.read("results.json")
-    if text is None:
-        raise UserError(f"--failed: no results.json in {outputs}; run the batch once without it")
-    return {clip["id"]: _result(clip) for clip in json.loads(text)["clips"]}
+    """The results of the last run with the same outputs, by clip id; empty if there was none, or it cannot be read."""
+    try:
+        clips = json.loads(outputs.read("results.json") or b"{}").get("clips", [])
+        return {clip["id"]: _result(clip) for clip in clips}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 def _result(values: dict) -> ClipResult:

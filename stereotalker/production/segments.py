@@ -81,7 +81,7 @@ def render_segment(job: SegmentJob, renderer: Callable[[], Renderer], store: Any
     `renderer` is a function because loading the models is only needed when the store has no answer. Raises OutOfMemory
     if the frames do not fit, StaleEntry if motion or avatar are not in the store.
     """
-    if store.find("render", job.key):
+    if store.has("render", job.key):
         return RenderedSegment((job.key,), job.frames)
     started, clip = time.monotonic(), job.clip
     motion_entry, avatar_entry = store.find("motion", job.motion), store.find("avatar", job.avatar)

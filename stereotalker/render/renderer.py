@@ -19,7 +19,7 @@ from stereotalker.diffusion.windows import Window
 from stereotalker.params import RenderParams
 from stereotalker.records import Avatar, Camera, Control, Motion
 from stereotalker.render.denoiser import RenderDenoiser, conditions
-from stereotalker.runtime.device import autocast, device, to_channels_last
+from stereotalker.runtime.device import autocast, to_channels_last
 from stereotalker.smplx_layout import REGION
 
 # Number of avatars whose tables stay in memory, because a worker may get segments of a few clips in turn.
@@ -38,9 +38,11 @@ _PERSON_MARGIN = 1
 class Renderer:
     """Models in memory, ready to render segments of any avatar. It is not thread-safe: each worker has its own."""
 
-    def __init__(self, body: Body, masks: RegionMasks, denoiser: RenderDenoiser, params: RenderParams):
-        self.body, self.params = body, params
-        self.device = device()
+    def __init__(
+        self, body: Body, masks: RegionMasks, denoiser: RenderDenoiser, params: RenderParams, device: str = "cpu"
+    ):
+        """device: of the masks and the denoiser. The other models are small and stay on the CPU."""
+        self.body, self.params, self.device = body, params, device
         self.masks = to_channels_last(masks.eval(), self.device)
         self.denoiser = to_channels_last(denoiser.eval(), self.device)
         self._prepared: dict[int, tuple[Reference, torch.Tensor]] = {}  # by id of the avatar, least recently used first

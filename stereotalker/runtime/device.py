@@ -7,20 +7,35 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from stereotalker.errors import Unavailable
+
 Model = TypeVar("Model", bound=nn.Module)
 
 
-def device() -> str:
-    """Device of the mask predictor and the renderer. The other models are small and stay on the CPU."""
+def training_device() -> str:
+    """Device on which models are trained: the GPU, if this machine has one."""
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def check_device(device: str) -> str:
+    """The device itself, "cuda" or "cpu". Raises Unavailable if this process has no such device."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise Unavailable("produce.worker.gpus asks for a GPU, but torch finds none here; set it to 0")
+    return device
+
+
+def arithmetic(device: str) -> str:
+    """The device and the precision that `autocast` computes in on it, as store keys hold them."""
+    return f"{device} {'bfloat16' if device != 'cpu' or _has_native_bf16() else 'float32'}"
 
 
 def autocast(device: str = "cpu") -> torch.autocast:
     """A context that computes in bfloat16 on a GPU, and on a CPU that multiplies bfloat16 natively; else in float32."""
-    if device != "cpu":
-        return torch.autocast(device, torch.bfloat16)
-    has_native_bf16 = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return torch.autocast("cpu", torch.bfloat16, enabled=has_native_bf16)
+    return torch.autocast(device, torch.bfloat16, enabled=device != "cpu" or _has_native_bf16())
+
+
+def _has_native_bf16() -> bool:
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def to_channels_last(model: Model, device: str) -> Model:

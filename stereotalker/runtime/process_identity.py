@@ -5,13 +5,33 @@ With it, records that a killed driver left open can be closed.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
 from pathlib import Path
 
 import psutil
 
-HOST = socket.gethostname()
+_FIRST_PID_NAMESPACE = "pid:[4026531836]"  # that of the machine itself, which Linux numbers alike everywhere
+
+
+def _host() -> str:
+    """Name of this machine, or of this container.
+
+    Containers may share a host name, and process ids of one mean nothing in another. So the name of a container holds
+    the boot and the namespace of its process ids.
+    """
+    try:
+        namespace = os.readlink("/proc/self/ns/pid")
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+    except OSError:  # not Linux
+        return socket.gethostname()
+    if namespace == _FIRST_PID_NAMESPACE:
+        return socket.gethostname()
+    return f"{socket.gethostname()}-{hashlib.sha256(f'{boot} {namespace}'.encode()).hexdigest()[:8]}"
+
+
+HOST = _host()
 
 
 def identity() -> str:
@@ -43,6 +63,6 @@ def _start(pid: int) -> str:
     if not Path("/proc/self/stat").exists():
         return f"{psutil.Process(pid).create_time():.0f}"
     try:
-        return stat.read_text().rpartition(")")[2].split()[19]
+        return stat.read_text(encoding="utf-8").rpartition(")")[2].split()[19]
     except FileNotFoundError:
         raise psutil.NoSuchProcess(pid) from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -29,21 +28,6 @@ def file_digest(path: Path) -> str:
 def bytes_digest(data: bytes) -> str:
     """SHA-256 of bytes, 64 hexadecimal characters."""
     return hashlib.sha256(data).hexdigest()
-
-
-# Packages that do not change results. An installed package contains flows and tasks; a checkout has links to them.
-_ORCHESTRATION = {"cli", "flows", "tasks"}
-
-
-@cache
-def code_version() -> str:
-    """Digest of all source code that results depend on. After any change to it, no older result is found in the store.
-
-    The command line, the flows and the tasks only say when and where results are made, so they are left out.
-    """
-    root = Path(__file__).parent.parent
-    files = [path.relative_to(root) for path in sorted(root.rglob("*.py"))]
-    return digest([(str(path), (root / path).read_bytes()) for path in files if path.parts[0] not in _ORCHESTRATION])
 
 
 def _feed(hasher, value) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
-import threading
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,7 +37,7 @@ def copy_atomic(source: Path, path: Path) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path, and rename it to `path` if the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    temporary = path.with_name(f".{path.name[:80]}.{os.getpid()}-{uuid.uuid4().hex[:12]}.tmp")
     try:
         yield temporary
         sync(temporary)

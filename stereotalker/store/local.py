@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import threading
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,18 +39,19 @@ class Store:
         """
         folder = self.root / stage / key
         try:
-            marker = json.loads((folder / MARKER).read_text())
+            files = read_marker((folder / MARKER).read_bytes())
         except FileNotFoundError:
             return None
-        except (json.JSONDecodeError, UnicodeDecodeError):
-            marker = {}
-        if "files" in marker and all(
-            (folder / name).is_file() and file_digest(folder / name) == expected
-            for name, expected in marker["files"].items()
+        if files is not None and all(
+            (folder / name).is_file() and file_digest(folder / name) == expected for name, expected in files.items()
         ):
             return folder
         self._discard(folder)
         return None
+
+    def has(self, stage: str, key: str) -> bool:
+        """Whether there is such an entry, by its marker alone. Its files are not read, so damage is not noticed."""
+        return (self.root / stage / key / MARKER).is_file()
 
     def make(self, stage: str, key: str, write: Callable[[Path], None]) -> Path:
         """Folder of an entry. If there is none, `write(folder)` must write its files."""
@@ -58,14 +59,13 @@ class Store:
             return found
         folder = self.root / stage / key
         temporary = _temporary_name(folder, "new")
-        shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         try:
             write(temporary)
             files = {path.name: file_digest(path) for path in sorted(temporary.iterdir())}
             for name in files:
                 sync(temporary / name)
-            (temporary / MARKER).write_text(json.dumps({"files": files}, indent=1))
+            (temporary / MARKER).write_text(json.dumps({"files": files}, indent=1), encoding="utf-8")
             sync(temporary / MARKER)
             if folder.exists() and not (folder / MARKER).exists():
                 # An interrupted deletion has left a folder without a marker, on which every rename would fail.
@@ -79,6 +79,10 @@ class Store:
             shutil.rmtree(temporary, ignore_errors=True)
         sync(folder.parent)
         return folder
+
+    def discard(self, stage: str, key: str) -> None:
+        """Remove an entry, if there is one."""
+        self._discard(self.root / stage / key)
 
     def _discard(self, folder: Path) -> None:
         """Remove an entry.
@@ -104,6 +108,15 @@ class Store:
         return removed
 
 
+def read_marker(data: bytes) -> dict[str, str] | None:
+    """SHA-256 of every file of an entry, by name, from its marker; None if the marker is damaged."""
+    try:
+        files = json.loads(data)["files"]
+        return {str(name): str(expected) for name, expected in files.items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
 def _temporary_name(folder: Path, purpose: str) -> Path:
-    """A path beside the entry that only this thread uses."""
-    return folder.with_name(f"{folder.name}.{HOST}.{os.getpid()}-{threading.get_ident()}-{purpose}.tmp")
+    """A path beside the entry that nothing else uses, now or later: process ids and thread ids come again."""
+    return folder.with_name(f"{folder.name}.{HOST}.{os.getpid()}-{uuid.uuid4().hex[:12]}-{purpose}.tmp")

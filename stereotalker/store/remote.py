@@ -6,40 +6,43 @@ complete.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 from stereotalker.errors import UserError
 from stereotalker.store.digests import bytes_digest
-from stereotalker.store.local import MARKER, Store
-from stereotalker.store.urls import is_url, open_url
+from stereotalker.store.local import MARKER, Store, read_marker
+from stereotalker.store.urls import RemoteFolder, is_url
 
 
 class RemoteStore:
     """Has the same methods as Store. The folders that they return are local copies of the shared entries."""
 
     def __init__(self, url: str, local: Store):
-        self.url, self._local = url.rstrip("/"), local
-        self._fs, self._root = open_url(self.url)
+        self._shared, self._local = RemoteFolder(url), local
+        self.url = self._shared.url
 
     def __str__(self) -> str:
         return self.url
+
+    def has(self, stage: str, key: str) -> bool:
+        """Whether the shared store has such an entry, by its marker alone. Nothing else is downloaded."""
+        return self._marker(stage, key) is not None
 
     def find(self, stage: str, key: str) -> Path | None:
         """Folder of the local copy of an entry, downloaded if necessary; None if the shared store has no such entry.
 
         The marker of a damaged entry is removed from the shared store.
         """
-        marker = self._marker(stage, key)
-        if marker is None:
+        files = self._marker(stage, key)
+        if files is None:
             return None
         if found := self._local.find(stage, key):
             return found
         try:
-            return self._local.make(stage, key, lambda folder: self._download(stage, key, marker, folder))
+            return self._local.make(stage, key, lambda folder: self._download(stage, key, files, folder))
         except _Damaged:
-            self._fs.rm_file(self._path(stage, key, MARKER))
+            self._shared.remove(f"{stage}/{key}/{MARKER}")
             return None
 
     def make(self, stage: str, key: str, write: Callable[[Path], None]) -> Path:
@@ -49,32 +52,28 @@ class RemoteStore:
         folder = self._local.make(stage, key, write)
         names = [path.name for path in sorted(folder.iterdir()) if path.name != MARKER]
         for name in [*names, MARKER]:
-            self._fs.put_file(str(folder / name), self._path(stage, key, name))
+            self._shared.upload(f"{stage}/{key}/{name}", folder / name)
         return folder
+
+    def discard(self, stage: str, key: str) -> None:
+        """Remove an entry, if there is one. Without its marker it counts as missing."""
+        self._shared.remove(f"{stage}/{key}/{MARKER}")
+        self._local.discard(stage, key)
 
     def sweep(self) -> int:
         """Remove temporary folders from the local store. See Store.sweep."""
         return self._local.sweep()
 
-    def _path(self, stage: str, key: str, name: str) -> str:
-        return f"{self._root}/{stage}/{key}/{name}"
+    def _marker(self, stage: str, key: str) -> dict[str, str] | None:
+        """SHA-256 of every file of the shared entry, by name; None if its marker is missing or damaged."""
+        data = self._shared.read(f"{stage}/{key}/{MARKER}")
+        return None if data is None else read_marker(data)
 
-    def _marker(self, stage: str, key: str) -> dict | None:
-        """Content of the marker in the shared store; None if it is missing or damaged."""
-        try:
-            marker = json.loads(self._fs.cat_file(self._path(stage, key, MARKER)))
-        except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
-            return None
-        return marker if "files" in marker else None
-
-    def _download(self, stage: str, key: str, marker: dict, folder: Path) -> None:
+    def _download(self, stage: str, key: str, files: dict[str, str], folder: Path) -> None:
         """Download the files of an entry. Raises _Damaged if one is missing or differs from its digest."""
-        for name, expected in marker["files"].items():
-            try:
-                data = self._fs.cat_file(self._path(stage, key, name))
-            except FileNotFoundError:
-                raise _Damaged from None
-            if bytes_digest(data) != expected:
+        for name, expected in files.items():
+            data = self._shared.read(f"{stage}/{key}/{name}")
+            if data is None or bytes_digest(data) != expected:
                 raise _Damaged
             (folder / name).write_bytes(data)
 

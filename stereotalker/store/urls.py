@@ -1,12 +1,23 @@
-"""fsspec URLs, such as s3://bucket/folder, that may be given in place of a folder."""
+"""Folders behind fsspec URLs, such as s3://bucket/folder, that may be given in place of local ones.
+
+A network fails now and then. Every call is tried again, with growing pauses, for `PATIENCE_S` seconds. After that the
+folder is Unavailable, which stops a batch, because every clip needs it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import fsspec
+from tenacity import RetryError, Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
-from stereotalker.errors import UserError
+from stereotalker.errors import Unavailable, UserError, is_network_fault
+
+PATIENCE_S = 120.0  # seconds for which a call that meets a fault of the network is repeated
+_MAX_PAUSE_S = 10.0  # seconds between two tries
+Result = TypeVar("Result")
 
 
 def is_url(where: str | Path) -> bool:
@@ -14,9 +25,90 @@ def is_url(where: str | Path) -> bool:
     return "://" in str(where)
 
 
-def open_url(url: str):
-    """Returns (file system, root path) of an fsspec URL. Raises UserError if the library for it is not installed."""
-    try:
-        return fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError) as error:
-        raise UserError(f"{url}: {error}; for s3:// install stereotalker[s3]") from None
+class RemoteFolder:
+    """Files by name below a URL. An object store shows an object only when it is complete.
+
+    Raises UserError if the library for the URL is not installed. Methods raise Unavailable if the server does not
+    answer for PATIENCE_S, or refuses to write.
+    """
+
+    def __init__(self, url: str):
+        self.url = url.rstrip("/")
+        try:
+            self._fs, self._root = fsspec.core.url_to_fs(self.url)
+        except (ImportError, ValueError) as error:
+            raise UserError(f"{url}: {error}; for s3:// install stereotalker[s3]") from None
+
+    def __str__(self) -> str:
+        return self.url
+
+    def name(self, name: str) -> str:
+        """URL of a file."""
+        return f"{self.url}/{name}"
+
+    def read(self, name: str) -> bytes | None:
+        """The bytes of a file; None if it does not exist.
+
+        S3 answers 403 for an object that does not exist if the caller may not list the bucket, so a file that may not
+        be read counts as missing. Whether access is refused altogether is found when something is written.
+        """
+        try:
+            return self._call(lambda: self._fs.cat_file(self._path(name)))
+        except (FileNotFoundError, PermissionError):
+            return None
+
+    def size(self, name: str) -> int | None:
+        """Size of a file in bytes; None if it does not exist."""
+        self._fs.invalidate_cache()
+        try:
+            return self._call(lambda: self._fs.size(self._path(name)))
+        except (FileNotFoundError, PermissionError):
+            return None
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file, or replace it."""
+        self._write(name, lambda: self._fs.pipe_file(self._path(name), data))
+
+    def upload(self, name: str, source: Path) -> None:
+        """Copy a local file."""
+        self._write(name, lambda: self._fs.put_file(str(source), self._path(name)))
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it exists."""
+        try:
+            self._call(lambda: self._fs.rm_file(self._path(name)))
+        except FileNotFoundError:
+            pass
+
+    def names(self, folder: str) -> list[str]:
+        """Names of the files in a folder below the URL, relative to the URL; empty if there is no such folder."""
+        self._fs.invalidate_cache()
+        try:
+            found = self._call(lambda: self._fs.ls(self._path(folder), detail=False))
+        except (FileNotFoundError, PermissionError):
+            return []
+        return [path.removeprefix(self._root).strip("/") for path in found]
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}"
+
+    def _write(self, name: str, call: Callable[[], object]) -> None:
+        try:
+            self._call(call)
+        except (FileNotFoundError, PermissionError) as error:  # the bucket is missing, or may not be written
+            raise Unavailable(f"{self.name(name)} cannot be written: {error}") from error
+
+    def _call(self, call: Callable[[], Result]) -> Result:
+        """The result of `call`, which is repeated while it meets faults of the network."""
+        retrying = Retrying(
+            retry=retry_if_exception(is_network_fault),
+            wait=wait_random_exponential(multiplier=0.2, max=_MAX_PAUSE_S),
+            stop=stop_after_delay(PATIENCE_S),
+        )
+        try:
+            return retrying(call)
+        except RetryError as error:
+            last = error.last_attempt.exception()
+            raise Unavailable(
+                f"{self.url} did not answer for {PATIENCE_S:.0f} s ({type(last).__name__}: {last}); run the batch again"
+            ) from last

@@ -175,7 +175,7 @@ def print_log(stage: str, path: Path | None = None) -> Log:
         print(f"{stage} step {step:6d}  {name} {value:.5f}", flush=True)
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with open(path, "a") as file:
+            with open(path, "a", encoding="utf-8") as file:
                 file.write(json.dumps({"stage": stage, "step": step, name: value}) + "\n")
 
     return log

@@ -27,7 +27,8 @@ from stereotalker.motion.retargeting import Retargeting
 from stereotalker.params import PhotographsParams
 from stereotalker.records import Avatar, Motion, Speech, load, save
 from stereotalker.smplx_layout import REGION
-from stereotalker.store.digests import code_version, digest
+from stereotalker.store.code import code_version
+from stereotalker.store.digests import digest
 from stereotalker.store.files import replacing
 from stereotalker.training.samples import Sample
 

@@ -20,7 +20,7 @@ from stereotalker.errors import UserError
 from stereotalker.params import DenoiserTraining, FinishParams
 from stereotalker.render.denoiser import Conditions, RenderDenoiser, conditions
 from stereotalker.render.renderer import composite, person_alpha, warp_share
-from stereotalker.runtime.device import autocast, device, to_channels_last
+from stereotalker.runtime.device import autocast, to_channels_last, training_device
 from stereotalker.smplx_layout import REGIONS
 from stereotalker.training.critic import PatchCritic, critic_losses
 from stereotalker.training.crops import Crops, draw_crops
@@ -62,7 +62,7 @@ def train_denoiser(
     Raises UserError if the size of the crops is not a multiple of what the denoiser's grids need.
     """
     _check_crop(model, options)
-    model, masks = to_channels_last(model, device()), to_channels_last(masks, device())
+    model, masks = to_channels_last(model, training_device()), to_channels_last(masks, training_device())
     draw = partial(draw_crops, people, runs=options.batch, frames=options.run, size=options.crop)
     fit(model, training_loss(model, masks, scheduler), options, checkpoint, log, draw=draw)
     return model
@@ -84,8 +84,8 @@ def finish_denoiser(
     share of those after.
     """
     _check_crop(model, options.training)
-    pair = to_channels_last(nn.ModuleDict({"denoiser": model, "critic": critic}), device())
-    masks = to_channels_last(masks, device())
+    pair = to_channels_last(nn.ModuleDict({"denoiser": model, "critic": critic}), training_device())
+    masks = to_channels_last(masks, training_device())
     loss = finishing_loss(model, critic, masks, scheduler, options.critic)
     start = {name: p.detach().clone() for name, p in model.named_parameters()}
     fit(pair, loss, options.training, checkpoint, log, draw=draw)

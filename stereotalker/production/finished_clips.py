@@ -1,0 +1,83 @@
+"""Remembers which clips are finished, so that a finished batch is confirmed without looking up every stage.
+
+A store entry of the stage `clip` says what a clip became. Its key holds everything that the stages depend on, before
+any of them is made.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from stereotalker.avatar.background_plate import Background
+from stereotalker.errors import ClipError
+from stereotalker.media.photos import is_picture
+from stereotalker.production.avatars import fit_key
+from stereotalker.production.clip import ClipMaker
+from stereotalker.production.manifest import REST_POSE, Clip
+from stereotalker.store.code import code_version
+from stereotalker.store.digests import digest, file_digest
+
+_STAGE, _FILE = "clip", "clip.json"
+
+
+@dataclass(frozen=True)
+class FinishedRecord:
+    """The video that a clip became."""
+
+    sha256: str
+    bytes: int
+    verdict: str
+    reasons: tuple[str, ...]
+    measures: dict[str, float]
+    frames: int
+
+
+def remember(maker: ClipMaker, clip: Clip, record: FinishedRecord) -> None:
+    """Write down that a clip is finished and delivered."""
+    key = _clip_key(maker, clip)
+    maker.store.discard(_STAGE, key)  # it may have been made anew, and may have been judged otherwise
+
+    def write(folder: Path) -> None:
+        (folder / _FILE).write_text(json.dumps(asdict(record)), encoding="utf-8")
+
+    maker.store.make(_STAGE, key, write)
+
+
+def recall(maker: ClipMaker, clip: Clip) -> FinishedRecord | None:
+    """What a clip became; None if it was not finished with these inputs, models, code and parameters."""
+    try:
+        folder = maker.store.find(_STAGE, _clip_key(maker, clip))
+    except (ClipError, OSError):  # an input is missing or refused: the usual way says so in the clip's row
+        return None
+    if folder is None:
+        return None
+    values = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+    return FinishedRecord(**values | {"reasons": tuple(values["reasons"])})
+
+
+def _clip_key(maker: ClipMaker, clip: Clip) -> str:
+    """Store key of what a clip becomes. Raises ClipError or OSError if an input cannot be read."""
+    models, params = maker.models, maker.params
+    files = [clip.audio, *(pose for pose in (clip.start_pose, clip.end_pose) if pose != REST_POSE)]
+    if is_picture(clip.avatar):
+        avatar = fit_key(Path(clip.avatar), Path(clip.avatar).read_bytes(), models)
+    else:
+        avatar = file_digest(maker.library.find(clip.avatar))
+    consent = maker.library.consent(clip.avatar, clip.consent)
+    sections = (params.audio, params.motion, params.render, params.video, params.quality, params.body)
+    return digest(
+        _STAGE,
+        code_version(),
+        clip.model_dump(mode="json", exclude={"priority", "deadline"}),
+        avatar,
+        Background.read(clip.background).digest,
+        [file_digest(path) for path in files if path],
+        consent and consent.model_dump(mode="json"),
+        models.digests,
+        models.arithmetic,
+        [section.model_dump(mode="json") for section in sections],
+        params.produce.worker.threads,
+        maker.signer and maker.signer.identity,
+    )

@@ -1,0 +1,88 @@
+"""Digests of the code and of the libraries that a stage's results depend on. Store keys hold them.
+
+A stage depends on its own modules and on whatever they import, directly or not. Comments and docstrings do not count,
+and neither does the code of the command line, the flows and the tasks, which only say when and where results are made.
+"""
+
+from __future__ import annotations
+
+import ast
+import platform
+import sys
+from functools import cache
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from pathlib import Path
+
+import grimp
+
+from stereotalker.store.digests import digest
+
+_PACKAGE = Path(__file__).parent.parent
+
+# Modules of the package in which the work of each stage is done. What they import is found.
+STAGE_MODULES = {
+    "audio": ("audio.speech",),
+    "motion": ("motion.synthesize", "production.motion_controls"),
+    "portrait": ("avatar.fit_portrait", "avatar.mediapipe_detector", "avatar.card_image", "control.reference_warp"),
+    "avatar": ("avatar.background_plate",),
+    "render": ("production.segments",),
+    "video": ("media.video_files", "production.segments"),
+    "quality": ("production.quality", "motion.coverage"),
+    "provenance": ("media.content_credentials",),
+}
+
+
+def code_version() -> str:
+    """Digest of the code and the libraries of all stages. Driver and workers compare it."""
+    return digest([stage_version(stage) for stage in STAGE_MODULES])
+
+
+@cache
+def stage_version(stage: str) -> str:
+    """Digest of the code of a stage, and of the versions of Python and of the libraries that this code imports."""
+    own, libraries = _imports(stage)
+    return digest(
+        "stage",
+        sorted((module, _module_digest(module)) for module in own),
+        sorted((library, _version(library)) for library in libraries),
+        [platform.python_implementation(), *sys.version_info[:2]],
+    )
+
+
+@cache
+def _graph() -> grimp.ImportGraph:
+    return grimp.build_graph(_PACKAGE.name, include_external_packages=True, cache_dir=None)
+
+
+def _imports(stage: str) -> tuple[set[str], set[str]]:
+    """The package's modules on which a stage depends, and the installed packages that those import."""
+    roots = {f"{_PACKAGE.name}.{module}" for module in STAGE_MODULES[stage]}
+    found = roots.union(*(_graph().find_upstream_modules(module) for module in roots))
+    own = {module for module in found if module.partition(".")[0] == _PACKAGE.name}
+    return own, {module.partition(".")[0] for module in found - own} - sys.stdlib_module_names
+
+
+@cache
+def _module_digest(module: str) -> str:
+    """Digest of a module's syntax tree without its docstrings."""
+    path = _PACKAGE.joinpath(*module.split(".")[1:])
+    file = path.with_suffix(".py")
+    tree = ast.parse((file if file.is_file() else path / "__init__.py").read_bytes())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            if ast.get_docstring(node, clean=False) is not None:
+                node.body = node.body[1:] or [ast.Pass()]
+    return digest(ast.dump(tree))
+
+
+@cache
+def _distributions() -> dict[str, list[str]]:
+    return {name: sorted(set(found)) for name, found in packages_distributions().items()}
+
+
+def _version(package: str) -> str:
+    """Version of an importable package; empty if it is not installed, as optional ones may not be."""
+    try:
+        return " ".join(f"{name} {version(name)}" for name in _distributions().get(package, ()))
+    except PackageNotFoundError:
+        return ""
