@@ -32,7 +32,7 @@ def measure(seconds: int, threads: int) -> dict[str, float]:
     """Wall time (s) and peak memory (GB) of one recording of so many seconds without a text."""
     torch.set_num_threads(threads)
     synthesizer = Models(load_params()).synthesizer
-    spoken = from_script(_SENTENCE, Voice(), -20.0)[0].samples
+    spoken = from_script(_SENTENCE, Voice(), -20.0).samples
     speech = Speech(np.resize(spoken, seconds * SAMPLE_RATE), -20.0)
     synthesizer.motion(Speech(speech.samples[: 5 * SAMPLE_RATE], -20.0), MotionControls(0), 125, 25.0)
     before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, time.monotonic()

@@ -38,7 +38,7 @@ def measure(threads: int) -> dict[str, float]:
     torch.set_num_threads(threads)
     models = Models(load_params())
     avatar, renderer = read_avatar(Library().find("ava")), models.renderer
-    speech = from_script(_SENTENCE, Voice(), -20.0)[0]
+    speech = from_script(_SENTENCE, Voice(), -20.0)
     figures: dict[str, float] = {"render_threads": threads}
     for size in (256, 512):
         motion = models.synthesizer.motion(speech, MotionControls(0), 144, 25.0)
@@ -90,7 +90,7 @@ def _seconds(layer: torch.nn.Module, x: torch.Tensor) -> float:
 
 def _memory(models: Models, minutes: int = 10, every: int = 10) -> dict[str, float]:
     """Peak resident memory (GB) over 5 segments of a clip of `minutes`, and with every `every`-th later one."""
-    speech = from_script(_SENTENCE, Voice(), -20.0)[0]
+    speech = from_script(_SENTENCE, Voice(), -20.0)
     long = Speech(np.resize(speech.samples, 60 * minutes * SAMPLE_RATE), speech.loudness)
     count, process = 60 * minutes * 25, psutil.Process()
     motion = models.synthesizer.motion(long, MotionControls(0), count, 25.0)

@@ -180,6 +180,7 @@ def _prefect(batch: BatchRecord, items: list[WorkItem], context: BatchContext, l
     from stereotalker.tasks.clip import clip_task
     from stereotalker.tasks.flowrun import (
         FLOW,
+        TAG,
         Artifacts,
         FlowRunControl,
         close_orphans,
@@ -226,7 +227,7 @@ def _prefect(batch: BatchRecord, items: list[WorkItem], context: BatchContext, l
             return Cancelled(message=end.summary())
         return Failed(message=end.summary()) if end.status == 1 else Completed(message=end.summary())
 
-    with tags(batch.name, owner_tag(identity())):
+    with tags(TAG, batch.name, owner_tag(identity())):
         state = produce_batch(batch.manifest, len(items), return_state=True)
     if not has_ended:  # a bug of ours or of Prefect
         context.admission.stop(f"the flow run broke off: {state.message}")

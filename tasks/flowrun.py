@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Literal
+from typing import Any, Literal
 from uuid import UUID
 
 from prefect.artifacts import (
@@ -42,6 +42,7 @@ from stereotalker.production.report import BatchSummary, ClipResult, contact_she
 from stereotalker.runtime.process_identity import is_dead
 
 FLOW = "produce"
+TAG = "stereotalker"  # of every flow run of ours, by which the automation knows them
 _OWNER = "owner:"  # prefix of the tag that holds the driver's process identity
 _POLL_S = 2.0  # seconds between two looks at the flow run, and between two updates of its progress
 _OPEN_FLOW_STATES = [StateType.RUNNING, StateType.PAUSED, StateType.CANCELLING, StateType.PENDING]
@@ -146,26 +147,34 @@ def _errors_as_notes() -> Iterator[None]:
 def register_silence_automation() -> None:
     """Register an automation with the server, once: a batch that sends no heartbeat for two minutes becomes Crashed.
 
-    Heartbeats come every 30 s. Without the automation, only the next driver would notice (see `close_orphans`).
+    Heartbeats come every 30 s. Without the automation, only the next driver would notice (see `close_orphans`). The
+    server may be a studio's own, so only flow runs with our tag are meant. An older version's automation, which had no
+    such limit, is replaced.
     """
+    ends = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")}
+    trigger = EventTrigger(
+        match={"prefect.resource.id": "prefect.flow-run.*"},
+        match_related={"prefect.resource.id": f"prefect.tag.{TAG}", "prefect.resource.role": "tag"},
+        for_each={"prefect.resource.id"},
+        after={_HEARTBEAT},
+        expect={_HEARTBEAT, *ends},
+        posture=Posture.Proactive,
+        threshold=1,
+        within=timedelta(seconds=_MAX_SILENCE_S),
+    )
     try:
-        Automation.read(name=_SILENCE_AUTOMATION)  # type: ignore[unused-coroutine]  # this is synchronous code
+        existing: Any = Automation.read(name=_SILENCE_AUTOMATION)  # this is synchronous code
     except ValueError:
-        ends = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")}
-        trigger = EventTrigger(
-            match={"prefect.resource.id": "prefect.flow-run.*"},
-            for_each={"prefect.resource.id"},
-            after={_HEARTBEAT},
-            expect={_HEARTBEAT, *ends},
-            posture=Posture.Proactive,
-            threshold=1,
-            within=timedelta(seconds=_MAX_SILENCE_S),
-        )
-        Automation(
-            name=_SILENCE_AUTOMATION,
-            trigger=trigger,
-            actions=[ChangeFlowRunState(state=StateType.CRASHED, message="no heartbeat")],
-        ).create()
+        existing = None
+    if existing is not None:
+        if existing.trigger.match_related == trigger.match_related:
+            return
+        existing.delete()
+    Automation(
+        name=_SILENCE_AUTOMATION,
+        trigger=trigger,
+        actions=[ChangeFlowRunState(state=StateType.CRASHED, message="no heartbeat")],
+    ).create()
 
 
 def close_orphans() -> int:

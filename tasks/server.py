@@ -49,7 +49,10 @@ def stop_server(home: Home) -> bool:
     if not _running(home):
         record.unlink(missing_ok=True)
         return False
-    os.killpg(json.loads(record.read_text(encoding="utf-8"))["pid"], signal.SIGTERM)
+    try:
+        os.killpg(json.loads(record.read_text(encoding="utf-8"))["pid"], signal.SIGTERM)
+    except ProcessLookupError:  # another server has its port
+        pass
     record.unlink()
     return True
 

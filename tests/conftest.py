@@ -67,7 +67,7 @@ def tiny_params(tmp_path_factory) -> Params:
 
 @pytest.fixture(scope="session")
 def speech() -> Speech:
-    return from_script("Maybe my mother bought a big brown umbrella.", Voice(), -20.0)[0]
+    return from_script("Maybe my mother bought a big brown umbrella.", Voice(), -20.0)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,9 @@
 """Speech: recordings and scripts, phonemes in time, forced alignment and the speech encoder."""
 
 import csv
+import os
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -40,8 +42,10 @@ def tone(path, rate=16000, seconds=1.0, channels=1, value=None):
 
 @pytest.mark.parametrize(("rate", "channels"), [(8000, 1), (22050, 2), (44100, 2), (48000, 1)])
 def test_any_sample_rate_and_channel_count_is_read(tmp_path, rate, channels):
-    speech, sound = from_file(tone(tmp_path / "a.wav", rate, 1.5, channels), -20.0)
-    assert abs(speech.seconds - 1.5) < 0.01 and abs(sound.shape[1] / audio_files.OUTPUT_RATE - 1.5) < 0.01
+    sound = tmp_path / "sound.wav"
+    speech = from_file(tone(tmp_path / "a.wav", rate, 1.5, channels), -20.0, sound=sound)
+    length = len(audio_files.read_wav(sound)) / audio_files.OUTPUT_RATE
+    assert abs(speech.seconds - 1.5) < 0.01 and abs(length - 1.5) < 0.01
     assert abs(speech.loudness + 20) < 0.1 and abs(audio_files.loudness(sound) + 20) < 0.3
 
 
@@ -50,23 +54,23 @@ def test_audio_of_any_container_is_read_and_of_videos_too(tmp_path, extension):
     wav, out = tone(tmp_path / "a.wav", seconds=1.0), tmp_path / f"a.{extension}"
     video = ["-f", "lavfi", "-i", "color=red:s=64x64:d=1"] if extension == "mp4" else []
     subprocess.run([audio_files.FFMPEG, "-v", "error", "-i", wav, *video, out], check=True)
-    assert abs(from_file(out, -20.0)[0].seconds - 1.0) < 0.08
+    assert abs(from_file(out, -20.0).seconds - 1.0) < 0.08
 
 
 def test_channels_in_opposite_phase_do_not_cancel(tmp_path):
     t = np.sin(np.arange(16000) * 0.1) * 0.3
     wavfile.write(tmp_path / "a.wav", 16000, np.stack([t, -t], 1).astype(np.float32))
-    assert np.abs(from_file(tmp_path / "a.wav", -20.0)[0].samples).max() > 0.05
+    assert np.abs(from_file(tmp_path / "a.wav", -20.0).samples).max() > 0.05
 
 
 def test_silence_stays_silent(tmp_path):
-    speech, sound = from_file(tone(tmp_path / "a.wav", value=0.0), -20.0)
-    assert speech.loudness == -np.inf and not sound.any()
+    speech = from_file(tone(tmp_path / "a.wav", value=0.0), -20.0, sound=tmp_path / "sound.wav")
+    assert speech.loudness == -np.inf and not audio_files.read_wav(tmp_path / "sound.wav").any()
 
 
 def test_loudness_normalization_does_not_clip_peaks(tmp_path):
-    _, sound = from_file(tone(tmp_path / "a.wav"), -5.0)
-    assert np.abs(sound).max() <= 0.98
+    from_file(tone(tmp_path / "a.wav"), 0.0, sound=tmp_path / "sound.wav")
+    assert 0.9 * 32768 < np.abs(audio_files.read_wav(tmp_path / "sound.wav")).max() <= 0.98 * 32768
 
 
 @pytest.mark.parametrize(
@@ -89,7 +93,7 @@ def test_unreadable_files_are_refused_in_one_line(tmp_path, make, complaint):
 def test_clipped_sound_is_accepted(tmp_path):
     wave = np.clip(20 * np.sin(np.arange(32000) * 0.05), -1, 1).astype(np.float32)
     wavfile.write(tmp_path / "a.wav", 16000, wave)
-    speech, _ = from_file(tmp_path / "a.wav", -20.0)
+    speech = from_file(tmp_path / "a.wav", -20.0)
     assert abs(speech.loudness + 20) < 0.2 and np.isfinite(speech.samples).all()
 
 
@@ -109,6 +113,63 @@ def test_a_video_without_sound_is_refused(tmp_path):
         from_file(tmp_path / "a.mp4", -20.0)
 
 
+def test_the_default_track_is_read_and_not_the_first(tmp_path):
+    silent, loud = tone(tmp_path / "silent.wav", value=0.0), tone(tmp_path / "loud.wav")
+    tracks = ["-map", "0", "-map", "1", "-disposition:a:0", "0", "-disposition:a:1", "default"]
+    out = tmp_path / "two.mp4"
+    subprocess.run([audio_files.FFMPEG, "-v", "error", "-i", silent, "-i", loud, *tracks, out], check=True)
+    assert np.abs(from_file(out, -20.0).samples).max() > 0.05
+
+
+@pytest.mark.parametrize("channel", range(6))
+def test_sound_in_any_one_of_six_channels_is_found(tmp_path, channel):
+    wave = np.zeros((16000, 6), np.float32)
+    wave[:, channel] = 0.3 * np.sin(np.arange(16000) * 0.1)
+    wavfile.write(tmp_path / "a.wav", 16000, wave)
+    assert np.abs(from_file(tmp_path / "a.wav", -20.0).samples).max() > 0.05
+
+
+@pytest.mark.parametrize("extension", ["webm", "flac"])
+def test_the_length_of_a_file_without_one_in_its_header_is_measured(tmp_path, extension):
+    """As a program writes it that cannot go back in its output."""
+    command = [audio_files.FFMPEG, "-v", "error", "-i", tone(tmp_path / "a.wav", 48000, 1.5), "-f", extension, "-"]
+    (tmp_path / f"a.{extension}").write_bytes(subprocess.run(command, check=True, capture_output=True).stdout)
+    assert abs(audio_files.media_seconds(tmp_path / f"a.{extension}") - 1.5) < 0.05
+
+
+def test_sound_that_begins_later_than_the_pictures_begins_with_silence(tmp_path):
+    pictures = ["-f", "lavfi", "-i", "color=red:s=64x64:d=2"]
+    sound = ["-itsoffset", "0.8", "-i", tone(tmp_path / "a.wav", 48000)]
+    out = tmp_path / "late.mkv"
+    subprocess.run([audio_files.FFMPEG, "-v", "error", *pictures, *sound, out], check=True)
+    samples = from_file(out, -20.0).samples
+    assert not samples[: int(0.7 * 16000)].any() and abs(np.argmax(np.abs(samples) > 0.01) / 16000 - 0.8) < 0.03
+
+
+def test_a_name_with_a_colon_is_no_protocol(tmp_path, monkeypatch):
+    tone(tmp_path / "10:30 call.wav", seconds=1.5)
+    monkeypatch.chdir(tmp_path)
+    path = Path("10:30 call.wav")
+    assert audio_files.media_seconds(path) == 1.5 and abs(from_file(path, -20.0).seconds - 1.5) < 0.01
+
+
+def test_a_name_that_is_not_utf8_is_refused_in_one_line(tmp_path):
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/sch\xf6n.wav"))
+    tone(tmp_path / "a.wav").rename(path)
+    for read in (audio_files.media_seconds, lambda path: from_file(path, -20.0)):
+        with pytest.raises(ClipError, match="is not UTF-8; rename it"):
+            read(path)
+
+
+def test_the_speech_of_a_long_recording_is_resampled_without_seams(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    noise = (rng.standard_normal((48000 * 3, 2)) * 3000).astype(np.int16)
+    wavfile.write(tmp_path / "a.wav", 48000, noise)
+    whole = audio_files.speech_samples(tmp_path / "a.wav")
+    monkeypatch.setattr(audio_files, "_CHUNK", 48000 // 4)
+    assert len(whole) == 48000 and np.abs(audio_files.speech_samples(tmp_path / "a.wav") - whole).max() < 1e-6
+
+
 def test_a_script_gives_words_and_phonemes_in_order_of_time(speech):
     assert [w.text.lower().strip(".") for w in speech.words] == "maybe my mother bought a big brown umbrella".split()
     assert all(a.end <= b.start + 1e-6 for a, b in zip(speech.phonemes, speech.phonemes[1:], strict=False))
@@ -118,9 +179,9 @@ def test_a_script_gives_words_and_phonemes_in_order_of_time(speech):
 
 
 def test_a_script_sounds_the_same_after_another_script():
-    one = from_script("one two", Voice(), -20.0)[0]
+    one = from_script("one two", Voice(), -20.0)
     speak("something else", Voice("de"))
-    assert np.array_equal(one.samples, from_script("one two", Voice(), -20.0)[0].samples)
+    assert np.array_equal(one.samples, from_script("one two", Voice(), -20.0).samples)
 
 
 @pytest.mark.parametrize("language", ["de", "fr-fr", "es", "ja", "cmn", "ar", "hi"])
@@ -225,7 +286,7 @@ def test_a_public_encoder_is_loaded_from_its_folder_and_not_saved_again(tmp_path
 
 def test_real_speech_is_aligned_and_other_text_is_not(real_speech):
     row = next(r for r in csv.DictReader(open(real_speech / "transcripts.csv")) if "p225_003" in r["path"])
-    speech, _ = from_file(real_speech.parent / row["path"], -20.0)
+    speech = from_file(real_speech.parent / row["path"], -20.0)
     words, phonemes = align(speech.samples, row["text"])
     assert words[0].text == "six" and words[-1].end <= speech.seconds and len(phonemes) > 50
     assert align(speech.samples, "The quarterly figures will be presented by our new director on Friday.") is None
@@ -238,7 +299,7 @@ def test_real_speech_is_aligned_and_other_text_is_not(real_speech):
 def test_other_languages_are_aligned_and_other_text_is_not(real_speech, speaker, language):
     rows = [r for r in csv.DictReader(open(real_speech / "transcripts.csv")) if r["lang"] == language]
     row = next(r for r in rows if r["speaker"] == speaker)
-    speech, _ = from_file(real_speech.parent / row["path"], -20.0)
+    speech = from_file(real_speech.parent / row["path"], -20.0)
     words, phonemes = align(speech.samples, row["text"], language)
     assert (
         align(
@@ -254,8 +315,8 @@ def test_other_languages_are_aligned_and_other_text_is_not(real_speech, speaker,
 def test_a_transcript_gives_word_times_and_a_wrong_one_gives_none(real_speech):
     row = next(r for r in csv.DictReader(open(real_speech / "transcripts.csv")) if "p226_003" in r["path"])
     path = real_speech.parent / row["path"]
-    assert from_file(path, -20.0, row["text"])[0].words[0].text == "six"
-    wrong = from_file(path, -20.0, "Nobody has ever said a word like this into that microphone.")[0]
+    assert from_file(path, -20.0, row["text"]).words[0].text == "six"
+    wrong = from_file(path, -20.0, "Nobody has ever said a word like this into that microphone.")
     assert wrong.words == () and wrong.phonemes == ()
 
 

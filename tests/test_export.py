@@ -9,6 +9,7 @@ from scipy.spatial.transform import Rotation
 from typer.testing import CliRunner
 
 from stereotalker.acting.reference_acting import STYLE_INDEX
+from stereotalker.avatar.names import safe_id
 from stereotalker.cli.main import app
 from stereotalker.errors import UserError
 from stereotalker.evaluation.motion_metrics import lip_closure_rate
@@ -213,7 +214,8 @@ def test_invalid_motion_controls_are_refused(values, complaint):
 def test_motion_files_of_a_script_are_written_in_every_format(tiny_models, tmp_path):
     clip = single_clip("my first.take", {"script": "Maybe my mother."})
     speech, paths = make_motion(clip, tiny_models, tmp_path, ["npz", "csv", "bvh", "mp4"])
-    assert [p.name for p in paths] == [f"my-first-take.{x}" for x in ("npz", "csv", "bvh", "mp4")] and speech.words
+    name = safe_id("my first.take")
+    assert [p.name for p in paths] == [f"{name}.{x}" for x in ("npz", "csv", "bvh", "mp4")] and speech.words
     frames = len(read_npz(paths[0]).poses)
     assert probe(paths[3]).frames == frames and f"Frames: {frames}" in paths[2].read_text()
     with pytest.raises(UserError, match="format gif"):

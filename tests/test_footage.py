@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("dataset")]
 def footage(tmp_path_factory) -> Path:
     """A video of a synthetic person with sound, cut hard to another person; a video without sound; a text file."""
     folder, text = tmp_path_factory.mktemp("footage"), "We open the doors at half past eight every morning."
-    speech = from_script(text, Voice(), -20.0)[0]
+    speech = from_script(text, Voice(), -20.0)
     wavfile.write(folder / "sound.wav", SAMPLE_RATE, np.rint(speech.samples * 32767).astype(np.int16))
     shots, half = [], int(np.ceil(speech.seconds * 12.5))
     for name in ("dan", "ben"):

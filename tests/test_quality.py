@@ -43,9 +43,10 @@ def talking_clip(tmp_path_factory):
     # The noise has low frequencies only, because AAC does not keep the high ones.
     noise = uniform_filter1d(rng.standard_normal((1, round(T / FPS * audio_files.OUTPUT_RATE))), 48)
     noise = noise.repeat(2, 0).astype(np.float32)
-    sound, _ = audio_files.normalise(noise, -20.0)
     path = tmp_path_factory.mktemp("sound") / "sound.wav"
-    path.write_bytes(audio_files.wav_bytes(sound))
+    raw = path.with_name("raw.wav")
+    raw.write_bytes(audio_files.wav_bytes(noise / np.abs(noise).max()))
+    audio_files.write_normalized(raw, -20.0, path)
     return frames, aperture, path
 
 

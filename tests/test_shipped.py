@@ -33,7 +33,7 @@ def test_the_shipped_weights_are_less_than_60_mb():
 
 def test_real_speech_moves_lips_and_body(shipped, real_speech):
     row = next(r for r in csv.DictReader(open(real_speech / "transcripts.csv")) if "p226_003" in r["path"])
-    speech, _ = from_file(real_speech.parent / row["path"], -20.0)
+    speech = from_file(real_speech.parent / row["path"], -20.0)
     aligned = Speech(speech.samples, speech.loudness, *align(speech.samples, row["text"]))
     motion = shipped.synthesizer.motion(speech, MotionControls(2, seed=1), round(speech.seconds * 25), 25.0)
     # No training data has this voice. All such recordings together have 0.91.
@@ -62,7 +62,7 @@ def test_music_and_animal_sounds_do_not_move_the_lips(shipped, name):
     path = REAL_DATA / "bad_input" / "librosa" / name
     if not path.is_file():
         pytest.skip(f"{path} is absent; set STEREOTALKER_DATA to the folder that holds bad_input/")
-    samples = from_file(path, -20.0)[0].samples[: 12 * 16_000]
+    samples = from_file(path, -20.0).samples[: 12 * 16_000]
     motion = shipped.synthesizer.motion(Speech(samples, -20.0), MotionControls(0, seed=1), 300, 25.0)
     assert np.percentile(shipped.body.lip_aperture(motion), 95) < 2.0 and diversity(motion) < 0.03
 

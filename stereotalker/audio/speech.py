@@ -5,35 +5,47 @@ The Speech has words and phonemes if there is a script, or a transcript that fit
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-
-import numpy as np
 
 from stereotalker.audio.forced_alignment import align
 from stereotalker.audio.text_to_speech import SpokenText, Voice, speak_in_fresh_process
 from stereotalker.errors import ClipError
 from stereotalker.media import audio_files
-from stereotalker.records import Speech
+from stereotalker.records import SAMPLE_RATE, Speech
 
 MAX_ALIGNMENT_S = 600.0  # longest recording that is aligned with its transcript, s
 EMPTY_SCRIPT_MESSAGE = "script has no letters or digits; expected words to speak"
 
 
 def from_file(
-    path: Path, loudness: float, transcript: str | None = None, language: str = "en-us"
-) -> tuple[Speech, np.ndarray]:
-    """Read a recording. Returns the Speech and the sound of the clip, f32 [2, N] at audio_files.OUTPUT_RATE.
+    path: Path, loudness: float, transcript: str | None = None, language: str = "en-us", sound: Path | None = None
+) -> Speech:
+    """Read a recording, or the sound of a video.
 
-    loudness: target in LUFS. The Speech has words and phonemes only if there is a transcript and it is what is said.
-    Raises ClipError for a recording with a transcript that is longer than MAX_ALIGNMENT_S.
+    loudness: target in LUFS; sound: where the sound of the clip is written, see audio_files.write_normalized. The
+    Speech has words and phonemes only if there is a transcript and it is what is said. Raises ClipError for a recording
+    with a transcript that is longer than MAX_ALIGNMENT_S.
     """
-    sound, level = audio_files.normalise(audio_files.decode(path), loudness)
-    samples = audio_files.to_speech_samples(sound)
+    with _sound_file(sound) as file:
+        level = audio_files.write_normalized(path, loudness, file)
+        samples = audio_files.speech_samples(file)
     if transcript is None:
-        return Speech(samples, level), sound
-    check_alignable(path, sound.shape[1] / audio_files.OUTPUT_RATE)
-    return Speech(samples, level, *(align(samples, transcript, language) or ())), sound
+        return Speech(samples, level)
+    check_alignable(path, len(samples) / SAMPLE_RATE)
+    return Speech(samples, level, *(align(samples, transcript, language) or ()))
+
+
+@contextmanager
+def _sound_file(path: Path | None) -> Iterator[Path]:
+    """The path, or that of a temporary file."""
+    if path is not None:
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder) / "sound.wav"
 
 
 def check_alignable(path: Path, seconds: float) -> None:
@@ -46,15 +58,23 @@ def check_alignable(path: Path, seconds: float) -> None:
 
 
 def from_script(
-    text: str, voice: Voice, loudness: float, speaker: Callable[[str, Voice], SpokenText] = speak_in_fresh_process
-) -> tuple[Speech, np.ndarray]:
-    """Speak a script with espeak-ng. Returns the Speech with word and phoneme times, and the sound as `from_file` does.
+    text: str,
+    voice: Voice,
+    loudness: float,
+    speaker: Callable[[str, Voice], SpokenText] = speak_in_fresh_process,
+    sound: Path | None = None,
+) -> Speech:
+    """Speak a script with espeak-ng. Returns the Speech with the times of words and phonemes.
 
-    loudness: target in LUFS. speaker: the function that synthesizes. Raises ClipError for a script without letters and
-    digits, and as `text_to_speech.speak` does.
+    loudness: target in LUFS; speaker: the function that synthesizes; sound: as of `from_file`. Raises ClipError for a
+    script without letters and digits, and as `text_to_speech.speak` does.
     """
     if not any(c.isalnum() for c in text):
         raise ClipError(EMPTY_SCRIPT_MESSAGE)
     spoken = speaker(text, voice)
-    sound, level = audio_files.normalise(audio_files.from_mono(spoken.samples, spoken.sample_rate), loudness)
-    return Speech(audio_files.to_speech_samples(sound), level, spoken.words, spoken.phonemes), sound
+    with tempfile.TemporaryDirectory() as folder, _sound_file(sound) as file:
+        raw = Path(folder) / "spoken.wav"
+        raw.write_bytes(audio_files.wav_bytes(spoken.samples, spoken.sample_rate))
+        level = audio_files.write_normalized(raw, loudness, file)
+        samples = audio_files.speech_samples(file)
+    return Speech(samples, level, spoken.words, spoken.phonemes)

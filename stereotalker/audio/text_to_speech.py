@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
+import re
 import subprocess
 import sys
 import threading
+from bisect import bisect_right
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -27,6 +30,10 @@ _SYNCHRONOUS, _PHONEME_EVENTS, _PHONEME_IPA, _DONT_EXIT = 2, 0x0001, 0x0002, 0x8
 _WORD, _PHONEME = 1, 7
 _CHARS_UTF8, _POS_CHARACTER = 1, 1
 _RATE, _PITCH, _RANGE = 1, 3, 4
+# What is cut off at both ends of a word. Signs that are spoken, such as $ and %, are no part of it.
+_PUNCTUATION = " .,;:!?¡¿…()[]{}<>\"'`´‘’‚‛“”„‟«»‹›*_~|/\\–—―-،؛؟।॥。、，．！？；：「」『』（）【】《》"
+# Scripts that do not part words with spaces: Thai to Tibetan, Myanmar, Khmer, kana, Han.
+_NO_SPACES = re.compile("[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 _LOCK = threading.Lock()  # espeak-ng has one global voice for all threads
 
 
@@ -77,7 +84,7 @@ def speak_in_fresh_process(text: str, voice: Voice) -> SpokenText:
     """
     request = json.dumps({"text": text, "voice": asdict(voice)}).encode()
     process = subprocess.run(
-        [sys.executable, "-m", "stereotalker.audio.text_to_speech"], input=request, capture_output=True
+        [sys.executable, "-P", "-m", "stereotalker.audio.text_to_speech"], input=request, capture_output=True
     )
     if process.returncode != 0:
         raise ClipError(
@@ -96,16 +103,20 @@ def _serve() -> None:
 
     It reads a JSON request from standard input and writes a JSON line and then the raw samples to standard output.
     """
+    answer = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print is no part of the answer
     request = json.loads(sys.stdin.buffer.read())
     try:
         spoken = speak(request["text"], Voice(**request["voice"]))
     except ClipError as error:
-        sys.stdout.buffer.write(json.dumps({"error": str(error)}).encode() + b"\n")
+        answer.write(json.dumps({"error": str(error)}).encode() + b"\n")
+        answer.close()
         return
     header = {"sample_rate": spoken.sample_rate} | {
         n: [[t.text, t.start, t.end] for t in getattr(spoken, n)] for n in ("words", "phonemes")
     }
-    sys.stdout.buffer.write(json.dumps(header).encode() + b"\n" + spoken.samples.tobytes())
+    answer.write(json.dumps(header).encode() + b"\n" + spoken.samples.tobytes())
+    answer.close()
 
 
 def speak(text: str, voice: Voice) -> SpokenText:
@@ -148,17 +159,49 @@ def speak(text: str, voice: Voice) -> SpokenText:
         )
     end = len(samples) / sample_rate
     phonemes = _spans([(ms / 1000, symbol) for kind, ms, _, _, symbol in events if kind == _PHONEME], end)
-    words = _spans(
-        [(ms / 1000, text[start - 1 : start - 1 + n]) for kind, ms, start, n, _ in events if kind == _WORD], end
-    )
+    words = words_of(text, [(ms / 1000, start - 1, n) for kind, ms, start, n, _ in events if kind == _WORD], end)
     # Symbols in parentheses, such as "(en)", mark a change of language.
     phonemes = tuple(p for p in phonemes if p.text.strip() and not p.text.startswith("("))
     return SpokenText(samples, sample_rate, words, phonemes)
 
 
+def words_of(text: str, events: list[tuple[float, int, int]], end: float) -> tuple[Timed, ...]:
+    """The words of a text as they are written, at the times when espeak-ng speaks them.
+
+    events: time in s, position and length in characters of everything that espeak-ng calls a word. Those are parts of
+    words where it spells something out: "$1,234.50" has nine, and "can't" has one, for "can". end: s. In scripts
+    without spaces between words, such as Chinese, its parts are kept.
+    """
+    tokens = [(match.start(), match.end()) for match in re.finditer(r"\S+", text)]
+    begins = [begin for begin, _ in tokens]
+    spoken: list[list[tuple[float, int, int]]] = [[] for _ in tokens]
+    for event in events:
+        if tokens:
+            spoken[max(bisect_right(begins, event[1]) - 1, 0)].append(event)
+    written = [text[begin:stop].strip(_PUNCTUATION) for begin, stop in tokens]
+    for k in range(1, len(tokens)):
+        # espeak-ng misplaces words behind accents and signs: the second word of "déjà vu" lies in the first.
+        spare = len(spoken[k - 1]) > 1 or (spoken[k - 1] and not written[k - 1])
+        if spare and not spoken[k] and any(c.isalnum() for c in written[k]):
+            spoken[k] = [spoken[k - 1].pop()]
+    starts: list[tuple[float, str]] = []
+    for k, parts in enumerate(spoken):
+        if _NO_SPACES.search(written[k]):
+            starts += [(time, text[start : start + length].strip(_PUNCTUATION)) for time, start, length in parts]
+        elif written[k] and parts:
+            starts.append((parts[0][0], written[k]))
+        elif starts and any(c.isalnum() for c in written[k]):
+            # espeak-ng speaks some pairs, such as "of the", as one: their time is divided by their letters.
+            following = next((later[0][0] for later in spoken[k + 1 :] if later), end)
+            time, before = starts[-1]
+            share = len(before) / (len(before) + len(written[k]))
+            starts.append((time + (following - time) * share, written[k]))
+    return _spans(starts, end)
+
+
 def _spans(starts: list[tuple[float, str]], end: float) -> tuple[Timed, ...]:
     """Items with start and end from (start s, text): each lasts until the next begins. Empty ones are left out."""
-    stops = [start for start, _ in starts[1:]] + [end]
+    stops = [*(start for start, _ in starts[1:]), end][: len(starts)]
     return tuple(Timed(text, start, stop) for (start, text), stop in zip(starts, stops, strict=True) if stop > start)
 
 

@@ -195,7 +195,8 @@ class MediaPipe:
         square = pad_to_square(picture)
         image, side = self._image(square), len(square)
         faces, poses = self._face.detect(image), self._pose.detect(image)
-        person = np.squeeze(self._person.segment(image).confidence_masks[0].numpy_view())[:H, :W].copy()
+        segmented = self._person.segment(image)  # kept until the mask, a view of its memory, is copied
+        person = np.squeeze(segmented.confidence_masks[0].numpy_view())[:H, :W].copy()
         widest = max(
             range(len(faces.face_landmarks)),
             key=lambda k: np.ptp(to_pixels(faces.face_landmarks[k], side)[:, 0]),
@@ -304,7 +305,12 @@ def load_mediapipe(folder: Path) -> tuple[Callable, Callable]:
         except (OSError, RuntimeError) as error:  # MediaPipe loads its system libraries only here
             raise _unusable(error) from None
 
-    return make, lambda a: mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(a))
+    def wrap(picture: np.ndarray):
+        # A picture of another kind would end the task for every later picture.
+        assert picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3, picture.shape
+        return mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(picture))
+
+    return make, wrap
 
 
 @contextmanager

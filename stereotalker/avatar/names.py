@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from stereotalker.store.digests import bytes_digest
+
 SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -17,5 +19,9 @@ def check_safe_id(value: str) -> str:
 
 
 def safe_id(name: str) -> str:
-    """Convert any name to a safe id: other characters become dashes. It is "clip" if nothing else remains."""
-    return "".join(c if c.isalnum() and c.isascii() or c in "-_" else "-" for c in name)[:100].strip("-_") or "clip"
+    """Convert any name to a safe id: other characters become dashes.
+
+    Two names never share an id: where anything is lost, the beginning of the name's digest is added.
+    """
+    kept = "".join(c if c.isalnum() and c.isascii() or c in "-_" else "-" for c in name)[:88].strip("-_")
+    return kept if kept == name else f"{kept or 'clip'}-{bytes_digest(name.encode(errors='replace'))[:8]}"

@@ -20,6 +20,7 @@ from stereotalker.production.outputs import Outputs
 from stereotalker.production.report import CLIP_STATES, Again
 from stereotalker.runtime.home import Home
 from stereotalker.store.digests import digest
+from stereotalker.store.files import write_atomic
 from stereotalker.store.urls import is_url
 
 Executor = Annotated[
@@ -225,5 +226,16 @@ def _write_manifest(
     folder = home.root / "manifests"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{clip_id}.yaml"
-    path.write_text(yaml.safe_dump({"clips": [clip]}, allow_unicode=True), encoding="utf-8")
+    if _names_other_files(path, clip):  # such as mon/take1.wav, and then tue/take1.wav
+        clip["id"] = f"{clip_id}-{digest(clip['avatar'], clip.get('audio'))[:8]}"
+        path = folder / f"{clip['id']}.yaml"
+    write_atomic(path, yaml.safe_dump({"clips": [clip]}, allow_unicode=True).encode())
     return path
+
+
+def _names_other_files(path: Path, clip: dict[str, Any]) -> bool:
+    """Whether there is a manifest of one clip at the path, with another portrait or recording."""
+    if not path.is_file():
+        return False
+    [before] = yaml.safe_load(path.read_text(encoding="utf-8"))["clips"]
+    return any(before.get(key) != clip.get(key) for key in ("avatar", "audio"))

@@ -15,16 +15,20 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.container import InputContainer
+from av.video.frame import VideoFrame
 from PIL import Image
 
 from stereotalker.audio.forced_alignment import align
+from stereotalker.audio.speech import from_file
 from stereotalker.dataset.shards import JPEG_OPTIONS, picture_bytes, write_or_log, write_tar
 from stereotalker.dataset.speech_corpus import REJECTED
 from stereotalker.errors import ClipError, UserError, shared_fault
-from stereotalker.media import audio_files
+from stereotalker.media.audio_files import wav_bytes
 from stereotalker.media.faces import SIDE, find_faces, resize_for_detection
 from stereotalker.records import SAMPLE_RATE, Timed
 from stereotalker.store.digests import file_digest
+from stereotalker.validation import is_text
 
 VIDEOS = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".m4v"}
 MIN_SHOT_S, MAX_SHOT_S = 0.8, 20.0  # length of a shot, s: shorter ones are refused, longer ones are cut into pieces
@@ -64,7 +68,7 @@ def ingest(folder: Path, out: Path, consent: str, loudness: float, log: Callable
         )
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; expected one with videos ({', '.join(sorted(VIDEOS))})")
-    videos = sorted(p for p in folder.rglob("*") if p.suffix.lower() in VIDEOS)
+    videos = sorted(p for p in folder.rglob("*") if p.suffix.lower() in VIDEOS and not p.name.startswith("._"))
     if not videos:
         raise UserError(f"{folder} holds no video; expected files like take.mp4 ({', '.join(sorted(VIDEOS))})")
     transcripts = _read_transcripts(folder)
@@ -100,7 +104,7 @@ def _read_transcripts(folder: Path) -> dict[str, str]:
     if not table.is_file():
         return {}
     try:
-        with open(table, newline="", encoding="utf-8") as file:
+        with open(table, newline="", encoding="utf-8-sig") as file:  # spreadsheets begin with a mark
             rows = csv.DictReader(file)
             if not {"file", "text"} <= set(rows.fieldnames or ()):
                 raise UserError(
@@ -120,7 +124,7 @@ def _transcript(video: Path, name: str, transcripts: dict[str, str]) -> str:
     if not text_file.is_file():
         return transcripts.get(name) or transcripts.get(video.name) or ""
     try:
-        return text_file.read_text(encoding="utf-8")
+        return text_file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise UserError(f"{text_file.name} is not UTF-8 text; save it as UTF-8") from None
 
@@ -130,10 +134,10 @@ def _ingest_video(
 ) -> Iterator[tuple[Path | None, dict]]:
     """(shard, its JSON) of every shot, or (None, row of rejected.jsonl). Raises ClipError for an unusable video."""
     fps, size = _probe(video)
-    sound, level = audio_files.normalise(audio_files.decode(video), loudness)
+    speech = from_file(video, loudness)
+    samples, level = speech.samples, speech.loudness
     if not np.isfinite(level):
         raise ClipError(f"{video} is silent; expected speech")
-    samples = audio_files.to_speech_samples(sound)
     aligned = align(samples, text) if text.strip() else None
     if not text.strip():
         alignment_note = "no transcript"
@@ -175,7 +179,7 @@ def _ingest_video(
         shot_samples = samples[round(start * SAMPLE_RATE) : round((start + seconds) * SAMPLE_RATE)]
         members = [
             (f"{prefix}.json", json.dumps(row, ensure_ascii=False).encode()),
-            (f"{prefix}.wav", audio_files.wav_bytes(shot_samples, SAMPLE_RATE)),
+            (f"{prefix}.wav", wav_bytes(shot_samples, SAMPLE_RATE)),
         ]
         members += [(f"{prefix}.c0.t{t:04d}.jpg", frame) for t, frame in enumerate(decoded.frames)]
         shard = out / f"footage-{prefix}.tar"
@@ -184,9 +188,11 @@ def _ingest_video(
 
 
 def _probe(video: Path) -> tuple[float, tuple[int, int]]:
-    """Frame rate and (height, width) px of a video. Raises ClipError that says what is wrong with the file."""
+    """Frame rate and upright (height, width) px of a video. Raises ClipError that says what is wrong with the file."""
+    if not is_text(str(video)):
+        raise ClipError(f"{str(video)!a}: the name is not UTF-8; rename it")
     try:
-        with av.open(str(video)) as container:
+        with av.open(str(video.absolute())) as container:
             if not container.streams.video:
                 raise ClipError(f"{video} has no video stream; expected a talking video")
             if not container.streams.audio:
@@ -195,7 +201,10 @@ def _probe(video: Path) -> tuple[float, tuple[int, int]]:
             rate = stream.average_rate or stream.guessed_rate
             if not rate:
                 raise ClipError(f"{video} does not say how many frames a second it has; encode it again")
-            return float(rate), (stream.height, stream.width)
+            frame = next(container.decode(stream), None)
+            if frame is None:
+                raise ClipError(f"{video} holds no frame that can be decoded")
+            return float(rate), _upright(frame).shape[:2]
     except av.FFmpegError as error:
         raise ClipError(f"{video} cannot be read as a video ({error.strerror})") from None
 
@@ -204,7 +213,7 @@ def _detect_shots(video: Path, fps: float) -> Iterator[Shot]:
     """The shots between the cuts that PySceneDetect finds, divided into equal pieces of at most MAX_SHOT_S."""
     from scenedetect import AdaptiveDetector, SceneManager, open_video  # extra [footage]
 
-    stream, manager = open_video(str(video), backend="pyav"), SceneManager()
+    stream, manager = open_video(str(video.absolute()), backend="pyav"), SceneManager()
     manager.add_detector(AdaptiveDetector(min_scene_len=max(int(0.4 * fps), 2)))
     manager.detect_scenes(stream)
     for start, stop in manager.get_scene_list(start_in_scene=True):
@@ -240,8 +249,8 @@ def _decode_shots(video: Path, shots: list[Shot], fps: float) -> Iterator[_Decod
     """Decode every shot in turn, in one pass over the video."""
     pending, step = iter(_DecodedShot(shot) for shot in shots), max(round(_CHECK_INTERVAL_S * fps), 1)
     current = next(pending, None)
-    with av.open(str(video)) as container:
-        for index, frame in enumerate(container.decode(video=0)):
+    with av.open(str(video.absolute())) as container:
+        for index, picture in enumerate(_at_constant_rate(container, fps)):
             while current is not None and index >= current.shot.stop:
                 yield current
                 current = next(pending, None)
@@ -249,7 +258,6 @@ def _decode_shots(video: Path, shots: list[Shot], fps: float) -> Iterator[_Decod
                 return
             if index < current.shot.start:
                 continue
-            picture = frame.to_ndarray(format="rgb24")
             current.frames.append(picture_bytes(picture, "JPEG", **JPEG_OPTIONS))
             if (index - current.shot.start) % step == 0:
                 faces = find_faces(resize_for_detection(np.asarray(Image.fromarray(picture).convert("L"))))
@@ -262,6 +270,28 @@ def _decode_shots(video: Path, shots: list[Shot], fps: float) -> Iterator[_Decod
     if current is not None:
         yield current
     yield from pending
+
+
+def _at_constant_rate(container: InputContainer, fps: float) -> Iterator[np.ndarray]:
+    """The pictures of a video at the times 0, 1/fps, 2/fps ... s of its own time stamps, upright, u8 [H, W, 3].
+
+    A picture stays until the next one comes, as in a player: phones record at a rate that varies.
+    """
+    begin, index = (container.start_time or 0) / av.time_base, 0
+    shown: np.ndarray | None = None
+    for frame in container.decode(video=0):
+        time = index / fps if frame.time is None else frame.time - begin
+        while shown is not None and (index + 0.5) / fps <= time:
+            yield shown
+            index += 1
+        shown = _upright(frame)
+    if shown is not None:
+        yield shown
+
+
+def _upright(frame: VideoFrame) -> np.ndarray:
+    """A frame as a player shows it, u8 [H, W, 3]: phones store how the picture is turned beside it."""
+    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90)))
 
 
 def _within(items: tuple[Timed, ...], start: float, stop: float) -> tuple[Timed, ...]:

@@ -20,10 +20,9 @@ import numpy as np
 
 from stereotalker.audio.augmentation import CODECS, through_codec
 from stereotalker.audio.forced_alignment import align, transcribe
-from stereotalker.audio.speech import from_script
+from stereotalker.audio.speech import from_file, from_script
 from stereotalker.audio.text_to_speech import Voice, speak_in_fresh_process
 from stereotalker.errors import ClipError, UserError
-from stereotalker.media import audio_files
 from stereotalker.params import AudioParams, SpeechParams, resolve
 from stereotalker.records import Speech, load, save
 from stereotalker.runtime.process_pool import pool
@@ -247,7 +246,7 @@ def _synthesize(
         return "train", {"file": "synthetic", "reason": "no sentence is left for this part"}
     name, part, voice = f"synthetic-{script.index:05d}", _part(script.index, params), script.voice
     try:
-        speech = from_script(script.text, voice, audio.loudness, speak_in_fresh_process)[0]
+        speech = from_script(script.text, voice, audio.loudness, speak_in_fresh_process)
     except ClipError as error:
         return part, {"file": name, "language": script.language, "reason": str(error)}
     voice_name = f"espeak-ng {script.language}+{voice.variant or 'plain'} rate {voice.rate} pitch {voice.pitch}"
@@ -338,8 +337,8 @@ def _align_recording(folder: Path, audio: AudioParams, recording: _Recording) ->
         reason = "its sentence belongs to the other part"
     else:
         try:
-            sound, level = audio_files.normalise(audio_files.decode(recording.path), audio.loudness)
-            samples = audio_files.to_speech_samples(sound)
+            speech = from_file(recording.path, audio.loudness)
+            samples, level = speech.samples, speech.loudness
             times = align(samples, recording.text, recording.language) if recording.text else transcribe(samples)
             reason = "" if times else "pocketsphinx cannot align it: another text, or nothing it hears"
         except ClipError as error:

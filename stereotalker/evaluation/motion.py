@@ -12,12 +12,12 @@ import numpy as np
 
 from stereotalker.acting.reference_acting import STYLES, act
 from stereotalker.audio.encoder import SpeechEncoder
+from stereotalker.audio.speech import from_file
 from stereotalker.body.model import Body
 from stereotalker.diffusion.windows import windows
 from stereotalker.evaluation import motion_metrics
 from stereotalker.evaluation.motion_cases import Case, WordCases
 from stereotalker.evaluation.motion_metrics import GestureAutoencoder, NearestGesture, frechet
-from stereotalker.media.audio_files import decode, normalise, to_speech_samples
 from stereotalker.motion.audio_features import AudioFeatures
 from stereotalker.motion.features import from_slots, to_motion
 from stereotalker.motion.language_prior import GestureClassifier
@@ -214,7 +214,7 @@ def non_speech_metrics(
         "white noise": (0.1 * rng.normal(size=10 * SAMPLE_RATE)).clip(-1, 1).astype(np.float32),
     }
     for path in files:
-        sounds[path.stem] = to_speech_samples(normalise(decode(path), -20.0)[0])[: 20 * SAMPLE_RATE]
+        sounds[path.stem] = from_file(path, -20.0).samples[: 20 * SAMPLE_RATE]
     table = {}
     for name, samples in sounds.items():
         motion = synthesizer.motion(

@@ -76,7 +76,7 @@ def synthetic_language_cases(loudness: float, fps: float, seed: int) -> list[Cas
     cases: list[Case] = []
     for language, lines in sorted(texts.items()):
         for k, text in enumerate(lines):
-            speech = from_script(text, Voice(language, ("m5", "linda")[k % 2]), loudness)[0]
+            speech = from_script(text, Voice(language, ("m5", "linda")[k % 2]), loudness)
             cases.append(
                 _case(speech, Utterance("", "synthetic", language, "", text, speech.seconds), len(cases), fps, seed)
             )
@@ -97,7 +97,7 @@ def held_out_words(loudness: float, fps: float, seed: int, count: int) -> WordCa
         if not any(w in word or word in w for w in LEXICON if len(w) > 2)
     ]
     for k, (word, gesture) in enumerate(unrelated[:: max(len(unrelated) // count, 1)]):
-        speech = _delayed(from_script(_CARRIER.format(word), _VOICE, loudness)[0], _LEAD_S)
+        speech = _delayed(from_script(_CARRIER.format(word), _VOICE, loudness), _LEAD_S)
         spoken_word = next(w for w in speech.words if w.text.lower().strip(",.") == word)
         style = _WIDE_STYLES[k % len(_WIDE_STYLES)]
         acted = replace(

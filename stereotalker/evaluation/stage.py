@@ -154,7 +154,7 @@ def _transcribed_speeches(file: Path, loudness: float) -> list[Speech]:
     with open(file, encoding="utf-8", newline="") as lines:
         rows = [row for row in csv.DictReader(lines) if row["lang"].startswith("en") and row["text"]]
     rows = [row for row in rows if 5 <= float(row["seconds"]) <= 12][: 2 * _SPEECHES : 2]
-    speeches = [from_file(file.parent.parent / row["path"], loudness, row["text"])[0] for row in rows]
+    speeches = [from_file(file.parent.parent / row["path"], loudness, row["text"]) for row in rows]
     if not speeches:
         raise UserError(f"{file} names no English recording of 5 to 12 s with a text")
     return speeches

@@ -7,119 +7,212 @@ from __future__ import annotations
 
 import io
 import os
+import re
+from fractions import Fraction
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 import ffmpeg
 import imageio_ffmpeg
 import numpy as np
-import pyloudnorm
+from av.stream import Disposition
 from scipy.io import wavfile
 from scipy.signal import resample_poly
 
 from stereotalker.errors import ClipError
 from stereotalker.records import SAMPLE_RATE
+from stereotalker.validation import is_text
 
 OUTPUT_RATE = 48_000  # Hz of the sound in a finished clip
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
 MIN_SECONDS, MAX_SECONDS = 0.2, 3 * 3600.0  # of sound in an input file
 _MAX_PEAK = 0.97  # of full scale, after normalization
 _BLOCK_S = 0.4  # seconds of the shortest sound that ITU-R BS.1770 can measure
+_SILENCE_LUFS = -70.0  # what ebur128 reports if no block is above the standard's absolute gate
+_MIN_PEAK = 1e-5  # of full scale, below which a sound is silent
+_STEREO = "aformat=channel_layouts=stereo"
+
+# ffmpeg's filters that measure a sound, and where their reports hold the figures.
+_MEASURES = (
+    "astats=measure_perchannel=none:measure_overall=Number_of_NaNs+Number_of_Infs,ebur128=peak=sample:framelog=quiet"
+)
+_FIGURES = {
+    "lufs": re.compile(r"\bI:\s+(\S+) LUFS"),
+    "peak": re.compile(r"\bPeak:\s+(\S+) dBFS"),
+    "nans": re.compile(r"Number of NaNs: (\S+)"),
+    "infs": re.compile(r"Number of Infs: (\S+)"),
+}
+
+_DECIMATION = OUTPUT_RATE // SAMPLE_RATE
+_CHUNK = 60 * OUTPUT_RATE  # samples that are resampled at once; a multiple of _DECIMATION, as is the margin
+_MARGIN = 100 * _DECIMATION  # samples on both sides that the filter of the resampling may need
 
 
-def decode(path: Path) -> np.ndarray:
-    """Decode the first audio stream of a file to f32 [2, N] at OUTPUT_RATE.
+def write_normalized(path: Path, target: float, out: Path) -> float:
+    """Write the speech of a file as a 16-bit stereo WAV file at OUTPUT_RATE, at a loudness of `target` LUFS.
 
-    Raises ClipError, which says what is wrong with the file.
+    Loudness is that of ITU-R BS.1770, as ffmpeg's filter ebur128 measures it. Peaks reach at most 0.97 of full scale.
+    Returns the loudness of the result, -inf for silence, which is kept as it is. ffmpeg reads the file twice and writes
+    to the disk, so that hours of sound take no memory. A sound track that begins later than the pictures begins with
+    silence. Raises ClipError, which says what is wrong with the file.
     """
-    check_readable(path)
-    try:
-        raw, _ = (
-            ffmpeg.input(str(path))
-            .output("pipe:", format="f32le", acodec="pcm_f32le", ac=2, ar=OUTPUT_RATE, map="0:a:0")
-            .run(cmd=[FFMPEG, "-nostdin", "-v", "error"], capture_stdout=True, capture_stderr=True)
-        )
-    except ffmpeg.Error as error:
-        lines = error.stderr.decode(errors="replace").strip().splitlines() or ["no reason given"]
-        raise ClipError(
-            f"{path} cannot be read as audio ({lines[-1].strip()}); expected a file with an audio stream"
-        ) from None
-    stereo = np.frombuffer(raw, np.float32).reshape(-1, 2).T
-    seconds = stereo.shape[1] / OUTPUT_RATE
+    stream = _speech_stream(path)
+    measured = _measure(path, stream, _STEREO)
+    layout = _STEREO
+    if not measured.peak and stream.channels > 2:
+        # The conversion to stereo leaves out some channels, such as that of low frequencies.
+        layouts = [f"pan=stereo|c0=c{k}|c1=c{k}" for k in range(stream.channels)]
+        measured, layout = max(((_measure(path, stream, each), each) for each in layouts), key=lambda m: m[0].peak)
+    gain_db = 0.0
+    if np.isfinite(measured.lufs):
+        gain_db = min(target - measured.lufs, 20 * np.log10(_MAX_PEAK / max(measured.peak, 1e-9)))
+    filters = _chain([layout, f"volume={gain_db}dB"])
+    output = ffmpeg.output(
+        _input(path, stream), str(out.absolute()), f="wav", acodec="pcm_s16le", rf64="auto", af=filters
+    )
+    _run(path, output.overwrite_output())
+    seconds = len(read_wav(out)) / OUTPUT_RATE
     if not MIN_SECONDS <= seconds <= MAX_SECONDS:
         raise ClipError(f"{path} lasts {seconds:.2f} s; expected {MIN_SECONDS} s to {MAX_SECONDS / 3600:.0f} h")
-    if not np.isfinite(stereo).all():
-        raise ClipError(f"{path} holds NaN or infinite samples; export it again")
-    return stereo
+    return float(measured.lufs + gain_db)
 
 
-def check_readable(path: Path) -> None:
+def loudness(path: Path) -> float:
+    """Loudness of a file's speech in LUFS, see `write_normalized`; -inf for silence. Raises ClipError."""
+    return _measure(path, _speech_stream(path), _STEREO).lufs
+
+
+def read_wav(path: Path) -> np.ndarray:
+    """Samples of a 16-bit WAV file, i16 [N, C], mapped into memory."""
+    _, samples = wavfile.read(path, mmap=True)
+    return samples if samples.ndim == 2 else samples[:, None]
+
+
+def speech_samples(path: Path) -> np.ndarray:
+    """The sound of a file that `write_normalized` wrote, as mono f32 [S] at SAMPLE_RATE.
+
+    If the channels are in opposite phase and their mean would cancel them, the louder one is used instead.
+    """
+    sound = read_wav(path)
+    spans = [(start, min(start + _CHUNK, len(sound))) for start in range(0, len(sound), _CHUNK)]
+    energy = np.sum([_energies(sound[start:stop]) for start, stop in spans], 0)
+    is_cancelled = energy[0] < 0.1 * energy[1:].max()
+    channel = int(energy[1:].argmax())
+    parts = []
+    for start, stop in spans:
+        # The filter of the resampling reaches over the edges of a chunk.
+        low, high = max(start - _MARGIN, 0), min(stop + _MARGIN, len(sound))
+        part = sound[low:high].astype(np.float32) / 32768
+        mono = part[:, channel] if is_cancelled else part.mean(1)
+        resampled = resample_poly(mono, 1, _DECIMATION)
+        first = (start - low) // _DECIMATION
+        parts.append(resampled[first : first + -(-(stop - start) // _DECIMATION)])
+    return np.clip(np.concatenate(parts), -1, 1).astype(np.float32)
+
+
+def media_seconds(path: Path) -> float:
+    """Seconds of sound in a file, from its header, or else from its packets. Raises ClipError as `write_normalized`."""
+    seconds = _speech_stream(path).seconds
+    if not MIN_SECONDS <= seconds <= MAX_SECONDS:
+        raise ClipError(f"{path} lasts {seconds:.2f} s; expected {MIN_SECONDS} s to {MAX_SECONDS / 3600:.0f} h")
+    return seconds
+
+
+class _Stream(NamedTuple):
+    """The sound track of a file that holds the speech."""
+
+    number: int  # among the file's sound tracks
+    channels: int
+    seconds: float
+
+
+class _Measured(NamedTuple):
+    lufs: float
+    peak: float  # of full scale
+
+
+def _speech_stream(path: Path) -> _Stream:
+    """The sound track that players choose: the one marked as default, or else the first. Raises ClipError."""
+    _check_readable(path)
+    try:
+        with av.open(str(path.absolute())) as container:
+            streams = container.streams.audio
+            if not streams:
+                raise ClipError(
+                    f"{path} cannot be read as audio (it has no audio stream); expected a file with an audio stream"
+                )
+            index = next((k for k, s in enumerate(streams) if s.disposition & Disposition.default), 0)
+            stream = streams[index]
+            time_base = stream.time_base or Fraction(1, stream.rate)
+            if stream.duration:
+                seconds = float(stream.duration * time_base)
+            elif container.duration:
+                seconds = container.duration / av.time_base
+            else:  # a file that was written to a pipe
+                ends = [p.pts + (p.duration or 0) for p in container.demux(stream) if p.pts is not None]
+                seconds = float(max(ends, default=0) * time_base)
+            return _Stream(index, stream.channels, seconds)
+    except av.FFmpegError as error:
+        raise ClipError(
+            f"{path} cannot be read as audio ({error.strerror}); expected a file with an audio stream"
+        ) from None
+
+
+def _check_readable(path: Path) -> None:
     """Raise ClipError if the file does not exist or may not be read."""
+    if not is_text(str(path)):
+        raise ClipError(f"audio file {str(path)!a}: the name is not UTF-8; rename it")
     if not path.is_file():
         raise ClipError(f"audio file {path} not found; expected an audio or video file")
     if not os.access(path, os.R_OK):
         raise ClipError(f"audio file {path} may not be read; change its permissions")
 
 
-def media_seconds(path: Path) -> float:
-    """Seconds of sound in a file, from its header; 0 if the header does not say. Raises ClipError like `decode`."""
-    check_readable(path)
+def _measure(path: Path, stream: _Stream, layout: str) -> _Measured:
+    """Integrated loudness and peak of a sound track. A sound that is too short to be measured is repeated."""
+    repeated = f"aloop=loop=-1:size={10 * OUTPUT_RATE},atrim=end={2 * _BLOCK_S}"
+    filters = [layout, *([repeated] if stream.seconds < 2 * _BLOCK_S else []), _MEASURES]
+    report = _run(path, ffmpeg.output(_input(path, stream), "-", f="null", af=_chain(filters)), "info")
+    found = {name: float(pattern.findall(report)[-1]) for name, pattern in _FIGURES.items()}
+    if found["nans"] or found["infs"]:
+        raise ClipError(f"{path} holds NaN or infinite samples; export it again")
+    peak = 10 ** (found["peak"] / 20)
+    return _Measured(found["lufs"] if found["lufs"] > _SILENCE_LUFS and peak > _MIN_PEAK else -np.inf, peak)
+
+
+def _input(path: Path, stream: _Stream):
+    # With an absolute path, a name like "10:30 call.wav" is not taken for a protocol.
+    return ffmpeg.input(str(path.absolute()))[f"a:{stream.number}"]
+
+
+def _chain(filters: list[str]) -> str:
+    """A chain of ffmpeg's filters, behind the one that sets the rate and begins when the pictures do."""
+    return ",".join([f"aresample={OUTPUT_RATE}:first_pts=0", *filters])
+
+
+def _run(path: Path, output, level: str = "error") -> str:
+    """Run ffmpeg and return what it reports. Raises ClipError, also for a full disk, which its text names."""
     try:
-        with av.open(str(path)) as container:
-            if not container.streams.audio:
-                raise ClipError(
-                    f"{path} cannot be read as audio (it has no audio stream); expected a file with an audio stream"
-                )
-            stream = container.streams.audio[0]
-            if stream.duration:
-                assert stream.time_base is not None
-                seconds = float(stream.duration * stream.time_base)
-            else:
-                seconds = (container.duration or 0) / av.time_base
-    except av.FFmpegError as error:
+        command = [FFMPEG, "-nostdin", "-nostats", "-v", level]
+        _, report = output.run(cmd=command, capture_stdout=True, capture_stderr=True)
+    except ffmpeg.Error as error:
         raise ClipError(
-            f"{path} cannot be read as audio ({error.strerror}); expected a file with an audio stream"
+            f"{path} cannot be read as audio ({failure_reason(error.stderr)}); expected a file with an audio stream"
         ) from None
-    if seconds and not MIN_SECONDS <= seconds <= MAX_SECONDS:
-        raise ClipError(f"{path} lasts {seconds:.2f} s; expected {MIN_SECONDS} s to {MAX_SECONDS / 3600:.0f} h")
-    return seconds
+    return report.decode(errors="replace")
 
 
-def normalise(stereo: np.ndarray, target: float) -> tuple[np.ndarray, float]:
-    """Scale sound f32 [2, N] to a loudness of `target` LUFS (ITU-R BS.1770), with peaks of at most 0.97 of full scale.
-
-    Returns the sound and its loudness. Silence is returned unchanged, with a loudness of -inf.
-    """
-    level = loudness(stereo)
-    if not np.isfinite(level):
-        return stereo, -np.inf
-    gain = min(10 ** ((target - level) / 20), _MAX_PEAK / max(float(np.abs(stereo).max()), 1e-9))
-    return (stereo * gain).astype(np.float32), level + 20 * np.log10(gain)
+def failure_reason(report: bytes) -> str:
+    """The line of ffmpeg's report that says why it failed: the last one, unless one tells of a full disk."""
+    lines = report.decode(errors="replace").strip().splitlines() or ["no reason given"]
+    return next((line.strip() for line in lines if "No space left" in line), lines[-1].strip())
 
 
-def loudness(stereo: np.ndarray) -> float:
-    """Integrated loudness in LUFS (ITU-R BS.1770) of f32 [2, N] at OUTPUT_RATE; -inf for silence.
-
-    A sound that is too short to be measured is repeated.
-    """
-    min_samples = int(_BLOCK_S * OUTPUT_RATE) + 1
-    if stereo.shape[1] < min_samples:
-        stereo = np.tile(stereo, -(-min_samples // stereo.shape[1]))
-    if not np.any(np.abs(stereo) > 1e-5):
-        return -np.inf
-    return float(pyloudnorm.Meter(OUTPUT_RATE).integrated_loudness(stereo.T.astype(np.float64)))
-
-
-def to_speech_samples(stereo: np.ndarray) -> np.ndarray:
-    """Convert stereo f32 [2, N] at OUTPUT_RATE to mono f32 [S] at SAMPLE_RATE.
-
-    If the channels are in opposite phase and their mean would cancel them, the louder one is used instead.
-    """
-    mono = stereo.mean(0)
-    louder = stereo[np.argmax((stereo**2).mean(1))]
-    if (mono**2).mean() < 0.1 * (louder**2).mean():
-        mono = louder
-    return np.clip(resample_poly(mono, SAMPLE_RATE, OUTPUT_RATE), -1, 1).astype(np.float32)
+def _energies(sound: np.ndarray) -> np.ndarray:
+    """Sums of squares of a stretch i16 [N, 2]: of the mean of the channels, and of either channel."""
+    left, right = sound.T.astype(np.float64)
+    return np.array([(((left + right) / 2) ** 2).sum(), (left**2).sum(), (right**2).sum()])
 
 
 def from_mono(samples: np.ndarray, sample_rate: int) -> np.ndarray:

@@ -16,6 +16,7 @@ from stereotalker.errors import UserError
 # A picture with more pixels is refused from its header, before any of it is decoded.
 MAX_PIXELS = 100_000_000
 
+_FIRST_IS_MAIN = ("MPO", "TIFF")  # formats whose first frame is the picture, whatever comes behind it
 _BACKDROP = (128, 128, 128)  # sRGB color behind transparent pixels
 
 
@@ -28,9 +29,16 @@ def read_photo(path: Path, longest: int | None = None, data: bytes | None = None
     """
     with _opened(path, data) as file:
         picture = _to_srgb(ImageOps.exif_transpose(file))
-    if longest is not None and max(picture.size) > longest:
-        picture.thumbnail((longest, longest), Image.Resampling.LANCZOS)
-    return np.array(picture)
+    return np.array(picture) if longest is None else shrink(np.asarray(picture), longest)
+
+
+def shrink(picture: np.ndarray, longest: int) -> np.ndarray:
+    """A picture u8 [H, W, 3], scaled down if a side is longer than `longest` px."""
+    if max(picture.shape[:2]) <= longest:
+        return np.array(picture)
+    image = Image.fromarray(picture)
+    image.thumbnail((longest, longest), Image.Resampling.LANCZOS)
+    return np.array(image)
 
 
 def check_photo(path: Path, smallest: int = 1) -> None:
@@ -59,17 +67,22 @@ def _opened(path: Path, data: bytes | None = None) -> Iterator[Image.Image]:
                         "scale the picture down"
                     )
                 frames = getattr(file, "n_frames", 1)
-                if frames > 1:
+                # Phones store a preview or a gain map behind the main picture, and scanners more pages.
+                if frames > 1 and file.format not in _FIRST_IS_MAIN:
                     raise UserError(
                         f"{path}: holds {frames} frames; expected one still picture: export the frame you want"
                     )
+                if file.mode == "F":
+                    raise UserError(f"{path}: holds floating-point numbers; export it with 8 or 16 bits")
                 yield file
     except UserError:
         raise
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         raise UserError(f"{path}: picture not found or not to be read: {error.strerror}") from None
     except UnidentifiedImageError:
-        raise UserError(f"{path}: not a picture; expected PNG, JPEG, WebP or TIFF") from None
+        if path.suffix.lower() in _HEIF and not _HAS_HEIF:
+            raise UserError(f"{path}: HEIC needs the extra [heic] (pip install 'stereotalker[heic]')") from None
+        raise UserError(f"{path}: not a picture; expected PNG, JPEG, WebP, AVIF or TIFF") from None
     except Image.DecompressionBombError:
         raise UserError(f"{path}: more than {MAX_PIXELS // 1_000_000} megapixels; scale the picture down") from None
     except (OSError, ValueError, SyntaxError, EOFError) as error:
@@ -110,9 +123,23 @@ def _to_srgb(picture: Image.Image) -> Image.Image:
     return picture.convert("RGB")
 
 
-PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".heic"}
+_HEIF = {".heic", ".heif"}
+PICTURES = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".gif"} | _HEIF
 
 
 def is_picture(name: str) -> bool:
     """Whether the name of an avatar or a background is that of a picture's file, by its ending."""
     return Path(name).suffix.lower() in PICTURES
+
+
+def _register_heif() -> bool:
+    """Let Pillow read HEIC, if the plug-in is installed. Returns whether it is."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener()
+    return True
+
+
+_HAS_HEIF = _register_heif()

@@ -5,7 +5,6 @@ T frames of H x W, V vertices, B shape coefficients.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,13 +69,9 @@ def mannequin(body: Body) -> Mannequin:
     return Mannequin(zeros, None, colours, body.joints(zeros)[JOINT["spine3"]])
 
 
-def write_preview(path: Path, motion: Motion, body: Body, wav: bytes, params: VideoParams, title: str) -> None:
-    """Write an mp4 of the mannequin with the sound of `wav`, the bytes of a WAV file."""
-    with tempfile.TemporaryDirectory() as folder:
-        sound_path = Path(folder) / "sound.wav"
-        sound_path.write_bytes(wav)
-        seconds = len(motion.poses) / motion.fps
-        write_video(path, _chunks(motion, body), SIZE, motion.fps, sound_path, seconds, params, title)
+def write_preview(path: Path, motion: Motion, body: Body, sound: Path, params: VideoParams, title: str) -> None:
+    """Write an mp4 of the mannequin. sound: a WAV file."""
+    write_video(path, _chunks(motion, body), SIZE, motion.fps, sound, len(motion.poses) / motion.fps, params, title)
 
 
 def _chunks(motion: Motion, body: Body) -> Iterator[np.ndarray]:

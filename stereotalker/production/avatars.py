@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -18,13 +18,14 @@ from stereotalker.avatar.card_image import draw_card
 from stereotalker.avatar.consent import Consent, check_consent
 from stereotalker.avatar.detector_calibration import FILE as CALIBRATION_FILE
 from stereotalker.avatar.detector_calibration import read_calibration
-from stereotalker.avatar.fit_portrait import fit_portrait
+from stereotalker.avatar.fit_portrait import MIN_SIDE_PX, FittedPortrait, fit_portrait
 from stereotalker.avatar.landmarks import KeypointFile
 from stereotalker.avatar.library import CARD_IMAGE_FILE, RECORD_FILE, TEXTURE_FILE, Card, Library
 from stereotalker.avatar.mediapipe_detector import MediaPipe, detector_version, model_digests
+from stereotalker.avatar.second_look import second_looks
 from stereotalker.control.reference_warp import reference
 from stereotalker.errors import ClipError, UserError
-from stereotalker.media.photos import is_picture, read_photo
+from stereotalker.media.photos import is_picture, read_photo, shrink
 from stereotalker.models import Models
 from stereotalker.params import Params
 from stereotalker.records import Avatar, load, save
@@ -71,10 +72,17 @@ def fit_portrait_once(path: Path, models: Models, store: AnyStore, landmarks: Pa
             torch.set_num_threads(_FIT_THREADS)
             picture = read_photo(path, size, data)
             with KeypointFile(landmarks, path) if landmarks else MediaPipe(detector_folder(models.params)) as detector:
+
+                def fit(picture: np.ndarray) -> FittedPortrait:
+                    return fit_portrait(picture, path.stem, detector, models.body, read_calibration())
+
                 try:
-                    result = fit_portrait(picture, path.stem, detector, models.body, read_calibration())
+                    result = fit(picture)
                 except ClipError as error:
-                    raise ClipError(f"{path.name}: {error}") from None
+                    found = None if landmarks else _fit_second_look(read_photo(path, data=data), size, fit)
+                    if found is None:
+                        raise ClipError(f"{path.name}: {error}") from None
+                    picture, result = found
         save(result.avatar, folder / RECORD_FILE)
         Image.fromarray(draw_card(result.avatar, models.body)).save(folder / CARD_IMAGE_FILE)
         texture = reference(result.avatar, models.body).texture
@@ -89,6 +97,24 @@ def fit_portrait_once(path: Path, models: Models, store: AnyStore, landmarks: Pa
         (folder / _FIT_FILE).write_text(json.dumps(fit), encoding="utf-8")
 
     return key, store.make("portrait", key, write)
+
+
+def _fit_second_look(
+    picture: np.ndarray, size: int, fit: Callable[[np.ndarray], FittedPortrait]
+) -> tuple[np.ndarray, FittedPortrait] | None:
+    """The first crop of a full-size picture in which a person can be fitted, and the fit; None if there is none."""
+    for crop in second_looks(picture):
+        crop = shrink(crop, size)
+        if min(crop.shape[:2]) < MIN_SIDE_PX:
+            continue
+        try:
+            result = fit(crop)
+        except ClipError:
+            continue
+        height, width = crop.shape[:2]
+        note = f"the portrait was cut to {width} x {height} px: no person could be fitted in the whole picture"
+        return crop, replace(result, notes=(*result.notes, note))
+    return None
 
 
 def fitted_portraits(folder: Path, models: Models, part: str) -> Iterator[tuple[int, Avatar]]:

@@ -23,7 +23,6 @@ from stereotalker.diffusion.windows import Window, windows
 from stereotalker.errors import ClipError
 from stereotalker.geometry.camera import avatar_camera
 from stereotalker.geometry.camera_path import CameraPath
-from stereotalker.media import audio_files
 from stereotalker.media.content_credentials import C2paSigner
 from stereotalker.media.video_files import frame_count, write_video
 from stereotalker.models import Models
@@ -122,13 +121,14 @@ class ClipMaker:
         key = keys.speech_key(source, loudness)
 
         def write(folder: Path) -> None:
+            sound = folder / "sound.wav"
             if clip.script is not None:
-                speech, sound = from_script(clip.script, Voice(clip.language, clip.voice, clip.rate), loudness)
+                voice = Voice(clip.language, clip.voice, clip.rate)
+                speech = from_script(clip.script, voice, loudness, sound=sound)
             else:
                 with _unchanged(clip.recording, sha256):
-                    speech, sound = from_file(clip.recording, loudness, clip.transcript, clip.language)
+                    speech = from_file(clip.recording, loudness, clip.transcript, clip.language, sound)
             save(speech, folder / "speech.safetensors")
-            (folder / "sound.wav").write_bytes(audio_files.wav_bytes(sound))
 
         return key, load(Speech, self._entry("audio", key, write, timings) / "speech.safetensors")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +15,6 @@ from stereotalker.audio.text_to_speech import Voice
 from stereotalker.body.model import Body
 from stereotalker.errors import UserError
 from stereotalker.geometry import camera
-from stereotalker.media.audio_files import wav_bytes
 from stereotalker.media.video_files import frame_count
 from stereotalker.models import Models
 from stereotalker.motion.export import WRITERS, export, read_npz
@@ -88,14 +88,16 @@ def make_motion(clip: Clip, models: Models, out: Path, formats: list[str]) -> tu
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file; expected a folder, new or old")
     loudness = models.params.audio.loudness
-    if clip.script is not None:
-        speech, sound = from_script(clip.script, Voice(clip.language, clip.voice, clip.rate), loudness)
-    else:
-        speech, sound = from_file(clip.recording, loudness, clip.transcript, clip.language)
-    frames = frame_count(speech.seconds, clip.fps)
-    motion = models.synthesizer.motion(speech, clip_motion_controls(clip, 0, frames), frames, clip.fps)
-    paths = export(motion, models.body, out / clip.id, [name for name in formats if name in WRITERS])
-    if "mp4" in formats:
-        paths.append(out / f"{clip.id}.mp4")
-        write_preview(paths[-1], motion, models.body, wav_bytes(sound), models.params.video, clip.id)
+    with tempfile.TemporaryDirectory() as folder:
+        sound = Path(folder) / "sound.wav"
+        if clip.script is not None:
+            speech = from_script(clip.script, Voice(clip.language, clip.voice, clip.rate), loudness, sound=sound)
+        else:
+            speech = from_file(clip.recording, loudness, clip.transcript, clip.language, sound)
+        frames = frame_count(speech.seconds, clip.fps)
+        motion = models.synthesizer.motion(speech, clip_motion_controls(clip, 0, frames), frames, clip.fps)
+        paths = export(motion, models.body, out / clip.id, [name for name in formats if name in WRITERS])
+        if "mp4" in formats:
+            paths.append(out / f"{clip.id}.mp4")
+            write_preview(paths[-1], motion, models.body, sound, models.params.video, clip.id)
     return speech, paths

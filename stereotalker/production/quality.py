@@ -20,12 +20,11 @@ import av
 import cv2
 import numpy as np
 from PIL import Image
-from scipy.io import wavfile
 from scipy.ndimage import uniform_filter1d
 
 from stereotalker.geometry.camera import angles_along
 from stereotalker.geometry.camera_path import CameraPath
-from stereotalker.media.audio_files import OUTPUT_RATE, loudness
+from stereotalker.media.audio_files import OUTPUT_RATE, loudness, read_wav
 from stereotalker.media.faces import find_faces, resize_for_detection
 from stereotalker.media.time_lag import sound_lag
 from stereotalker.motion.coverage import Unseen
@@ -69,6 +68,7 @@ _SAME_VIEW_TOLERANCE = ViewDelta(azimuth_deg=2, elevation_deg=2, log_size=0.03, 
 _MAX_LIP_S = 60.0
 
 
+_LAG_S = 30.0  # seconds of sound from which the lag behind the driving sound is measured
 _AAC_FRAME_S = 1024 / OUTPUT_RATE
 
 
@@ -126,7 +126,7 @@ def examine(file: Path, sound: Path, inputs: ClipInputs, clip: Clip, limits: Qua
     """Measure a finished video file and judge it. sound: the WAV file that drove the motion."""
     aperture = inputs.aperture
     measured = _measure_frames(file, len(aperture), clip)
-    file_sound, driving_sound = _sound_of(file), _wav(sound)
+    file_sound, driving_sound = _measure_sound(file), read_wav(sound)
     step = max(1, round(_SAMPLE_INTERVAL_S * clip.fps))
     views = _views(clip, len(aperture))[::step]
     # The file may have more or fewer frames than expected.
@@ -137,17 +137,17 @@ def examine(file: Path, sound: Path, inputs: ClipInputs, clip: Clip, limits: Qua
     m = {
         "frames": len(measured.levels),
         "frames_expected": len(aperture),
-        "audio_minus_video_s": file_sound.shape[1] / OUTPUT_RATE - len(measured.levels) / clip.fps,
-        "audio_lag_frames": _audio_lag(file_sound, driving_sound) * clip.fps,
+        "audio_minus_video_s": file_sound.samples / OUTPUT_RATE - len(measured.levels) / clip.fps,
+        "audio_lag_frames": _audio_lag(file_sound.beginning, driving_sound) * clip.fps,
         "lip_lag_frames": lag if correlation >= limits.sync_clear else np.nan,
         "lip_correlation": correlation,
         "darkest_frame": min(measured.levels, default=0.0),
         "frozen_s": _longest_run(np.array(measured.changes[1:]) < _FROZEN_CHANGE) / clip.fps,
         "faces": _face_share(boxes, _may_show_face(views)),
         "sharpness_kept": _sharpness_ratio(sharpness, views),
-        "lufs": loudness(file_sound) if file_sound.size else -np.inf,
+        "lufs": loudness(file) if file_sound.samples else -np.inf,
         "lufs_target": inputs.loudness,
-        "peak": float(np.abs(file_sound).max(initial=0.0)),
+        "peak": file_sound.peak,
         "transcript_misread": inputs.is_misread,
         "unseen_hands": inputs.unseen.hands,
         "unseen_arms": inputs.unseen.arms,
@@ -338,27 +338,37 @@ def _longest_run(flags: np.ndarray) -> int:
     return int(max(edges[1::2] - edges[::2], default=0))
 
 
-def _sound_of(file: Path) -> np.ndarray:
-    """The file's sound, f32 [2, N] at OUTPUT_RATE."""
+@dataclass(frozen=True)
+class _SoundMeasures:
+    """What one pass over a file's sound keeps."""
+
+    samples: int  # of each channel, at OUTPUT_RATE
+    peak: float  # of full scale
+    beginning: np.ndarray  # f32 [N] mean of the channels, the first _LAG_S seconds
+
+
+def _measure_sound(file: Path) -> _SoundMeasures:
+    """Decode the sound of a video once, frame by frame."""
+    samples, peak, beginning = 0, 0.0, [np.zeros(0, np.float32)]
     with av.open(str(file)) as container:
         resampler = av.AudioResampler(format="fltp", layout="stereo", rate=OUTPUT_RATE)
-        parts = [out.to_ndarray() for frame in container.decode(audio=0) for out in resampler.resample(frame)]
-    return np.concatenate(parts, 1) if parts else np.zeros((2, 0), np.float32)
-
-
-def _wav(path: Path) -> np.ndarray:
-    """Samples of a 16-bit WAV file, i16 [N, 2], mapped into memory."""
-    _, samples = wavfile.read(path, mmap=True)
-    return samples
+        for frame in container.decode(audio=0):
+            for part in resampler.resample(frame):
+                sound = part.to_ndarray()
+                if samples < _LAG_S * OUTPUT_RATE:
+                    beginning.append(sound.mean(0))
+                samples += sound.shape[1]
+                peak = max(peak, float(np.abs(sound).max(initial=0.0)))
+    return _SoundMeasures(samples, peak, np.concatenate(beginning))
 
 
 def _audio_lag(file_sound: np.ndarray, driving_sound: np.ndarray) -> float:
-    """Lag in seconds of the file's sound (f32 [2, N]) behind the driving sound (i16 [N, 2]); 0 for silence.
+    """Lag in seconds of the file's sound (f32 [N]) behind the driving sound (i16 [N, 2]); 0 for silence.
 
-    Only the first half minute is used.
+    Only their beginnings are used.
     """
-    count = min(file_sound.shape[1], len(driving_sound), 30 * OUTPUT_RATE)
-    a, b = file_sound[:, :count].mean(0), driving_sound[:count].mean(1) / 32768
+    count = min(len(file_sound), len(driving_sound), int(_LAG_S * OUTPUT_RATE))
+    a, b = file_sound[:count], driving_sound[:count].mean(1) / 32768
     if not np.any(np.abs(a) > 1e-4) or not np.any(np.abs(b) > 1e-4):
         return 0.0
     return sound_lag(a, b) / OUTPUT_RATE

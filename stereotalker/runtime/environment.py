@@ -32,6 +32,8 @@ LIBRARY_DEFAULTS = {
     # Flow runs whose process has died are recognized by their missing heartbeat.
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+    # Child processes do not import modules that happen to lie in the working folder, such as a random.py.
+    "PYTHONSAFEPATH": "1",
     # Only what a user can act on is printed.
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
@@ -40,9 +42,18 @@ LIBRARY_DEFAULTS = {
 }
 
 
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
 def set_library_defaults() -> None:
-    """Set every variable of LIBRARY_DEFAULTS that is not set yet. Child processes inherit them."""
+    """Set every variable of LIBRARY_DEFAULTS that is not set yet, and leave this machine out of proxies.
+
+    Child processes inherit both.
+    """
     for name, value in LIBRARY_DEFAULTS.items():
         os.environ.setdefault(name, value)
+    for name in ("NO_PROXY", "no_proxy"):  # servers on this machine are not behind the studio's proxy
+        hosts = [host for host in os.environ.get(name, "").split(",") if host]
+        os.environ[name] = ",".join([*hosts, *(host for host in _LOOPBACK if host not in hosts)])
     # A user can do nothing about this warning of peft 0.21 inside transformers 5.23.
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")

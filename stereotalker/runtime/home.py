@@ -14,6 +14,8 @@ from pathlib import Path
 
 import platformdirs
 
+from stereotalker.errors import UserError
+
 # Names inside a home folder. A folder `runs` in the working directory is a home only if it holds one of them.
 _CONTENTS = ("store", "mlflow.db", "prefect", "avatars")
 
@@ -49,7 +51,10 @@ class Home:
         the platform's folder for user data, on Linux ~/.local/share/stereotalker.
         """
         if chosen := os.environ.get("STEREOTALKER_HOME"):
-            return cls(Path(chosen).resolve())
+            home = Path(chosen).resolve()
+            if "?" in str(home):  # in the address of MLflow's database it would begin the options
+                raise UserError(f"STEREOTALKER_HOME {home}: a question mark cannot stand in its path; name another")
+            return cls(home)
         older = Path("runs").resolve()
         if any((older / name).exists() for name in _CONTENTS):
             _note_older_home(older)

@@ -23,7 +23,13 @@ _PACKAGE = Path(__file__).parent.parent
 STAGE_MODULES = {
     "audio": ("audio.speech",),
     "motion": ("motion.synthesize", "production.motion_controls"),
-    "portrait": ("avatar.fit_portrait", "avatar.mediapipe_detector", "avatar.card_image", "control.reference_warp"),
+    "portrait": (
+        "avatar.fit_portrait",
+        "avatar.mediapipe_detector",
+        "avatar.second_look",
+        "avatar.card_image",
+        "control.reference_warp",
+    ),
     "avatar": ("avatar.background_plate",),
     "render": ("production.segments",),
     "video": ("media.video_files", "production.segments"),

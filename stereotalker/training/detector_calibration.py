@@ -222,7 +222,7 @@ def _mean_offset(observations: list[tuple[Avatar, str, str, str, np.ndarray]], b
 
 def _priors() -> dict[str, np.ndarray]:
     """Priors of trunk, arms, fingers and face, from the reference acting of one sentence in every style."""
-    speech = from_script(_SENTENCE, Voice(), -20.0)[0]
+    speech = from_script(_SENTENCE, Voice(), -20.0)
     poses = np.concatenate(
         [act(speech, style, 40 + k, 5.0, 1.2).poses for k, style in enumerate(STYLES) for _ in range(2)]
     )
