@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
 
 import httpx
 import numpy as np
@@ -278,30 +277,13 @@ def test_the_nightly_deployment_makes_every_manifest_once(production, tmp_path):
     assert [path.name for path in new_manifests(inbox, home)] == ["wrong.yaml"]  # It was changed, so it is new.
 
 
-def test_the_nightly_flow_makes_every_new_manifest_once(tmp_path, tiny_models, home, monkeypatch):
-    """The flow itself, inline: the first manifest is refused, the second is made, and neither is taken again."""
-    from stereotalker.flows import deployments
-
-    inline = partial(deployments.produce, executor="inline", weights=tiny_models.folder)
-    monkeypatch.setattr(
-        deployments, "produce", lambda path, out, params, home: inline(path, out, tiny_models.params, home)
-    )
-    monkeypatch.setenv("STEREOTALKER_HOME", str(home.root))
-    inbox = tmp_path / "inbox"
-    inbox.mkdir()
-    (inbox / "wrong.yaml").write_text("clips: [{id: a}]")
-    write_batch(inbox, [{"id": "a", "script": "one"}], "right")
-    outcomes = deployments.nightly.fn(str(inbox), str(tmp_path / "out"))
-    assert "refused" in outcomes["wrong.yaml"] and "1 clips" in outcomes["right.yaml"]
-    assert (tmp_path / "out" / "right" / "clips" / "a.mp4").is_file()
-    assert deployments.nightly.fn(str(inbox), str(tmp_path / "out")) == {}
-    (inbox / "wrong.yaml").write_text("clips: [{id: b}]")
-    # The manifest was changed, so it is new.
-    assert [path.name for path in deployments.new_manifests(inbox, home)] == ["wrong.yaml"]
-
-
 @pytest.mark.parametrize(
-    ("arguments", "complaint"), [(["nowhere"], "is not a folder"), ([".", "--cron", "tonight"], "expected five fields")]
+    ("arguments", "complaint"),
+    [
+        (["nowhere"], "is not a folder"),
+        ([".", "--cron", "tonight"], "expected five fields"),
+        ([".", "--timezone", "Mars/X"], "IANA name"),
+    ],
 )
 @pytest.mark.xdist_group("prefect")
 def test_serve_refuses_bad_arguments_in_one_line(production, tmp_path, arguments, complaint):

@@ -5,6 +5,7 @@ Segments are really rendered, in this process.
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -266,3 +267,76 @@ def test_halves_are_cut_at_whole_network_batches(clip_jobs):
     assert [h.window.stop - h.window.start for h in first.halves()] == [2, 2] and first.halves()[0].halves() is None
     off_grid = replace(job, window=Window(0, 3, 8, 0)).halves()
     assert [(h.window.start, h.window.stop) for h in off_grid] == [(3, 6), (6, 8)]
+
+
+class BrokenSlot(LocalSlot):
+    """A slot whose worker, once broken, fails every job until it is ended, as after an error of CUDA.
+
+    mends: whether a new worker works again.
+    """
+
+    def __init__(self, models, store, mends=True, error=RuntimeError("CUDA error: an illegal memory access")):
+        super().__init__(models, store)
+        self.mends, self.error, self.is_broken, self.jobs, self.rests = mends, error, True, 0, 0
+
+    def run(self, job):
+        self.jobs += 1
+        if self.is_broken:
+            raise self.error
+        return super().run(job)
+
+    def rest(self):
+        self.rests += 1
+        self.is_broken = self.is_broken and not self.mends
+
+
+class TwoArguments(Exception):
+    """An exception that cannot be made again from its text alone."""
+
+    def __init__(self, code, text):
+        super().__init__(code, text)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("CUDA error"), TwoArguments(7, "lost"), TimeoutError("took too long")])
+def test_a_broken_worker_is_ended_and_its_job_tried_once_more(clip_jobs, models, error):
+    slot = BrokenSlot(models, clip_jobs.store, error=error)
+    done = pool_of([slot], models, clip_jobs.store).render(clip_jobs.jobs, no_progress)
+    assert len(done) == len(clip_jobs.jobs) and slot.rests >= 1 and slot.jobs == len(clip_jobs.jobs) + 1
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"), [(RuntimeError("CUDA error"), RuntimeError), (TimeoutError("x"), ClipError)]
+)
+def test_a_job_that_fails_on_two_workers_fails_its_clip(clip_jobs, models, error, raised):
+    slots = [BrokenSlot(models, clip_jobs.store, False, error) for _ in range(2)]
+    pool = pool_of(slots, models, clip_jobs.store)
+    with pytest.raises(raised, match=str(error)):
+        pool.render(clip_jobs.jobs[:1], no_progress)
+    assert [slot.jobs for slot in slots] in ([1, 1], [2, 0], [0, 2]) and pool._blame == [0, 0]
+
+
+def test_a_slot_whose_jobs_succeed_elsewhere_is_left_out_and_told(models, tmp_path, home):
+    told, admission = [], AdmissionControl(say=lambda text: told.append(text))
+    store = Store(tmp_path / "store")
+    maker, timings = ClipMaker(models, store, library=Library(home.avatars)), StageTimings()
+    clip = Clip(id="a", avatar=SMALL_AVATAR, script="one two three four five six seven eight nine ten eleven", **SMALL)
+    key, avatar = maker.avatar(clip)
+    speech_key, speech = maker.speech(clip, timings)
+    motion_key, frames = maker.motion(clip, avatar, speech_key, speech, timings)
+    jobs = maker.segments(clip, key, motion_key, frames)
+    assert len(jobs) >= 5
+    broken, good = BrokenSlot(models, store, mends=False), LocalSlot(models, store)
+    pool = pool_of([broken, good], models, store, admission)
+    with ThreadPoolExecutor(1) as thread:
+        done = thread.submit(pool.render, jobs, no_progress).result(120)
+    assert len(done) == len(jobs) and all(store.has("render", job.key) for job in jobs)
+    if broken.jobs >= 3:
+        assert pool._blame[0] == 3 and any("gets no more work" in text for text in told) and broken.jobs == 3
+    assert any("another worker tries it once" in text for text in told)
+
+
+def test_the_jobs_own_fault_ends_no_worker(clip_jobs, models):
+    slot = BrokenSlot(models, clip_jobs.store, error=ClipError("its own fault"))
+    with pytest.raises(ClipError, match="its own fault"):
+        pool_of([slot], models, clip_jobs.store).render(clip_jobs.jobs[:1], no_progress)
+    assert slot.jobs == 1 and slot.rests == 0

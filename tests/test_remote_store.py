@@ -1,15 +1,23 @@
 """A store and outputs on s3://, against an S3 server on loopback; what interrupted and damaged transfers do to them."""
 
+import http.client
 import json
 import os
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import boto3
 import pytest
+import s3fs
 from batch_helpers import write_batch
 from moto.server import ThreadedMotoServer
 
-from stereotalker.errors import UserError
+from stereotalker.errors import Unavailable, UserError
 from stereotalker.flows.produce import produce
+from stereotalker.production.clip import ClipMaker
+from stereotalker.production.delivery import deliver
+from stereotalker.production.manifest import Clip
 from stereotalker.production.outputs import Outputs
 from stereotalker.store.local import MARKER, Store
 from stereotalker.store.remote import RemoteStore, open_store
@@ -37,6 +45,76 @@ def s3():
     server.stop()
     for name, value in before.items():
         os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+class FaultyProxy(ThreadingHTTPServer):
+    """Stands between us and the S3 server, and spoils as many of the next answers as `faults` says.
+
+    kind: "cut" sends half of the body, a number is an HTTP status, "slow" waits for a moment.
+    """
+
+    def __init__(self, port):
+        self.target, self.faults, self.kind, self.spoilt = port, 0, 500, 0
+        super().__init__(("127.0.0.1", 0), _Forward)
+
+    def spoil(self, kind, faults):
+        self.kind, self.faults, self.spoilt = kind, faults, 0
+
+
+class _Forward(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def forward(self):
+        proxy, body = self.server, self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        is_spoilt = proxy.faults > 0
+        if is_spoilt:
+            proxy.faults, proxy.spoilt = proxy.faults - 1, proxy.spoilt + 1
+        if is_spoilt and proxy.kind == "slow":
+            time.sleep(0.5)
+        if is_spoilt and isinstance(proxy.kind, int):
+            code = {403: "AccessDenied", 500: "InternalError", 503: "SlowDown"}[proxy.kind]
+            return self.answer(proxy.kind, f"<Error><Code>{code}</Code><Message>no</Message></Error>".encode(), {})
+        connection = http.client.HTTPConnection("127.0.0.1", proxy.target)
+        connection.request(self.command, self.path, body, dict(self.headers))
+        response = connection.getresponse()
+        data = response.read()
+        headers = {name: value for name, value in response.getheaders() if name.lower() not in _HOP_BY_HOP}
+        self.answer(response.status, data, headers, cut=is_spoilt and proxy.kind == "cut" and bool(data))
+
+    def answer(self, status, data, headers, cut=False):
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        length = headers.get("Content-Length") or headers.get("content-length") or str(len(data))
+        if "content-length" not in {name.lower() for name in headers}:
+            self.send_header("Content-Length", length)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data[: len(data) // 2] if cut else data)
+        if cut:
+            self.close_connection = True
+
+    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = forward
+
+    def log_message(self, *_):
+        pass
+
+
+_HOP_BY_HOP = {"connection", "transfer-encoding", "server", "date"}
+
+
+@pytest.fixture
+def faulty(s3, monkeypatch):
+    """A proxy that spoils answers of the S3 server. Whoever opens a URL meanwhile goes through it."""
+    proxy = FaultyProxy(int(os.environ["AWS_ENDPOINT_URL"].rpartition(":")[2]))
+    threading.Thread(target=proxy.serve_forever, daemon=True).start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.server_port}")
+    s3fs.S3FileSystem.clear_instance_cache()
+    monkeypatch.setattr("stereotalker.store.urls._MAX_PAUSE_S", 0.2)
+    monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)  # its own, which come before ours
+    yield proxy
+    proxy.shutdown()
+    s3fs.S3FileSystem.clear_instance_cache()
 
 
 def write_text(text):
@@ -105,3 +183,74 @@ def test_unknown_locations_are_refused(tmp_path):
     with pytest.raises(UserError, match="--out .* cannot be written"):
         (tmp_path / "file").write_text("")
         Outputs(tmp_path / "file").check("--out")
+
+
+@pytest.mark.parametrize("kind", [500, 503, "cut", "slow"])
+def test_a_server_that_is_out_of_order_for_a_moment_loses_nothing(faulty, tmp_path, kind):
+    here, there = (RemoteStore(f"s3://studio/faulty-{kind}", Store(tmp_path / name)) for name in ("here", "there"))
+    for k in range(3):
+        faulty.spoil(kind, 2)
+        here.make("stage", f"key{k}", write_text("x" * 1000))
+        faulty.spoil(kind, 2)
+        assert (there.find("stage", f"key{k}") / "a.txt").read_text() == "x" * 1000
+        assert faulty.spoilt == 2 and there.has("stage", f"key{k}")
+
+
+def test_an_object_that_may_not_be_listed_counts_as_missing(faulty, tmp_path):
+    """S3 answers 403 in place of 404 to a caller without the right to list the bucket."""
+    store = RemoteStore("s3://studio/unlisted", Store(tmp_path / "local"))
+    faulty.spoil(403, 1)
+    assert store.find("stage", "key") is None
+    faulty.spoil(403, 10)
+    with pytest.raises(Unavailable, match="cannot be written"):
+        Outputs("s3://studio/unlisted").check("produce.store")
+    faulty.spoil(403, 0)
+    assert (store.make("stage", "key", write_text("x")) / "a.txt").read_text() == "x"
+
+
+def test_a_server_that_stays_away_stops_the_batch_and_the_next_run_goes_on(
+    faulty, tmp_path, tiny_models, home, monkeypatch
+):
+    batch = write_batch(tmp_path, [{"id": "a", "script": "one"}, {"id": "b", "script": "two"}])
+    params = tiny_models.params.with_produce({"store": "s3://studio/away", "retries": 0})
+
+    def run():
+        return produce(batch, tmp_path / "out", params, home, "inline", weights=tiny_models.folder)
+
+    monkeypatch.setattr("stereotalker.store.urls.PATIENCE_S", 0.5)
+    original = ClipMaker.segments
+
+    def lose_the_server(self, *arguments):
+        faulty.spoil(503, 10**6)
+        return original(self, *arguments)
+
+    with monkeypatch.context() as away:
+        away.setattr(ClipMaker, "segments", lose_the_server)
+        first = run()
+    assert [row.state for row in first.results] == ["stopped"] * 2 and first.end.status == 3
+    assert "did not answer for" in first.end.stopped and "run the batch again" in first.end.stopped
+    with pytest.raises(Unavailable, match="produce.store s3://studio/away cannot be written"):
+        run()
+    faulty.spoil(503, 0)
+    assert run().end.status == 0
+
+
+def test_nobody_listens_at_the_address_of_the_store(tmp_path, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr("stereotalker.store.urls.PATIENCE_S", 0.2)
+    s3fs.S3FileSystem.clear_instance_cache()
+    try:
+        with pytest.raises(Unavailable, match="did not answer"):
+            RemoteStore("s3://studio/x", Store(tmp_path)).find("stage", "key")
+    finally:
+        s3fs.S3FileSystem.clear_instance_cache()
+
+
+def test_videos_at_a_url_are_moved_with_their_verdicts(s3, tmp_path):
+    outputs, clip = Outputs("s3://studio/verdicts"), Clip(id="a", avatar="ava", script="hi")
+    (tmp_path / "v.mp4").write_bytes(b"new")
+    for verdict in ("pass", "fail"):
+        deliver(outputs, clip, verdict, tmp_path / "v.mp4", tmp_path / "v.mp4")
+    names = {entry["Key"] for entry in s3.list_objects_v2(Bucket="studio", Prefix="verdicts/")["Contents"]}
+    assert names == {f"verdicts/{name}" for name in ("rejected/a.mp4", "superseded/a.mp4", "posters/a.jpg")}
+    assert outputs.holds("rejected/a.mp4", 3, "") and not outputs.holds("clips/a.mp4", 3, "")
