@@ -107,6 +107,7 @@ def produce(
             if again is None:
                 items = _without_finished(items, maker, outputs, previous, log)
             with ExitStack() as stack:
+                stack.enter_context(store.in_use())
                 pool = stack.enter_context(_open_pool(executor, models, store, home, admission, is_needed=bool(items)))
                 shown = [clip.id for clip in manifest.clips if clip.id not in log.rows]
                 display = stack.enter_context(Display(shown, stream))

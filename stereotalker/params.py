@@ -304,6 +304,7 @@ class ProduceParams(Section):
     workers: int = Field(gt=0)
     worker: WorkerParams
     store: str | None
+    keep_days: float = Field(gt=0)
     require_consent: bool
     retries: int = Field(ge=0)
     breaker: int = Field(gt=0)

@@ -2,9 +2,11 @@
 
 import ast
 import json
+import os
 import shutil
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -16,18 +18,20 @@ import torch
 from batch_helpers import cli, write_batch
 from mlflow import MlflowClient
 
+from stereotalker.avatar.library import Library
 from stereotalker.errors import ClipError, Unavailable, UserError, is_transient, shared_fault
 from stereotalker.media import audio_files
-from stereotalker.media.content_credentials import _is_pair, _local_signer
+from stereotalker.media.content_credentials import _is_pair, _local_signer, open_signer
 from stereotalker.media.video_files import frame_rate, write_video
 from stereotalker.models import Models, weights_file
 from stereotalker.params import load_params
 from stereotalker.production import quality
 from stereotalker.production.clip import ClipMaker
 from stereotalker.production.delivery import deliver, supersede
-from stereotalker.production.manifest import Clip
+from stereotalker.production.manifest import Clip, read_manifest
 from stereotalker.production.outputs import Outputs
 from stereotalker.production.report import Again, BatchSummary, ClipResult
+from stereotalker.production.retention import collect, usage
 from stereotalker.records import Speech, save
 from stereotalker.runtime import process_identity
 from stereotalker.runtime.device import arithmetic, check_device
@@ -261,6 +265,62 @@ def test_a_notice_names_the_commonest_reasons_first():
         ClipResult("c", 5, "done", verdict="pass"),
     ]
     assert BatchSummary(rows, "", 1, 1, 0).reasons() == ["3 x frames 0-9 do not fit", "1 x soft"]
+
+
+# ---- what is kept of the store ----
+
+
+def age(store, days):
+    """Make every entry as old as if it had been used last so many days ago."""
+    for marker in store.glob("*/*/done.json"):
+        os.utime(marker, (time.time() - days * 24 * 3600, marker.stat().st_mtime))
+
+
+def test_old_entries_are_collected_and_those_of_listed_batches_kept(run_batch, tmp_path, home, tiny_models):
+    batches = [write_batch(tmp_path, [{"id": "a", "script": word}], word) for word in ("one", "two")]
+    for batch in batches:
+        run_batch(batch, out=batch.stem)
+    before = usage(Store(home.store))
+    assert before["render"].entries == 2 and before["render"].bytes > 0
+    age(home.store, 31)
+    maker = ClipMaker(tiny_models, Store(home.store), open_signer(load_params().provenance, home.credentials),
+                      Library(home.avatars))  # fmt: skip
+    kept = [read_manifest(batches[0])]
+    would = collect(maker.store, 30, kept, maker, dry_run=True)
+    assert usage(maker.store) == before
+    age(home.store, 31)
+    removed = collect(maker.store, 30, kept, maker, dry_run=False)
+    assert removed == would and 0 < removed.entries < sum(u.entries for u in before.values())
+    monkeyed = run_batch(batches[0], out="again").results[0]
+    assert monkeyed.made == []  # nothing of the listed batch was removed
+    assert "render" in run_batch(batches[1], out="again2").results[0].made
+    assert collect(maker.store, 30, [], maker, dry_run=False).entries == 0  # everything was used just now
+
+
+def test_nothing_is_collected_while_a_batch_uses_the_store(tmp_path, tiny_models):
+    store = Store(tmp_path)
+    store.make("stage", "key", lambda folder: (folder / "a").write_text("x"))
+    age(tmp_path, 100)
+    with store.in_use(), pytest.raises(Unavailable, match="is in use by"):
+        collect(store, 30, [], ClipMaker(tiny_models, store), dry_run=False)
+    (tmp_path / ".running").mkdir(exist_ok=True)
+    (tmp_path / ".running" / "killed").write_text(f"{process_identity.HOST}/999999/1")  # it left its note behind
+    assert collect(store, 30, [], ClipMaker(tiny_models, store), dry_run=False).entries == 1
+    assert not store.has("stage", "key")
+
+
+def test_the_store_is_shown_and_cleared_from_the_command_line(home):
+    store = Store(home.store)
+    store.make("render", "key", lambda folder: (folder / "a").write_bytes(bytes(1_000_000)))
+    shown = cli("store", "du", home=home)
+    assert shown.returncode == 0 and "render" in shown.stdout and "1.0 MB" in shown.stdout
+    assert "removed 0 entries" in cli("store", "gc", home=home).stdout
+    age(home.store, 40)
+    assert "would remove 1 entries" in cli("store", "gc", "--dry-run", home=home).stdout
+    age(home.store, 40)
+    assert "removed 0 entries" in cli("store", "gc", "--keep", "8w", home=home).stdout
+    assert "removed 1 entries, 1.0 MB" in cli("store", "gc", "--keep", "30d", home=home).stdout
+    assert cli("store", "gc", "--keep", "soon", home=home).returncode == 2
 
 
 # ---- what a home makes at its first use ----

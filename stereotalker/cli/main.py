@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from stereotalker.cli import avatars, motion, pipeline, produce
+from stereotalker.cli import avatars, motion, pipeline, produce, store
 from stereotalker.errors import UserError
 from stereotalker.runtime.home import Home
 
@@ -71,6 +71,7 @@ for _command in COMMANDS:
     app.command()(_command)
 app.add_typer(avatars.app, name="avatar")
 app.add_typer(pipeline.dataset, name="dataset")
+app.add_typer(store.app, name="store")
 
 
 def main() -> None:

@@ -73,13 +73,13 @@ def fit_portrait_once(path: Path, models: Models, store: AnyStore, landmarks: Pa
             picture = read_photo(path, size, data)
             with KeypointFile(landmarks, path) if landmarks else MediaPipe(detector_folder(models.params)) as detector:
 
-                def fit(picture: np.ndarray) -> FittedPortrait:
+                def fit_picture(picture: np.ndarray) -> FittedPortrait:
                     return fit_portrait(picture, path.stem, detector, models.body, read_calibration())
 
                 try:
-                    result = fit(picture)
+                    result = fit_picture(picture)
                 except ClipError as error:
-                    found = None if landmarks else _fit_second_look(read_photo(path, data=data), size, fit)
+                    found = None if landmarks else _fit_second_look(read_photo(path, data=data), size, fit_picture)
                     if found is None:
                         raise ClipError(f"{path.name}: {error}") from None
                     picture, result = found

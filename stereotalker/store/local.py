@@ -10,17 +10,22 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
-from stereotalker.runtime.process_identity import HOST
+from stereotalker.runtime.process_identity import HOST, identity, is_dead
 from stereotalker.store.digests import file_digest
-from stereotalker.store.files import sync
+from stereotalker.store.files import sync, write_atomic
 
 MARKER = "done.json"  # holds the SHA-256 of every file of the entry
+_RUNNING = ".running"  # folder of the notes of batches that use the store
+_MAX_RUN_S = 7 * 24 * 3600  # age of a note in s from which the batch, of another machine, is taken to have ended
 
 
 class Store:
@@ -45,13 +50,14 @@ class Store:
         if files is not None and all(
             (folder / name).is_file() and file_digest(folder / name) == expected for name, expected in files.items()
         ):
+            _note_use(folder / MARKER)
             return folder
         self._discard(folder)
         return None
 
     def has(self, stage: str, key: str) -> bool:
         """Whether there is such an entry, by its marker alone. Its files are not read, so damage is not noticed."""
-        return (self.root / stage / key / MARKER).is_file()
+        return _note_use(self.root / stage / key / MARKER)
 
     def make(self, stage: str, key: str, write: Callable[[Path], None]) -> Path:
         """Folder of an entry. If there is none, `write(folder)` must write its files."""
@@ -96,6 +102,39 @@ class Store:
             return
         shutil.rmtree(moved, ignore_errors=True)
 
+    def entries(self) -> Iterator[Entry]:
+        """All complete entries."""
+        for marker in self.root.glob(f"*/*/{MARKER}"):
+            try:
+                size = sum(path.stat().st_size for path in marker.parent.iterdir())
+                yield Entry(marker.parent.parent.name, marker.parent.name, size, marker.stat().st_atime)
+            except OSError:  # it was removed meanwhile
+                continue
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Say that a batch of this process needs entries of the store, so that none are collected meanwhile."""
+        note = self.root / _RUNNING / uuid.uuid4().hex
+        try:
+            write_atomic(note, identity().encode())
+        except OSError:  # a full disk: `collect` has to run, and the batch stops by itself
+            pass
+        try:
+            yield
+        finally:
+            note.unlink(missing_ok=True)
+
+    def users(self) -> list[str]:
+        """Identities of the processes that use the store. Those that are known to have ended are forgotten."""
+        alive = []
+        for note in (self.root / _RUNNING).glob("*"):
+            owner = note.read_text(encoding="utf-8")
+            if is_dead(owner) or time.time() - note.stat().st_mtime > _MAX_RUN_S:
+                note.unlink(missing_ok=True)
+            else:
+                alive.append(owner)
+        return alive
+
     def sweep(self) -> int:
         """Remove temporary folders of processes of this machine that no longer run. Returns the number of folders."""
         removed = 0
@@ -106,6 +145,30 @@ class Store:
                 shutil.rmtree(path, ignore_errors=True)
                 removed += 1
         return removed
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An entry of the store."""
+
+    stage: str
+    key: str
+    bytes: int
+    last_used: float  # s since 1970
+
+
+def _note_use(marker: Path) -> bool:
+    """Set the time of the last access of a marker to now. Returns whether the marker exists.
+
+    Its time of writing stays. File systems do not note accesses reliably by themselves.
+    """
+    try:
+        os.utime(marker, ns=(time.time_ns(), marker.stat().st_mtime_ns))
+    except FileNotFoundError:
+        return False
+    except OSError:  # a store that may only be read
+        pass
+    return True
 
 
 def read_marker(data: bytes) -> dict[str, str] | None:

@@ -7,6 +7,7 @@ complete.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from stereotalker.errors import UserError
@@ -59,6 +60,15 @@ class RemoteStore:
         """Remove an entry, if there is one. Without its marker it counts as missing."""
         self._shared.remove(f"{stage}/{key}/{MARKER}")
         self._local.discard(stage, key)
+
+    @property
+    def local(self) -> Store:
+        """The store of the local copies."""
+        return self._local
+
+    def in_use(self) -> AbstractContextManager[None]:
+        """Say that a batch of this process needs local copies. See Store.in_use."""
+        return self._local.in_use()
 
     def sweep(self) -> int:
         """Remove temporary folders from the local store. See Store.sweep."""
