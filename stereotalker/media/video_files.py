@@ -98,9 +98,7 @@ def write_video(
         fflags="+bitexact",
         **{"metadata:g:0": f"title={title}", "metadata:g:1": f"comment={MARK}"},
         **color,
-        # Encoders such as ProRes take the tags from the frames, not from the options.
-        vf="scale=out_color_matrix=bt709:out_range=tv,"
-        "setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709:range=tv",
+        vf="scale=out_color_matrix=bt709:out_range=tv",
     )
     command = ffmpeg.compile(output.overwrite_output(), cmd=[FFMPEG, "-nostdin", "-v", "error"])
     try:
