@@ -330,8 +330,9 @@ def test_a_slot_whose_jobs_succeed_elsewhere_is_left_out_and_told(models, tmp_pa
     with ThreadPoolExecutor(1) as thread:
         done = thread.submit(pool.render, jobs, no_progress).result(120)
     assert len(done) == len(jobs) and all(store.has("render", job.key) for job in jobs)
-    if broken.jobs >= 3:
-        assert pool._blame[0] == 3 and any("gets no more work" in text for text in told) and broken.jobs == 3
+    # How many jobs the broken slot gets depends on how fast the good one is.
+    assert (pool._blame[0] >= 3) == any("gets no more work" in text for text in told)
+    assert pool._blame[1] == 0 and broken.jobs <= len(jobs)
     assert any("another worker tries it once" in text for text in told)
 
 

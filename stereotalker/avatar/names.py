@@ -24,4 +24,4 @@ def safe_id(name: str) -> str:
     Two names never share an id: where anything is lost, the beginning of the name's digest is added.
     """
     kept = "".join(c if c.isalnum() and c.isascii() or c in "-_" else "-" for c in name)[:88].strip("-_")
-    return kept if kept == name else f"{kept or 'clip'}-{bytes_digest(name.encode(errors='replace'))[:8]}"
+    return kept if kept and kept == name else f"{kept or 'clip'}-{bytes_digest(name.encode(errors='replace'))[:8]}"

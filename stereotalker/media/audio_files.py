@@ -94,21 +94,22 @@ def speech_samples(path: Path) -> np.ndarray:
 
     If the channels are in opposite phase and their mean would cancel them, the louder one is used instead.
     """
-    sound = read_wav(path)
-    spans = [(start, min(start + _CHUNK, len(sound))) for start in range(0, len(sound), _CHUNK)]
-    energy = np.sum([_energies(sound[start:stop]) for start, stop in spans], 0)
+    length = len(read_wav(path))
+    spans = [(start, min(start + _CHUNK, length)) for start in range(0, length, _CHUNK)]
+    # The file is mapped anew for every chunk, so that its pages do not stay in memory.
+    energy = np.sum([_energies(read_wav(path)[start:stop]) for start, stop in spans], 0)
     is_cancelled = energy[0] < 0.1 * energy[1:].max()
     channel = int(energy[1:].argmax())
-    parts = []
+    samples = np.empty(-(-length // _DECIMATION), np.float32)
     for start, stop in spans:
         # The filter of the resampling reaches over the edges of a chunk.
-        low, high = max(start - _MARGIN, 0), min(stop + _MARGIN, len(sound))
-        part = sound[low:high].astype(np.float32) / 32768
+        low, high = max(start - _MARGIN, 0), min(stop + _MARGIN, length)
+        part = read_wav(path)[low:high].astype(np.float32) / 32768
         mono = part[:, channel] if is_cancelled else part.mean(1)
-        resampled = resample_poly(mono, 1, _DECIMATION)
-        first = (start - low) // _DECIMATION
-        parts.append(resampled[first : first + -(-(stop - start) // _DECIMATION)])
-    return np.clip(np.concatenate(parts), -1, 1).astype(np.float32)
+        count, first = -(-(stop - start) // _DECIMATION), (start - low) // _DECIMATION
+        begin = start // _DECIMATION
+        np.clip(resample_poly(mono, 1, _DECIMATION)[first : first + count], -1, 1, samples[begin : begin + count])
+    return samples
 
 
 def media_seconds(path: Path) -> float:

@@ -30,6 +30,7 @@ from stereotalker.store.files import write_atomic
 
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 _ASSERTION = "org.stereotalker.generation"  # label of our assertion: clip, avatar, models and consent
+_BLOCK = 1 << 20  # bytes that are written at once
 _YEARS = 10  # for which a local certificate is valid
 _MIME = {".mp4": "video/mp4", ".mov": "video/quicktime"}
 
@@ -68,9 +69,22 @@ class C2paSigner:
             with c2pa.Signer.from_info(info) as signer, c2pa.Builder(json.dumps(manifest)) as builder:
                 builder.sign_file(str(source), str(target), signer)
         except c2pa.C2paError as error:
+            # For a full disk, c2pa's text names neither the disk nor an error number.
+            _check_room(target, source.stat().st_size)
             raise UserError(
                 f"{source.name} could not be signed: {error}; check provenance.certificate and provenance.key"
             ) from None
+
+
+def _check_room(path: Path, size: int) -> None:
+    """Raise OSError if no file of this size can be written in place of `path`."""
+    try:
+        with open(path, "wb") as file:
+            for _ in range(size // _BLOCK + 1):
+                file.write(bytes(_BLOCK))
+            file.flush()
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def needs_local_signer(params: ProvenanceParams) -> bool:
