@@ -27,7 +27,7 @@ from stereotalker.production.clip import ClipMaker, preview
 from stereotalker.production.manifest import Manifest, read_manifest
 from stereotalker.production.output_lock import lock_outputs
 from stereotalker.production.outputs import Outputs
-from stereotalker.production.preflight import Plan, prepare
+from stereotalker.production.preflight import CLIPS_AHEAD, Plan, prepare
 from stereotalker.production.progress import Display
 from stereotalker.production.report import Again, BatchRecord, BatchSummary, ClipResult, previous_results
 from stereotalker.runtime.environment import set_library_defaults
@@ -42,9 +42,6 @@ from stereotalker.tasks.pool import LocalSlot, Pool, Slot
 from stereotalker.tasks.report import BatchLog
 from stereotalker.tasks.tracking import Tracker, TrackingError
 from stereotalker.weights import FOLDER
-
-# Clips in progress beyond the number of workers. Their audio and motion are made while other clips are rendered.
-_CLIPS_AHEAD = 2
 
 
 @dataclass(frozen=True)
@@ -191,7 +188,7 @@ def _prefect(batch: BatchRecord, items: list[WorkItem], context: BatchContext, l
 
     register_silence_automation()
     close_orphans()
-    in_progress = context.pool.workers + _CLIPS_AHEAD
+    in_progress = context.pool.workers + CLIPS_AHEAD
     name, has_ended = f"{batch.name} {batch.started.replace('T', ' ')}", False
 
     @flow(
