@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import random
 import signal
@@ -256,6 +257,7 @@ def _run_with_harm(
 
 def _start_s3() -> Switch:
     """Start an S3 server on loopback, and a switch before it that all processes use through their environment."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it prints every request
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     switch = Switch(server.get_host_and_port()[1])

@@ -16,6 +16,11 @@ class StrictModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+def as_utf8(text: str) -> str:
+    """The text with \\udc.. in place of what UTF-8 cannot hold, as in names of files that are not UTF-8."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def is_text(value: object) -> bool:
     """Whether every string in the value can be written as UTF-8 and holds no control characters but white space."""
     return not unspeakable(value)

@@ -23,6 +23,7 @@ from stereotalker.models import PRODUCTION_WEIGHTS, weights_file
 from stereotalker.runtime.home import Home, free_port
 from stereotalker.runtime.process_identity import identity, is_dead
 from stereotalker.store.digests import file_digest
+from stereotalker.validation import as_utf8
 
 EXPERIMENTS = {
     "batch": "stereotalker-batches",
@@ -69,8 +70,9 @@ class Tracker:
     def start(self, name: str, parent: str | None = None, tags: dict[str, str] | None = None) -> str:
         """Start a run, inside the run with the id `parent` if given. Returns its id."""
         parent_tag = {"mlflow.parentRunId": parent} if parent else {}
-        all_tags = {name: _text(value) for name, value in {"owner": identity(), **(tags or {}), **parent_tag}.items()}
-        return self._client.create_run(self.experiment, run_name=_text(name), tags=all_tags).info.run_id
+        given = {"owner": identity(), **(tags or {}), **parent_tag}
+        all_tags = {name: as_utf8(str(value)) for name, value in given.items()}
+        return self._client.create_run(self.experiment, run_name=as_utf8(name), tags=all_tags).info.run_id
 
     def note(
         self,
@@ -93,8 +95,8 @@ class Tracker:
         self._client.log_batch(
             run,
             metrics=[Metric(name, float(value), now_ms, step) for name, value in metrics.items()],
-            params=[Param(name, _text(value)[:_MAX_PARAM_CHARS]) for name, value in (params or {}).items()],
-            tags=[RunTag(name, _text(value)[:_MAX_TAG_CHARS]) for name, value in tags.items()],
+            params=[Param(name, as_utf8(str(value))[:_MAX_PARAM_CHARS]) for name, value in (params or {}).items()],
+            tags=[RunTag(name, as_utf8(str(value))[:_MAX_TAG_CHARS]) for name, value in tags.items()],
         )
 
     def attach(self, run: str, name: str, data: bytes) -> None:
@@ -149,11 +151,6 @@ class Tracker:
             if champion.tags.get("sha256") == digests[stage]:
                 versions[stage] = str(champion.version)
         return versions
-
-
-def _text(value: object) -> str:
-    """The value as text that a database takes: names of files may hold bytes that are not UTF-8."""
-    return str(value).encode(errors="backslashreplace").decode()
 
 
 class UiServer:

@@ -1,6 +1,8 @@
 """MediaPipe as the detector: how it is got, and real pictures where it is at hand."""
 
+import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from stereotalker.avatar.fit_portrait import fit_portrait
 from stereotalker.avatar.library import RECORD_FILE
 from stereotalker.errors import ClipError, UserError
 from stereotalker.evaluation.avatars import warp_psnr
+from stereotalker.params import ROOT
 from stereotalker.production import avatars
 from stereotalker.production.avatars import fit_portrait_once
 from stereotalker.production.clip import ClipMaker
@@ -168,3 +171,23 @@ def test_one_fit_for_a_portrait_named_in_a_batch(detector, portrait, tiny_models
         for name in (str(tmp_path / "me.png"), "ava")
     }
     assert "no hand is in the picture" in notes[str(tmp_path / "me.png")][0] and notes["ava"] == ()
+
+
+def test_a_gray_picture_is_stopped_before_it_ends_a_task(detector, portrait):
+    """MediaPipe would refuse every later picture, too."""
+    with pytest.raises(AssertionError):
+        detector(portrait[..., 0])
+    assert detector(portrait).faces == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["phone_screenshot", "small_in_wide", "tall_9x16", "ultrawide"])
+def test_people_in_screenshots_and_panoramas_are_found_by_a_second_look(tiny_models, tmp_path, name):
+    folder = ROOT.parent / "shared" / "cases" / "pictures"
+    if not folder.is_dir() or not (REAL_DATA / "detectors").is_dir():
+        pytest.skip(f"pictures or model files not found at {folder} and {REAL_DATA / 'detectors'}")
+    avatar = tiny_models.params.avatar.model_copy(update={"detectors": REAL_DATA / "detectors"})
+    models = replace(tiny_models, params=tiny_models.params.model_copy(update={"avatar": avatar}))
+    _, entry = fit_portrait_once(folder / f"{name}.png", models, Store(tmp_path))
+    fit = json.loads((entry / "fit.json").read_text())
+    assert fit["residuals"]["silhouette_iou"] > 0.97 and "the portrait was cut to" in fit["notes"][-1]

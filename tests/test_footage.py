@@ -194,3 +194,81 @@ def test_the_command_line_says_what_happened(footage, tmp_path):
     done = run(str(footage), "--out", str(tmp_path / "out"), "--consent", "ours")
     assert done.returncode == 1 and "2 shots" in done.stdout and "3 refused" in done.stdout
     assert run(str(tmp_path / "nowhere"), "--consent", "ours").returncode == 2
+
+
+def rows_of(done) -> list[dict]:
+    """The JSON of every shard."""
+    rows = []
+    for shard in done.shards:
+        with tarfile.open(shard) as tar:
+            [name] = [name for name in tar.getnames() if name.endswith(".json")]
+            rows.append(json.loads(tar.extractfile(name).read()))
+    return rows
+
+
+def convert(source: Path, target: Path, *options) -> Path:
+    """The video with other options of ffmpeg, beside its transcript."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    before = options[: options.index("-i")] if "-i" in options else ()
+    subprocess.run([FFMPEG, "-v", "error", "-y", *before, "-i", source, *options[len(before) :], target], check=True)
+    target.with_suffix(".txt").write_text((source.with_suffix(".txt")).read_text())
+    return target
+
+
+def test_footage_of_a_phone_is_upright(footage, tmp_path):
+    """The pictures lie on their side, and the file says how they are turned."""
+    lying = convert(footage / "two shots.mp4", tmp_path / "lying.mp4", "-vf", "crop=192:256,transpose=1")
+    lying = lying.rename(tmp_path / "lying.mkv")
+    folder = tmp_path / "in"
+    folder.mkdir()
+    command = [FFMPEG, "-v", "error", "-display_rotation", "90", "-i", lying, "-c", "copy", folder / "phone.mp4"]
+    subprocess.run(command, check=True)
+    done = ingest(folder, tmp_path / "out", "ours: drawn people", -20.0)
+    rows = rows_of(done)
+    assert len(rows) == 2 and not done.rejected and all(row["size"] == [256, 192] for row in rows)
+
+
+def test_words_stand_where_the_pictures_are_if_the_sound_begins_later(footage, tmp_path):
+    source = footage / "two shots.mp4"
+    on_time = convert(source, tmp_path / "a" / "take.mkv", "-c", "copy")
+    late = tmp_path / "b" / "take.mkv"
+    late.parent.mkdir()
+    command = [FFMPEG, "-v", "error", "-i", source, "-itsoffset", "0.6", "-i", source, "-map", "0:v", "-map", "1:a"]
+    subprocess.run([*command, "-c", "copy", late], check=True)
+    shutil.copy(on_time.with_suffix(".txt"), late.with_suffix(".txt"))
+    words = [
+        {word[0]: word[1] + row["start"] for row in rows_of(done) for word in row["words"]}
+        for done in (ingest(p.parent, tmp_path / p.parent.name / "out", "ours", -20.0) for p in (on_time, late))
+    ]
+    shared = words[0].keys() & words[1].keys()
+    assert len(shared) >= 5
+    assert np.median([words[1][word] - words[0][word] for word in shared]) == pytest.approx(0.6, abs=0.06)
+
+
+def test_a_varying_frame_rate_keeps_its_times(footage, tmp_path):
+    """Half of the pictures of the second part are left out, as a phone in the dark does; it lasts as long as before."""
+    half = "select='if(lt(t,1.4),1,not(mod(n,2)))'"
+    target = convert(footage / "two shots.mp4", tmp_path / "in" / "take.mkv", "-vf", half, "-fps_mode", "vfr")
+    rows = rows_of(ingest(target.parent, tmp_path / "out", "ours", -20.0))
+    assert sum(row["seconds"] for row in rows) == pytest.approx(2.8, abs=0.2)
+    assert all(row["frames"] == pytest.approx(row["seconds"] * row["fps"], abs=1.5) for row in rows)
+
+
+def test_tables_with_a_mark_are_read_and_shadows_of_macos_passed_over(footage, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    shutil.copy(footage / "two shots.mp4", folder / "take.mp4")
+    (folder / "._take.mp4").write_bytes(b"\0\5\x16\7" + bytes(100))
+    text = (footage / "two shots.txt").read_text()
+    (folder / "transcripts.csv").write_text(f"file,text\ntake.mp4,{text}\n", encoding="utf-8-sig")
+    done = ingest(folder, tmp_path / "out", "ours", -20.0)
+    assert not done.rejected and rows_of(done)[0]["words"]
+
+
+def test_a_video_whose_name_is_not_utf8_is_refused_and_the_rest_used(footage, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    shutil.copy(footage / "two shots.mp4", folder / "take.mp4")
+    shutil.copy(footage / "two shots.mp4", os.fsencode(folder) + b"/t\xe4ke.mp4")
+    done = ingest(folder, tmp_path / "out", "ours", -20.0)
+    assert done.shots == 2 and len(done.rejected) == 1 and "is not UTF-8" in done.rejected[0]["reason"]

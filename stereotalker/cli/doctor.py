@@ -74,7 +74,7 @@ def examine() -> list[Finding]:
     findings.append(_check("speech synthesis", _speech))
     arithmetic = "bfloat16" if autocast()._enabled else "float32 (no native bfloat16: slower)"
     findings.append(Finding("ok", "arithmetic", arithmetic))
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none; the CPU renders"
+    gpu = f"{torch.cuda.get_device_name()}; used by workers with --gpus" if torch.cuda.is_available() else "none"
     findings.append(Finding("ok", "gpu", gpu))
     findings.append(_check_home(Home.default().root))
     return findings

@@ -28,7 +28,7 @@ from stereotalker.media.audio_files import wav_bytes
 from stereotalker.media.faces import SIDE, find_faces, resize_for_detection
 from stereotalker.records import SAMPLE_RATE, Timed
 from stereotalker.store.digests import file_digest
-from stereotalker.validation import is_text
+from stereotalker.validation import as_utf8, is_text
 
 VIDEOS = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".m4v"}
 MIN_SHOT_S, MAX_SHOT_S = 0.8, 20.0  # length of a shot, s: shorter ones are refused, longer ones are cut into pieces
@@ -75,7 +75,7 @@ def ingest(folder: Path, out: Path, consent: str, loudness: float, log: Callable
     out.mkdir(parents=True, exist_ok=True)
     rejected, shards, seconds = [], [], 0.0
     for video in videos:
-        name = video.relative_to(folder).as_posix()
+        name = as_utf8(video.relative_to(folder).as_posix())
         try:
             for shard, row in _ingest_video(video, name, _transcript(video, name, transcripts), out, consent, loudness):
                 if shard is None:

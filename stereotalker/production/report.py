@@ -18,6 +18,7 @@ from PIL import Image, ImageOps
 from stereotalker.errors import SAME_CAUSE, error_signature
 from stereotalker.media.contact_sheet import grid, split_into_rows
 from stereotalker.production.outputs import Outputs
+from stereotalker.validation import as_utf8
 
 _SHEET_COLOR = (0x20, 0x24, 0x2B)  # behind the posters, as the page is
 # Values of ClipResult.shown, the verdicts first.
@@ -136,7 +137,7 @@ def write_report(outputs: Outputs, batch: BatchRecord, end: BatchSummary) -> str
     for stage, seconds in (item for result in end.results for item in result.seconds.items()):
         totals[stage] = totals.get(stage, 0.0) + seconds
     page = templates.get_template("report.html.j2").render(batch=batch, end=end, counts=counts, totals=totals)
-    outputs.put("report.html", page.encode(errors="backslashreplace"))
+    outputs.put("report.html", as_utf8(page).encode())
     summary = {
         "batch": asdict(batch),
         "stopped": end.stopped,
