@@ -74,12 +74,16 @@ def nightly(folder: str, out: str, params: str | None = None) -> dict[str, str]:
     again the next times, MAX_TRIES in all, and a second such batch in a row ends the night. A manifest that is given
     up gets a note in the folder `failed` beside it. Raises UserError if the parameters cannot be read.
     """
-    home, loaded = Home.default(), load_params(Path(params) if params else None)
-    inbox, ended = Path(folder), {}
+    home, inbox, ended = Home.default(), Path(folder), {}
+    loaded = load_params(Path(params) if params else None)
+    with failures_notified(loaded.produce.notify, f"nightly {inbox}"):  # such as an inbox that is not mounted
+        manifests = new_manifests(inbox, home)
     is_suspect = False  # whether the batch before broke off, or failed clip after clip
-    for manifest in new_manifests(inbox, home):
+    for manifest in manifests:
         # The record is named after the content that is read now, so a manifest that is changed meanwhile stays new.
         record = _Record.read(manifest, home)
+        if record is None:  # it was moved away
+            continue
         batch = produce_manifest(manifest, f"{out}/{_results_name(manifest)}", loaded, home)
         print(f"{manifest.name}: {batch.how}")
         ended[manifest.name] = batch.how
@@ -100,7 +104,8 @@ class _BatchEnd:
     """How the batch of a manifest ended, as text for a person, and what that means for the manifest.
 
     made: its clips are made or have their rows; refused: the manifest is at fault; waits: something else is not ready,
-    or the batch stopped; suspect: it broke off, or clip after clip failed alike.
+    or the batch stopped; suspect: it broke off, clip after clip failed alike, or not one clip could be made, which may
+    mean that the disk of the recordings is away.
     """
 
     how: str
@@ -119,7 +124,7 @@ def produce_manifest(manifest: Path, out: str, params: Params, home: Home) -> _B
     except Exception as error:
         how = f"broke off: {type(error).__name__}: {error}"
         return _BatchEnd(how, "waits" if shared_fault(error) else "suspect")
-    if end.stopped_by_breaker:
+    if end.stopped_by_breaker or end.count("failed") == len(end.results):
         return _BatchEnd(end.summary(), "suspect")
     return _BatchEnd(end.summary(), "waits" if end.stopped else "made")
 
@@ -127,7 +132,8 @@ def produce_manifest(manifest: Path, out: str, params: Params, home: Home) -> _B
 def new_manifests(folder: Path, home: Home) -> list[Path]:
     """Manifests that are not finished, oldest first. A manifest that was changed since then is new."""
     manifests = [path for path in folder.iterdir() if _is_manifest(path)]
-    unfinished = (path for path in manifests if not _Record.read(path, home).is_finished)
+    records = [record for path in manifests if (record := _Record.read(path, home)) is not None]
+    unfinished = [record.manifest for record in records if not record.is_finished]
     return sorted(unfinished, key=lambda path: (path.stat().st_mtime, path.name))
 
 
@@ -141,8 +147,14 @@ class _Record:
     is_finished: bool = False
 
     @classmethod
-    def read(cls, manifest: Path, home: Home) -> _Record:
-        path = home.root / "taken" / f"{digest(str(manifest.resolve()), file_digest(manifest))}.json"
+    def read(cls, manifest: Path, home: Home) -> _Record | None:
+        """None for a manifest that cannot be read; the reason is printed."""
+        try:
+            key = digest(str(manifest.resolve()), file_digest(manifest))
+        except OSError as error:
+            print(f"note: {manifest} cannot be read: {error.strerror}")
+            return None
+        path = home.root / "taken" / f"{key}.json"
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
         except (FileNotFoundError, json.JSONDecodeError):
@@ -158,7 +170,10 @@ class _Record:
             "tries": tries,
             "is_finished": is_finished,
         }
-        write_atomic(self.path, json.dumps(values).encode())
+        try:
+            write_atomic(self.path, json.dumps(values).encode())
+        except OSError as error:  # then the manifest is produced again, and its clips are found
+            print(f"note: {self.path} could not be written: {error.strerror}")
 
 
 def _is_manifest(path: Path) -> bool:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ import torch
 import yaml
 
 from stereotalker.avatar.library import Library
-from stereotalker.errors import BatchStopped, Unavailable, UserError
+from stereotalker.errors import BatchStopped, Unavailable, UserError, is_network_fault
 from stereotalker.media.content_credentials import open_signer
 from stereotalker.models import Models
 from stereotalker.params import ROOT, Params
@@ -84,12 +84,9 @@ def produce(
     manifest, outputs, rules = read_manifest(manifest_path), Outputs(out), params.produce
     with lock_outputs(outputs, manifest.path.stem):
         previous = previous_results(outputs)
-        if again is not None and not previous:
-            raise UserError(f"no results.json in {outputs}; run the batch once without --status, --failed and --again")
-        # Rows of the last run that stay as they are.
-        before = {name: row for name, row in previous.items() if not again.includes(row)} if again else {}
         models = Models(params, weights)
         plan = prepare(manifest, outputs, models, home)
+        before = _rows_that_stay(plan, previous, again)
         for note in (*manifest.notes, *plan.warnings):
             _say(note)
 
@@ -99,7 +96,7 @@ def produce(
         admission = AdmissionControl(rules.window, rules.budget_hours, rules.breaker, say=_say)
         maker = ClipMaker(models, store, open_signer(params.provenance, home.credentials), Library(home.avatars))
         batch, log = _open_records(manifest, models, outputs, home, admission, before)
-        items = _work_items(plan, set(before), rules.previews, anew=again is not None)
+        items = _work_items(plan, before, rules.previews, _made_anew(previous, again))
         try:
             if again is None:
                 items = _without_finished(items, maker, outputs, previous, log)
@@ -116,8 +113,7 @@ def produce(
 
                 context = BatchContext(maker, pool, outputs, display, admission, rules.retries, on_result)
                 for faulty in plan.faults:
-                    if faulty.clip.id not in before:
-                        on_result(refused(faulty.row, faulty.clip, faulty.fault, context))
+                    on_result(refused(faulty.row, faulty.clip, faulty.fault, context))
                 if executor == "inline":
                     _inline(items, context, log)
                 else:
@@ -132,15 +128,43 @@ def produce(
     return BatchResult(end, page, log.run)
 
 
-def _work_items(plan: Plan, finished: set[str], side: int | None, anew: bool) -> list[WorkItem]:
+def _rows_that_stay(plan: Plan, previous: dict[str, ClipResult], again: Again | None) -> dict[str, ClipResult]:
+    """Rows of the last run that stay as they are, by clip id.
+
+    A clip that the pre-flight check refuses gets a new row in any case: its consent may have run out. Raises UserError
+    if `again` names a clip that the manifest does not have, or if there was no run.
+    """
+    if again is None:
+        return {}
+    if not previous:
+        raise UserError("--status, --failed and --again need the results of an earlier run in --out; there are none")
+    if unknown := again.clips - {planned.clip.id for planned in plan.clips}:
+        raise UserError(f"--again {', '.join(sorted(unknown))}: the manifest has no such clip")
+    refused_clips = {planned.clip.id for planned in plan.faults}
+    return {name: row for name, row in previous.items() if not again.includes(row) and name not in refused_clips}
+
+
+def _made_anew(previous: dict[str, ClipResult], again: Again | None) -> set[str]:
+    """Ids of clips whose stored frames are not used: those that were made before, and shall be made again.
+
+    What a stopped batch has rendered is used.
+    """
+    if again is None:
+        return set()
+    return {name for name, row in previous.items() if again.includes(row) and row.state == "done"} | set(again.clips)
+
+
+def _work_items(plan: Plan, finished: Container[str], side: int | None, anew: set[str]) -> list[WorkItem]:
     """The work in its order: previews of the whole batch first, if wanted, then the clips.
 
-    finished: ids of clips that are left out; side: px of the previews' smaller side, None: no previews; anew: see
+    finished: ids of clips that are left out; side: px of the previews' smaller side, None: no previews; anew: ids, see
     WorkItem.
     """
     feasible = [planned for planned in plan.clips if not planned.fault and planned.clip.id not in finished]
     previews = [WorkItem(p.row, place, preview(p.clip, side), True) for place, p in enumerate(feasible)] if side else []
-    return previews + [WorkItem(p.row, len(feasible) + place, p.clip, anew=anew) for place, p in enumerate(feasible)]
+    return previews + [
+        WorkItem(p.row, len(feasible) + place, p.clip, anew=p.clip.id in anew) for place, p in enumerate(feasible)
+    ]
 
 
 def _without_finished(
@@ -186,8 +210,13 @@ def _prefect(batch: BatchRecord, items: list[WorkItem], context: BatchContext, l
         register_silence_automation,
     )
 
-    register_silence_automation()
-    close_orphans()
+    try:
+        register_silence_automation()
+        close_orphans()
+    except Exception as error:
+        if is_network_fault(error):
+            raise Unavailable(f"Prefect's server does not answer: {type(error).__name__}: {error}") from error
+        raise
     in_progress = context.pool.workers + CLIPS_AHEAD
     name, has_ended = f"{batch.name} {batch.started.replace('T', ' ')}", False
 
@@ -228,7 +257,7 @@ def _prefect(batch: BatchRecord, items: list[WorkItem], context: BatchContext, l
     with tags(TAG, batch.name, owner_tag(identity())):
         state = produce_batch(batch.manifest, len(items), return_state=True)
     if not has_ended:  # a bug of ours or of Prefect
-        context.admission.stop(f"the flow run broke off: {state.message}")
+        raise RuntimeError(f"the flow run broke off: {state.message}")
 
 
 @contextmanager
@@ -245,7 +274,7 @@ def _open_pool(
     else:
         from stereotalker.tasks.cluster import Cluster
 
-        cluster = Cluster(models.params, models.folder, str(store), home.store)
+        cluster = Cluster(models, str(store), home.store)
         slots = cluster.slots
     pool = Pool(slots, models.params.produce.worker, admission, store)
     try:

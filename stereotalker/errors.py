@@ -7,10 +7,9 @@ import os
 import re
 from collections.abc import Iterator
 
-SAME_CAUSE = "failed for the same cause"  # part of the message when a batch stops because clip after clip fails alike
-
-# A disk that is full, over its quota, read-only, failing or away: every clip would meet it.
-_DISK_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ENOTCONN, errno.ENODEV, errno.ENXIO}
+# A disk that is full, over its quota, read-only or away: every clip would meet it. EIO is left out, because it may be
+# the fault of a single file.
+_DISK_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOTCONN}
 _RUST_OS_ERROR = re.compile(r"\(os error (\d+)\)")  # how libraries written in Rust give an error number
 _FULL_DISK_TEXT = re.compile(r"no space left on device|database or disk is full|disk quota exceeded", re.IGNORECASE)
 _OUT_OF_MEMORY_TEXT = re.compile(r"can't allocate memory|out of memory|not enough memory", re.IGNORECASE)
@@ -80,6 +79,8 @@ def shared_fault(error: BaseException) -> str:
     for link in _chain(error):
         if isinstance(link, Unavailable):
             return str(link)
+        if isinstance(link, UserError):
+            continue  # its text may quote a script
         number = link.errno if isinstance(link, OSError) else None
         if number is None and (match := _RUST_OS_ERROR.search(str(link))):
             number = int(match[1])
@@ -100,12 +101,7 @@ def is_transient(error: BaseException) -> bool:
 
 def is_network_fault(error: BaseException) -> bool:
     """Whether a connection failed, was cut or took too long, or a server answered that it is out of order."""
-    link: BaseException | None = error
-    while link is not None:
-        if _is_network_error(link):
-            return True
-        link = link.__cause__
-    return False
+    return any(_is_network_error(link) for link in _chain(error, contexts=False))
 
 
 def _is_network_error(error: BaseException) -> bool:
@@ -122,14 +118,17 @@ def _is_network_error(error: BaseException) -> bool:
     )
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error and its causes, the last first."""
+def _chain(error: BaseException, contexts: bool = True) -> Iterator[BaseException]:
+    """An error and its causes, the last first.
+
+    contexts: whether an error during whose handling another one was raised counts as its cause, too.
+    """
     seen: list[BaseException] = []
     link: BaseException | None = error
     while link is not None and link not in seen:
         yield link
         seen.append(link)
-        link = link.__cause__ or link.__context__
+        link = link.__cause__ or (link.__context__ if contexts else None)
 
 
 def error_signature(text: str) -> str:

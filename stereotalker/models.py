@@ -16,7 +16,7 @@ from stereotalker.params import BodyParams, Params, resolve
 from stereotalker.render.denoiser import DenoiserConfig, RenderDenoiser
 from stereotalker.render.renderer import Renderer
 from stereotalker.runtime.device import arithmetic, check_device
-from stereotalker.store.digests import bytes_digest, file_digest
+from stereotalker.store.digests import bytes_digest, digest, file_digest
 from stereotalker.weights import FOLDER, load_weights, read_file
 
 # Stages whose weights production loads. They are some of pipeline.TRAINING_STAGES, which train and save the weights.
@@ -102,6 +102,12 @@ class Models:
         Raises Unavailable if one of them does not exist.
         """
         return {stage: bytes_digest(data) for stage, data in self._files.items()} | {"body": self._body_digest}
+
+    @property
+    def body_version(self) -> str:
+        """Digest of all that the body model depends on: its file, its reader, and the number of its coefficients."""
+        body = self.params.body
+        return digest(self.digests["body"], body.file_reader, body.betas)
 
     @cached_property
     def _files(self) -> dict[str, bytes]:

@@ -23,15 +23,15 @@ def as_utf8(text: str) -> str:
 
 def is_text(value: object) -> bool:
     """Whether every string in the value can be written as UTF-8 and holds no control characters but white space."""
-    return not unspeakable(value)
+    return not invalid_character(value)
 
 
-def unspeakable(value: object) -> str:
+def invalid_character(value: object) -> str:
     """The first character of a value that no text should hold, as text for a person; empty if there is none."""
     if isinstance(value, dict):
-        return next(filter(None, map(unspeakable, [*value, *value.values()])), "")
+        return next(filter(None, map(invalid_character, [*value, *value.values()])), "")
     if isinstance(value, list | tuple):
-        return next(filter(None, map(unspeakable, value)), "")
+        return next(filter(None, map(invalid_character, value)), "")
     for character in value if isinstance(value, str) else "":
         category = unicodedata.category(character)
         if category == "Cs":
@@ -47,6 +47,8 @@ def repeated_keys(node: yaml.Node) -> Iterator[str]:
         seen: dict[str, int] = {}
         for key, value in node.value:
             line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode):
+                continue
             if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
                 yield f"line {line}: the key {key.value!r} stands in line {seen[key.value]} already; remove one"
             seen.setdefault(key.value, line)

@@ -23,7 +23,7 @@ from stereotalker.errors import BatchStopped, UserError, is_transient, shared_fa
 from stereotalker.production.admission import AdmissionControl
 from stereotalker.production.clip import ClipMaker, StageTimings, make_clip
 from stereotalker.production.delivery import deliver, deliver_preview, supersede
-from stereotalker.production.finished_clips import FinishedRecord, recall, remember
+from stereotalker.production.finished_clips import FinishedRecord, clip_key, recall, remember
 from stereotalker.production.manifest import Clip
 from stereotalker.production.outputs import Outputs
 from stereotalker.production.report import ClipResult
@@ -137,7 +137,9 @@ def produce_clip(item: WorkItem, context: BatchContext, render: Render, attempt:
         facts=clip_facts(clip),
     )
     try:
-        finished = make_clip(clip, context.maker, render, context.progress, timings, item.place, item.anew)
+        key = clip_key(context.maker, clip)
+        anew = item.anew and attempt == 1  # a later try takes what the first one has rendered
+        finished = make_clip(clip, context.maker, render, context.progress, timings, item.place, anew)
         notes = context.maker.fit_notes(clip)
         signed = context.maker.sign(clip, finished, timings)
         if item.preview:
@@ -152,7 +154,7 @@ def produce_clip(item: WorkItem, context: BatchContext, render: Render, attempt:
             verdict.measures,
             finished.frames,
         )
-        remember(context.maker, clip, record)
+        remember(context.maker, clip, key, record)
     except BatchStopped as stop:
         return result(state="stopped", error=str(stop))
     except Exception as error:  # every clip gets a row

@@ -35,7 +35,8 @@ class Cluster:
     Raises Unavailable if no cluster answers, or if a worker does not fit on this machine.
     """
 
-    def __init__(self, params: Params, weights: Path, store: str, local_store: Path):
+    def __init__(self, models: Models, store: str, local_store: Path):
+        params, weights = models.params, models.folder
         rules = params.produce.worker
         address = rules.address or os.environ.get("RAY_ADDRESS")
         self._was_initialized = ray.is_initialized()
@@ -58,7 +59,7 @@ class Cluster:
                     "start one with `ray start --head`, or leave --ray-address out"
                 ) from None
         _check_resources(rules, address)
-        versions = versions_of(Models(params, weights))
+        versions = versions_of(models)
         self.slots = [ActorSlot(params, weights, versions, store, local_store) for _ in range(params.produce.workers)]
 
     def close(self) -> None:

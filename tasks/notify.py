@@ -44,5 +44,5 @@ def failures_notified(targets: list[str], batch: str) -> Iterator[None]:
     except Exception as error:
         lines = str(error).splitlines() or [type(error).__name__]
         more = [f"and {len(lines) - _MAX_LINES} more"] if len(lines) > _MAX_LINES else []
-        notify(targets, f"{batch}: nothing was made", "\n".join(lines[:_MAX_LINES] + more))
+        notify(targets, f"{batch}: did not start, or broke off", "\n".join(lines[:_MAX_LINES] + more))
         raise

@@ -27,8 +27,8 @@ from stereotalker.production.segments import Progress, RenderedSegment, SegmentJ
 from stereotalker.store.remote import AnyStore
 
 _MAX_BACKOFF_S = 60.0  # seconds, before jitter
-_MAX_BLAME = 3  # jobs that failed on a slot and succeeded elsewhere, after which the slot is left out
-_HANDOVER_S = 0.2  # seconds that a slot waits before it looks again for a job that it may take
+_MAX_FAILURES_ELSEWHERE = 3  # jobs that failed on a slot and succeeded elsewhere, after which it is excluded
+_POLL_S = 0.2  # seconds that a slot waits before it looks again for a job that it may take
 
 
 class Slot(Protocol):
@@ -83,7 +83,7 @@ class Pool:
         self._sequence, self._lock = count(), threading.Lock()
         self._idle, self._closing = 0, False  # _idle: threads that wait for a job
         self._threads: list[threading.Thread] = []
-        self._blame = [0] * len(slots)  # by slot: jobs that failed there and succeeded elsewhere
+        self._failures_elsewhere = [0] * len(slots)  # by slot: jobs that failed there and succeeded elsewhere
 
     def render(self, jobs: list[SegmentJob], progress: Progress) -> list[RenderedSegment]:
         """Render all segments of a clip, and return them in the order of `jobs`.
@@ -137,12 +137,11 @@ class Pool:
         elsewhere takes no more jobs.
         """
         slot, is_resting = self._slots[index], False
-        while not self._closing and self._is_trusted(index):
+        while not self._closing and not self._is_excluded(index):
             with self._lock:
                 self._idle += 1
             try:
-                timeout = min(self._rules.idle, 1.0) if is_resting else self._rules.idle
-                work = self._queue.get(timeout=timeout)
+                work = self._next(index, min(self._rules.idle, 1.0) if is_resting else self._rules.idle)
             except Empty:
                 if not is_resting:
                     slot.rest()
@@ -151,15 +150,30 @@ class Pool:
             finally:
                 with self._lock:
                     self._idle -= 1
-            if work.job is None or work.future.done():
-                continue
-            if work.failed_slot == index and self._others_may_take(index):
-                self._enqueue(work)
-                time.sleep(_HANDOVER_S)
+            if work is None or work.job is None or work.future.done():
                 continue
             is_resting = False
             self._work_on(work, work.job, index)
         slot.rest()
+
+    def _next(self, index: int, timeout: float) -> _Work | None:
+        """The next work for a slot. A job that failed there is left to another slot; then None, if it is all there is.
+
+        Raises queue.Empty after `timeout` seconds without work.
+        """
+        found: _Work | None = self._queue.get(timeout=timeout)
+        left: list[_Work] = []
+        while found is not None and found.failed_slot == index and self._has_other_slots(index):
+            left.append(found)
+            try:
+                found = self._queue.get_nowait()
+            except Empty:
+                found = None
+        for work in left:
+            self._enqueue(work)
+        if found is None:
+            time.sleep(_POLL_S)
+        return found
 
     def _work_on(self, work: _Work, job: SegmentJob, index: int) -> None:
         """Render a job on a slot, and give its future the result or the error, or queue it for another slot."""
@@ -176,21 +190,26 @@ class Pool:
             work.future.set_exception(error)
         else:
             if work.failed_slot not in (None, index):
-                self._blame_slot(work.failed_slot)
+                self._count_failure(work.failed_slot)
             work.future.set_result(done)
 
-    def _is_trusted(self, index: int) -> bool:
-        return self._blame[index] < _MAX_BLAME
+    def _is_excluded(self, index: int) -> bool:
+        return self._failures_elsewhere[index] >= _MAX_FAILURES_ELSEWHERE
 
-    def _others_may_take(self, index: int) -> bool:
-        return any(self._is_trusted(other) for other in range(len(self._slots)) if other != index)
+    def _has_other_slots(self, index: int) -> bool:
+        return any(not self._is_excluded(other) for other in range(len(self._slots)) if other != index)
 
-    def _blame_slot(self, index: int) -> None:
+    def _count_failure(self, index: int) -> None:
+        """Count a job that failed on a slot and succeeded elsewhere. The last slot is never excluded."""
         with self._lock:
-            self._blame[index] += 1
-        if not self._is_trusted(index):
+            if self._is_excluded(index) or not self._has_other_slots(index):
+                return
+            self._failures_elsewhere[index] += 1
+            is_excluded = self._is_excluded(index)
+        if is_excluded:
             self._admission.say(
-                f"worker {index + 1} gets no more work: {_MAX_BLAME} segments failed there and succeeded elsewhere"
+                f"worker {index + 1} gets no more work: {_MAX_FAILURES_ELSEWHERE} segments failed there and succeeded "
+                "elsewhere"
             )
 
     def _attempt(self, job: SegmentJob, slot: Slot, may_try_elsewhere: bool) -> RenderedSegment:

@@ -108,6 +108,7 @@ class BatchLog:
             time.monotonic() - self._started_monotonic,
             self._admission.spent.useful,
             self._admission.spent.lost,
+            self._admission.breaker_tripped,
         )
 
     def close(self) -> tuple[BatchSummary, str]:

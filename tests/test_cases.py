@@ -94,6 +94,10 @@ def test_a_key_that_stands_twice_is_refused(tmp_path, name, text, complaint):
     assert complaint in fault
 
 
+def test_a_key_that_is_no_text_is_refused(tmp_path):
+    assert faults(write(tmp_path, "b.yaml", "clips:\n- {id: a, avatar: ava, script: hi}\n? [x]\n: y\n"))
+
+
 def test_texts_that_yaml_reads_as_something_else_are_named_as_they_are_written(tmp_path):
     rows = "\n".join(f"- {{id: {name}, avatar: ava, script: Hi}}" for name in ("no", "007", "2025-11-28", "12:30"))
     found = faults(write(tmp_path, "b.yaml", f"clips:\n{rows}\n"))

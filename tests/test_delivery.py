@@ -4,13 +4,17 @@ from pathlib import Path
 
 import pytest
 from batch_helpers import cli, write_batch
+from PIL import Image
 
+from stereotalker.errors import UserError
+from stereotalker.media.video_files import read_frames
 from stereotalker.production import quality
 from stereotalker.production.clip import ClipMaker
 from stereotalker.production.delivery import deliver, supersede
 from stereotalker.production.manifest import Clip
 from stereotalker.production.outputs import Outputs
 from stereotalker.production.report import Again, BatchSummary, ClipResult
+from stereotalker.render.renderer import Renderer
 from stereotalker.store.digests import file_digest
 
 pytestmark = pytest.mark.integration
@@ -64,6 +68,55 @@ def test_a_renderer_that_paints_black_stops_the_batch_and_its_frames_are_made_ag
     assert {name for name in files_of(tmp_path / "out") if "superseded" not in name} == {
         f"clips/c{k}.mp4" for k in range(6)
     }
+
+
+def test_a_clip_that_is_made_again_is_delivered_with_its_new_frames(run_batch, tmp_path, monkeypatch):
+    """The frames differ although their key does not, as after a fault of a GPU. The signed video must not be old."""
+    batch = write_batch(tmp_path, [{"id": "a", "script": "one"}])
+    with monkeypatch.context() as broken:
+        segment = Renderer.segment
+        broken.setattr(Renderer, "segment", lambda *arguments: segment(*arguments) // 2)
+        first = run_batch(batch)
+    dark = read_frames(tmp_path / "out" / first.results[0].video).mean()
+    again = run_batch(batch, again=Again(clips=frozenset("a")))
+    assert read_frames(tmp_path / "out" / again.results[0].video).mean() > 1.5 * dark
+    assert again.results[0].sha256 != first.results[0].sha256
+
+
+def test_what_a_stopped_batch_has_rendered_is_not_rendered_again(run_batch, tmp_path, monkeypatch):
+    batch = write_batch(tmp_path, [{"id": "a", "script": "one two three four"}])
+    with monkeypatch.context() as full:
+        full.setattr(ClipMaker, "video", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        assert run_batch(batch).results[0].state == "stopped"
+    again = run_batch(batch, again=Again(states=frozenset({"fail", "failed", "stopped"})))
+    assert again.results[0].shown == "pass" and again.results[0].rendered == 0
+
+
+def test_a_refused_clip_is_told_whatever_is_made_again(run_batch, tmp_path):
+    batch = write_batch(tmp_path, [{"id": "a", "script": "one"}, {"id": "b", "script": "two"}])
+    run_batch(batch)
+    refused = write_batch(tmp_path, [{"id": "a", "avatar": "zoe", "script": "one"}, {"id": "b", "script": "two"}])
+    rows = run_batch(refused, again=Again(clips=frozenset("b"))).results
+    assert [row.shown for row in rows] == ["failed", "pass"]
+    assert files_of(tmp_path / "out") == {"clips/b.mp4", "superseded/a.mp4"}
+    with pytest.raises(UserError, match="--again typo: the manifest has no such clip"):
+        run_batch(batch, again=Again(clips=frozenset({"typo"})))
+
+
+def test_an_input_that_is_replaced_while_a_clip_is_made_is_not_remembered(run_batch, tmp_path, monkeypatch, home):
+    Image.new("RGB", (64, 64), (0, 200, 0)).save(tmp_path / "wall.png")
+    batch = write_batch(tmp_path, [{"id": "a", "script": "one", "background": "wall.png"}])
+    original = ClipMaker.sign
+
+    def replace_wall(self, *arguments):
+        Image.new("RGB", (64, 64), (200, 0, 0)).save(tmp_path / "wall.png")
+        return original(self, *arguments)
+
+    with monkeypatch.context() as replaced:
+        replaced.setattr(ClipMaker, "sign", replace_wall)
+        first = run_batch(batch)
+    again = run_batch(batch)
+    assert "render" in again.results[0].made and again.results[0].sha256 != first.results[0].sha256
 
 
 def test_clips_are_made_again_by_status_and_by_name(run_batch, tmp_path, home):

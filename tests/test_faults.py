@@ -172,7 +172,7 @@ def test_a_recording_that_changes_while_it_is_read_never_enters_the_store(run_ba
     assert run_batch(batch, again=NOT_WELL).end.status == 0
 
 
-@pytest.mark.parametrize("stage", ["audio", "motion", "video", "quality", "provenance", "avatar"])
+@pytest.mark.parametrize("stage", ["audio", "motion", "render", "video", "quality", "provenance", "avatar"])
 def test_a_damaged_store_entry_of_any_stage_is_remade(run_batch, tmp_path, home, stage):
     batch = write_batch(tmp_path, TWO_CLIPS[:1])
     run_batch(batch)
@@ -182,6 +182,8 @@ def test_a_damaged_store_entry_of_any_stage_is_remade(run_batch, tmp_path, home,
         if file.name != MARKER:
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     shutil.rmtree(tmp_path / "out")  # A clip that is finished and delivered needs no entry.
+    if stage == "render":
+        shutil.rmtree(home.store / "video")  # With its video, a clip needs no segments.
     again = run_batch(batch)
     # The results of a clip do not list the avatar among its stages.
     assert again.end.status == 0 and (stage in again.results[0].made or stage == "avatar")
@@ -206,7 +208,7 @@ def test_only_failed_clips_are_remade_on_request(run_batch, tmp_path):
     assert first.end.status == 1
     again = run_batch(write_batch(tmp_path, [TWO_CLIPS[0], TWO_CLIPS[1]]), again=NOT_WELL)
     assert again.end.status == 0 and str(again.results[0]) == str(first.results[0]) and again.results[1].made
-    with pytest.raises(ValueError, match="no results.json"):
+    with pytest.raises(ValueError, match="need the results of an earlier run"):
         run_batch(write_batch(tmp_path, TWO_CLIPS), out="elsewhere", again=NOT_WELL)
 
 

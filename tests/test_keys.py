@@ -17,8 +17,8 @@ pytestmark = pytest.mark.integration
 
 KEY_ARGUMENTS = {
     keys.speech_key: [("script", "hi", "en-us", "", 165), -20.0],
-    keys.motion_key: ["s", "c", 25.0, 8, ["a", "b", "m"], {"steps": 4}, 2],
-    keys.portrait_key: [["picture"], ["mediapipe 1", "model"], 1024, ["body", "native"], "calibration"],
+    keys.motion_key: ["s", "c", 25.0, 8, ["a", "b", "m"], {"steps": 4}, 2, "cpu bfloat16"],
+    keys.portrait_key: [["picture"], ["mediapipe 1", "model"], 1024, "body", "calibration"],
     keys.avatar_key: ["record", "portrait"],
     keys.clip_render_key: ["m", "a", ["body", "masks", "render"], [64, 64], {"steps": 1}, 3, "cpu bfloat16"],
     keys.segment_key: ["clip", 0, 8],

@@ -10,10 +10,12 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import anyio
+import numpy as np
 import pytest
 import tzlocal
 from batch_helpers import write_batch
 from mlflow import MlflowClient
+from scipy.io import wavfile
 
 from stereotalker.errors import Unavailable, UserError
 from stereotalker.flows import deployments
@@ -114,7 +116,7 @@ def test_a_night_of_thirty_manifests_is_finished_by_the_next_ones(
     names = {run.info.run_name for run in client.search_runs([experiment.experiment_id], max_results=1000)}
     assert {f"m{k:02}" for k in range(28)} <= names
     titles = [message["title"] for message in received]
-    assert sum("nothing was made" in title for title in titles) == 3
+    assert sum("did not start" in title for title in titles) == 3
     assert sum("2 pass" in title for title in titles) == 28
 
 
@@ -131,7 +133,7 @@ class Clock:
 
 def test_a_manifest_that_breaks_off_again_and_again_is_given_up_with_a_note(run_night, inbox, home, monkeypatch):
     drop(inbox, "m")
-    monkeypatch.setattr(deployments, "failures_notified", breaking_off)
+    monkeypatch.setattr("stereotalker.flows.produce.BatchLog", breaking_off)
     for night in range(1, MAX_TRIES + 1):
         assert "broke off: ZeroDivisionError" in run_night()["m.yaml"]
         assert (inbox / "failed" / "m.yaml.txt").is_file() == (night == MAX_TRIES)
@@ -141,7 +143,7 @@ def test_a_manifest_that_breaks_off_again_and_again_is_given_up_with_a_note(run_
     assert len(new_manifests(inbox, home)) == 1
 
 
-def breaking_off(targets, batch):
+def breaking_off(*_):
     raise ZeroDivisionError("a bug")
 
 
@@ -162,6 +164,32 @@ def test_what_is_missing_around_a_manifest_never_marks_it(run_night, inbox, home
 
 def expired_certificate(*_):
     raise UserError("provenance: studio.pem ended on 2026-11-28; renew it")
+
+
+def test_a_manifest_of_which_no_clip_can_be_made_is_tried_again(run_night, inbox, home):
+    """The disk of the recordings may be away."""
+    (inbox / "m.yaml").write_text("clips: [{id: a, avatar: small, audio: away.wav, width: 64, height: 64}]")
+    assert "1 failed" in run_night()["m.yaml"] and len(new_manifests(inbox, home)) == 1
+    wavfile.write(inbox / "away.wav", 16000, (3000 * np.sin(np.arange(16000) / 9)).astype(np.int16))
+    assert "1 failed" not in run_night()["m.yaml"] and new_manifests(inbox, home) == []
+
+
+def test_a_manifest_that_cannot_be_read_keeps_no_other_from_being_made(run_night, inbox, monkeypatch, capsys):
+    drop(inbox, "locked", age=10), drop(inbox, "open")
+    original = deployments.file_digest
+
+    def refuse(path):
+        if path.name == "locked.yaml":
+            raise PermissionError(13, "Permission denied")
+        return original(path)
+
+    monkeypatch.setattr(deployments, "file_digest", refuse)
+    assert list(run_night()) == ["open.yaml"] and "locked.yaml cannot be read" in capsys.readouterr().out
+
+
+def test_results_at_an_address_of_an_unknown_kind_mark_nothing(run_night, inbox, home):
+    drop(inbox, "m")
+    assert "could not start" in run_night(out="nowhere://bucket/night")["m.yaml"] and new_manifests(inbox, home)
 
 
 def test_manifests_that_differ_in_their_endings_get_two_folders(run_night, inbox, tmp_path):

@@ -25,7 +25,7 @@ def test_a_notice_says_why_nothing_could_start(tmp_path, listener):
     faults = "\n".join(f"row {k}: no" for k in range(7))
     with pytest.raises(UserError), failures_notified([f"json://127.0.0.1:{port}/"], "night"):
         raise UserError(faults)
-    assert received[0]["title"] == "night: nothing was made"
+    assert received[0]["title"] == "night: did not start, or broke off"
     assert received[0]["message"].splitlines() == [f"row {k}: no" for k in range(5)] + ["and 2 more"]
 
 

@@ -305,14 +305,10 @@ def test_a_killed_worker_is_replaced_and_its_segment_remade(home, tmp_path, tiny
 
     params = one_thread(tiny_models.params)
     with pytest.raises(UserError, match="a worker needs 1 CPUs and 4 GPUs"):
-        Cluster(
-            params.with_produce({"worker": {"gpus": 4}}),
-            tiny_models.folder,
-            str(tmp_path / "store"),
-            tmp_path / "store",
-        )
+        greedy = Models(params.with_produce({"worker": {"gpus": 4}}), tiny_models.folder)
+        Cluster(greedy, str(tmp_path / "store"), tmp_path / "store")
     cluster, store = (
-        Cluster(params, tiny_models.folder, str(tmp_path / "store"), tmp_path / "store"),
+        Cluster(Models(params, tiny_models.folder), str(tmp_path / "store"), tmp_path / "store"),
         Store(tmp_path / "store"),
     )
     [slot], admission = cluster.slots, AdmissionControl()

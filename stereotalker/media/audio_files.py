@@ -5,6 +5,7 @@ Files are decoded with ffmpeg-python and the ffmpeg binary in imageio-ffmpeg's w
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import re
@@ -26,6 +27,7 @@ from stereotalker.validation import is_text
 
 OUTPUT_RATE = 48_000  # Hz of the sound in a finished clip
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
+FULL_DISK = os.strerror(errno.ENOSPC)  # as ffmpeg reports it
 MIN_SECONDS, MAX_SECONDS = 0.2, 3 * 3600.0  # of sound in an input file
 _MAX_PEAK = 0.97  # of full scale, after normalization
 _BLOCK_S = 0.4  # seconds of the shortest sound that ITU-R BS.1770 can measure
@@ -193,21 +195,22 @@ def _chain(filters: list[str]) -> str:
 
 
 def _run(path: Path, output, level: str = "error") -> str:
-    """Run ffmpeg and return what it reports. Raises ClipError, also for a full disk, which its text names."""
+    """Run ffmpeg and return what it reports. Raises ClipError, or OSError if the disk is full."""
     try:
         command = [FFMPEG, "-nostdin", "-nostats", "-v", level]
         _, report = output.run(cmd=command, capture_stdout=True, capture_stderr=True)
     except ffmpeg.Error as error:
-        raise ClipError(
-            f"{path} cannot be read as audio ({failure_reason(error.stderr)}); expected a file with an audio stream"
-        ) from None
+        reason = failure_reason(error.stderr)
+        if FULL_DISK in reason:
+            raise OSError(errno.ENOSPC, FULL_DISK) from None
+        raise ClipError(f"{path} cannot be read as audio ({reason}); expected a file with an audio stream") from None
     return report.decode(errors="replace")
 
 
 def failure_reason(report: bytes) -> str:
     """The line of ffmpeg's report that says why it failed: the last one, unless one tells of a full disk."""
     lines = report.decode(errors="replace").strip().splitlines() or ["no reason given"]
-    return next((line.strip() for line in lines if "No space left" in line), lines[-1].strip())
+    return next((line.strip() for line in lines if FULL_DISK in line), lines[-1].strip())
 
 
 def _energies(sound: np.ndarray) -> np.ndarray:

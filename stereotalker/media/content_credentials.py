@@ -23,7 +23,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from filelock import FileLock
 
 from stereotalker import __version__
-from stereotalker.errors import UserError
+from stereotalker.errors import Unavailable, UserError
 from stereotalker.params import ProvenanceParams
 from stereotalker.store.digests import digest
 from stereotalker.store.files import write_atomic
@@ -95,23 +95,23 @@ def needs_local_signer(params: ProvenanceParams) -> bool:
 def open_signer(params: ProvenanceParams, folder: Path) -> C2paSigner | None:
     """The signer with the studio's certificate, or else with the local one in `folder`, which is made at first use.
 
-    Returns None if signing is switched off. Raises UserError if the certificate or its key cannot be used.
+    Returns None if signing is switched off. Raises Unavailable if the certificate or its key cannot be used.
     """
     if not params.sign:
         return None
     if needs_local_signer(params):
         return _local_signer(folder)
     if params.certificate is None or params.key is None:
-        raise UserError("provenance: give certificate and key, or neither for a local one")
+        raise Unavailable("provenance: give certificate and key, or neither for a local one")
     try:
         signer = C2paSigner(params.certificate.read_bytes(), params.key.read_bytes())
         leaf, is_pair = x509.load_pem_x509_certificates(signer.chain)[0], _is_pair(signer)
     except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"provenance: {params.certificate} with {params.key} cannot be used: {error}") from None
+        raise Unavailable(f"provenance: {params.certificate} with {params.key} cannot be used: {error}") from None
     if leaf.not_valid_after_utc < datetime.now(UTC):
-        raise UserError(f"provenance: {params.certificate} ended on {leaf.not_valid_after_utc:%Y-%m-%d}; renew it")
+        raise Unavailable(f"provenance: {params.certificate} ended on {leaf.not_valid_after_utc:%Y-%m-%d}; renew it")
     if not is_pair:
-        raise UserError(f"provenance: {params.key} is not the key of {params.certificate}")
+        raise Unavailable(f"provenance: {params.key} is not the key of {params.certificate}")
     return signer
 
 

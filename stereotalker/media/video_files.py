@@ -6,6 +6,7 @@ its pictures, and its metadata says that it was generated.
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import tempfile
@@ -20,7 +21,7 @@ import ffmpeg
 import numpy as np
 
 from stereotalker.errors import UserError
-from stereotalker.media.audio_files import FFMPEG, OUTPUT_RATE, failure_reason
+from stereotalker.media.audio_files import FFMPEG, FULL_DISK, OUTPUT_RATE, failure_reason
 from stereotalker.media.st3d import write_stereo_boxes
 from stereotalker.media.stereo import Stereo
 from stereotalker.params import VideoParams
@@ -66,8 +67,7 @@ def write_video(
     Chunks are u8 [T, H, W, 3], encoded as H.264 for an .mp4, or u8 [T, H, W, 4] with straight alpha, encoded as ProRes
     4444 for a .mov; the ending of `path` decides. size: (height, width) in px. stereo: how two eyes share the pictures;
     players read it from the stream (H.264 frame packing arrangement) and from the file (`st3d`). The file gets its name
-    when it is complete and synced to the disk. Raises UserError if ffmpeg fails, also if the disk is full,
-    which errors.shared_fault recognizes.
+    when it is complete and synced to the disk. Raises UserError if ffmpeg fails, OSError if the disk is full.
     """
     height, width = size
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -116,6 +116,8 @@ def write_video(
             if process.wait() != 0:
                 errors.seek(0)
                 reason = failure_reason(errors.read()) + f" (status {process.returncode})"
+                if FULL_DISK in reason:
+                    raise OSError(errno.ENOSPC, FULL_DISK, str(path))
                 raise UserError(f"{path.name}: ffmpeg could not write the video: {reason}")
         if stereo:
             write_stereo_boxes(temporary, stereo.layout)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from datetime import time as time_of_day
 
-from stereotalker.errors import SAME_CAUSE, BatchStopped, error_signature
+from stereotalker.errors import BatchStopped, error_signature
 from stereotalker.params import TimeWindow
 
 _POLL_S = 0.5  # seconds between two looks at the clock while work waits
@@ -48,6 +48,7 @@ class AdmissionControl:
         self._stopped = ""
         self._hold_reason = self._announced = ""
         self._cause, self._repeats = "", 0
+        self.breaker_tripped = False  # whether clip after clip failed with the same cause
         self._opens, self._closes = next_window(self.now(), self.window)
 
     @property
@@ -114,8 +115,9 @@ class AdmissionControl:
             self._repeats = self._repeats + 1 if is_same else 1
             self._cause = error_signature(error) if error else ""
             is_tripped = error and self._repeats >= self.breaker
-        if is_tripped:
-            self.stop(f"{self._repeats} clips in a row {SAME_CAUSE}, the last with: {error}")
+        if is_tripped and not self._stopped:
+            self.breaker_tripped = True
+            self.stop(f"{self._repeats} clips in a row failed for the same cause, the last with: {error}")
 
 
 def next_window(now: datetime, window: TimeWindow) -> tuple[datetime, datetime | None]:

@@ -135,7 +135,7 @@ def fitted_portraits(folder: Path, models: Models, part: str) -> Iterator[tuple[
 def fit_key(path: Path, data: bytes, models: Models, landmarks: Path | None = None) -> str:
     """Store key of a portrait's fit, see `keys.portrait_key`. data: the bytes of the file at `path`.
 
-    Raises UserError if a file it needs does not exist.
+    Raises ClipError if a file does not exist, UserError if there is no detector.
     """
     try:
         landmark_files = KeypointFile(landmarks, path).files() if landmarks else []
@@ -143,8 +143,8 @@ def fit_key(path: Path, data: bytes, models: Models, landmarks: Path | None = No
     except OSError as error:
         raise ClipError(f"{error.filename}: {error.strerror}") from None
     detector = [] if landmarks else [detector_version(), *model_digests(detector_folder(models.params))]
-    body = [models.digests["body"], models.params.body.file_reader]
-    return keys.portrait_key(source, detector, models.params.avatar.size, body, file_digest(CALIBRATION_FILE))
+    calibration = file_digest(CALIBRATION_FILE)
+    return keys.portrait_key(source, detector, models.params.avatar.size, models.body_version, calibration)
 
 
 def detector_folder(params: Params) -> Path:

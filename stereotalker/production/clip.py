@@ -41,6 +41,7 @@ from stereotalker.production.segments import (
     read_segment,
 )
 from stereotalker.records import Avatar, Camera, Motion, Speech, load, load_bytes, save
+from stereotalker.runtime.device import arithmetic
 from stereotalker.store import keys
 from stereotalker.store.code import code_version
 from stereotalker.store.digests import bytes_digest, file_digest
@@ -144,9 +145,10 @@ class ClipMaker:
             controls.digest(),
             clip.fps,
             frames,
-            [self.models.digests[name] for name in ("audio", "body", "motion")],
+            [self.models.body_version, *(self.models.digests[name] for name in ("audio", "motion"))],
             self.params.motion.model_dump(mode="json"),
             threads,
+            arithmetic("cpu"),
         )
 
         def write(folder: Path) -> None:
@@ -160,12 +162,8 @@ class ClipMaker:
 
     def segments(self, clip: Clip, avatar_key: str, motion_key: str, frames: int, order: int = 0) -> list[SegmentJob]:
         """Stage render, cut into jobs. Jobs of retakes come last, because their frames replace those of the clip."""
-        models = [self.models.digests[name] for name in ("body", "masks", "render")]
-        params = [
-            self.params.render.model_dump(mode="json"),
-            self.params.body.file_reader,
-            self.params.produce.worker.threads,
-        ]
+        models = [self.models.body_version, *(self.models.digests[name] for name in ("masks", "render"))]
+        params = [self.params.render.model_dump(mode="json"), self.params.produce.worker.threads]
 
         def jobs(camera: CameraPath, seed: int, start: int, stop: int) -> list[SegmentJob]:
             picture = [
@@ -214,9 +212,13 @@ class ClipMaker:
         jobs: list[SegmentJob],
         frames: int,
         timings: StageTimings,
-        anew: bool = False,
+        anew: bool,
+        render: Callable[[list[SegmentJob]], object],
     ) -> FinishedClip:
-        """Stages video and quality: encode the frames with the sound, then judge the result. anew: see `make_clip`."""
+        """Stages video and quality: encode the frames with the sound, then judge the result.
+
+        anew: see `make_clip`; render: renders segments that turn out to be damaged in the store.
+        """
         sound = self._found("audio", speech_key) / "sound.wav"
         name = f"clip{Path(clip.file_name).suffix}"
         parts = [(job.window, segment.keys) for job, segment in zip(jobs, rendered, strict=True)]
@@ -230,6 +232,10 @@ class ClipMaker:
         )
 
         def encode(folder: Path) -> None:
+            for job, segment in zip(jobs, rendered, strict=True):
+                # Until now only their markers were looked at. A damaged entry is removed when it is read.
+                if any(self.store.find("render", key) is None for key in segment.keys):
+                    render([replace(job, anew=False)])
             write_video(
                 folder / name,
                 assemble(parts, frames, lambda key: read_segment(self._found("render", key))),
@@ -286,7 +292,7 @@ class ClipMaker:
             "models": self.models.digests,
             "code": code_version(),
         }
-        key = keys.provenance_key(finished.key, signer.identity, claims)
+        key = keys.provenance_key(file_digest(finished.file), signer.identity, claims)
 
         def write(folder: Path) -> None:
             signer.sign(finished.file, folder / finished.file.name, clip.id, claims)
@@ -333,16 +339,22 @@ def make_clip(
             raise ClipError(f"a retake starts at {retake.start:g} s, but the clip lasts {frames / clip.fps:.2f} s")
     jobs = maker.segments(clip, avatar_key, motion_key, frames, order)
     if anew:
-        for job in jobs:
-            maker.store.discard("render", job.key)
+        jobs = [replace(job, anew=True) for job in jobs]
     progress(clip.id, "render", 0, sum(job.frames for job in jobs))
-    rendered = render(jobs, progress)
-    for segment in rendered:
-        is_new = segment.seconds > 0
-        timings.add("render", segment.seconds, made=is_new)
-        timings.rendered += segment.frames if is_new else 0
+
+    def render_and_note(jobs: list[SegmentJob]) -> list[RenderedSegment]:
+        rendered = render(jobs, progress)
+        for segment in rendered:
+            is_new = segment.seconds > 0
+            timings.add("render", segment.seconds, made=is_new)
+            timings.rendered += segment.frames if is_new else 0
+        return rendered
+
+    rendered = render_and_note(jobs)
     progress(clip.id, "video", 0, 1)
-    return maker.video(clip, avatar_key, avatar, speech_key, motion_key, rendered, jobs, frames, timings, anew)
+    return maker.video(
+        clip, avatar_key, avatar, speech_key, motion_key, rendered, jobs, frames, timings, anew, render_and_note
+    )
 
 
 def preview(clip: Clip, side: int) -> Clip:

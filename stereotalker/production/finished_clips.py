@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from stereotalker.avatar.background_plate import Background
-from stereotalker.errors import ClipError
+from stereotalker.errors import UserError
 from stereotalker.media.photos import is_picture
 from stereotalker.production.avatars import fit_key
 from stereotalker.production.clip import ClipMaker
@@ -34,10 +34,14 @@ class FinishedRecord:
     frames: int
 
 
-def remember(maker: ClipMaker, clip: Clip, record: FinishedRecord) -> None:
-    """Write down that a clip is finished and delivered."""
-    key = _clip_key(maker, clip)
-    maker.store.discard(_STAGE, key)  # it may have been made anew, and may have been judged otherwise
+def remember(maker: ClipMaker, clip: Clip, key: str, record: FinishedRecord) -> None:
+    """Write down that a clip is finished and delivered.
+
+    key: its `clip_key` before it was made. If an input was replaced meanwhile, nothing is written.
+    """
+    if clip_key(maker, clip) != key or _read(maker, key) == record:
+        return
+    maker.store.discard(_STAGE, key)  # it was made anew, and judged otherwise
 
     def write(folder: Path) -> None:
         (folder / _FILE).write_text(json.dumps(asdict(record)), encoding="utf-8")
@@ -48,17 +52,21 @@ def remember(maker: ClipMaker, clip: Clip, record: FinishedRecord) -> None:
 def recall(maker: ClipMaker, clip: Clip) -> FinishedRecord | None:
     """What a clip became; None if it was not finished with these inputs, models, code and parameters."""
     try:
-        folder = maker.store.find(_STAGE, _clip_key(maker, clip))
-    except (ClipError, OSError):  # an input is missing or refused: the usual way says so in the clip's row
+        return _read(maker, clip_key(maker, clip))
+    except (UserError, OSError):  # an input is missing or refused: the usual way says so in the clip's row
         return None
+
+
+def _read(maker: ClipMaker, key: str) -> FinishedRecord | None:
+    folder = maker.store.find(_STAGE, key)
     if folder is None:
         return None
     values = json.loads((folder / _FILE).read_text(encoding="utf-8"))
     return FinishedRecord(**values | {"reasons": tuple(values["reasons"])})
 
 
-def _clip_key(maker: ClipMaker, clip: Clip) -> str:
-    """Store key of what a clip becomes. Raises ClipError or OSError if an input cannot be read."""
+def clip_key(maker: ClipMaker, clip: Clip) -> str:
+    """Store key of what a clip becomes. Raises UserError or OSError if an input cannot be read."""
     models, params = maker.models, maker.params
     files = [clip.audio, *(pose for pose in (clip.start_pose, clip.end_pose) if pose != REST_POSE)]
     if is_picture(clip.avatar):

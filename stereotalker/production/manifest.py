@@ -22,7 +22,7 @@ from stereotalker.media.photos import is_picture
 from stereotalker.media.stereo import Stereo
 from stereotalker.params import hour_of_day
 from stereotalker.production.manifest_files import Row, read_rows
-from stereotalker.validation import StrictModel, explain, is_text, unspeakable
+from stereotalker.validation import StrictModel, explain, invalid_character, is_text
 
 FILE_ENDINGS = (".mp4", ".mov")  # of videos, without and with a transparent background
 REST_POSE = Path("rest")  # what start_pose and end_pose call the resting pose
@@ -226,7 +226,7 @@ def read_manifest(path: Path) -> Manifest:
         expected = ", ".join(Clip.model_fields)
         faults += [f"{where}: unknown key {key!r}; expected one of {expected}" for key in unknown]
         if bad := {key: value for key, value in row.values.items() if not is_text(value)}:
-            faults += [f"{where}: {key} holds {unspeakable(value)}; remove it" for key, value in bad.items()]
+            faults += [f"{where}: {key} holds {invalid_character(value)}; remove it" for key, value in bad.items()]
             continue
         if isinstance(name, str) and name in row_of:
             faults.append(f"{where}: id is already taken by row {row_of[name]}; ids must differ")

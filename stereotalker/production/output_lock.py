@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from filelock import FileLock, Timeout
 
@@ -40,14 +40,13 @@ def lock_outputs(outputs: Outputs, batch: str) -> Iterator[None]:
         raise Unavailable(f"--out {folder} cannot be written: {error}") from error
     try:
         holder = {"batch": batch, "process": identity(), "since": time.strftime("%Y-%m-%d %H:%M")}
-        try:
+        with suppress(OSError):  # a full disk; the lock holds without the note
             write_atomic(folder / _HOLDER, json.dumps(holder).encode())
-        except OSError:
-            pass  # a full disk; the lock holds without the note
         yield
     finally:
-        (folder / _HOLDER).unlink(missing_ok=True)
         lock.release()
+        with suppress(OSError):  # the disk may be read-only or away by now
+            (folder / _HOLDER).unlink(missing_ok=True)
 
 
 def _holder(outputs: Outputs) -> str:

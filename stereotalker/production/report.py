@@ -15,7 +15,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader
 from PIL import Image, ImageOps
 
-from stereotalker.errors import SAME_CAUSE, error_signature
+from stereotalker.errors import error_signature
 from stereotalker.media.contact_sheet import grid, split_into_rows
 from stereotalker.production.outputs import Outputs
 from stereotalker.validation import as_utf8
@@ -95,11 +95,7 @@ class BatchSummary:
     wall_seconds: float
     useful_seconds: float  # workers' time in attempts that succeeded
     lost_seconds: float  # workers' time in attempts that did not
-
-    @property
-    def stopped_by_breaker(self) -> bool:
-        """Whether the batch stopped because clip after clip failed with the same cause. Another run would fail too."""
-        return SAME_CAUSE in self.stopped
+    stopped_by_breaker: bool = False  # whether it stopped because clip after clip failed with the same cause
 
     def count(self, shown: str) -> int:
         """Number of clips in a state, one of CLIP_STATES."""
@@ -129,7 +125,7 @@ class BatchSummary:
 
 
 def write_report(outputs: Outputs, batch: BatchRecord, end: BatchSummary) -> str:
-    """Write report.html and results.json. Returns the path or URL of the page. Raises OSError."""
+    """Write report.html and results.json. Returns the path or URL of the page. Raises OSError or Unavailable."""
     templates = Environment(loader=PackageLoader("stereotalker", "assets"), autoescape=True)
     templates.filters["duration"] = duration
     counts = {shown: end.count(shown) for shown in CLIP_STATES if end.count(shown)}

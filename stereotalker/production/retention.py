@@ -11,12 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stereotalker.errors import ClipError, Unavailable
+from stereotalker.errors import Unavailable, UserError
 from stereotalker.production.clip import ClipMaker, StageTimings, make_clip
 from stereotalker.production.finished_clips import recall
 from stereotalker.production.manifest import Manifest
-from stereotalker.production.segments import Progress, RenderedSegment, SegmentJob
-from stereotalker.store.local import Store
+from stereotalker.production.segments import Progress, RenderedSegment, SegmentJob, stored_keys
+from stereotalker.store.local import Entry, Store
+from stereotalker.store.remote import AnyStore
 
 
 @dataclass(frozen=True)
@@ -44,32 +45,43 @@ def collect(store: Store, keep_days: float, needed_by: Sequence[Manifest], maker
     """
     if users := store.users():
         raise Unavailable(f"{store} is in use by {', '.join(users)}; collect when the batch has ended")
-    for manifest in needed_by:
-        note_needs(maker, manifest)
+    needed = {entry for manifest in needed_by for entry in needed_entries(maker, manifest)}
     limit = time.time() - keep_days * 24 * 3600
-    old = [entry for entry in store.entries() if entry.last_used < limit]
-    for entry in old if not dry_run else ():
-        store.discard(entry.stage, entry.key)
+    old = [e for e in store.entries() if e.last_used < limit and (e.stage, e.key) not in needed]
+    if not dry_run:
+        old = [entry for entry in old if _remove(store, entry, limit)]
     return Usage(len(old), sum(entry.bytes for entry in old))
 
 
-def note_needs(maker: ClipMaker, manifest: Manifest) -> None:
-    """Note that the entries of a batch are used, as far as they are made. Nothing is made."""
+def _remove(store: Store, entry: Entry, limit: float) -> bool:
+    """Remove an entry, unless a batch that has begun meanwhile has used it. Returns whether it was removed."""
+    try:
+        if store.last_used(entry) >= limit:
+            return False
+    except FileNotFoundError:
+        return False
+    store.discard(entry.stage, entry.key)
+    return True
+
+
+def needed_entries(maker: ClipMaker, manifest: Manifest) -> set[tuple[str, str]]:
+    """(stage, key) of the entries of a batch, as far as they are made. Nothing is made."""
     finder = _Finder(maker.store)
+    reader = ClipMaker(maker.models, finder, maker.signer, maker.library)  # type: ignore[arg-type]
 
     def take(jobs: list[SegmentJob], progress: Progress) -> list[RenderedSegment]:
-        for job in jobs:
-            finder.has("render", job.key)
-        return [RenderedSegment((job.key,), job.frames) for job in jobs]
+        rendered = [RenderedSegment(stored_keys(job, finder), job.frames) for job in jobs]  # type: ignore[arg-type]
+        finder.found |= {("render", key) for segment in rendered for key in segment.keys}
+        return rendered
 
-    reader = ClipMaker(maker.models, finder, maker.signer, maker.library)  # type: ignore[arg-type]
     for clip in manifest.clips:
-        recall(maker, clip)
+        recall(reader, clip)
         try:
             timings = StageTimings()
             reader.sign(clip, make_clip(clip, reader, take, _ignore, timings), timings)
-        except (_NotMade, ClipError, OSError):
+        except (_NotMade, UserError, OSError):
             continue
+    return finder.found
 
 
 class _NotMade(Exception):
@@ -77,19 +89,22 @@ class _NotMade(Exception):
 
 
 class _Finder:
-    """A store in which entries are found, and never made."""
+    """A store in which entries are found, and never made. found: (stage, key) of every entry that was asked for."""
 
-    def __init__(self, store):
+    def __init__(self, store: AnyStore):
         self._store = store
-
-    def find(self, stage: str, key: str) -> Path | None:
-        return self._store.find(stage, key)
+        self.found: set[tuple[str, str]] = set()
 
     def has(self, stage: str, key: str) -> bool:
+        self.found.add((stage, key))
         return self._store.has(stage, key)
 
+    def find(self, stage: str, key: str) -> Path | None:
+        self.found.add((stage, key))
+        return self._store.find(stage, key)
+
     def make(self, stage: str, key: str, write: Callable[[Path], None]) -> Path:
-        if (found := self._store.find(stage, key)) is None:
+        if (found := self.find(stage, key)) is None:
             raise _NotMade
         return found
 

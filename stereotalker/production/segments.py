@@ -45,6 +45,7 @@ class SegmentJob:
     clip_render: str  # see store.keys.clip_render_key
     batch: int  # frames that the network sees at once; such runs lie on a fixed grid over the clip
     order: int = 0  # jobs with a lower number are rendered first
+    anew: bool = False  # whether frames that an earlier run rendered are rendered again
 
     @property
     def key(self) -> str:
@@ -75,13 +76,23 @@ class RenderedSegment:
     seconds: float = 0.0  # of rendering; 0 if the frames were in the store
 
 
+def stored_keys(job: SegmentJob, store: AnyStore) -> tuple[str, ...]:
+    """Store keys of a job's frames in their order: its own, or those of its halves if it had to be cut."""
+    halves = job.halves()
+    if halves and store.has("cut", job.key) and not store.has("render", job.key):
+        return tuple(key for half in halves for key in stored_keys(half, store))
+    return (job.key,)
+
+
 def render_segment(job: SegmentJob, renderer: Callable[[], Renderer], store: AnyStore) -> RenderedSegment:
     """Render a job's frames into the store, or find them there. This is what a worker does.
 
     `renderer` is a function because loading the models is only needed when the store has no answer. Raises OutOfMemory
     if the frames do not fit, StaleEntry if motion or avatar are not in the store.
     """
-    if store.has("render", job.key):
+    if job.anew:
+        store.discard("render", job.key)
+    elif store.has("render", job.key):
         return RenderedSegment((job.key,), job.frames)
     started, clip = time.monotonic(), job.clip
     motion_entry, avatar_entry = store.find("motion", job.motion), store.find("avatar", job.avatar)

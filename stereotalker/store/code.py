@@ -7,6 +7,7 @@ and neither does the code of the command line, the flows and the tasks, which on
 from __future__ import annotations
 
 import ast
+import os
 import platform
 import sys
 from functools import cache
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import grimp
 
-from stereotalker.store.digests import digest
+from stereotalker.store.digests import digest, file_digest
 
 _PACKAGE = Path(__file__).parent.parent
 
@@ -52,6 +53,7 @@ def stage_version(stage: str) -> str:
         sorted((module, _module_digest(module)) for module in own),
         sorted((library, _version(library)) for library in libraries),
         [platform.python_implementation(), *sys.version_info[:2]],
+        _replaced_ffmpeg() if "imageio_ffmpeg" in libraries else "",
     )
 
 
@@ -79,6 +81,12 @@ def _module_digest(module: str) -> str:
             if ast.get_docstring(node, clean=False) is not None:
                 node.body = node.body[1:] or [ast.Pass()]
     return digest(ast.dump(tree))
+
+
+def _replaced_ffmpeg() -> str:
+    """Digest of the program that imageio-ffmpeg runs in place of its own; empty if it runs its own."""
+    program = os.environ.get("IMAGEIO_FFMPEG_EXE")
+    return file_digest(Path(program)) if program and Path(program).is_file() else program or ""
 
 
 @cache

@@ -29,27 +29,26 @@ def motion_key(
     models: Sequence[str],
     params: Json,
     threads: int,
+    arithmetic: str,
 ) -> str:
     """Stage motion.
 
     speech: key of the stage audio; controls: digest of what the manifest asks of the motion, and of the speaker that it
-    is fitted to; models: digests of the audio encoder, the body and the motion model; params: the section `motion`;
-    threads: of the worker.
-    """
-    return digest("motion", stage_version("motion"), speech, controls, fps, frames, list(models), params, threads)
-
-
-def portrait_key(
-    files: Sequence[str], detector: Sequence[str], longest_side: int, body: Sequence[str], calibration: str
-) -> str:
-    """A portrait's fit.
-
-    files: digests of the picture and of a file of key points; detector: its version and models; body: digest of the
-    body's file, and its reader; calibration: digest of the detector calibration.
+    is fitted to; models: digests of the body, the audio encoder and the motion model; params: the section `motion`;
+    threads: of the worker; arithmetic: see runtime.device.
     """
     return digest(
-        "portrait", stage_version("portrait"), list(files), list(detector), longest_side, list(body), calibration
+        "motion", stage_version("motion"), speech, controls, fps, frames, list(models), params, threads, arithmetic
     )
+
+
+def portrait_key(files: Sequence[str], detector: Sequence[str], longest_side: int, body: str, calibration: str) -> str:
+    """A portrait's fit.
+
+    files: digests of the picture and of a file of key points; detector: its version and models; body: see
+    Models.body_version; calibration: digest of the detector calibration.
+    """
+    return digest("portrait", stage_version("portrait"), list(files), list(detector), longest_side, body, calibration)
 
 
 def avatar_key(record: str, background: str) -> str:
@@ -62,8 +61,8 @@ def clip_render_key(
 ) -> str:
     """Everything of a rendered segment's key but its frames.
 
-    motion, avatar: keys of those entries; models: digests of body, masks and renderer; picture: camera path, width,
-    height, frame rate, transparency and stereo; params: the section `render`, the body reader and the worker's threads;
+    motion, avatar: keys of those entries; models: digests of the body, the masks and the renderer; picture: camera
+    path, width, height, frame rate, transparency and stereo; params: the section `render` and the worker's threads;
     arithmetic: see runtime.device.
     """
     return digest("render", stage_version("render"), motion, avatar, list(models), picture, params, seed, arithmetic)
@@ -91,5 +90,8 @@ def quality_key(video: str, motion: str, avatar: str, loudness: float, cameras: 
 
 
 def provenance_key(video: str, signer: str, claims: Json) -> str:
-    """Stage provenance: the signed video. signer: digest of the certificate chain; claims: what the credentials say."""
+    """Stage provenance: the signed video.
+
+    video: digest of the file; signer: digest of the certificate chain; claims: what the credentials say.
+    """
     return digest("provenance", stage_version("provenance"), video, signer, claims)

@@ -13,7 +13,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,37 +111,47 @@ class Store:
             except OSError:  # it was removed meanwhile
                 continue
 
+    def last_used(self, entry: Entry) -> float:
+        """When an entry was used last, s since 1970. Raises FileNotFoundError if it is gone."""
+        return (self.root / entry.stage / entry.key / MARKER).stat().st_atime
+
     @contextmanager
     def in_use(self) -> Iterator[None]:
         """Say that a batch of this process needs entries of the store, so that none are collected meanwhile."""
         note = self.root / _RUNNING / uuid.uuid4().hex
-        try:
+        with suppress(OSError):  # a full disk, on which the batch stops by itself
             write_atomic(note, identity().encode())
-        except OSError:  # a full disk: `collect` has to run, and the batch stops by itself
-            pass
         try:
             yield
         finally:
-            note.unlink(missing_ok=True)
+            with suppress(OSError):
+                note.unlink(missing_ok=True)
 
     def users(self) -> list[str]:
         """Identities of the processes that use the store. Those that are known to have ended are forgotten."""
         alive = []
         for note in (self.root / _RUNNING).glob("*"):
-            owner = note.read_text(encoding="utf-8")
-            if is_dead(owner) or time.time() - note.stat().st_mtime > _MAX_RUN_S:
+            try:
+                owner, age = note.read_text(encoding="utf-8"), time.time() - note.stat().st_mtime
+            except FileNotFoundError:  # its batch has just ended
+                continue
+            if is_dead(owner) or age > _MAX_RUN_S:
                 note.unlink(missing_ok=True)
             else:
                 alive.append(owner)
         return alive
 
     def sweep(self) -> int:
-        """Remove temporary folders of processes of this machine that no longer run. Returns the number of folders."""
+        """Remove temporary folders of processes that no longer run. Returns the number of folders.
+
+        Those of another machine, or of a container that was started anew, are known by their age.
+        """
         removed = 0
         for path in self.root.glob("*/*.tmp"):
             _, _, owner = path.name.removesuffix(".tmp").partition(".")
             host, _, process = owner.rpartition(".")
-            if host == HOST and not psutil.pid_exists(int(process.split("-")[0])):
+            has_ended = host == HOST and not psutil.pid_exists(int(process.split("-")[0]))
+            if has_ended or _age(path) > _MAX_RUN_S:
                 shutil.rmtree(path, ignore_errors=True)
                 removed += 1
         return removed
@@ -155,6 +165,14 @@ class Entry:
     key: str
     bytes: int
     last_used: float  # s since 1970
+
+
+def _age(path: Path) -> float:
+    """Seconds since a folder was changed; 0 if it is gone."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _note_use(marker: Path) -> bool:

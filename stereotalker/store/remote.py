@@ -39,7 +39,9 @@ class RemoteStore:
         if files is None:
             return None
         if found := self._local.find(stage, key):
-            return found
+            if read_marker((found / MARKER).read_bytes()) == files:
+                return found
+            self._local.discard(stage, key)  # another machine has made the entry anew
         try:
             return self._local.make(stage, key, lambda folder: self._download(stage, key, files, folder))
         except _Damaged:

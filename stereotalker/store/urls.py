@@ -13,7 +13,7 @@ from typing import TypeVar
 import fsspec
 from tenacity import RetryError, Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
-from stereotalker.errors import Unavailable, UserError, is_network_fault
+from stereotalker.errors import Unavailable, is_network_fault
 
 PATIENCE_S = 120.0  # seconds for which a call that meets a fault of the network is repeated
 _MAX_PAUSE_S = 10.0  # seconds between two tries
@@ -28,7 +28,7 @@ def is_url(where: str | Path) -> bool:
 class RemoteFolder:
     """Files by name below a URL. An object store shows an object only when it is complete.
 
-    Raises UserError if the library for the URL is not installed. Methods raise Unavailable if the server does not
+    Raises Unavailable if the library for the URL is not installed. Methods raise it if the server does not
     answer for PATIENCE_S, or refuses to write.
     """
 
@@ -37,7 +37,7 @@ class RemoteFolder:
         try:
             self._fs, self._root = fsspec.core.url_to_fs(self.url)
         except (ImportError, ValueError) as error:
-            raise UserError(f"{url}: {error}; for s3:// install stereotalker[s3]") from None
+            raise Unavailable(f"{url}: {error}; for s3:// install stereotalker[s3]") from None
 
     def __str__(self) -> str:
         return self.url
@@ -79,15 +79,6 @@ class RemoteFolder:
             self._call(lambda: self._fs.rm_file(self._path(name)))
         except FileNotFoundError:
             pass
-
-    def names(self, folder: str) -> list[str]:
-        """Names of the files in a folder below the URL, relative to the URL; empty if there is no such folder."""
-        self._fs.invalidate_cache()
-        try:
-            found = self._call(lambda: self._fs.ls(self._path(folder), detail=False))
-        except (FileNotFoundError, PermissionError):
-            return []
-        return [path.removeprefix(self._root).strip("/") for path in found]
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"
