@@ -10,8 +10,8 @@ import pytest
 from batch_helpers import cli, write_batch
 from PIL import Image
 
+from stereotalker.avatar.fallback_crops import fallback_crops, without_bars
 from stereotalker.avatar.names import safe_id
-from stereotalker.avatar.second_look import second_looks, without_bars
 from stereotalker.errors import UserError
 from stereotalker.media.photos import check_photo, is_picture, read_photo
 from stereotalker.params import ROOT, load_params
@@ -212,15 +212,15 @@ def test_bars_are_cut_off_and_backgrounds_are_kept():
     assert np.array_equal(without_bars(boxed), inner) and np.array_equal(without_bars(inner), inner)
     plain = np.full((50, 50, 3), 255, np.uint8)
     assert without_bars(plain).shape == plain.shape  # of one color throughout
-    looks = list(second_looks(np.concatenate([boxed, boxed[:, :1].repeat(200, 1)], 1)))
-    assert looks[0].shape == inner.shape  # and 60 x 40 px is not long enough for squares
+    crops = list(fallback_crops(np.concatenate([boxed, boxed[:, :1].repeat(200, 1)], 1)))
+    assert crops[0].shape == inner.shape  # and 60 x 40 px is not long enough for squares
 
 
 def test_a_panorama_is_searched_in_squares_from_its_middle():
     picture = np.random.default_rng(0).integers(0, 255, (50, 210, 3)).astype(np.uint8)
-    looks = list(second_looks(picture))
-    assert len(looks) == 5 and all(look.shape == (50, 50, 3) for look in looks)
-    assert np.array_equal(looks[0], picture[:, 80:130])
+    crops = list(fallback_crops(picture))
+    assert len(crops) == 5 and all(crop.shape == (50, 50, 3) for crop in crops)
+    assert np.array_equal(crops[0], picture[:, 80:130])
 
 
 # ---- names, homes, environments ----

@@ -182,7 +182,7 @@ def test_a_gray_picture_is_stopped_before_it_ends_a_task(detector, portrait):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["phone_screenshot", "small_in_wide", "tall_9x16", "ultrawide"])
-def test_people_in_screenshots_and_panoramas_are_found_by_a_second_look(tiny_models, tmp_path, name):
+def test_people_in_screenshots_and_panoramas_are_found_in_crops(tiny_models, tmp_path, name):
     folder = ROOT.parent / "shared" / "cases" / "pictures"
     if not folder.is_dir() or not (REAL_DATA / "detectors").is_dir():
         pytest.skip(f"pictures or model files not found at {folder} and {REAL_DATA / 'detectors'}")

@@ -26,7 +26,7 @@ from stereotalker.tasks.tracking import Tracker, TrackingError
 
 pytestmark = pytest.mark.integration
 
-NOT_WELL = Again(frozenset({"fail", "failed", "stopped"}))  # what `--failed` means
+UNSUCCESSFUL = Again(frozenset({"fail", "failed", "stopped"}))  # what `--failed` means
 
 TWO_CLIPS = [{"id": "a", "script": "one two"}, {"id": "b", "script": "three four"}]
 
@@ -169,7 +169,7 @@ def test_a_recording_that_changes_while_it_is_read_never_enters_the_store(run_ba
     [row] = run_batch(batch, retries=0).results
     assert row.state == "failed" and "changed while it was read" in row.error and not list(home.store.glob("audio/*"))
     monkeypatch.undo()
-    assert run_batch(batch, again=NOT_WELL).end.status == 0
+    assert run_batch(batch, again=UNSUCCESSFUL).end.status == 0
 
 
 @pytest.mark.parametrize("stage", ["audio", "motion", "render", "video", "quality", "provenance", "avatar"])
@@ -206,10 +206,10 @@ def test_the_same_failure_on_many_clips_stops_the_batch_with_one_message(run_bat
 def test_only_failed_clips_are_remade_on_request(run_batch, tmp_path):
     first = run_batch(write_batch(tmp_path, [TWO_CLIPS[0], {"id": "b", "avatar": "zoe", "script": "hi"}]))
     assert first.end.status == 1
-    again = run_batch(write_batch(tmp_path, [TWO_CLIPS[0], TWO_CLIPS[1]]), again=NOT_WELL)
+    again = run_batch(write_batch(tmp_path, [TWO_CLIPS[0], TWO_CLIPS[1]]), again=UNSUCCESSFUL)
     assert again.end.status == 0 and str(again.results[0]) == str(first.results[0]) and again.results[1].made
     with pytest.raises(ValueError, match="need the results of an earlier run"):
-        run_batch(write_batch(tmp_path, TWO_CLIPS), out="elsewhere", again=NOT_WELL)
+        run_batch(write_batch(tmp_path, TWO_CLIPS), out="elsewhere", again=UNSUCCESSFUL)
 
 
 def test_an_unreachable_tracking_server_costs_records_and_no_clips(run_batch, tmp_path, monkeypatch, capsys):

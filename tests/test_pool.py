@@ -316,7 +316,7 @@ def test_a_job_that_fails_on_two_workers_fails_its_clip(clip_jobs, models, error
 
 
 def test_a_slot_whose_jobs_succeed_elsewhere_is_left_out_and_told(models, tmp_path, home):
-    told, admission = [], AdmissionControl(say=lambda text: told.append(text))
+    messages, admission = [], AdmissionControl(say=lambda text: messages.append(text))
     store = Store(tmp_path / "store")
     maker, timings = ClipMaker(models, store, library=Library(home.avatars)), StageTimings()
     clip = Clip(id="a", avatar=SMALL_AVATAR, script="one two three four five six seven eight nine ten eleven", **SMALL)
@@ -340,8 +340,8 @@ def test_a_slot_whose_jobs_succeed_elsewhere_is_left_out_and_told(models, tmp_pa
     with ThreadPoolExecutor(1) as thread:
         done = thread.submit(pool.render, jobs, no_progress).result(120)
     assert len(done) == len(jobs) and all(store.has("render", job.key) for job in jobs)
-    assert pool._failures_elsewhere == [3, 0] and any("worker 1 gets no more work" in text for text in told)
-    assert any("another worker tries it once" in text for text in told)
+    assert pool._failures_elsewhere == [3, 0] and any("worker 1 gets no more work" in text for text in messages)
+    assert any("another worker tries it once" in text for text in messages)
 
 
 def test_the_last_slot_is_never_excluded(models, tmp_path):

@@ -39,8 +39,8 @@ def test_old_entries_are_collected_and_those_of_listed_batches_kept(run_batch, t
     assert usage(maker.store) == before
     removed = collect(maker.store, 30, kept, maker, dry_run=False)
     assert removed == would and 0 < removed.entries < sum(u.entries for u in before.values())
-    monkeyed = run_batch(batches[0], out="again").results[0]
-    assert monkeyed.made == []  # nothing of the listed batch was removed
+    kept_row = run_batch(batches[0], out="again").results[0]
+    assert kept_row.made == []  # nothing of the listed batch was removed
     assert "render" in run_batch(batches[1], out="again2").results[0].made
     assert collect(maker.store, 30, [], maker, dry_run=False).entries == 0  # everything was used just now
 

@@ -65,8 +65,8 @@ def batches(f: Figures) -> list[Row]:
     memory = [f["results", f"driver_gb_at_{n}"] for n in (100, 500)]
     return [
         Row(
-            f"{clips} signed clips, two nodes, store on S3; at random moments a worker, a node and the driver are killed, "
-            f"the disk is full and the S3 server away for 20 s each; {len(rounds)} rounds",
+            f"{clips} signed clips, two nodes, store on S3; at random moments a worker, a node and the driver are "
+            f"killed, the disk is full and the S3 server away for 20 s each; {len(rounds)} rounds",
             "all clips made, nothing twice, equal frames",
             (f"{survived} of {len(rounds)} rounds",),
             survived == len(rounds),

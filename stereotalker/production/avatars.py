@@ -18,11 +18,11 @@ from stereotalker.avatar.card_image import draw_card
 from stereotalker.avatar.consent import Consent, check_consent
 from stereotalker.avatar.detector_calibration import FILE as CALIBRATION_FILE
 from stereotalker.avatar.detector_calibration import read_calibration
+from stereotalker.avatar.fallback_crops import fallback_crops
 from stereotalker.avatar.fit_portrait import MIN_SIDE_PX, FittedPortrait, fit_portrait
 from stereotalker.avatar.landmarks import KeypointFile
 from stereotalker.avatar.library import CARD_IMAGE_FILE, RECORD_FILE, TEXTURE_FILE, Card, Library
 from stereotalker.avatar.mediapipe_detector import MediaPipe, detector_version, model_digests
-from stereotalker.avatar.second_look import second_looks
 from stereotalker.control.reference_warp import reference
 from stereotalker.errors import ClipError, UserError
 from stereotalker.media.photos import is_picture, read_photo, shrink
@@ -79,7 +79,7 @@ def fit_portrait_once(path: Path, models: Models, store: AnyStore, landmarks: Pa
                 try:
                     result = fit_picture(picture)
                 except ClipError as error:
-                    found = None if landmarks else _fit_second_look(read_photo(path, data=data), size, fit_picture)
+                    found = None if landmarks else _fit_fallback_crop(read_photo(path, data=data), size, fit_picture)
                     if found is None:
                         raise ClipError(f"{path.name}: {error}") from None
                     picture, result = found
@@ -99,11 +99,11 @@ def fit_portrait_once(path: Path, models: Models, store: AnyStore, landmarks: Pa
     return key, store.make("portrait", key, write)
 
 
-def _fit_second_look(
+def _fit_fallback_crop(
     picture: np.ndarray, size: int, fit: Callable[[np.ndarray], FittedPortrait]
 ) -> tuple[np.ndarray, FittedPortrait] | None:
     """The first crop of a full-size picture in which a person can be fitted, and the fit; None if there is none."""
-    for crop in second_looks(picture):
+    for crop in fallback_crops(picture):
         crop = shrink(crop, size)
         if min(crop.shape[:2]) < MIN_SIDE_PX:
             continue

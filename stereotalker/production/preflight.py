@@ -194,10 +194,10 @@ def plan(manifest: Manifest, params: Params, library: Library, history: History,
     largest = max((planned.clip.pixels for planned in feasible), default=0)
     # Clips are prepared ahead of their rendering, at worst the longest ones at once.
     lengths = sorted((planned.frames / planned.clip.fps for planned in feasible), reverse=True)
-    heard = sum(lengths[: params.produce.workers + CLIPS_AHEAD])
+    audio_seconds = sum(lengths[: params.produce.workers + CLIPS_AHEAD])
     memory = (
         _DRIVER_BYTES
-        + _DRIVER_BYTES_PER_S * heard
+        + _DRIVER_BYTES_PER_S * audio_seconds
         + params.produce.workers * (_WORKER_BYTES + _WORKER_BYTES_PER_PIXEL * largest)
     )
     return Plan(

@@ -27,7 +27,7 @@ STAGE_MODULES = {
     "portrait": (
         "avatar.fit_portrait",
         "avatar.mediapipe_detector",
-        "avatar.second_look",
+        "avatar.fallback_crops",
         "avatar.card_image",
         "control.reference_warp",
     ),

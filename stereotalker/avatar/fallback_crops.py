@@ -12,21 +12,21 @@ import numpy as np
 
 _BAR_SPREAD = 4  # largest difference from the bar's median color in a line of a bar, of 255
 _MIN_BAR = 0.04  # smallest bar, in sides of the picture: thinner ones do not mislead the detectors
-_LONG = 1.5  # aspect ratio from which squares along the longer side are searched
-_SQUARES = 5  # overlapping squares along the longer side, from its middle outwards
+_MIN_ASPECT_RATIO = 1.5  # aspect ratio from which squares along the longer side are searched
+_SQUARE_COUNT = 5  # overlapping squares along the longer side, from its middle outwards
 
 
-def second_looks(picture: np.ndarray) -> Iterator[np.ndarray]:
+def fallback_crops(picture: np.ndarray) -> Iterator[np.ndarray]:
     """Crops of a picture u8 [H, W, 3], the likeliest first: without its bars, then squares along its longer side."""
     inner = without_bars(picture)
     if inner.shape != picture.shape:
         yield inner
     H, W = inner.shape[:2]
     side, longer = min(H, W), max(H, W)
-    if longer < _LONG * side:
+    if longer < _MIN_ASPECT_RATIO * side:
         return
     middle = (longer - side) // 2
-    offsets = sorted(np.linspace(0, longer - side, _SQUARES).astype(int), key=lambda offset: abs(offset - middle))
+    offsets = sorted(np.linspace(0, longer - side, _SQUARE_COUNT).astype(int), key=lambda offset: abs(offset - middle))
     for offset in offsets:
         yield inner[:, offset : offset + side] if W > H else inner[offset : offset + side]
 
