@@ -21,6 +21,7 @@ from stereotalker.runtime.home import Home, free_port
 from stereotalker.store.files import write_atomic
 
 _START_TIMEOUT_S = 90  # seconds until the server must answer
+_MAX_LOG_BYTES = 10_000_000  # size of the server's log from which a new one is begun
 
 
 def ensure_server(home: Home) -> str:
@@ -71,7 +72,10 @@ def _start(home: Home) -> str:
     folder, port = home.prefect, free_port()
     url = f"http://127.0.0.1:{port}/api"
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    with open(folder / "server.log", "ab") as log:
+    log_file = folder / "server.log"
+    if log_file.is_file() and log_file.stat().st_size > _MAX_LOG_BYTES:
+        os.replace(log_file, folder / "server.old.log")
+    with open(log_file, "ab") as log:
         # Without this variable the server's web page would call the API at the default port.
         environment = {**os.environ, "PREFECT_SERVER_UI_API_URL": url}
         process = subprocess.Popen(

@@ -32,6 +32,8 @@ LIBRARY_DEFAULTS = {
     # Flow runs whose process has died are recognized by their missing heartbeat.
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+    # Our own server forgets flow runs after 90 days. MLflow keeps the records of batches.
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
     # Child processes do not import modules that happen to lie in the working folder, such as a random.py.
     "PYTHONSAFEPATH": "1",
     # Only what a user can act on is printed.
