@@ -18,7 +18,7 @@ import torch
 import yaml
 
 from stereotalker.avatar.library import Library
-from stereotalker.errors import BatchStopped, Unavailable, UserError, is_network_fault
+from stereotalker.errors import BatchStopped, Unavailable, is_network_fault
 from stereotalker.media.content_credentials import open_signer
 from stereotalker.models import Models
 from stereotalker.params import ROOT, Params
@@ -82,8 +82,9 @@ def produce(
     """
     set_library_defaults()
     manifest, outputs, rules = read_manifest(manifest_path), Outputs(out), params.produce
+    ids = {clip.id for clip in manifest.clips}
+    previous = again.previous(outputs, ids) if again else previous_results(outputs)
     with lock_outputs(outputs, manifest.path.stem):
-        previous = previous_results(outputs)
         models = Models(params, weights)
         plan = prepare(manifest, outputs, models, home)
         before = _rows_that_stay(plan, previous, again)
@@ -131,15 +132,10 @@ def produce(
 def _rows_that_stay(plan: Plan, previous: dict[str, ClipResult], again: Again | None) -> dict[str, ClipResult]:
     """Rows of the last run that stay as they are, by clip id.
 
-    A clip that the pre-flight check refuses gets a new row in any case: its consent may have run out. Raises UserError
-    if `again` names a clip that the manifest does not have, or if there was no run.
+    A clip that the pre-flight check refuses gets a new row in any case: its consent may have run out.
     """
     if again is None:
         return {}
-    if not previous:
-        raise UserError("--status, --failed and --again need the results of an earlier run in --out; there are none")
-    if unknown := again.clips - {planned.clip.id for planned in plan.clips}:
-        raise UserError(f"--again {', '.join(sorted(unknown))}: the manifest has no such clip")
     refused_clips = {planned.clip.id for planned in plan.faults}
     return {name: row for name, row in previous.items() if not again.includes(row) and name not in refused_clips}
 

@@ -59,6 +59,11 @@ def test_tables_of_spreadsheets_are_read(tmp_path, table):
     assert (clip.id, clip.avatar, clip.script) == ("a", "ava", "Good morning")
 
 
+def test_a_decimal_comma_is_told_how_to_be_written(tmp_path):
+    [fault] = faults(write(tmp_path, "b.csv", "id;avatar;script;fps\na;ava;hi;12,5\n"))
+    assert "got '12,5'" in fault and fault.endswith("write 12.5")
+
+
 def test_a_row_with_too_many_cells_says_what_to_do(tmp_path):
     [fault] = faults(write(tmp_path, "b.csv", "id,avatar,script\na,ava,Hello, you\n"))
     assert "row 2, clip 'a'" in fault and "4 in place of 3; put texts with ',' in quotes" in fault
@@ -236,7 +241,10 @@ def test_two_recordings_of_one_name_do_not_replace_each_other(tmp_path, home, mo
     from stereotalker.cli.produce import _write_manifest
 
     monkeypatch.chdir(tmp_path)
-    paths = [_write_manifest(home, "ava", Path(day) / "take1.wav", None, None, None) for day in ("mon", "tue", "mon")]
+    paths = [
+        _write_manifest(tmp_path / "manifests", "ava", Path(day) / "take1.wav", None, None, None)
+        for day in ("mon", "tue", "mon")
+    ]
     assert paths[0] == paths[2] != paths[1]
 
 
@@ -290,4 +298,6 @@ def test_a_dry_run_in_a_new_home_makes_nothing(tmp_path, home_template):
     new = Home(tmp_path / "new")
     batch = write(tmp_path, "b.yaml", "clips: [{id: a, avatar: ava, script: hi}]")
     assert cli("produce", batch, "--out", tmp_path / "out", "--dry-run", home=new).returncode == 0
+    single = ["--avatar", "ava", "--script", "hi"]
+    assert cli("produce", *single, "--out", tmp_path / "out", "--dry-run", home=new).returncode == 0
     assert not (tmp_path / "out").exists() and not new.root.exists()

@@ -126,6 +126,8 @@ def test_clips_are_made_again_by_status_and_by_name(run_batch, tmp_path, home):
     assert not rows[0].attempts > 1 and "render" in rows[1].made and rows[0] != rows[1]
     again = run_batch(batch, again=Again(states=frozenset({"review"})))
     assert [row.made for row in again.results] == [row.made for row in rows]  # nothing waits for a review
+    planned = cli("produce", batch, "--out", tmp_path / "out", "--again", "b", "--dry-run", home=home)
+    assert "1 of 1 clips can be made" in planned.stdout and planned.returncode == 0
     answer = cli("produce", batch, "--out", tmp_path / "out", "--status", "lovely", "--executor", "inline", home=home)
     assert answer.returncode == 2 and "expected some of pass, review, fail, failed, stopped" in answer.stderr
 

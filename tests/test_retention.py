@@ -7,7 +7,7 @@ import pytest
 from batch_helpers import cli, write_batch
 
 from stereotalker.avatar.library import Library
-from stereotalker.errors import Unavailable
+from stereotalker.errors import Unavailable, UserError
 from stereotalker.media.content_credentials import open_signer
 from stereotalker.params import load_params
 from stereotalker.production.clip import ClipMaker
@@ -35,6 +35,9 @@ def test_old_entries_are_collected_and_those_of_listed_batches_kept(run_batch, t
     maker = ClipMaker(tiny_models, Store(home.store), open_signer(load_params().provenance, home.credentials),
                       Library(home.avatars))  # fmt: skip
     kept = [read_manifest(batches[0])]
+    unknown = write_batch(tmp_path, [{"id": "x", "avatar": "zoe", "script": "one"}], "unknown")
+    with pytest.raises(UserError, match="clip 'x': avatar 'zoe' is unknown.*nothing was removed"):
+        collect(maker.store, 0, [read_manifest(unknown)], maker, dry_run=False)
     would = collect(maker.store, 30, kept, maker, dry_run=True)
     assert usage(maker.store) == before
     removed = collect(maker.store, 30, kept, maker, dry_run=False)
@@ -67,5 +70,5 @@ def test_the_store_is_shown_and_cleared_from_the_command_line(home):
     assert "would remove 1 entries" in cli("store", "gc", "--dry-run", home=home).stdout
     age(home.store, 40)
     assert "removed 0 entries" in cli("store", "gc", "--keep", "8w", home=home).stdout
-    assert "removed 1 entries, 1.0 MB" in cli("store", "gc", "--keep", "30d", home=home).stdout
-    assert cli("store", "gc", "--keep", "soon", home=home).returncode == 2
+    assert "removed 1 entries, 1.0 MB, not used for 30 days" in cli("store", "gc", "--keep", "30d", home=home).stdout
+    assert cli("store", "gc", "--keep", "5", home=home).returncode == 2

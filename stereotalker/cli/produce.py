@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Literal
 
 import typer
@@ -14,7 +16,7 @@ from stereotalker.avatar.names import safe_id
 from stereotalker.cli.options import ConsentExpires, ConsentHolder, ConsentScope, ParamsFile, produce_override
 from stereotalker.errors import UserError
 from stereotalker.media.photos import is_picture
-from stereotalker.params import load_params
+from stereotalker.params import Params, load_params
 from stereotalker.production.manifest import consent_of, read_manifest
 from stereotalker.production.outputs import Outputs
 from stereotalker.production.report import CLIP_STATES, Again
@@ -97,15 +99,13 @@ def produce(
     consent = consent_of(consent_holder, consent_scope, consent_expires)
     if batch is not None and (background or consent):
         raise UserError("--background and consent belong to the short form; in a manifest they are keys of the clips")
-    manifest = batch if batch is not None else _write_manifest(home, avatar, audio, script, background, consent)
-    if dry_run:
-        from stereotalker.models import Models
-        from stereotalker.production.preflight import prepare
-
-        checked = read_manifest(manifest)
-        plan = prepare(checked, Outputs(out), Models(batch_params), home, dry_run=True)
-        print("\n".join([plan.text(), *(f"note: {note}" for note in checked.notes)]))
-        raise typer.Exit(1 if plan.faults else 0)
+    chosen = _again(status, failed, again)
+    with ExitStack() as stack:
+        # A dry run makes nothing, so the manifest of a single clip does not stay either.
+        folder = Path(stack.enter_context(TemporaryDirectory())) if dry_run else home.root / "manifests"
+        manifest = batch if batch is not None else _write_manifest(folder, avatar, audio, script, background, consent)
+        if dry_run:
+            raise typer.Exit(_dry_run(manifest, Outputs(out), batch_params, home, chosen))
     from stereotalker.tasks.notify import failures_notified
 
     with failures_notified(batch_params.produce.notify, manifest.stem):
@@ -116,7 +116,7 @@ def produce(
             ensure_server(home)
         from stereotalker.flows.produce import produce as run
 
-        done = run(manifest, out, batch_params, home, executor, again=_again(status, failed, again))
+        done = run(manifest, out, batch_params, home, executor, again=chosen)
     for result in done.results:
         remarks = [result.video and f"{out}/{result.video}", result.error, *result.reasons]
         print(f"{result.shown:8} {result.id}: {'; '.join(filter(None, remarks))}")
@@ -179,9 +179,27 @@ def verify(file: Annotated[Path, typer.Argument(help="a video")]) -> None:
     raise typer.Exit(0 if credentials.good else 1)
 
 
+def _dry_run(manifest: Path, outputs: Outputs, params: Params, home: Home, again: Again | None) -> int:
+    """Print the plan of a batch. Returns the exit status."""
+    from stereotalker.models import Models
+    from stereotalker.production.preflight import prepare
+
+    checked = read_manifest(manifest)
+    if again is not None:
+        previous = again.previous(outputs, {clip.id for clip in checked.clips})
+        clips = [c for c in checked.clips if c.id not in previous or again.includes(previous[c.id])]
+        checked = checked.model_copy(update={"clips": tuple(clips)})
+        if not clips:
+            print("no clip of the last run is chosen")
+            return 0
+    plan = prepare(checked, outputs, Models(params), home, dry_run=True)
+    print("\n".join([plan.text(), *(f"note: {note}" for note in checked.notes)]))
+    return 1 if plan.faults else 0
+
+
 def _again(status: str | None, failed: bool, clips: list[str] | None) -> Again | None:
     """Which clips are made again; None: all that are not finished. Raises UserError for an unknown state."""
-    states = set(status.replace(" ", "").split(",")) if status else set()
+    states = set() if status is None else set(status.replace(" ", "").split(","))
     if unknown := states - set(CLIP_STATES):
         raise UserError(f"--status {', '.join(sorted(unknown))}; expected some of {_STATES}")
     if failed:
@@ -199,14 +217,14 @@ def _steer(command: Literal["pause", "resume", "cancel"], batch: str | None) -> 
 
 
 def _write_manifest(
-    home: Home,
+    folder: Path,
     avatar: str | None,
     audio: Path | None,
     script: str | None,
     background: str | None,
     consent: Consent | None,
 ) -> Path:
-    """Write the manifest of one clip into the home, so that the same clip can be made again. Returns its path.
+    """Write the manifest of one clip into a folder, so that the same clip can be made again. Returns its path.
 
     Paths in it are absolute, because the manifest does not lie in the working directory.
     """
@@ -223,7 +241,6 @@ def _write_manifest(
     if consent:
         clip["consent"] = consent.model_dump(mode="json")
     clip |= {"audio": os.path.abspath(audio)} if audio else {"script": script}
-    folder = home.root / "manifests"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{clip_id}.yaml"
     if _names_other_files(path, clip):  # such as mon/take1.wav, and then tue/take1.wav

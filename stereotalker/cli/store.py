@@ -16,7 +16,7 @@ from stereotalker.store.local import Store
 from stereotalker.store.remote import RemoteStore, open_store
 
 app = typer.Typer(no_args_is_help=True, help="What finished stages take on the disk, and how to clear it.")
-_AGE = re.compile(r"(\d+(?:\.\d+)?)([dw]?)")  # such as 30d or 2w; a number alone is in days
+_AGE = re.compile(r"(\d+(?:\.\d+)?)([dw])")  # such as 30d or 2w
 
 
 @app.command()
@@ -62,7 +62,10 @@ def gc(
     manifests = [read_manifest(path) for path in needed_by or ()]
     days = _days(keep) if keep else loaded.produce.keep_days
     removed = collect(store, days, manifests, maker, dry_run)
-    print(f"{'would remove' if dry_run else 'removed'} {removed.entries} entries, {removed.bytes / 1e6:.1f} MB")
+    print(
+        f"{'would remove' if dry_run else 'removed'} {removed.entries} entries, {removed.bytes / 1e6:.1f} MB, "
+        f"not used for {days:g} days"
+    )
 
 
 def _local_store(params: Path | None) -> Store:

@@ -252,6 +252,9 @@ def _explain(fault: ErrorDetails, row: Row) -> str:
     if fault["type"] == "string_type" and key in row.spelled:
         spelled = row.spelled[key]
         return f'{key}: YAML reads {spelled} as {row.values[key]!r}; put it in quotes: "{spelled}"'
+    value = fault.get("input")
+    if fault["type"] in ("float_parsing", "int_parsing") and isinstance(value, str) and "," in value:
+        return f"{explain(fault)}; write {value.replace(',', '.')}"
     return explain(fault)
 
 

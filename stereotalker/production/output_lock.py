@@ -53,6 +53,7 @@ def _holder(outputs: Outputs) -> str:
     """Who holds the lock, as text for a person."""
     try:
         holder = json.loads(outputs.read(_HOLDER) or b"")
-        return f"the batch {holder['batch']} of process {holder['process']} since {holder['since']}"
-    except (ValueError, KeyError, TypeError):
+        host, process, _ = holder["process"].split("/")
+        return f"the batch {holder['batch']}, process {process} on {host}, since {holder['since']}"
+    except (ValueError, KeyError, TypeError, AttributeError):
         return "another batch"

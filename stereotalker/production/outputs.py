@@ -14,6 +14,8 @@ from stereotalker.store.digests import file_digest
 from stereotalker.store.files import copy_atomic, write_atomic
 from stereotalker.store.urls import RemoteFolder, is_url
 
+_CHECK_PATIENCE_S = 5.0  # seconds for which a server may be away before a batch begins: nothing is lost yet
+
 
 class Outputs:
     """Files by name below one folder or URL. `str(outputs)` is that folder or URL.
@@ -99,7 +101,7 @@ class Outputs:
         probe = f".probe.{uuid.uuid4().hex}"  # several batches may check the same place at once
         try:
             if self._remote:
-                self._remote.write(probe, b"probe")
+                self._remote.write(probe, b"probe", _CHECK_PATIENCE_S)
                 self._remote.remove(probe)
             else:
                 path = existing_part(self._folder) / probe

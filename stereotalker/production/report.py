@@ -15,7 +15,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader
 from PIL import Image, ImageOps
 
-from stereotalker.errors import error_signature
+from stereotalker.errors import UserError, error_signature
 from stereotalker.media.contact_sheet import grid, split_into_rows
 from stereotalker.production.outputs import Outputs
 from stereotalker.validation import as_utf8
@@ -69,6 +69,20 @@ class Again:
     def includes(self, row: ClipResult) -> bool:
         """Whether the clip of this row is made again."""
         return row.shown in self.states or row.id in self.clips
+
+    def previous(self, outputs: Outputs, clips: set[str]) -> dict[str, ClipResult]:
+        """The results of the last run. clips: ids of the manifest.
+
+        Raises UserError if there was no run, or if a clip is named that the manifest does not have.
+        """
+        rows = previous_results(outputs)
+        if not rows:
+            raise UserError(
+                "--status, --failed and --again need the results of an earlier run in --out; there are none"
+            )
+        if unknown := self.clips - clips:
+            raise UserError(f"--again {', '.join(sorted(unknown))}: the manifest has no such clip")
+        return rows
 
 
 @dataclass(frozen=True)

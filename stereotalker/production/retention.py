@@ -65,7 +65,10 @@ def _remove(store: Store, entry: Entry, limit: float) -> bool:
 
 
 def needed_entries(maker: ClipMaker, manifest: Manifest) -> set[tuple[str, str]]:
-    """(stage, key) of the entries of a batch, as far as they are made. Nothing is made."""
+    """(stage, key) of the entries of a batch, as far as they are made. Nothing is made.
+
+    Raises UserError if an input of a clip is missing or refused, because then its keys are not known.
+    """
     finder = _Finder(maker.store)
     reader = ClipMaker(maker.models, finder, maker.signer, maker.library)  # type: ignore[arg-type]
 
@@ -79,8 +82,10 @@ def needed_entries(maker: ClipMaker, manifest: Manifest) -> set[tuple[str, str]]
         try:
             timings = StageTimings()
             reader.sign(clip, make_clip(clip, reader, take, _ignore, timings), timings)
-        except (_NotMade, UserError, OSError):
+        except _NotMade:
             continue
+        except (UserError, OSError) as error:
+            raise UserError(f"{manifest.path}, clip {clip.id!r}: {error}; nothing was removed") from None
     return finder.found
 
 

@@ -65,9 +65,9 @@ class RemoteFolder:
         except (FileNotFoundError, PermissionError):
             return None
 
-    def write(self, name: str, data: bytes) -> None:
-        """Write a file, or replace it."""
-        self._write(name, lambda: self._fs.pipe_file(self._path(name), data))
+    def write(self, name: str, data: bytes, patience_s: float | None = None) -> None:
+        """Write a file, or replace it. patience_s: other than PATIENCE_S."""
+        self._write(name, lambda: self._fs.pipe_file(self._path(name), data), patience_s)
 
     def upload(self, name: str, source: Path) -> None:
         """Copy a local file."""
@@ -83,23 +83,25 @@ class RemoteFolder:
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"
 
-    def _write(self, name: str, call: Callable[[], object]) -> None:
+    def _write(self, name: str, call: Callable[[], object], patience_s: float | None = None) -> None:
         try:
-            self._call(call)
+            self._call(call, patience_s)
         except (FileNotFoundError, PermissionError) as error:  # the bucket is missing, or may not be written
             raise Unavailable(f"{self.name(name)} cannot be written: {error}") from error
 
-    def _call(self, call: Callable[[], Result]) -> Result:
+    def _call(self, call: Callable[[], Result], patience_s: float | None = None) -> Result:
         """The result of `call`, which is repeated while it meets faults of the network."""
+        patience_s = PATIENCE_S if patience_s is None else patience_s
         retrying = Retrying(
             retry=retry_if_exception(is_network_fault),
             wait=wait_random_exponential(multiplier=0.2, max=_MAX_PAUSE_S),
-            stop=stop_after_delay(PATIENCE_S),
+            stop=stop_after_delay(patience_s),
         )
         try:
             return retrying(call)
         except RetryError as error:
             last = error.last_attempt.exception()
             raise Unavailable(
-                f"{self.url} did not answer for {PATIENCE_S:.0f} s ({type(last).__name__}: {last}); run the batch again"
+                f"{self.url} did not answer for {patience_s:.0f} s ({type(last).__name__}: {last}); "
+                "see its address and the network, and run the batch again"
             ) from last
