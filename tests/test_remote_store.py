@@ -236,7 +236,8 @@ def test_a_server_that_stays_away_stops_the_batch_and_the_next_run_goes_on(
 
 
 def test_nobody_listens_at_the_address_of_the_store(tmp_path, monkeypatch):
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    for name, value in (("ENDPOINT_URL", "http://127.0.0.1:9"), ("ACCESS_KEY_ID", "key"), ("SECRET_ACCESS_KEY", "x")):
+        monkeypatch.setenv(f"AWS_{name}", value)
     monkeypatch.setattr("stereotalker.store.urls.PATIENCE_S", 0.2)
     s3fs.S3FileSystem.clear_instance_cache()
     try:
