@@ -82,11 +82,11 @@ def produce(
     """
     set_library_defaults()
     manifest, outputs, rules = read_manifest(manifest_path), Outputs(out), params.produce
-    ids = {clip.id for clip in manifest.clips}
-    previous = again.previous(outputs, ids) if again else previous_results(outputs)
     with lock_outputs(outputs, manifest.path.stem):
         models = Models(params, weights)
         plan = prepare(manifest, outputs, models, home)
+        ids = {clip.id for clip in manifest.clips}
+        previous = again.previous(outputs, ids) if again else previous_results(outputs)
         before = _rows_that_stay(plan, previous, again)
         for note in (*manifest.notes, *plan.warnings):
             _say(note)

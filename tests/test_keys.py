@@ -50,12 +50,19 @@ def test_every_input_of_a_key_changes_it(make, monkeypatch):
 
 
 def test_the_code_of_a_stage_is_what_it_imports():
-    own, libraries = code._imports("video")
+    own, libraries = code._imports(code.STAGE_MODULES["video"])
     assert "stereotalker.media.stereo" in own and "stereotalker.avatar.fit_portrait" not in own
     assert {"numpy", "ffmpeg", "imageio_ffmpeg"} <= libraries and "json" not in libraries
-    assert not any(module.startswith(("stereotalker.cli", "stereotalker.tasks")) for s in code.STAGE_MODULES
-                   for module in code._imports(s)[0])  # fmt: skip
-    assert "mediapipe" in code._imports("portrait")[1]
+    of_clips = {module for modules in code.STAGE_MODULES.values() for module in code._imports(modules)[0]}
+    assert not any(module.startswith(("stereotalker.cli", "stereotalker.tasks")) for module in of_clips)
+    assert "mediapipe" in code._imports(code.STAGE_MODULES["portrait"])[1]
+
+
+def test_samples_of_photographs_depend_on_the_code_that_makes_them():
+    own, _ = code._imports(("training.photographs",))
+    assert {"stereotalker.training.photographs", "stereotalker.control.reference_warp"} <= own
+    of_clips = {module for modules in code.STAGE_MODULES.values() for module in code._imports(modules)[0]}
+    assert "stereotalker.training.photographs" not in of_clips  # training does not make clips unfindable
 
 
 def test_comments_and_docstrings_do_not_change_the_code_but_versions_do(tmp_path, monkeypatch):
@@ -68,9 +75,9 @@ def test_comments_and_docstrings_do_not_change_the_code_but_versions_do(tmp_path
     digests = [code._module_digest.__wrapped__(f"package.m{k}") for k in range(3)]
     assert digests[0] == digests[1] != digests[2]
     monkeypatch.undo()
-    before = code.stage_version.__wrapped__("audio")
+    before = code.modules_version.__wrapped__(code.STAGE_MODULES["audio"])
     monkeypatch.setattr(code, "version", lambda name: "0.0")
-    assert code.stage_version.__wrapped__("audio") != before
+    assert code.modules_version.__wrapped__(code.STAGE_MODULES["audio"]) != before
 
 
 def test_weights_that_are_replaced_after_the_preflight_are_not_used(tiny_models, tmp_path):

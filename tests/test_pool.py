@@ -42,17 +42,20 @@ class ClipJobs(NamedTuple):
     store: Store
 
 
-@pytest.fixture
-def clip_jobs(models, tmp_path, home) -> ClipJobs:
-    store = Store(tmp_path / "store")
+def make_jobs(models, store, home, script) -> ClipJobs:
     maker, timings = ClipMaker(models, store, library=Library(home.avatars)), StageTimings()
-    clip = Clip(id="a", avatar=SMALL_AVATAR, script="one two three", **SMALL)
+    clip = Clip(id="a", avatar=SMALL_AVATAR, script=script, **SMALL)
     key, avatar = maker.avatar(clip)
     speech_key, speech = maker.speech(clip, timings)
     motion_key, frames = maker.motion(clip, avatar, speech_key, speech, timings)
-    jobs = maker.segments(clip, key, motion_key, frames)
-    assert len(jobs) > 1
-    return ClipJobs(maker, jobs, store)
+    return ClipJobs(maker, maker.segments(clip, key, motion_key, frames), store)
+
+
+@pytest.fixture
+def clip_jobs(models, tmp_path, home) -> ClipJobs:
+    made = make_jobs(models, Store(tmp_path / "store"), home, "one two three")
+    assert len(made.jobs) > 1
+    return made
 
 
 def pool_of(slots, models, store, admission=None, **rules):
@@ -317,13 +320,8 @@ def test_a_job_that_fails_on_two_workers_fails_its_clip(clip_jobs, models, error
 
 def test_a_slot_whose_jobs_succeed_elsewhere_is_left_out_and_told(models, tmp_path, home):
     messages, admission = [], AdmissionControl(say=lambda text: messages.append(text))
-    store = Store(tmp_path / "store")
-    maker, timings = ClipMaker(models, store, library=Library(home.avatars)), StageTimings()
-    clip = Clip(id="a", avatar=SMALL_AVATAR, script="one two three four five six seven eight nine ten eleven", **SMALL)
-    key, avatar = maker.avatar(clip)
-    speech_key, speech = maker.speech(clip, timings)
-    motion_key, frames = maker.motion(clip, avatar, speech_key, speech, timings)
-    jobs = maker.segments(clip, key, motion_key, frames)
+    script = "one two three four five six seven eight nine ten eleven"
+    _, jobs, store = make_jobs(models, Store(tmp_path / "store"), home, script)
     assert len(jobs) >= 5
     broken = BrokenSlot(models, store, mends=False)
 

@@ -19,6 +19,7 @@ from stereotalker.media.audio_files import FFMPEG
 from stereotalker.models import Models
 from stereotalker.motion.language_prior import minilm_folder
 from stereotalker.params import load_params
+from stereotalker.production.outputs import existing_part
 from stereotalker.runtime.device import autocast
 from stereotalker.runtime.home import Home
 
@@ -98,7 +99,7 @@ def _check(what: str, check: Callable[[], str]) -> Finding:
 
 def _check_home(home: Path) -> Finding:
     """Whether the home folder, or the folder in which it will be made, is writable and has at least 1 GB free."""
-    existing = next(folder for folder in (home, *home.parents) if folder.exists())
+    existing = existing_part(home)
     free_gb = shutil.disk_usage(existing).free / 1e9
     is_writable = os.access(existing, os.W_OK)
     return Finding(

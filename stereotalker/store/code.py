@@ -40,14 +40,19 @@ STAGE_MODULES = {
 
 
 def code_version() -> str:
-    """Digest of the code and the libraries of all stages. Driver and workers compare it."""
+    """Digest of the code and the libraries of all stages of a clip. Driver and workers compare it."""
     return digest([stage_version(stage) for stage in STAGE_MODULES])
 
 
-@cache
 def stage_version(stage: str) -> str:
-    """Digest of the code of a stage, and of the versions of Python and of the libraries that this code imports."""
-    own, libraries = _imports(stage)
+    """Digest of the code and the libraries of a stage, see `modules_version`."""
+    return modules_version(STAGE_MODULES[stage])
+
+
+@cache
+def modules_version(modules: tuple[str, ...]) -> str:
+    """Digest of modules of the package and of all that they import, and of the versions of Python and of libraries."""
+    own, libraries = _imports(modules)
     return digest(
         "stage",
         sorted((module, _module_digest(module)) for module in own),
@@ -62,9 +67,9 @@ def _graph() -> grimp.ImportGraph:
     return grimp.build_graph(_PACKAGE.name, include_external_packages=True, cache_dir=None)
 
 
-def _imports(stage: str) -> tuple[set[str], set[str]]:
-    """The package's modules on which a stage depends, and the installed packages that those import."""
-    roots = {f"{_PACKAGE.name}.{module}" for module in STAGE_MODULES[stage]}
+def _imports(modules: tuple[str, ...]) -> tuple[set[str], set[str]]:
+    """The modules of the package that these need, themselves included, and the installed packages that those import."""
+    roots = {f"{_PACKAGE.name}.{module}" for module in modules}
     found = roots.union(*(_graph().find_upstream_modules(module) for module in roots))
     own = {module for module in found if module.partition(".")[0] == _PACKAGE.name}
     return own, {module.partition(".")[0] for module in found - own} - sys.stdlib_module_names

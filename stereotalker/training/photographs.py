@@ -27,7 +27,7 @@ from stereotalker.motion.retargeting import Retargeting
 from stereotalker.params import PhotographsParams
 from stereotalker.records import Avatar, Motion, Speech, load, save
 from stereotalker.smplx_layout import REGION
-from stereotalker.store.code import code_version
+from stereotalker.store.code import modules_version
 from stereotalker.store.digests import digest
 from stereotalker.store.files import replacing
 from stereotalker.training.samples import Sample
@@ -91,7 +91,8 @@ def read_photographs(folder: Path) -> list[Sample]:
 def _sample_digest(avatar: Avatar, speech: Speech, params: PhotographsParams, seed: int) -> str:
     fit = {name: value for name, value in vars(avatar).items() if isinstance(value, np.ndarray)}
     words = [(word.text, word.start, word.end) for word in (*speech.words, *speech.phonemes)]
-    return digest(code_version(), fit, avatar.style, speech.samples, words, params.gestures, params.size, seed)[:12]
+    code = modules_version(("training.photographs",))
+    return digest(code, fit, avatar.style, speech.samples, words, params.gestures, params.size, seed)[:12]
 
 
 def photograph_sample(avatar: Avatar, body: Body, speech: Speech, gestures: int, size: int, seed: int) -> Sample:
