@@ -8,7 +8,7 @@ BIN := .venv/bin
 PIP := $(BIN)/pip install -q --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
-.PHONY: setup demo check test test-all lint docs lock bench clean
+.PHONY: setup demo check test test-all lint docs dvc-file lock bench clean
 
 setup: .venv/.ready
 
@@ -45,6 +45,10 @@ lint: setup
 
 docs: setup
 	$(BIN)/mkdocs build --strict
+
+# Write the code that each stage depends on into dvc.yaml, after a change of imports.
+dvc-file: setup
+	$(BIN)/python -m stereotalker.tasks.dvc_file
 
 # Resolve the tested set of packages anew, within the ranges of pyproject.toml.
 lock: setup

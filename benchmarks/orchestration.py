@@ -81,6 +81,7 @@ def real(batches: BatchContext) -> dict[str, float]:
     from stereotalker.models import Models
     from stereotalker.production.admission import AdmissionControl
     from stereotalker.production.clip import ClipMaker, StageTimings, make_clip
+    from stereotalker.production.clip_record import describe_inputs, sign_with_record
     from stereotalker.production.manifest import read_manifest
     from stereotalker.store.local import Store
     from stereotalker.tasks.pool import LocalSlot, Pool
@@ -94,7 +95,8 @@ def real(batches: BatchContext) -> dict[str, float]:
     started = time.monotonic()
     for clip in read_manifest(manifest).clips:
         timings = StageTimings()
-        maker.sign(clip, make_clip(clip, maker, pool.render, lambda *_: None, timings), timings)
+        finished = make_clip(clip, maker, pool.render, lambda *_: None, timings)
+        sign_with_record(maker, clip, finished, describe_inputs(maker, clip), timings)
     bare = time.monotonic() - started
     home = batches.home("orchestrated")
     start_up = batches.produce(batches.manifest("start-up", 1, script="Yes.", width=64, height=64, fps=5), params, home)

@@ -20,10 +20,10 @@ import numpy as np
 import torch
 
 from benchmarks.machine import save_figures
+from stereotalker.body.model import read_body
 from stereotalker.dataset.build import build_people
 from stereotalker.dataset.shards import read_shard
 from stereotalker.geometry import camera as cameras
-from stereotalker.models import read_body
 from stereotalker.params import ROOT, load_params
 from stereotalker.records import Motion
 from stereotalker.runtime.process_pool import pool

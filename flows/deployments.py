@@ -8,14 +8,15 @@ import time
 import zoneinfo
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tzlocal
-from prefect import flow
+from prefect import flow, serve
 from prefect.schedules import Cron, Schedule
 
 from stereotalker.errors import Unavailable, UserError, shared_fault
 from stereotalker.flows.produce import produce
+from stereotalker.flows.retrain import retrain
 from stereotalker.params import Params, load_params
 from stereotalker.runtime.home import Home
 from stereotalker.store.digests import digest, file_digest
@@ -27,11 +28,18 @@ _MANIFEST_SUFFIXES = (".yaml", ".yml", ".jsonl", ".csv")
 MAX_TRIES = 3  # of a manifest whose batch breaks off, or in which clip after clip fails alike
 
 
-def serve_nightly(folder: Path, out: str, cron: str, params: Path | None, timezone: str | None = None) -> None:
-    """Register the deployment with Prefect's server and serve it until Ctrl-C.
+def serve_deployments(
+    folder: Path,
+    out: str,
+    cron: str,
+    params: Path | None,
+    timezone: str | None = None,
+    retrain_cron: str | None = None,
+) -> None:
+    """Register the deployments with Prefect's server and serve them until Ctrl-C.
 
-    cron: five fields; timezone: IANA name of the zone that they are in, None: that of this machine. Raises UserError if
-    the folder, the schedule, the zone or the parameters cannot be used.
+    cron: five fields; timezone: IANA name of the zone that they are in, None: that of this machine; retrain_cron: when
+    to retrain, None: never. Raises UserError if the folder, a schedule, the zone or the parameters cannot be used.
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; expected the place where manifests are dropped")
@@ -43,14 +51,18 @@ def serve_nightly(folder: Path, out: str, cron: str, params: Path | None, timezo
         "params": str(params.resolve()) if params else None,
     }
     print(f"schedule {cron} in the time zone {schedule.timezone}", flush=True)
-    nightly.serve(
-        name="nightly",
-        schedule=schedule,
-        parameters=arguments,
-        pause_on_shutdown=False,
-        print_starting_message=True,
-        limit=1,
-    )
+    deployments: list[Any] = [
+        nightly.to_deployment(name="nightly", schedule=schedule, parameters=arguments, concurrency_limit=1)
+    ]
+    if retrain_cron:
+        when = nightly_schedule(retrain_cron, timezone)
+        print(f"retraining {retrain_cron} in the time zone {when.timezone}", flush=True)
+        deployments.append(
+            retrain.to_deployment(
+                name="retrain", schedule=when, parameters={"params": arguments["params"]}, concurrency_limit=1
+            )
+        )
+    serve(*deployments, pause_on_shutdown=False, print_starting_message=True)
 
 
 def nightly_schedule(cron: str, timezone: str | None) -> Schedule:
@@ -74,10 +86,11 @@ def nightly(folder: str, out: str, params: str | None = None) -> dict[str, str]:
     again the next times, MAX_TRIES in all, and a second such batch in a row ends the night. A manifest that is given
     up gets a note in the folder `failed` beside it. Raises UserError if the parameters cannot be read.
     """
-    home, inbox, ended = Home.default(), Path(folder), {}
+    home, inbox = Home.default(), Path(folder)
     loaded = load_params(Path(params) if params else None)
     with failures_notified(loaded.produce.notify, f"nightly {inbox}"):  # such as an inbox that is not mounted
         manifests = new_manifests(inbox, home)
+    ended: dict[str, str] = {}
     is_suspect = False  # whether the batch before broke off, or failed clip after clip
     for manifest in manifests:
         # The record is named after the content that is read now, so a manifest that is changed meanwhile stays new.

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-import yaml
 
 from stereotalker.avatar.library import Library
 from stereotalker.errors import BatchStopped, Unavailable, is_network_fault
 from stereotalker.media.content_credentials import open_signer
 from stereotalker.models import Models
-from stereotalker.params import ROOT, Params
+from stereotalker.params import Params
 from stereotalker.production.admission import AdmissionControl
 from stereotalker.production.clip import ClipMaker, preview
 from stereotalker.production.manifest import Manifest, read_manifest
@@ -29,19 +27,27 @@ from stereotalker.production.output_lock import lock_outputs
 from stereotalker.production.outputs import Outputs
 from stereotalker.production.preflight import CLIPS_AHEAD, Plan, prepare
 from stereotalker.production.progress import Display
-from stereotalker.production.report import Again, BatchRecord, BatchSummary, ClipResult, previous_results
+from stereotalker.production.report import (
+    Again,
+    BatchRecord,
+    BatchSummary,
+    ClipResult,
+    previous_results,
+    unfinished_batch,
+)
 from stereotalker.runtime.environment import set_library_defaults
 from stereotalker.runtime.home import Home
 from stereotalker.runtime.process_identity import identity
-from stereotalker.store.code import code_version
+from stereotalker.store.code import checkout_commit, code_version
 from stereotalker.store.digests import digest
 from stereotalker.store.remote import AnyStore, open_store
+from stereotalker.tasks.canary import fly_canary
 from stereotalker.tasks.clip import RETRY_S, BatchContext, WorkItem, confirm, produce_inline, refused
+from stereotalker.tasks.compute_lock import BatchTurn
 from stereotalker.tasks.notify import notify
 from stereotalker.tasks.pool import LocalSlot, Pool, Slot
+from stereotalker.tasks.registry import ModelSource, Registered, note_first_use, resolve
 from stereotalker.tasks.report import BatchLog
-from stereotalker.tasks.tracking import Tracker, TrackingError
-from stereotalker.weights import FOLDER
 
 
 @dataclass(frozen=True)
@@ -69,26 +75,29 @@ def produce(
     params: Params,
     home: Home,
     executor: str = "ray",
-    weights: Path = FOLDER,
+    weights: Path | None = None,
     stream=None,
     again: Again | None = None,
+    release: int | None = None,
 ) -> BatchResult:
     """Make every clip of a manifest. What was finished in an earlier run is found in the store and not made again.
 
-    executor: "ray" or "inline"; weights: folder; stream: text stream for the progress display, stderr if None; again:
-    which clips of the last run are made, None: all that are not finished. Raises UserError if the manifest is faulty,
-    Unavailable if models are missing, the results cannot be written or another batch writes them. The fault of one clip
-    becomes its row.
+    executor: "ray" or "inline"; weights: folder of weights that belong to no release, None: those of a release;
+    release: its number, None: that with which the batch began, or else the champion; stream: text stream for the
+    progress display, stderr if None; again: which clips of the last run are made, None: all that are not finished.
+    Raises UserError if the manifest is faulty, Unavailable if models are missing, the results cannot be written or
+    another batch writes them. The fault of one clip becomes its row.
     """
     set_library_defaults()
     manifest, outputs, rules = read_manifest(manifest_path), Outputs(out), params.produce
-    with lock_outputs(outputs, manifest.path.stem):
-        models = Models(params, weights)
+    with lock_outputs(outputs, manifest.path.stem), BatchTurn(home) as turn:
+        source = ModelSource(weights) if weights else _release(manifest, outputs, home, params, release)
+        models = Models(params, source.folder, source.release, source.number, source.store)
         plan = prepare(manifest, outputs, models, home)
         ids = {clip.id for clip in manifest.clips}
         previous = again.previous(outputs, ids) if again else previous_results(outputs)
         before = _rows_that_stay(plan, previous, again)
-        for note in (*manifest.notes, *plan.warnings):
+        for note in filter(None, (*manifest.notes, *plan.warnings, source.note)):
             _say(note)
 
         store = open_store(rules.store or str(home.store), home.store)
@@ -96,7 +105,9 @@ def produce(
         torch.set_num_threads(rules.worker.threads)
         admission = AdmissionControl(rules.window, rules.budget_hours, rules.breaker, say=_say)
         maker = ClipMaker(models, store, open_signer(params.provenance, home.credentials), Library(home.avatars))
-        batch, log = _open_records(manifest, models, outputs, home, admission, before)
+        batch = _batch_record(manifest, models)
+        log = BatchLog(batch, manifest, outputs, home, admission, before)
+        log.attempt("the release's first use", lambda: note_first_use(home, params.releases, source, batch.name))
         items = _work_items(plan, before, rules.previews, _made_anew(previous, again))
         try:
             if again is None:
@@ -112,21 +123,35 @@ def produce(
                     if not is_preview:
                         display(row.id, row.shown, 0, 1, row.error or "; ".join(row.reasons))
 
-                context = BatchContext(maker, pool, outputs, display, admission, rules.retries, on_result)
+                context = BatchContext(batch, maker, pool, outputs, display, admission, rules.retries, on_result)
                 for faulty in plan.faults:
                     on_result(refused(faulty.row, faulty.clip, faulty.fault, context))
                 if executor == "inline":
-                    _inline(items, context, log)
+                    _inline(items, context, log, turn)
                 else:
-                    _prefect(batch, items, context, log)
+                    _prefect(batch, items, context, log, turn)
         except BaseException as error:  # a bug of ours: save the rows made so far
             admission.stop(f"the driver failed: {type(error).__name__}: {error}")
             log.close()
             raise
         end, page = log.close()
+        if params.releases.canary and source.release and not end.stopped:
+            clips, rows = manifest.clips[: params.releases.canary], {row.id: row for row in end.results}
+            log.attempt("the canary", lambda: fly_canary(clips, rows, params, home, store, outputs, _say))
     if rules.notify:
         notify(rules.notify, f"{batch.name}: {end.summary()}", "\n".join([page, *end.reasons()]))
     return BatchResult(end, page, log.run)
+
+
+def _release(manifest: Manifest, outputs: Outputs, home: Home, params: Params, number: int | None) -> ModelSource:
+    """The models of a release, see `produce`."""
+    begun = unfinished_batch(outputs, manifest) if number is None else None
+    pinned = Registered(begun.release_number, begun.release) if begun and begun.release else None
+    source = resolve(home, params.releases, pinned, number)
+    if begun and pinned and source.release != pinned.digest:
+        note = "the package was changed since this batch began; the remaining clips use the new one"
+        return replace(source, note=note)
+    return source
 
 
 def _rows_that_stay(plan: Plan, previous: dict[str, ClipResult], again: Again | None) -> dict[str, ClipResult]:
@@ -175,18 +200,19 @@ def _without_finished(
     return [item for item in items if item.clip.id not in finished]
 
 
-def _inline(items: list[WorkItem], context: BatchContext, log: BatchLog) -> None:
+def _inline(items: list[WorkItem], context: BatchContext, log: BatchLog, turn: BatchTurn) -> None:
     """Make one clip after the other in another thread, so that this thread can handle Ctrl-C."""
     with _interrupts(context.admission, log.close), ThreadPoolExecutor(1) as thread:
         try:
             for item in items:
                 context.admission.wait()
+                turn.begin()
                 thread.submit(produce_inline, item, context).result()
         except BatchStopped:
             pass  # the rows of the remaining clips say why
 
 
-def _prefect(batch: BatchRecord, items: list[WorkItem], context: BatchContext, log: BatchLog) -> None:
+def _prefect(batch: BatchRecord, items: list[WorkItem], context: BatchContext, log: BatchLog, turn: BatchTurn) -> None:
     """Make the clips as tasks of a Prefect flow run, some at once."""
     from prefect import flow, tags
     from prefect.futures import as_completed
@@ -236,6 +262,7 @@ def _prefect(batch: BatchRecord, items: list[WorkItem], context: BatchContext, l
             try:
                 for item in items:
                     context.admission.wait()
+                    turn.begin()
                     running.append(task.submit(item.name, item, context))
                     if len(running) >= in_progress:
                         wait_for_one()
@@ -311,58 +338,20 @@ def _interrupts(admission: AdmissionControl, give_up: Callable[[], object]) -> I
             signal.signal(number, handler)
 
 
-def _open_records(
-    manifest: Manifest,
-    models: Models,
-    outputs: Outputs,
-    home: Home,
-    admission: AdmissionControl,
-    before: dict[str, ClipResult],
-) -> tuple[BatchRecord, BatchLog]:
-    """The records of the batch. Raises Unavailable if the tracking server does not answer."""
-    try:
-        tracker = Tracker(home, "batch")
-        batch = _batch_record(manifest, models, tracker)
-        return batch, BatchLog(tracker, batch, manifest, outputs, home, admission, before)
-    except (TrackingError, OSError) as error:
-        reason = str(error).splitlines()[0][:200]
-        raise Unavailable(f"MLflow at {home.tracking_uri} does not answer: {reason}") from error
-
-
 def _say(text: str) -> None:
     print(f"note: {text}", file=sys.stderr, flush=True)
 
 
-def _batch_record(manifest: Manifest, models: Models, tracker: Tracker) -> BatchRecord:
+def _batch_record(manifest: Manifest, models: Models) -> BatchRecord:
     """The versions of everything that the batch is made with. They are read once, at its start."""
     return BatchRecord(
         name=manifest.path.stem,
-        manifest=str(manifest.path),
+        manifest=str(manifest.path.absolute()),
         started=time.strftime("%Y-%m-%dT%H:%M:%S"),
+        release=models.release,
+        release_number=models.release_number,
         models=models.digests,
-        versions=tracker.versions(models.digests),
-        data=_data_versions(),
         code=code_version(),
-        commit=_commit(),
+        commit=checkout_commit(),
         params=digest(models.params.model_dump(mode="json")),
     )
-
-
-def _data_versions() -> dict[str, str]:
-    """Digests of the training data from dvc.lock; empty for an installed package."""
-    lock = ROOT / "dvc.lock"
-    stages = yaml.safe_load(lock.read_text(encoding="utf-8"))["stages"] if lock.is_file() else {}
-    return {
-        out["path"]: out["md5"]
-        for stage in stages.values()
-        for out in stage.get("outs", ())
-        if out["path"].startswith("data/")
-    }
-
-
-def _commit() -> str:
-    """Short hash of the checkout's commit; empty for an installed package."""
-    if not (ROOT / ".git").exists():
-        return ""
-    result = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
-    return result.stdout.strip()

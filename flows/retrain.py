@@ -1,85 +1,232 @@
-"""Retraining: DVC brings data, weights and evaluation up to date, MLflow registers the weights.
+"""Retraining: a challenger is trained in a working copy, judged against the champion, and promoted, refused or held.
 
-The weights are promoted if every gate in params.yaml holds.
+Nothing that production uses changes before the gates of params.yaml hold, or a person says so.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
+import yaml
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
+from prefect.exceptions import FlowPauseTimeout
+from prefect.flow_runs import pause_flow_run
+from prefect.input import RunInput
 
+from stereotalker.dataset.recordings import read_cards
+from stereotalker.dataset.test_set import leaks
 from stereotalker.errors import UserError
-from stereotalker.params import Params
-from stereotalker.pipeline import WEIGHTS
+from stereotalker.evaluation.release_comparison import Comparison, compare, read_test_set
+from stereotalker.models import Models
+from stereotalker.params import Params, load_params
+from stereotalker.releases.card import model_card
+from stereotalker.releases.release import FILES, WEIGHTS_FILES, Release, Source, libraries
 from stereotalker.runtime.home import Home
+from stereotalker.stages import STAGES
+from stereotalker.stages.paths import PEOPLE, SPEECH, TEST_SET, WEIGHTS
+from stereotalker.store.digests import file_digest
+from stereotalker.tasks.compute_lock import is_batch_running, retraining_of
+from stereotalker.tasks.notify import failures_notified, notify
+from stereotalker.tasks.registry import ChampionChanged, Registered, Registry
 from stereotalker.tasks.tracking import Tracker
-from stereotalker.tasks.train import register_all
+from stereotalker.tasks.train import trained_by
+from stereotalker.tasks.working_copy import WorkingCopy
+from stereotalker.weights import weights_file
 
-METRICS = Path("metrics")  # where `evaluate` writes
+_POLL_S = 5.0
+_MORE_STAGES = ("test_set",)  # brought up to date, whatever is retrained, because the comparison needs it
+
+
+class Decision(RunInput):
+    """What a person says about a challenger that passed the gates."""
+
+    promote: bool
+    because: str = ""
+
+
+@dataclass(frozen=True)
+class Retraining:
+    """What the tasks of a retraining share."""
+
+    params: Params
+    home: Home
+    copy: WorkingCopy
+    registry: Registry
+    stages: tuple[str, ...]
 
 
 @task(name="dvc repro", cache_policy=NO_CACHE, persist_result=False)
-def repro() -> None:
-    """Run the whole pipeline as one task, because DVC decides what is stale and has its own lock. Raises UserError."""
-    # dvc.yaml calls `stereotalker`, which is beside this Python.
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    environment = {**os.environ, "PATH": path}
-    if subprocess.run([sys.executable, "-m", "dvc", "repro"], env=environment).returncode != 0:
-        raise UserError("dvc repro failed; its output is above")
+def reproduce(run: Retraining, params: Path | None) -> None:
+    """Bring the data and the weights of the stages up to date. DVC decides what is stale."""
+    if run.params.speech.added:
+        run.copy.take_recordings(run.params.speech.added)
+    run.copy.reproduce((*run.stages, *_MORE_STAGES), params, lambda: is_batch_running(run.home))
 
 
 @task(name="register", cache_policy=NO_CACHE, persist_result=False)
-def register(home: Home, metrics: dict[str, float]) -> dict[str, str]:
-    """Register the weights as challengers. Returns stage -> version."""
-    return register_all(Tracker(home, "training"), WEIGHTS, metrics)
+def register(run: Retraining, champion: Registered) -> Registered:
+    """Make a release of what these stages wrote, and of the champion's files for the rest. It becomes the challenger.
+
+    Raises UserError if nothing differs from the champion, or if the same weights were judged before.
+    """
+    before, files = run.registry.manifest(champion), run.registry.files(champion)
+    outputs = run.copy.outputs(run.stages)
+    trained = {name: run.copy.folder / WEIGHTS / name for name in WEIGHTS_FILES if str(WEIGHTS / name) in outputs}
+    files = files | trained
+    digests = {name: file_digest(path) for name, path in files.items()}
+    if digests == before.files:
+        raise UserError(f"nothing was trained anew: every file is that of the champion, {champion}")
+    for other in run.registry.all():
+        if run.registry.manifest(other).files == digests:
+            raise UserError(f"these weights were judged before, as {other}; `stereotalker models show` says how")
+    changed = {name for name in FILES if digests[name] != before.files[name]}
+    commit = run.copy.commit(f"Retrain {', '.join(sorted(changed))}")
+    lock = run.copy.folder / "requirements.lock"
+    kept = {stage: r for stage, r in before.runs.items() if weights_file(stage, Path()).name not in changed}
+    release = Release(
+        files=digests,
+        params=run.params.of_models(),
+        code=run.copy.code_version(),
+        libraries=libraries(),
+        lock=file_digest(lock) if lock.is_file() else "",
+        sources=(*before.sources, *_added_sources(run, before)),
+        commit=commit,
+        data=_locked_data(run.copy.folder),
+        runs=kept | trained_by(run.home, {name: path for name, path in trained.items() if name in changed}),
+        made=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    run_of_all = next(iter(release.runs.values()), None)
+    return run.registry.register(release, files, model_card(release, "", ""), run_of_all)
 
 
-@task(name="promote", cache_policy=NO_CACHE, persist_result=False)
-def promote(home: Home, versions: dict[str, str]) -> None:
-    """Make these versions the champions."""
-    tracker = Tracker(home, "training")
-    for stage, version in versions.items():
-        tracker.promote(stage, version)
+@task(name="compare", cache_policy=NO_CACHE, persist_result=False)
+def judge(run: Retraining, champion: Registered, challenger: Registered) -> Comparison:
+    """Measure both on the test set, in one run. Raises UserError if the test set shares anything with the training."""
+    folder = run.copy.folder
+    if shared := leaks(folder / TEST_SET, folder / SPEECH, folder / PEOPLE):
+        raise UserError("the test set is not apart from the training: " + "; ".join(shared))
+    ours, theirs = (
+        Models(run.params, source.folder, source.release, source.number)
+        for source in (run.registry.source(release) for release in (champion, challenger))
+    )
+    comparison = compare(ours, theirs, read_test_set(folder / TEST_SET, run.params), run.params.releases)
+    try:
+        _record(run.home, champion, challenger, comparison)
+    except Exception as error:  # hours of training do not end because of a record; the card has the table
+        print(f"note: MLflow did not take the comparison: {error}")
+    run.registry.attach_card(
+        challenger, model_card(run.registry.manifest(challenger), str(champion), comparison.table())
+    )
+    return comparison
 
 
-def gates(params: Params, metrics: dict[str, float]) -> list[str]:
-    """A line for every gate of params.yaml that does not hold. A metric that is missing or nan fails its gate."""
-    return [
-        f"{name} is {metrics.get(name, float('nan')):.4g}, the gate asks {minimum:g}"
-        for name, minimum in params.evaluate.gates.items()
-        if not metrics.get(name, float("-inf")) >= minimum
+def _record(home: Home, champion: Registered, challenger: Registered, comparison: Comparison) -> None:
+    """Write a run of the comparison."""
+    tracker = Tracker(home, "evaluation")
+    record = tracker.start(f"{challenger} against {champion}", tags={"stage": "compare", "release": challenger.digest})
+    tracker.note(record, metrics={f"{row.measure}.difference": row.difference for row in comparison.rows})
+    tracker.attach(record, "gates.md", comparison.table().encode())
+    tracker.end(record)
+
+
+@task(name="decide", cache_policy=NO_CACHE, persist_result=False)
+def decide(run: Retraining, champion: Registered, challenger: Registered, comparison: Comparison, why: str) -> bool:
+    """Promote the challenger if it passes, and the champion is still the one that it was compared with."""
+    gates = comparison.records()
+    if not comparison.passes:
+        run.registry.note("refused", challenger, comparison.reason, gates)
+        return False
+    try:
+        run.registry.promote(challenger, f"{comparison.reason}{why and '; ' + why}", gates, instead_of=champion)
+    except ChampionChanged as error:
+        run.registry.note("waiting", challenger, str(error), gates)
+        return False
+    return True
+
+
+@flow(name="retrain", persist_result=False)
+def retrain(stages: tuple[str, ...] = (), params: str | None = None) -> bool:
+    """Train a challenger and judge it. Returns whether it is the champion now.
+
+    stages: of dvc.yaml, with all that they need; empty: those of `releases.retrain`. params: path of another
+    params.yaml. Raises UserError for an unknown stage, or if nothing was trained that was not judged before.
+    """
+    home, path = Home.default(), Path(params).resolve() if params else None
+    notified = load_params(path).produce.notify
+    with failures_notified(notified, "retrain"):
+        with retraining_of(home):
+            copy = WorkingCopy.open(home)
+            # The copy trains with these parameters, and what is recorded and judged is what it trains with.
+            loaded = load_params(path or copy.folder / "params.yaml")
+            chosen = stages or tuple(loaded.releases.retrain)
+            if unknown := set(chosen) - set(STAGES):
+                raise UserError(f"stage {', '.join(sorted(unknown))} is unknown; expected some of {', '.join(STAGES)}")
+            run = Retraining(loaded, home, copy, Registry(home, loaded.releases), chosen)
+            reproduce(run, path)
+            champion = run.registry.champion()
+            challenger = register(run, champion)
+            while is_batch_running(home):
+                time.sleep(_POLL_S)
+            comparison = judge(run, champion, challenger)
+        print(comparison.table())
+        is_promoted = _decided(run, champion, challenger, comparison)  # a person may take days
+    what = f"{challenger} is the champion" if is_promoted else f"{challenger} is not promoted"
+    print(what)
+    if notified:
+        notify(notified, f"retrain: {what}", comparison.table())
+    return is_promoted
+
+
+def _decided(run: Retraining, champion: Registered, challenger: Registered, comparison: Comparison) -> bool:
+    """Whether the challenger is promoted, as `releases.promotion` in params.yaml says."""
+    rules = run.params.releases
+    if not comparison.passes or rules.promotion == "gates":
+        return decide(run, champion, challenger, comparison, "")
+    run.registry.note("waiting", challenger, "for a decision", comparison.records())
+    if rules.promotion == "never":
+        return False
+    question = Decision.with_initial_data(description=comparison.table(), promote=False)
+    try:
+        answer = pause_flow_run(wait_for_input=question, timeout=int(rules.wait_hours * 3600))
+    except FlowPauseTimeout:
+        return False
+    if not answer.promote:
+        run.registry.note("refused", challenger, f"by a person: {answer.because}", comparison.records())
+        return False
+    return decide(run, champion, challenger, comparison, f"approved by a person: {answer.because}")
+
+
+def run_retrain(stages: tuple[str, ...], params: Path | None) -> bool:
+    """Run the flow from the command line. Returns whether the challenger is the champion now."""
+    return retrain(stages, str(params) if params else None)
+
+
+def _locked_data(folder: Path) -> dict[str, str]:
+    """Digests of the outputs under data/ and artifacts/ in a dvc.lock, and of the sets of recordings."""
+    lock = yaml.safe_load((folder / "dvc.lock").read_text(encoding="utf-8"))
+    outs = [out for stage in lock["stages"].values() for out in stage.get("outs", ())]
+    found = {out["path"]: out["md5"] for out in outs if out["path"].startswith(("data/", "artifacts/"))}
+    for pointer in sorted(folder.glob("data/recordings/*.dvc")):
+        [out] = yaml.safe_load(pointer.read_text(encoding="utf-8"))["outs"]
+        found[f"data/recordings/{out['path']}"] = out["md5"]
+    return found
+
+
+def _added_sources(run: Retraining, before: Release) -> list[Source]:
+    """The added sets of recordings that the champion does not name, with their licences."""
+    if not run.params.speech.added:
+        return []
+    cards = read_cards(run.copy.folder / run.params.speech.added)
+    sources = [
+        Source(
+            f"recordings {c.name}: {c.speakers} speakers, {c.seconds:.0f} s; consent: {c.consent}",
+            "audio, motion",
+            c.licence,
+        )
+        for c in cards
     ]
-
-
-def read_metrics(folder: Path = METRICS) -> dict[str, float]:
-    """All numbers that `evaluate` wrote, by "file.key"."""
-    return {
-        f"{path.stem}.{key}": value
-        for path in sorted(folder.glob("*.json"))
-        for key, value in json.loads(path.read_text(encoding="utf-8")).items()
-        if isinstance(value, int | float)
-    }
-
-
-def retrain(params: Params, home: Home) -> list[str]:
-    """Retrain as a Prefect flow. Returns the gates that did not hold; empty if the new weights became champions."""
-
-    @flow(name="retrain", persist_result=False)
-    def run() -> list[str]:
-        repro()
-        metrics = read_metrics()
-        versions = register(home, metrics)
-        failed = gates(params, metrics)
-        if not failed:
-            promote(home, versions)
-        return failed
-
-    failed = run()
-    print("\n".join(["not promoted:", *failed]) if failed else "promoted to champion")
-    return failed
+    return [source for source in sources if source not in before.sources]

@@ -1,4 +1,4 @@
-"""Loads the trained models, and says which file of weights belongs to which stage."""
+"""Loads the trained models of production, each on first use."""
 
 from __future__ import annotations
 
@@ -6,54 +6,24 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from stereotalker.audio.encoder import EncoderConfig, SpeechEncoder
+from stereotalker.audio.encoder import read_encoder
+from stereotalker.avatar.detector_calibration import FILE as CALIBRATION_FILE
 from stereotalker.body.model import Body, load_body
-from stereotalker.control.masks import MaskConfig, MaskPredictor
+from stereotalker.control.masks import read_masks
 from stereotalker.errors import Unavailable
-from stereotalker.motion.denoiser import MotionConfig, MotionDenoiser
+from stereotalker.motion.denoiser import read_motion
+from stereotalker.motion.language_prior import MINILM, NO_MODEL
 from stereotalker.motion.synthesize import Synthesizer
-from stereotalker.params import BodyParams, Params, resolve
-from stereotalker.render.denoiser import DenoiserConfig, RenderDenoiser
+from stereotalker.params import FREE_BODY, Params, resolve
+from stereotalker.render.denoiser import read_denoiser
 from stereotalker.render.renderer import Renderer
 from stereotalker.runtime.device import arithmetic, check_device
 from stereotalker.store.digests import bytes_digest, digest, file_digest
-from stereotalker.weights import FOLDER, load_weights, read_file
+from stereotalker.store.public_models import fingerprint
+from stereotalker.weights import FOLDER, PRODUCTION_WEIGHTS, read_file, read_header, weights_file
 
-# Stages whose weights production loads. They are some of pipeline.TRAINING_STAGES, which train and save the weights.
-PRODUCTION_WEIGHTS = ("audio", "motion", "masks", "render")
-
-
-def weights_file(stage: str, folder: Path = FOLDER) -> Path:
-    """Path of a stage's weights in `folder`."""
-    return folder / f"{stage}.safetensors"
-
-
-def read_body(params: BodyParams) -> Body:
-    """The body model that the parameters name. Raises UserError if it cannot be read."""
-    return load_body(resolve(params.file), params.file_reader, params.betas)
-
-
-def read_encoder(folder: Path = FOLDER, data: bytes | None = None) -> SpeechEncoder:
-    """The audio encoder, in evaluation mode, as all models below.
-
-    data: the bytes of the file, if they are read already. Raises UserError if the weights are missing or do not match.
-    """
-    return load_weights(SpeechEncoder, EncoderConfig, weights_file("audio", folder), data)
-
-
-def read_motion(folder: Path = FOLDER, data: bytes | None = None) -> MotionDenoiser:
-    """The motion denoiser with its language prior. Raises UserError like `read_encoder`."""
-    return load_weights(MotionDenoiser, MotionConfig, weights_file("motion", folder), data)
-
-
-def read_masks(folder: Path = FOLDER, data: bytes | None = None) -> MaskPredictor:
-    """The mask predictor. Raises UserError like `read_encoder`."""
-    return load_weights(MaskPredictor, MaskConfig, weights_file("masks", folder), data)
-
-
-def read_denoiser(file: Path, data: bytes | None = None) -> RenderDenoiser:
-    """The renderer's denoiser in a file. Raises UserError like `read_encoder`."""
-    return load_weights(RenderDenoiser, DenoiserConfig, file, data)
+# Stage -> the entry of its model's config that names public weights, which are not in our files.
+PUBLIC_SETTINGS = {"audio": "pretrained", "motion": "language_model", "render": "pretrained"}
 
 
 @dataclass(frozen=True)
@@ -66,11 +36,15 @@ class Models:
 
     params: Params
     folder: Path = FOLDER
+    release: str = ""  # digest of the release that the folder belongs to; empty if it belongs to none
+    release_number: int = 0  # of that release; 0 for the package
+    store: str = ""  # folder or URL where other machines find that release
 
     @cached_property
     def body(self) -> Body:
         """The body model. Raises Unavailable if its file is not the one of `digests` any more."""
-        body, path = read_body(self.params.body), resolve(self.params.body.file)
+        path, body_params = self._body_file, self.params.body
+        body = load_body(path, body_params.file_reader, body_params.betas)
         if file_digest(path) != self.digests["body"]:
             raise Unavailable(f"{path} was replaced since the batch began; run the batch again")
         return body
@@ -101,7 +75,13 @@ class Models:
 
         Raises Unavailable if one of them does not exist.
         """
-        return {stage: bytes_digest(data) for stage, data in self._files.items()} | {"body": self._body_digest}
+        found = {stage: bytes_digest(data) for stage, data in self._files.items()} | {"body": self._body_digest}
+        return found | {f"public.{stage}": fingerprint(*public) for stage, public in self._public.items()}
+
+    def version(self, stage: str) -> str:
+        """Digest of a stage's weights, and of the public weights that they stand on."""
+        public = self.digests.get(f"public.{stage}")
+        return self.digests[stage] if public is None else digest(self.digests[stage], public)
 
     @property
     def body_version(self) -> str:
@@ -110,12 +90,35 @@ class Models:
         return digest(self.digests["body"], body.file_reader, body.betas)
 
     @cached_property
+    def _public(self) -> dict[str, tuple[str, str]]:
+        """Stage -> source of the public weights that its weights stand on, and the name of the setting."""
+        found = {}
+        for stage, setting in PUBLIC_SETTINGS.items():
+            source = read_header(self._files[stage])["config"].get(setting)
+            if source not in (None, MINILM, NO_MODEL):
+                found[stage] = (source, f"{stage}.{setting}")
+        return found
+
+    @cached_property
     def _files(self) -> dict[str, bytes]:
         return {stage: read_file(weights_file(stage, self.folder)) for stage in PRODUCTION_WEIGHTS}
 
+    @property
+    def _body_file(self) -> Path:
+        """File of the body: the one of the release, unless the parameters name another body than the free one."""
+        path = self.folder / FREE_BODY
+        is_free = self.params.body.file.name == FREE_BODY
+        return path if is_free and path.is_file() else resolve(self.params.body.file)
+
+    @property
+    def calibration_file(self) -> Path:
+        """File of the detector calibration: the one of the release, or else of the package."""
+        path = self.folder / CALIBRATION_FILE.name
+        return path if path.is_file() else CALIBRATION_FILE
+
     @cached_property
     def _body_digest(self) -> str:
-        path = resolve(self.params.body.file)
+        path = self._body_file
         try:
             return file_digest(path)
         except OSError as error:

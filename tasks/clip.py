@@ -19,14 +19,16 @@ from prefect.runtime import task_run
 from prefect.states import Cancelled, Completed, Failed, State
 from prefect.tasks import exponential_backoff
 
-from stereotalker.errors import BatchStopped, UserError, is_transient, shared_fault
+from stereotalker.avatar.library import Library
+from stereotalker.errors import BatchStopped, ClipError, UserError, is_transient, shared_fault
 from stereotalker.production.admission import AdmissionControl
 from stereotalker.production.clip import ClipMaker, StageTimings, make_clip
-from stereotalker.production.delivery import deliver, deliver_preview, supersede
+from stereotalker.production.clip_record import complete, describe_inputs, sign_with_record, to_json
+from stereotalker.production.delivery import Places, deliver, deliver_preview, supersede
 from stereotalker.production.finished_clips import FinishedRecord, clip_key, recall, remember
 from stereotalker.production.manifest import Clip
 from stereotalker.production.outputs import Outputs
-from stereotalker.production.report import ClipResult
+from stereotalker.production.report import BatchRecord, ClipResult
 from stereotalker.production.segments import Progress, Render, RenderedSegment, SegmentJob
 from stereotalker.store.digests import file_digest
 from stereotalker.tasks.pool import Pool
@@ -41,6 +43,7 @@ _FAILED = "ClipFailed"
 class BatchContext:
     """Everything that the clips of a batch share."""
 
+    batch: BatchRecord
     maker: ClipMaker
     pool: Pool
     outputs: Outputs
@@ -134,18 +137,19 @@ def produce_clip(item: WorkItem, context: BatchContext, render: Render, attempt:
         attempts=attempt,
         seconds=timings.seconds,
         made=timings.made,
-        facts=clip_facts(clip),
+        facts=clip_facts(clip, context.maker.library),
     )
     try:
-        key = clip_key(context.maker, clip)
+        key, inputs = clip_key(context.maker, clip), describe_inputs(context.maker, clip)
         anew = item.anew and attempt == 1  # a later try takes what the first one has rendered
         finished = make_clip(clip, context.maker, render, context.progress, timings, item.place, anew)
         notes = context.maker.fit_notes(clip)
-        signed = context.maker.sign(clip, finished, timings)
+        signed, made = sign_with_record(context.maker, clip, finished, inputs, timings)
         if item.preview:
             return result(state="done", preview=deliver_preview(context.outputs, clip, signed))
-        verdict = finished.verdict
-        video, poster = deliver(context.outputs, clip, verdict.verdict, signed, finished.poster)
+        verdict, places = finished.verdict, Places.of(clip, finished.verdict.verdict)
+        clip_record = complete(made, places.video, signed, context.batch.name, context.batch.manifest)
+        deliver(context.outputs, clip, places, signed, finished.poster, to_json(clip_record))
         record = FinishedRecord(
             file_digest(signed),
             signed.stat().st_size,
@@ -153,6 +157,7 @@ def produce_clip(item: WorkItem, context: BatchContext, render: Render, attempt:
             (*verdict.reasons, *notes),
             verdict.measures,
             finished.frames,
+            clip_record,
         )
         remember(context.maker, clip, key, record)
     except BatchStopped as stop:
@@ -169,8 +174,9 @@ def produce_clip(item: WorkItem, context: BatchContext, render: Render, attempt:
         reasons=record.reasons,
         measures=record.measures,
         sha256=record.sha256,
-        video=video,
-        poster=poster,
+        video=places.video,
+        poster=places.poster,
+        record=places.record,
     )
 
 
@@ -205,7 +211,7 @@ def refused(row: int, clip: Clip, fault: str, context: BatchContext) -> ClipResu
         supersede(context.outputs, clip.id)
     except (OSError, UserError) as error:  # the disk of the results is full or away
         fault = f"{fault} (and then: {error})"
-    return ClipResult(clip.id, row, "failed", fault, facts=clip_facts(clip))
+    return ClipResult(clip.id, row, "failed", fault, facts=clip_facts(clip, context.maker.library))
 
 
 def confirm(item: WorkItem, maker: ClipMaker, outputs: Outputs, before: ClipResult | None) -> ClipResult | None:
@@ -218,6 +224,9 @@ def confirm(item: WorkItem, maker: ClipMaker, outputs: Outputs, before: ClipResu
         return None
     if not outputs.holds(before.video, record.bytes, record.sha256):
         return None
+    place = Places.of(item.clip, record.verdict).record
+    if outputs.read(place) is None:
+        outputs.put(place, to_json(record.clip_record))
     return ClipResult(
         item.clip.id,
         item.row,
@@ -230,12 +239,17 @@ def confirm(item: WorkItem, maker: ClipMaker, outputs: Outputs, before: ClipResu
         video=before.video,
         poster=before.poster,
         preview=before.preview,
-        facts=clip_facts(item.clip),
+        record=place,
+        facts=clip_facts(item.clip, maker.library),
     )
 
 
-def clip_facts(clip: Clip) -> dict[str, str]:
+def clip_facts(clip: Clip, library: Library) -> dict[str, str]:
     """What a clip is, for its row in the report."""
+    try:
+        consent = library.consent(clip.avatar, clip.consent)
+    except (ClipError, OSError):  # there is no such avatar
+        consent = clip.consent
     stereo = f", stereo {clip.stereo.layout}" if clip.stereo else ""
     return {
         "avatar": clip.avatar,
@@ -243,6 +257,7 @@ def clip_facts(clip: Clip) -> dict[str, str]:
         "picture": f"{clip.width} x {clip.height}, {clip.fps:g} fps{stereo}",
         "camera": _camera_text(clip),
         "seed": str(clip.seed),
+        **({"consent": consent.holder} if consent else {}),
     }
 
 

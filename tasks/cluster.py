@@ -13,7 +13,7 @@ from ray import exceptions
 
 from stereotalker.errors import Unavailable, WorkerLost
 from stereotalker.models import Models
-from stereotalker.params import Params, WorkerParams
+from stereotalker.params import WorkerParams
 from stereotalker.production.segments import RenderedSegment, SegmentJob
 from stereotalker.tasks.worker import RenderWorker, versions_of
 
@@ -36,7 +36,7 @@ class Cluster:
     """
 
     def __init__(self, models: Models, store: str, local_store: Path):
-        params, weights = models.params, models.folder
+        params = models.params
         rules = params.produce.worker
         address = rules.address or os.environ.get("RAY_ADDRESS")
         self._was_initialized = ray.is_initialized()
@@ -60,7 +60,7 @@ class Cluster:
                 ) from None
         _check_resources(rules, address)
         versions = versions_of(models)
-        self.slots = [ActorSlot(params, weights, versions, store, local_store) for _ in range(params.produce.workers)]
+        self.slots = [ActorSlot(models, versions, store, local_store) for _ in range(params.produce.workers)]
 
     def close(self) -> None:
         """End the connection, unless somebody else had made it before."""
@@ -71,9 +71,11 @@ class Cluster:
 class ActorSlot:
     """One actor, with one call at a time. It is started at the first job, and killed by `rest`. See pool.Slot."""
 
-    def __init__(self, params: Params, weights: Path, versions: dict[str, str], store: str, local_store: Path):
-        self._rules = params.produce.worker
-        self._arguments = (params.model_dump_json(), str(weights), versions, store, str(local_store))
+    def __init__(self, models: Models, versions: dict[str, str], store: str, local_store: Path):
+        self._rules = models.params.produce.worker
+        release = models.release, models.store, str(local_store.with_name("models"))
+        weights = str(models.folder)
+        self._arguments = (models.params.model_dump_json(), weights, release, versions, store, str(local_store))
         self._actor = None
 
     def run(self, job: SegmentJob) -> RenderedSegment:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import threading
 import time
@@ -14,9 +15,19 @@ from stereotalker.production.admission import AdmissionControl
 from stereotalker.production.manifest import Clip, Manifest, due
 from stereotalker.production.outputs import Outputs
 from stereotalker.production.pace_history import History, Pace
-from stereotalker.production.report import CLIP_STATES, BatchRecord, BatchSummary, ClipResult, duration, write_report
+from stereotalker.production.report import (
+    CLIP_STATES,
+    BatchRecord,
+    BatchSummary,
+    ClipResult,
+    duration,
+    write_batch,
+    write_report,
+)
 from stereotalker.runtime.home import Home
 from stereotalker.tasks.tracking import Tracker
+
+CLIP_RECORD = "clip.json"  # name of a clip's record among the files of its run
 
 
 class BatchLog:
@@ -27,7 +38,6 @@ class BatchLog:
 
     def __init__(
         self,
-        tracker: Tracker,
         batch: BatchRecord,
         manifest: Manifest,
         outputs: Outputs,
@@ -36,7 +46,7 @@ class BatchLog:
         before: dict[str, ClipResult],
     ):
         """before: rows of an earlier run that stay as they are, by clip id."""
-        self._tracker, self._batch, self._manifest = tracker, batch, manifest
+        self._batch, self._manifest, self._home = batch, manifest, home
         self._outputs, self._admission, self._history = outputs, admission, History(home.history)
         self._clips = {clip.id: clip for clip in manifest.clips}
         self._rows: dict[str, ClipResult] = dict(before)
@@ -44,23 +54,21 @@ class BatchLog:
         self._started, self._started_monotonic = datetime.now(), time.monotonic()
         self._lock = threading.Lock()  # for calls of the tracker
         self._reported: set[str] = set()  # causes of tracking errors that were printed
+        self._tracker: Tracker | None = None  # None if the tracking server did not answer when the batch began
+        self.run = ""  # id of the batch's run
+        self._recorded: set[str] | None = None  # digests of the videos of this batch that MLflow knows; None: not read
+        write_batch(outputs, batch, has_ended=False)
+        self.attempt("the batch", self._begin)
+
+    def _begin(self) -> None:
+        """Start the run of the batch."""
+        batch, tracker = self._batch, Tracker(self._home, "batch")
         tracker.close_orphans()
-        self.run = tracker.start(batch.name, tags={"batch": batch.name, "git_commit": batch.commit})
+        self.run = tracker.start(batch.name, tags={"batch": batch.name, "git_commit": batch.commit, **_release(batch)})
         models = {f"model.{stage}": digest for stage, digest in batch.models.items()}
-        versions = {f"version.{stage}": version for stage, version in batch.versions.items()}
-        data = {f"data.{name}": digest for name, digest in batch.data.items()}
-        tracker.note(
-            self.run,
-            params={
-                "manifest": batch.manifest,
-                "clips": len(manifest.clips),
-                "code": batch.code,
-                "params": batch.params,
-                **models,
-                **versions,
-                **data,
-            },
-        )
+        params = {"manifest": batch.manifest, "clips": len(self._manifest.clips), "code": batch.code}
+        tracker.note(self.run, params={**params, "params": batch.params, **models})
+        self._tracker = tracker
 
     @property
     def rows(self) -> dict[str, ClipResult]:
@@ -68,8 +76,17 @@ class BatchLog:
         return dict(self._rows)
 
     def confirm(self, result: ClipResult) -> None:
-        """Add the row of a clip that an earlier run finished. That run has recorded it in MLflow."""
+        """Add the row of a clip that an earlier run finished, and its run in MLflow if that was away then."""
         self._rows[result.id] = result
+        if self._tracker and self._recorded is None:
+            self.attempt("what is on record", self._read_recorded)
+        if self._recorded is not None and result.sha256 not in self._recorded:
+            with self._lock:
+                self.attempt(result.id, lambda: self._write_clip(result))
+
+    def _read_recorded(self) -> None:
+        assert self._tracker is not None
+        self._recorded = {run.tags.get("sha256", "") for run in self._tracker.find({"batch": self._batch.name})}
 
     def take(self, result: ClipResult, threads: int, is_preview: bool = False) -> ClipResult:
         """Add the result of a clip that has ended. Returns its row as it will be in the report."""
@@ -83,9 +100,9 @@ class BatchLog:
             clip = self._clips[row.id]
             other = sum(seconds for stage, seconds in row.seconds.items() if stage != "render")
             pace = Pace(clip.pixels, row.frames, threads, row.seconds["render"], other)
-            self._record("its speed", lambda: self._history.add(pace))
+            self.attempt("its speed", lambda: self._history.add(pace))
         with self._lock:
-            self._record(row.id, lambda: self._write_clip(row))
+            self.attempt(row.id, lambda: self._write_clip(row))
         return row
 
     def _lateness(self, clip: Clip) -> list[str]:
@@ -116,6 +133,7 @@ class BatchLog:
         end = self.ended()
         try:
             page = write_report(self._outputs, self._batch, end)
+            write_batch(self._outputs, self._batch, has_ended=not end.count("stopped"))
         except (OSError, UserError) as error:  # the disk is full or not mounted; the clips are in the store
             print(f"note: the report could not be written: {error}", file=sys.stderr)
             page = "not written"
@@ -128,6 +146,8 @@ class BatchLog:
         frames = sum(result.frames for result in end.results)
 
         def write() -> None:
+            if self._tracker is None:
+                return
             self._tracker.note(
                 self.run,
                 metrics={"clips": len(end.results), "frames": frames, **counts, **hours},
@@ -137,10 +157,10 @@ class BatchLog:
                 self._tracker.attach(self.run, "report.html", report)
             self._tracker.end(self.run, "KILLED" if end.stopped else "FAILED" if end.status == 1 else "FINISHED")
 
-        self._record("the batch", write)
+        self.attempt("the batch", write)
         return end, page
 
-    def _record(self, what: str, write: Callable[[], None]) -> None:
+    def attempt(self, what: str, write: Callable[[], None]) -> None:
         """Call `write`. The first error of each cause is printed, and none is raised: records never fail a batch.
 
         Besides its own errors, MLflow lets those of its database, its disk and its HTTP client through.
@@ -154,21 +174,39 @@ class BatchLog:
                 print(f"MLflow did not take the record of {what}, the clips go on: {reason}", file=sys.stderr)
 
     def _write_clip(self, result: ClipResult) -> None:
-        """Write the run of a clip."""
+        """Write the run of a clip, with its record."""
+        if self._tracker is None:
+            return
         tags = {
             "batch": self._batch.name,
             "clip": result.id,
             "error": result.error,
             "verdict": result.shown,
             "reasons": "; ".join(result.reasons),
+            **_release(self._batch),
         }
+        data = self._outputs.read(result.record) if result.record else None
+        if data is not None:
+            tags |= {
+                "sha256": result.sha256,
+                "record": json.loads(data)["digest"],
+                "video": self._outputs.name(result.video),
+                "avatar": result.facts["avatar"],
+                "consent": result.facts.get("consent", ""),
+            }
         run = self._tracker.start(result.id, parent=self.run, tags=tags)
         seconds = {f"seconds.{stage}": value for stage, value in result.seconds.items()}
         measures = {f"quality.{name}": value for name, value in result.measures.items()}
-        versions = {f"version.{stage}": version for stage, version in self._batch.versions.items()}
         self._tracker.note(
             run,
-            params={**result.facts, **versions, "code": self._batch.code},
+            params={**result.facts, "code": self._batch.code},
             metrics={"frames": result.frames, **seconds, **measures},
         )
+        if data is not None:
+            self._tracker.attach(run, CLIP_RECORD, data)
         self._tracker.end(run, {"done": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}[result.state])
+
+
+def _release(batch: BatchRecord) -> dict[str, str]:
+    """Tags that name the release of a batch."""
+    return {"release": batch.release, "release_number": str(batch.release_number)} if batch.release else {}

@@ -1,28 +1,30 @@
-"""Records of batches, trainings and evaluations in MLflow, and the registry of weights.
+"""Records of batches, trainings and evaluations in MLflow, and the registered model whose versions are releases.
 
 No other module imports MLflow. Only the driver of a batch writes.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
-from stereotalker.models import PRODUCTION_WEIGHTS, weights_file
 from stereotalker.runtime.home import Home, free_port
 from stereotalker.runtime.process_identity import identity, is_dead
-from stereotalker.store.digests import file_digest
 from stereotalker.validation import as_utf8
 
 EXPERIMENTS = {
@@ -32,24 +34,30 @@ EXPERIMENTS = {
 }
 TrackingError = MlflowException
 
-# Aliases in the registry: the weights in production, and newly trained ones.
-CHAMPION, CHALLENGER = "champion", "challenger"
+MODEL = "stereotalker"  # name of the registered model
+# Its aliases: the release in production, the newest trained one, and the one that was in production before. Where no
+# version has an alias, it is release 0, the package.
+CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 
 # Characters of a value that MLflow accepts.
-_MAX_PARAM_CHARS, _MAX_TAG_CHARS = 6000, 5000
+_MAX_PARAM_CHARS, _MAX_TAG_CHARS, _MAX_DIGEST_CHARS = 6000, 5000, 36
+
+
+@dataclass(frozen=True)
+class FoundRun:
+    """A run that was looked for."""
+
+    id: str
+    tags: dict[str, str]
+    ended: float  # s since 1970
 
 
 class Tracker:
     """Writes runs of one kind, a key of EXPERIMENTS, to the MLflow records of a home. Methods raise TrackingError."""
 
     def __init__(self, home: Home, kind: str):
-        home.root.mkdir(parents=True, exist_ok=True)
-        # Messages like "Creating initial MLflow database tables" are of no use to a user.
-        logging.getLogger("mlflow").setLevel(logging.WARNING)
-        self._home = home
-        # MLflow makes its tables at the first use, and two processes that do so at once break the database for good.
-        with FileLock(home.root / "mlflow.lock"):
-            self._client = MlflowClient(tracking_uri=home.tracking_uri, registry_uri=home.tracking_uri)
+        self._home, self._kind, self._client = home, kind, _client(home)
+        with FileLock(home.root / "mlflow.lock"):  # two processes would make two experiments
             self.experiment = self._open_experiment(EXPERIMENTS[kind])
 
     def _open_experiment(self, name: str) -> str:
@@ -105,6 +113,58 @@ class Tracker:
             (Path(folder) / name).write_bytes(data)
             self._client.log_artifact(run, str(Path(folder) / name))
 
+    def note_inputs(self, run: str, datasets: dict[str, tuple[str, str]]) -> None:
+        """Add the data that a run reads: name -> (digest, how to get it)."""
+        entities = [
+            DatasetInput(Dataset(name, digest[:_MAX_DIGEST_CHARS], "dvc", json.dumps({"get": source})))
+            for name, (digest, source) in datasets.items()
+        ]
+        if entities:
+            self._client.log_inputs(run, datasets=entities)
+
+    def find(self, tags: dict[str, str]) -> list[FoundRun]:
+        """The finished runs of this kind with these tags, the newest first, also those of a home that was moved.
+
+        Raises ValueError if a value holds both kinds of quotation marks.
+        """
+        wanted = [f"tags.`{name}` = {_quoted(value)}" for name, value in tags.items()]
+        query = " and ".join([*wanted, "attributes.status = 'FINISHED'"])
+        pattern = f"name LIKE '{EXPERIMENTS[self._kind]}%'"
+        experiments = [
+            experiment.experiment_id for experiment in self._client.search_experiments(filter_string=pattern)
+        ]
+        found, token = [], None
+        while True:
+            page = self._client.search_runs(experiments, query, max_results=1000, page_token=token)
+            found += [FoundRun(run.info.run_id, dict(run.data.tags), run.info.end_time / 1000) for run in page]
+            if not (token := page.token):
+                return found
+
+    def status(self, run: str) -> str:
+        """Status of a run; empty if it does not exist."""
+        try:
+            return self._client.get_run(run).info.status
+        except MlflowException:
+            return ""
+
+    def attached(self, run: str, name: str) -> bytes | None:
+        """A file of a run; None if it does not exist.
+
+        MLflow keeps the address of a run's files as it was when the run began, and the home may have been moved.
+        """
+        here = self._home.root / "mlflow-artifacts" / run / "artifacts" / name
+        if here.is_file():
+            return here.read_bytes()
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                return Path(self._client.download_artifacts(run, name, folder)).read_bytes()
+            except (MlflowException, OSError):
+                return None
+
+    def tag(self, run: str, name: str, value: str) -> None:
+        """Set a tag of a run."""
+        self._client.set_tag(run, name, as_utf8(value)[:_MAX_TAG_CHARS])
+
     def end(self, run: str, status: str = "FINISHED") -> None:
         """End a run. status: FINISHED, FAILED or KILLED."""
         self._client.set_terminated(run, status)
@@ -117,40 +177,115 @@ class Tracker:
             self.end(run.info.run_id, "KILLED")
         return len(dead)
 
-    def register(self, stage: str, folder: Path, run: str, alias: str) -> str:
-        """Add a stage's weights in `folder` to the registry as a new version with an alias. Returns the version."""
-        name = f"stereotalker-{stage}"
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """A version of the registered model: one release."""
+
+    number: int
+    release: str  # digest
+    tags: dict[str, str]
+
+
+class ModelRegistry:
+    """The registered model MODEL in MLflow, whose versions are releases. Methods raise TrackingError."""
+
+    def __init__(self, home: Home):
+        self._client = _client(home)
+
+    def create(self, release: str, run: str | None, tags: dict[str, str]) -> int:
+        """Add a release and return its number. A release that is there already keeps its number.
+
+        release: its digest; run: id of the run that made it.
+        """
         try:
-            self._client.create_registered_model(name)
+            self._client.create_registered_model(MODEL)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        self._client.log_artifact(run, str(weights_file(stage, folder)), artifact_path="model")
-        source = f"{self._client.get_run(run).info.artifact_uri}/model"
-        tags = {"sha256": file_digest(weights_file(stage, folder))}
-        version = self._client.create_model_version(name, source=source, run_id=run, tags=tags).version
-        self._client.set_registered_model_alias(name, alias, version)
-        return str(version)
+        for version in self.versions():
+            if version.release == release:
+                return version.number
+        all_tags = {name: as_utf8(value)[:_MAX_TAG_CHARS] for name, value in {"release": release, **tags}.items()}
+        source = f"stereotalker-release:{release}"
+        return int(self._client.create_model_version(MODEL, source, run_id=run, tags=all_tags).version)
 
-    def promote(self, stage: str, version: str) -> None:
-        """Make a version the champion."""
-        self._client.set_registered_model_alias(f"stereotalker-{stage}", CHAMPION, version)
+    def versions(self) -> list[ModelVersion]:
+        """All releases that are registered, the oldest first."""
+        found = self._client.search_model_versions(f"name = '{MODEL}'")
+        return sorted((_version(version) for version in found), key=lambda version: version.number)
 
-    def versions(self, digests: dict[str, str]) -> dict[str, str]:
-        """Version of every stage's weights on disk: the champion's if the files are the same, else "unregistered".
+    def at(self, alias: str) -> ModelVersion | None:
+        """The release that an alias points to; None if it points to none."""
+        try:
+            return _version(self._client.get_model_version_by_alias(MODEL, alias))
+        except MlflowException as error:
+            # MLflow says so if the alias does not exist, and if the model does not.
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                return None
+            raise
 
-        digests: SHA-256 of the weights of every stage.
-        """
-        versions = {}
-        for stage in PRODUCTION_WEIGHTS:
-            versions[stage] = "unregistered"
-            try:
-                champion = self._client.get_model_version_by_alias(f"stereotalker-{stage}", CHAMPION)
-            except MlflowException:
-                continue  # the stage has no champion
-            if champion.tags.get("sha256") == digests[stage]:
-                versions[stage] = str(champion.version)
-        return versions
+    def point(self, alias: str, number: int) -> None:
+        """Let an alias point to a release. To number 0, which MLflow does not hold, no alias points."""
+        if number:
+            self._client.set_registered_model_alias(MODEL, alias, str(number))
+        elif self.at(alias):
+            self._client.delete_registered_model_alias(MODEL, alias)
+
+    def tag(self, name: str, value: str) -> None:
+        """Set a tag of the model."""
+        self._client.set_registered_model_tag(MODEL, name, as_utf8(value)[:_MAX_TAG_CHARS])
+
+    def tags(self) -> dict[str, str]:
+        """The tags of the model; empty if there is no model."""
+        try:
+            return dict(self._client.get_registered_model(MODEL).tags)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return {}
+            raise
+
+
+def can_write(home: Home) -> bool:
+    """Whether nobody is writing to the records of a home at this moment. A server settles that by itself."""
+    file = home.root / "mlflow.db"
+    if not home.tracking_uri.startswith("sqlite") or not file.is_file():
+        return True
+    try:
+        with FileLock(home.root / "mlflow.lock", timeout=0.5):
+            with closing(sqlite3.connect(file, timeout=0.5, isolation_level=None)) as database:
+                database.execute("BEGIN IMMEDIATE")
+                database.execute("ROLLBACK")
+        return True
+    except (Timeout, sqlite3.OperationalError):
+        return False
+
+
+def _quoted(value: str) -> str:
+    """A value for a query of MLflow, which knows no escapes."""
+    if "'" not in value:
+        return f"'{value}'"
+    if '"' in value:
+        raise ValueError(f"{value} holds both kinds of quotation marks, and MLflow cannot look for it")
+    return f'"{value}"'
+
+
+def _version(found) -> ModelVersion:
+    return ModelVersion(int(found.version), found.tags.get("release", ""), dict(found.tags))
+
+
+def _client(home: Home) -> MlflowClient:
+    """A client of the records of a home.
+
+    MLflow makes its tables at the first use, and two processes that do so at once break the database for good.
+    """
+    home.root.mkdir(parents=True, exist_ok=True)
+    # Messages like "Creating initial MLflow database tables" are of no use to a user.
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    with FileLock(home.root / "mlflow.lock"):
+        client = MlflowClient(tracking_uri=home.tracking_uri, registry_uri=home.tracking_uri)
+        client.get_experiment_by_name("Default")
+        return client
 
 
 class UiServer:

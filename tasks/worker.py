@@ -18,6 +18,7 @@ from stereotalker.errors import Unavailable
 from stereotalker.models import Models
 from stereotalker.params import Params
 from stereotalker.production.segments import RenderedSegment, SegmentJob, render_segment
+from stereotalker.releases.model_store import ModelStore
 from stereotalker.store.code import code_version
 from stereotalker.store.remote import open_store
 
@@ -27,16 +28,24 @@ def versions_of(models: Models) -> dict[str, str]:
     return {"code": code_version(), "arithmetic": models.arithmetic, **models.digests}
 
 
+ReleasePlace = tuple[str, str, str]  # digest of a release, the store in which it lies or "", folder for local copies
+
+
 class RenderWorker:
     """Renders one segment after the other. The models are loaded once."""
 
-    def __init__(self, params: str, weights: str, versions: dict[str, str], store: str, local_store: str):
+    def __init__(
+        self, params: str, weights: str, release: ReleasePlace, versions: dict[str, str], store: str, local_store: str
+    ):
         """Arguments are plain values, because they are sent over the network.
 
-        params: the parameters as JSON; weights: folder; versions: those of the driver, see `versions_of`; store,
-        local_store: see open_store. Raises Unavailable if this machine would compute something else than the driver.
+        params: the parameters as JSON; weights: folder, which is used if `release` names no store; versions: those of
+        the driver, see `versions_of`; store, local_store: see open_store. Raises Unavailable if this machine would
+        compute something else than the driver.
         """
-        self._models = Models(Params.model_validate_json(params), Path(weights))
+        digest, models, local_models = release
+        folder = ModelStore(models, Path(local_models)).checkout(digest) if models else Path(weights)
+        self._models = Models(Params.model_validate_json(params), folder)
         own = versions_of(self._models)
         if different := [name for name in versions if own.get(name) != versions[name]]:
             raise Unavailable(

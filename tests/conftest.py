@@ -32,7 +32,7 @@ from stereotalker.avatar.detector_calibration import read_calibration
 from stereotalker.avatar.fit_portrait import fit_portrait
 from stereotalker.avatar.fit_problem import hand_points, pose_point
 from stereotalker.avatar.landmarks import POSE, Landmarks
-from stereotalker.body.model import Body
+from stereotalker.body.model import Body, read_body
 from stereotalker.control.body_parts import hand_vertices
 from stereotalker.control.masks import MaskConfig, MaskPredictor
 from stereotalker.dataset.build import build_people
@@ -40,7 +40,7 @@ from stereotalker.dataset.speech_corpus import build_corpus
 from stereotalker.flows.produce import produce
 from stereotalker.geometry import camera
 from stereotalker.geometry.rasterizer import Fragments, rasterize
-from stereotalker.models import Models, read_body, weights_file
+from stereotalker.models import Models
 from stereotalker.motion.denoiser import MotionConfig, MotionDenoiser
 from stereotalker.params import ROOT, Params, load_params
 from stereotalker.records import Avatar, Motion, Speech
@@ -50,7 +50,7 @@ from stereotalker.smplx_layout import JOINT, SIDES
 from stereotalker.store.local import Store
 from stereotalker.synthetic.actor import build_actor
 from stereotalker.training.motion import make_example, set_statistics
-from stereotalker.weights import save_weights
+from stereotalker.weights import save_weights, weights_file
 
 # Height and width in px of the drawn portrait whose true shape, pose and camera are known. They differ on purpose.
 SIZE = (512, 448)

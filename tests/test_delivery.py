@@ -10,7 +10,7 @@ from stereotalker.errors import UserError
 from stereotalker.media.video_files import read_frames
 from stereotalker.production import quality
 from stereotalker.production.clip import ClipMaker
-from stereotalker.production.delivery import deliver, supersede
+from stereotalker.production.delivery import Places, deliver, supersede
 from stereotalker.production.manifest import Clip
 from stereotalker.production.outputs import Outputs
 from stereotalker.production.report import Again, BatchSummary, ClipResult
@@ -29,14 +29,16 @@ def test_a_video_lies_in_the_folder_of_its_verdict_alone(tmp_path):
     (tmp_path / "v.mp4").write_bytes(b"new")
     places = []
     for verdict in ("pass", "review", "fail", "pass"):
-        name, _ = deliver(outputs, clip, verdict, tmp_path / "v.mp4", tmp_path / "v.mp4")
+        where = Places.of(clip, verdict)
+        deliver(outputs, clip, where, tmp_path / "v.mp4", tmp_path / "v.mp4", b"{}")
         places.append(files_of(tmp_path / "out") - {"superseded/a.mp4"})
-        assert places[-1] == {name}
+        assert places[-1] == {where.video}
+        records = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.json")}
+        assert records - {"superseded/a.json"} == {where.record}
     assert places == [{"clips/a.mp4"}, {"review/a.mp4"}, {"rejected/a.mp4"}, {"clips/a.mp4"}]
     (tmp_path / "v.mov").write_bytes(b"transparent")
-    deliver(
-        outputs, clip.model_copy(update={"background": "transparent"}), "pass", tmp_path / "v.mov", tmp_path / "v.mov"
-    )
+    clear = clip.model_copy(update={"background": "transparent"})
+    deliver(outputs, clear, Places.of(clear, "pass"), tmp_path / "v.mov", tmp_path / "v.mov", b"{}")
     assert files_of(tmp_path / "out") == {"clips/a.mov", "superseded/a.mp4"}
     supersede(outputs, "a")
     assert files_of(tmp_path / "out") == {"superseded/a.mov", "superseded/a.mp4"}

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from stereotalker.errors import Unavailable
-from stereotalker.models import Models, weights_file
+from stereotalker.models import Models
 from stereotalker.runtime.device import arithmetic, check_device
 from stereotalker.store import code, keys
 from stereotalker.tasks.worker import RenderWorker, versions_of
+from stereotalker.weights import weights_file
 
 pytestmark = pytest.mark.integration
 
@@ -95,7 +96,7 @@ def test_weights_that_are_replaced_after_the_preflight_are_not_used(tiny_models,
 
 def test_a_worker_with_another_version_of_anything_is_refused(tiny_models, tmp_path):
     versions = versions_of(tiny_models)
-    arguments = [tiny_models.params.model_dump_json(), str(tiny_models.folder)]
+    arguments = [tiny_models.params.model_dump_json(), str(tiny_models.folder), ("", "", "")]
     RenderWorker(*arguments, versions, str(tmp_path), str(tmp_path))
     for name in versions:
         with pytest.raises(Unavailable, match=f"this machine's {name} differ"):

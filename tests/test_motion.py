@@ -10,9 +10,8 @@ from stereotalker.diffusion.sampling import frame_noise, sample
 from stereotalker.diffusion.schedulers import make_scheduler
 from stereotalker.diffusion.windows import windows
 from stereotalker.errors import UserError
-from stereotalker.models import read_motion, weights_file
 from stereotalker.motion.audio_features import AudioFeatures, mean_confidence
-from stereotalker.motion.denoiser import MotionConditions, MotionConfig, MotionDenoiser, Streams
+from stereotalker.motion.denoiser import MotionConditions, MotionConfig, MotionDenoiser, Streams, read_motion
 from stereotalker.motion.features import (
     FACE_COLUMNS,
     body_columns,
@@ -28,9 +27,9 @@ from stereotalker.motion.language_prior import SLOT
 from stereotalker.motion.synthesize import MotionControls, Synthesizer, _joined
 from stereotalker.records import SAMPLE_RATE, Speech
 from stereotalker.smplx_layout import JOINT
-from stereotalker.training.loop import fit
+from stereotalker.training.loop import Checkpoint, fit
 from stereotalker.training.motion import make_example, training_loss
-from stereotalker.weights import load_weights, save_weights
+from stereotalker.weights import load_weights, save_weights, weights_file
 
 pytestmark = pytest.mark.integration
 
@@ -226,7 +225,7 @@ def test_training_learns_one_example_and_resumes_to_the_same_end(
             return value
 
         try:
-            fit(model, recorded_loss, options, checkpoint, lambda *_: None, frozen="prior.")
+            fit(model, recorded_loss, options, Checkpoint(checkpoint, "inputs"), lambda *_: None, frozen="prior.")
         except KeyboardInterrupt:
             pass
         assert torch.equal(prior, model.prior.read.weight)

@@ -16,7 +16,7 @@ from stereotalker.evaluation.motion_metrics import (
 )
 from stereotalker.records import SAMPLE_RATE, Motion, Speech, Timed
 from stereotalker.smplx_layout import JOINT
-from stereotalker.training.loop import fit
+from stereotalker.training.loop import Checkpoint, fit
 
 
 def shifted(motion: Motion, frames: int) -> Motion:
@@ -145,7 +145,7 @@ def test_the_gesture_autoencoder_learns(speech, tiny_params, tmp_path):
         model,
         recorded_loss,
         tiny_params.gestures.training.model_copy(update={"steps": 20, "learning_rate": 3e-3}),
-        tmp_path / "a",
+        Checkpoint(tmp_path / "a", "inputs"),
         lambda *_: None,
     )
     assert np.mean(losses[-4:]) < np.mean(losses[:4]) and model.features(motions).shape[1] == 4

@@ -147,15 +147,12 @@ def breaking_off(*_):
     raise ZeroDivisionError("a bug")
 
 
-@pytest.mark.parametrize("fault", ["weights", "tracking", "signing"])
+@pytest.mark.parametrize("fault", ["weights", "signing"])
 def test_what_is_missing_around_a_manifest_never_marks_it(run_night, inbox, home, tiny_models, monkeypatch, fault):
     drop(inbox, "m")
     with monkeypatch.context() as broken:
         if fault == "weights":
             broken.setattr("stereotalker.models.PRODUCTION_WEIGHTS", ("audio", "nowhere"))
-        elif fault == "tracking":
-            broken.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-            broken.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         else:
             broken.setattr("stereotalker.production.preflight.open_signer", expired_certificate)
         assert "could not start" in run_night()["m.yaml"]

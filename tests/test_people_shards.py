@@ -11,6 +11,7 @@ import numpy as np
 import psutil
 import pytest
 
+from stereotalker.body.model import read_body
 from stereotalker.dataset import build
 from stereotalker.dataset.build import build_people
 from stereotalker.dataset.card import write_card
@@ -21,7 +22,6 @@ from stereotalker.dataset.speech_corpus import (
     read_index,
 )
 from stereotalker.errors import UserError
-from stereotalker.models import read_body
 from stereotalker.records import Speech, save
 from stereotalker.training.samples import read_people
 
@@ -48,7 +48,7 @@ def test_shards_of_another_recipe_are_not_kept(people, corpus, tiny_params, tmp_
     copy = tmp_path / "people"
     shutil.copytree(people, copy)
     made = []
-    monkeypatch.setattr(build, "_write_shard", lambda job: made.append(job) or "not now")
+    monkeypatch.setattr(build, "write_identity", lambda job: made.append(job) or "not now")
     monkeypatch.setattr(build, "pool", lambda _: _Here())
 
     def make(params):
@@ -173,7 +173,7 @@ def test_changed_speech_makes_new_shards(people, corpus, tiny_params, tmp_path, 
     for name in ("people", "speech"):
         shutil.copytree(corpus.parent / name, tmp_path / name)
     made = []
-    monkeypatch.setattr(build, "_write_shard", lambda job: made.append(job) or "not now")
+    monkeypatch.setattr(build, "write_identity", lambda job: made.append(job) or "not now")
     monkeypatch.setattr(build, "pool", lambda _: _Here())
     file = next((tmp_path / "speech" / "train").glob("*.safetensors"))
     file.write_bytes(file.read_bytes()[:-4] + b"\1\2\3\4")

@@ -9,15 +9,16 @@ import pytest
 import torch
 from render_helpers import training_sample
 
-from stereotalker import pipeline
 from stereotalker.control.warp_kernels import SEEN
 from stereotalker.errors import UserError
 from stereotalker.evaluation import rendering
 from stereotalker.params import FinishParams, PhotographsParams
 from stereotalker.records import SAMPLE_RATE, Motion
+from stereotalker.stages import stage_function
 from stereotalker.synthetic.actor import build_actor
 from stereotalker.training.critic import PatchCritic, critic_losses
 from stereotalker.training.crops import draw_mixed
+from stereotalker.training.loop import Checkpoint
 from stereotalker.training.photographs import (
     build_photographs,
     gesture_and_back,
@@ -138,14 +139,31 @@ def test_finishing_changes_the_denoiser_and_keeps_the_mean_of_both_weights(tiny_
     draw = partial(draw_mixed, [person], [sample], 0.5, runs=2, frames=2, size=64)
     before, losses = deepcopy(model.state_dict()), []
     log = lambda name, value, step: losses.append(value)  # noqa: E731
-    finish_denoiser(model, critic(), tiny_models.renderer.masks, draw, "ddim", options, log, tmp_path / "checkpoint")
+    finish_denoiser(
+        model,
+        critic(),
+        tiny_models.renderer.masks,
+        draw,
+        "ddim",
+        options,
+        log,
+        Checkpoint(tmp_path / "checkpoint", "inputs"),
+    )
     changed = [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])]
     assert "net.conv_out.weight" in changed and np.isfinite(losses).all()
-    assert not (tmp_path / "checkpoint").exists()
     half, after = deepcopy(tiny_models.renderer.denoiser), model.state_dict()
     torch.nn.init.zeros_(half.net.conv_out.weight)
     options = options.model_copy(update={"new_share": 0.5})
-    finish_denoiser(half, critic(), tiny_models.renderer.masks, draw, "ddim", options, log, tmp_path / "checkpoint")
+    finish_denoiser(
+        half,
+        critic(),
+        tiny_models.renderer.masks,
+        draw,
+        "ddim",
+        options,
+        log,
+        Checkpoint(tmp_path / "checkpoint", "inputs"),
+    )
     for name, value in half.named_parameters():
         assert torch.allclose(value, (before[name] + after[name]) / 2, atol=1e-5)
 
@@ -168,7 +186,7 @@ def test_without_a_folder_of_photographs_the_stage_leaves_empty_folders(tiny_par
     (tmp_path / "data" / "photographs" / "train").mkdir(parents=True)
     (tmp_path / "data" / "photographs" / "train" / "old.safetensors").write_bytes(b"of other parameters")
     assert tiny_params.photographs.folder is None
-    pipeline.photographs(tiny_params, print)
+    stage_function("photographs")(tiny_params, print)
     assert sorted(p.name for p in (tmp_path / "data" / "photographs").iterdir()) == ["held_out", "train"]
     assert read_photographs(tmp_path / "data" / "photographs" / "train") == []
 

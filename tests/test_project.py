@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from stereotalker.errors import UserError
-from stereotalker.models import PRODUCTION_WEIGHTS
 from stereotalker.params import ROOT, Params, Scale, load_params
-from stereotalker.pipeline import PIPELINE_STAGES, TRAINING_STAGES
+from stereotalker.stages import EVALUATIONS, STAGES, TRAINING_STAGES
+from stereotalker.weights import PRODUCTION_WEIGHTS
 
 EXTRA_PACKAGES = ("anny", "mediapipe", "scenedetect", "s3fs")
 PACKAGE_FILES = {
@@ -22,14 +22,14 @@ PACKAGE_FILES = {
 
 def test_dvc_params_and_code_name_the_same_stages():
     described = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-    assert set(described) == set(PIPELINE_STAGES)
-    assert set(PIPELINE_STAGES) <= set(Params.model_fields)
+    assert set(described) == set(STAGES)
+    assert set(STAGES) - set(EVALUATIONS) <= set(Params.model_fields)
     assert set(PRODUCTION_WEIGHTS) <= set(TRAINING_STAGES)
     for name, stage in described.items():
         assert stage["cmd"] == f"stereotalker stage {name}"
-        assert any(param.split(".")[0] == name for param in stage["params"])
+        assert any(param.split(".")[0] in (name, name.split("_")[0]) for param in stage["params"])
         for dependency in stage["deps"]:
-            assert dependency.startswith("data/") or (ROOT / dependency).exists(), dependency
+            assert dependency.startswith(("data/", "artifacts/")) or (ROOT / dependency).exists(), dependency
 
 
 def test_every_module_imports_without_extras():

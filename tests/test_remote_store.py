@@ -16,7 +16,7 @@ from moto.server import ThreadedMotoServer
 from stereotalker.errors import Unavailable, UserError
 from stereotalker.flows.produce import produce
 from stereotalker.production.clip import ClipMaker
-from stereotalker.production.delivery import deliver
+from stereotalker.production.delivery import Places, deliver
 from stereotalker.production.manifest import Clip
 from stereotalker.production.outputs import Outputs
 from stereotalker.store.local import MARKER, Store
@@ -166,7 +166,16 @@ def test_a_batch_is_made_with_store_and_outputs_on_s3(s3, tmp_path, tiny_models,
     assert done.report == "s3://studio/night/report.html" and [row.shown for row in done.results] == ["pass", "failed"]
     names = {entry["Key"] for entry in s3.list_objects_v2(Bucket="studio", Prefix="night/")["Contents"]}
     assert names == {
-        f"night/{name}" for name in ("clips/a.mp4", "previews/a.mp4", "posters/a.jpg", "report.html", "results.json")
+        f"night/{name}"
+        for name in (
+            "batch.json",
+            "clips/a.json",
+            "clips/a.mp4",
+            "previews/a.mp4",
+            "posters/a.jpg",
+            "report.html",
+            "results.json",
+        )
     }
     rows = json.loads(s3.get_object(Bucket="studio", Key="night/results.json")["Body"].read())["clips"]
     assert rows[0]["preview"] == "previews/a.mp4"
@@ -247,11 +256,14 @@ def test_nobody_listens_at_the_address_of_the_store(tmp_path, monkeypatch):
         s3fs.S3FileSystem.clear_instance_cache()
 
 
+_MOVED = ("rejected/a.mp4", "rejected/a.json", "superseded/a.mp4", "superseded/a.json", "posters/a.jpg")
+
+
 def test_videos_at_a_url_are_moved_with_their_verdicts(s3, tmp_path):
     outputs, clip = Outputs("s3://studio/verdicts"), Clip(id="a", avatar="ava", script="hi")
     (tmp_path / "v.mp4").write_bytes(b"new")
     for verdict in ("pass", "fail"):
-        deliver(outputs, clip, verdict, tmp_path / "v.mp4", tmp_path / "v.mp4")
+        deliver(outputs, clip, Places.of(clip, verdict), tmp_path / "v.mp4", tmp_path / "v.mp4", b"{}")
     names = {entry["Key"] for entry in s3.list_objects_v2(Bucket="studio", Prefix="verdicts/")["Contents"]}
-    assert names == {f"verdicts/{name}" for name in ("rejected/a.mp4", "superseded/a.mp4", "posters/a.jpg")}
+    assert names == {f"verdicts/{name}" for name in _MOVED}
     assert outputs.holds("rejected/a.mp4", 3, "") and not outputs.holds("clips/a.mp4", 3, "")

@@ -11,11 +11,11 @@ from render_helpers import training_sample
 
 from stereotalker.errors import UserError
 from stereotalker.evaluation import rendering
-from stereotalker.models import read_denoiser
 from stereotalker.params import DenoiserTraining
-from stereotalker.render.denoiser import DenoiserConfig, RenderDenoiser, upcycle
+from stereotalker.render.denoiser import DenoiserConfig, RenderDenoiser, read_denoiser, upcycle
 from stereotalker.training import crops
 from stereotalker.training.crops import draw_crops
+from stereotalker.training.loop import Checkpoint
 from stereotalker.training.renderer import train_denoiser, training_loss
 from stereotalker.weights import save_weights
 
@@ -101,7 +101,7 @@ def test_crops_of_a_size_without_whole_cells_are_refused(tiny_models, tmp_path):
             "ddim",
             options,
             print,
-            tmp_path / "checkpoint",
+            Checkpoint(tmp_path / "checkpoint", "inputs"),
         )
 
 

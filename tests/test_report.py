@@ -24,9 +24,9 @@ BATCH = BatchRecord(
     "night",
     "night.yaml",
     "2026-11-23T20:00:00",
+    "ef56",
+    3,
     {"render": "ab12"},
-    {"render": "3"},
-    {"data/people": "cd34"},
     "c0de",
     "f00",
     "9a",
@@ -104,8 +104,7 @@ def test_every_clip_and_every_reason_is_in_the_report(report):
         and "2.00 worker-hours that succeeded, 0.10 lost" in text
     )
     for needed in (
-        "data/people",
-        "cd34",
+        "<td>3 <code>ef56</code>",
         "ab12",
         "all clips, render",
         "logs/broken.txt",

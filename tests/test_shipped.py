@@ -11,12 +11,13 @@ import pytest
 from stereotalker.audio.forced_alignment import align
 from stereotalker.audio.speech import from_file
 from stereotalker.evaluation.motion_metrics import diversity, lip_closure_rate
-from stereotalker.models import PRODUCTION_WEIGHTS, Models, weights_file
+from stereotalker.models import Models
 from stereotalker.motion.language_prior import GESTURE_NAMES, choose_gesture_labels
 from stereotalker.motion.synthesize import MotionControls
 from stereotalker.params import ROOT, load_params
 from stereotalker.records import Speech
 from stereotalker.smplx_layout import JOINT
+from stereotalker.weights import PRODUCTION_WEIGHTS, weights_file
 from tests.conftest import REAL_DATA
 
 pytestmark = pytest.mark.integration

@@ -1,16 +1,21 @@
-"""The training loop: its random draws, in this process or in processes ahead of the model, and how it resumes."""
+"""The training loop: its random draws, how it resumes, what it refuses, and several processes."""
 
+import json
+import subprocess
+import sys
 from functools import partial
 
 import numpy as np
 import pytest
+import safetensors
 import torch
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from stereotalker.errors import UserError
 from stereotalker.params import Training
 from stereotalker.training import loop
-from stereotalker.training.loop import fit
+from stereotalker.training.loop import Checkpoint, Diverged, fit
 
 OPTIONS = Training(steps=7, batch=2, learning_rate=0.1, seed=3)
 
@@ -34,7 +39,7 @@ def test_the_loss_gets_the_batch_of_its_step(tmp_path):
         batches.append(batch)
         return model(batch).square().mean() + torch.rand(())
 
-    fit(model, loss, OPTIONS, tmp_path / "checkpoint", lambda *_: None, draw=partial(draw, 5))
+    fit(model, loss, OPTIONS, Checkpoint(tmp_path / "checkpoint", "inputs"), lambda *_: None, draw=partial(draw, 5))
     assert len(batches) == OPTIONS.steps and torch.equal(batches[2], draw(5, np.random.default_rng([OPTIONS.seed, 2])))
 
 
@@ -46,7 +51,13 @@ def test_torch_draws_depend_only_on_seed_and_step(tmp_path):
         return model(torch.ones(1)).square().mean()
 
     for k in range(2):
-        fit(model, loss, OPTIONS.model_copy(update={"steps": 3}), tmp_path / str(k), lambda *_: None)
+        fit(
+            model,
+            loss,
+            OPTIONS.model_copy(update={"steps": 3}),
+            Checkpoint(tmp_path / str(k), "inputs"),
+            lambda *_: None,
+        )
     assert drawn[:3] == drawn[3:] and len({float(d) for d in drawn}) == 3
 
 
@@ -67,10 +78,128 @@ def test_a_stopped_training_resumes_to_the_same_weights(tmp_path, monkeypatch):
                 raise _Stopped
             return model(batch + torch.rand(5)).square().mean()
 
-        fit(model, loss, OPTIONS, checkpoint, lambda *_: None, draw=partial(draw, 5))
+        fit(model, loss, OPTIONS, Checkpoint(checkpoint, "inputs"), lambda *_: None, draw=partial(draw, 5))
         return model.weight
 
     whole = train(tmp_path / "whole", None)
     with pytest.raises(_Stopped):
         train(tmp_path / "stopped", 4)
     assert torch.equal(train(tmp_path / "stopped", None), whole)
+
+
+def linear_loss(model):
+    return lambda batch: model(batch).square().mean()
+
+
+def test_a_checkpoint_of_other_inputs_is_not_continued(tmp_path, monkeypatch, capsys):
+    """Another run's checkpoint was taken over: no step was trained, and the old weights were saved."""
+    monkeypatch.setattr(loop, "CHECKPOINT_EVERY_S", -1.0)
+    path, batches = tmp_path / "checkpoint", []
+
+    def train(inputs, stop=None):
+        torch.manual_seed(0)
+        model = nn.Linear(5, 1)
+
+        def loss(batch):
+            if len(batches) == stop:
+                raise _Stopped
+            batches.append(batch)
+            return linear_loss(model)(batch)
+
+        fit(model, loss, OPTIONS, Checkpoint(path, inputs), lambda *_: None, draw=partial(draw, 5))
+
+    with pytest.raises(_Stopped):
+        train("first", stop=4)
+    assert Checkpoint(path, "first").is_begun and not Checkpoint(path, "second").is_begun
+    batches.clear()
+    train("second")
+    assert len(batches) == OPTIONS.steps and "is not continued" in capsys.readouterr().out
+    path.write_bytes(b"cut off")  # a file that is no checkpoint is left aside, too
+    assert not Checkpoint(path, "first").is_begun
+
+
+def test_a_finished_part_of_a_stage_is_not_trained_again(tmp_path):
+    steps, place = [], Checkpoint(tmp_path / "part", "inputs")
+
+    def train():
+        torch.manual_seed(0)
+        model = nn.Linear(5, 1)
+        loss = linear_loss(model)
+        fit(model, lambda b: steps.append(1) or loss(b), OPTIONS, place, lambda *_: None, draw=partial(draw, 5))
+        return model.weight
+
+    assert torch.equal(train(), train()) and len(steps) == OPTIONS.steps
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_training_that_diverges_ends_and_saves_nothing(tmp_path, monkeypatch, what):
+    monkeypatch.setattr(loop, "CHECKPOINT_EVERY_S", -1.0)
+    model, place, steps = nn.Linear(5, 1), Checkpoint(tmp_path / "checkpoint", "inputs"), []
+
+    def loss(batch):
+        steps.append(1)
+        value = linear_loss(model)(batch)
+        if len(steps) < 4:
+            return value
+        # The square root has an infinite gradient at 0, where its value is fine.
+        return value * float("nan") if what == "loss" else value + (model.weight.sum() * 0).abs().sqrt()
+
+    with pytest.raises(Diverged, match="at step 4"):
+        fit(model, loss, OPTIONS, place, lambda *_: None, draw=partial(draw, 5))
+    with safetensors.safe_open(place.path, "pt") as file:
+        assert all(torch.isfinite(file.get_tensor(name)).all() for name in file.keys())
+
+
+PROCESS = """
+import json, sys
+from pathlib import Path
+import torch
+from torch import nn
+from stereotalker.params import Training
+from stereotalker.runtime.process_group import process_group, process_number
+from stereotalker.training.loop import Checkpoint, fit
+
+folder, steps, batch = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+torch.set_num_threads(1)
+with process_group() as processes:
+    torch.manual_seed(0)
+    model, losses = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 1)), []
+    options = Training(steps=steps, batch=batch // processes, learning_rate=2e-2, seed=1)
+
+    def loss(rng):
+        x = torch.from_numpy(rng.normal(size=(options.batch, 8))).float()
+        return (model(x)[:, 0] - x[:, 0] * x[:, 1]).square().mean()
+
+    log = lambda name, value, step: losses.append(value) if name == "loss" else None
+    fit(model, loss, options, Checkpoint(Path(folder, f"c{processes}"), "inputs"), log)
+    total = float(sum(p.abs().sum() for p in model.parameters()))
+    Path(folder, f"{processes}-{process_number()}.json").write_text(json.dumps([losses, total]))
+"""
+
+
+@pytest.mark.integration
+def test_two_processes_train_as_one_does(tmp_path):
+    """The loss of two processes with half of the batch each follows that of one, and both hold the same weights."""
+    script = tmp_path / "train.py"
+    script.write_text(PROCESS)
+
+    def run(*command):
+        arguments = [str(script), str(tmp_path), "400", "128"]
+        answer = subprocess.run([sys.executable, *command, *arguments], capture_output=True, text=True, timeout=120)
+        assert answer.returncode == 0, answer.stderr[-2000:]
+
+    def result(name):
+        return json.loads((tmp_path / f"{name}.json").read_text())
+
+    run()
+    run("-m", "torch.distributed.run", "--nproc-per-node", "2")
+    (alone, _), (first, first_sum), (_, second_sum) = result("1-0"), result("2-0"), result("2-1")
+    assert first_sum == second_sum and len(first) == len(alone) == 8
+    assert np.allclose(first, alone, rtol=0.15, atol=0.02), (first, alone)
+    assert alone[-1] < 0.3 * alone[0] and first != alone
+
+
+def test_a_batch_that_cannot_be_divided_is_refused(tiny_params):
+    assert tiny_params.per_process(2).finish.training.batch == tiny_params.finish.training.batch // 2
+    with pytest.raises(UserError, match="cannot be divided among 3"):
+        tiny_params.per_process(3)

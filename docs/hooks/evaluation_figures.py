@@ -51,7 +51,7 @@ class Figures:
     def __getitem__(self, name: tuple[str, str]) -> float:
         file, key = name
         if file not in self._files:
-            folder = "benchmarks" if file in ("results", "chaos") else "metrics"
+            folder = "benchmarks" if file in ("results", "chaos", "portraits_before") else "metrics"
             self._files[file] = json.loads((self._root / folder / f"{file}.json").read_text())
         return self._files[file][key]
 

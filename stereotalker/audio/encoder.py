@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,6 +21,8 @@ from transformers.audio_utils import mel_filter_bank
 from stereotalker.audio.phonemes import CLASS_INDEX, CLASSES, phoneme_class
 from stereotalker.errors import UserError
 from stereotalker.records import SAMPLE_RATE, Speech
+from stereotalker.store.public_models import local_folder
+from stereotalker.weights import FOLDER, load_weights, weights_file
 
 HOP_SAMPLES = 320  # samples between feature frames
 RECEPTIVE_FIELD_SAMPLES = 400  # receptive field of a feature frame before the transformer, samples
@@ -105,7 +108,7 @@ def _load_public_model(source: str) -> Wav2Vec2Model:
     Raises UserError if the model is missing, or if its frames differ from HOP_SAMPLES and RECEPTIVE_FIELD_SAMPLES.
     """
     try:
-        model = Wav2Vec2Model.from_pretrained(source)
+        model = Wav2Vec2Model.from_pretrained(local_folder(source, "audio.pretrained"))
     except OSError as error:
         raise UserError(
             f"audio.pretrained {source!r}: {str(error).splitlines()[0]}; "
@@ -217,3 +220,11 @@ def phoneme_classes_at(speech: Speech, times: np.ndarray) -> np.ndarray:
     for p in speech.phonemes[near]:
         classes[np.searchsorted(times, p.start) : np.searchsorted(times, p.end)] = CLASS_INDEX[phoneme_class(p.text)]
     return classes
+
+
+def read_encoder(folder: Path = FOLDER, data: bytes | None = None) -> SpeechEncoder:
+    """The audio encoder, in evaluation mode.
+
+    data: the bytes of the file, if they are read already. Raises UserError if the weights are missing or do not match.
+    """
+    return load_weights(SpeechEncoder, EncoderConfig, weights_file("audio", folder), data)

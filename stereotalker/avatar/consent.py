@@ -17,6 +17,11 @@ class Consent(StrictModel):
     holder: str = Field(min_length=1, description="whose face it is, or who may speak for them")
     scope: str = Field(min_length=1, description="what it may be used for")
     expires: date | None = Field(None, description="the last day; null: none")
+    withdrawn: date | None = Field(None, description="the day on which it was withdrawn; null: it was not")
+
+    def covers(self, day: date) -> bool:
+        """Whether a clip may be made on a day."""
+        return (self.expires is None or day <= self.expires) and (self.withdrawn is None or day < self.withdrawn)
 
 
 def check_consent(avatar: str, consent: Consent | None, required: bool, today: date) -> None:
@@ -29,7 +34,9 @@ def check_consent(avatar: str, consent: Consent | None, required: bool, today: d
         if is_picture(avatar)
         else "add it again with --consent-holder and --consent-scope"
     )
-    if consent is not None and consent.expires is not None and consent.expires < today:
+    if consent is not None and consent.withdrawn is not None and consent.withdrawn <= today:
+        raise ClipError(f"avatar {avatar!r}: {consent.holder} withdrew the consent on {consent.withdrawn}")
+    if consent is not None and not consent.covers(today):
         raise ClipError(
             f"avatar {avatar!r}: the consent of {consent.holder} ended on {consent.expires}; renew it, and {advice}"
         )

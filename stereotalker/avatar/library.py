@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from functools import lru_cache
 from pathlib import Path
@@ -22,7 +22,7 @@ from stereotalker.errors import ClipError, UserError
 from stereotalker.media.photos import is_picture
 from stereotalker.params import ASSETS
 from stereotalker.records import Avatar, load, save
-from stereotalker.store.files import sync
+from stereotalker.store.files import sync, write_atomic
 
 SHIPPED = ASSETS / "avatars"
 RECORD_FILE, CARD, CARD_IMAGE_FILE, TEXTURE_FILE = "avatar.safetensors", "card.json", "card.png", "texture.png"
@@ -139,6 +139,19 @@ class Library:
                 os.replace(folder, old)
             os.replace(staged, folder)
         return folder
+
+    def withdraw_consent(self, name: str, day: date) -> Consent:
+        """Note on the card of an own avatar that its consent was withdrawn. Returns the consent.
+
+        Raises UserError if there is no such avatar, or no consent.
+        """
+        card = self.card(name) if name in self.own_names() else None
+        if card is None or card.consent is None:
+            raise UserError(f"avatar {name!r}: expected one of your own with a consent on its card")
+        assert self.own is not None
+        consent = card.consent.model_copy(update={"withdrawn": day})
+        write_atomic(self.own / name / CARD, replace(card, consent=consent).to_json().encode())
+        return consent
 
     def remove(self, name: str) -> None:
         """Remove an own avatar from the library. The store keeps the fit and what clips were made from.

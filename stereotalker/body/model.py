@@ -19,6 +19,7 @@ from stereotalker import smplx_layout as layout
 from stereotalker.body.skinning import Skinning, SkinningResult
 from stereotalker.errors import UserError
 from stereotalker.geometry.rotations import axis_angle_to_matrix
+from stereotalker.params import BodyParams, resolve
 from stereotalker.records import Motion
 
 BodyReader = Literal["smplx", "native"]
@@ -120,6 +121,11 @@ class Body:
 
 
 @lru_cache(maxsize=2)
+def read_body(params: BodyParams) -> Body:
+    """The body model that the parameters name. Raises UserError if it cannot be read."""
+    return load_body(resolve(params.file), params.file_reader, params.betas)
+
+
 def load_body(path: Path, reader: BodyReader = "smplx", betas: int = 20) -> Body:
     """Read a body file: ours, or a licensed SMPLX_NEUTRAL.npz.
 

@@ -94,6 +94,24 @@ def remove(name: AvatarName) -> None:
 
 
 @app.command()
+def withdraw(name: AvatarName) -> None:
+    """Note that the consent to an avatar was withdrawn, and list the delivered clips to take down."""
+    from datetime import date
+
+    from stereotalker.avatar.library import Library
+    from stereotalker.params import load_params
+    from stereotalker.tasks.audit import Auditor
+
+    home = Home.default()
+    consent = Library(home.avatars).withdraw_consent(name, date.today())
+    clips = Auditor(home, load_params().releases).clips(avatar=name)
+    print(f"the consent of {consent.holder} is withdrawn; no clip of {name} is made any more")
+    for row in clips:
+        print(f"take down  {row.when}  {row.clip}  {row.file}")
+    print(f"{len(clips)} delivered clips; `stereotalker forget {name}` removes what is on this machine")
+
+
+@app.command()
 def detector(
     source: Annotated[
         Path | None, typer.Option("--from", help="a folder that holds the files; left out: fetched from Google")

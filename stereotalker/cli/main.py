@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from stereotalker.cli import avatars, motion, pipeline, produce, store
+from stereotalker.cli import audit, avatars, motion, pipeline, produce, releases, store
 from stereotalker.errors import UserError
 from stereotalker.runtime.home import Home
 
@@ -60,6 +60,9 @@ COMMANDS = (
     produce.cancel,
     produce.serve,
     produce.verify,
+    audit.audit,
+    audit.approve,
+    audit.forget,
     pipeline.stage,
     motion.motion,
     pipeline.evaluate,
@@ -71,6 +74,7 @@ for _command in COMMANDS:
     app.command()(_command)
 app.add_typer(avatars.app, name="avatar")
 app.add_typer(pipeline.dataset, name="dataset")
+app.add_typer(releases.app, name="models")
 app.add_typer(store.app, name="store")
 
 

@@ -30,25 +30,51 @@ def evaluate(
             "avatar: fits of portraits; portraits: their gestures; both need the detector",
         ),
     ] = "all",
+    release: Annotated[int | None, typer.Option(help="number of a release; default: the champion")] = None,
     params: ParamsFile = None,
 ) -> None:
-    """Measure the weights on held-out data, beside baselines; writes metrics/ and an MLflow run."""
-    from stereotalker.tasks.train import run_stage
+    """Measure the weights of a release on held-out data, beside baselines; writes metrics/ and an MLflow run.
 
-    run_stage("evaluate", load_params(params), Home.default(), part)
+    The stage `evaluate` measures what the trainings wrote to artifacts/.
+    """
+    from stereotalker.tasks.registry import resolve
+    from stereotalker.tasks.train import evaluate as run
+
+    loaded, home = load_params(params), Home.default()
+    run(part, loaded, resolve(home, loaded.releases, number=release).folder, home)
 
 
-def retrain() -> None:
-    """Bring data, weights and evaluation up to date (`dvc repro`), register the weights, promote them.
+def retrain(
+    stages: Annotated[
+        list[str] | None, typer.Option("--stage", help="a stage to bring up to date; default: all; may be repeated")
+    ] = None,
+    params: ParamsFile = None,
+) -> None:
+    """Train a challenger in a working copy, and judge it against the champion on the test set.
 
-    Weights are promoted only if every gate in params.yaml holds; else the exit status is 1.
+    Exit status: 0 it is the champion now; 1 it was refused, or waits for a decision; 2 it could not be trained.
     """
     from stereotalker.tasks.server import ensure_server
 
     ensure_server(Home.default())
-    from stereotalker.flows.retrain import retrain as run
+    from stereotalker.flows.retrain import run_retrain
 
-    raise typer.Exit(1 if run(load_params(), Home.default()) else 0)
+    raise typer.Exit(0 if run_retrain(tuple(stages or ()), params) else 1)
+
+
+@dataset.command()
+def add(
+    folder: Annotated[Path, typer.Argument(help="recordings, with transcripts.csv (path, speaker, lang, text)")],
+    name: Annotated[str, typer.Option(help="name of the set")],
+    licence: Annotated[str, typer.Option(help="under which the recordings may be used for training")],
+    consent: Annotated[str, typer.Option(help="whose permission covers the speakers, and for what")],
+    out: Annotated[Path, typer.Option(help="folder of all sets, see speech.added")] = Path("data/recordings"),
+) -> None:
+    """Add recordings to the training data, with their licence. `retrain` uses them the next time."""
+    from stereotalker.dataset.recordings import add_recordings
+
+    added = add_recordings(folder, out, name, licence, consent)
+    print(f"{added.recordings} recordings of {added.speakers} speakers, {added.seconds:.0f} s, at {out / name}")
 
 
 @dataset.command()
@@ -83,8 +109,8 @@ def card(
     params: ParamsFile = None,
 ) -> None:
     """Count what the data set holds and draw its contact sheets, as the stage `people` does at its end."""
+    from stereotalker.body.model import read_body
     from stereotalker.dataset.card import write_card
-    from stereotalker.models import read_body
 
     all_params = load_params(params)
     figures = write_card(out, data / "people", data / "speech", read_body(all_params.body), all_params.people)

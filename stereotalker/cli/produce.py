@@ -75,6 +75,10 @@ def produce(
         list[str] | None,
         typer.Option(help="Apprise URL or Prefect block that gets a message at the end; more than one allowed"),
     ] = None,
+    release: Annotated[
+        int | None,
+        typer.Option(help="number of a release; default: that with which the batch began, or else the champion"),
+    ] = None,
     params: ParamsFile = None,
 ) -> None:
     """Render a batch, or one clip with --avatar and --audio or --script.
@@ -116,7 +120,7 @@ def produce(
             ensure_server(home)
         from stereotalker.flows.produce import produce as run
 
-        done = run(manifest, out, batch_params, home, executor, again=chosen)
+        done = run(manifest, out, batch_params, home, executor, again=chosen, release=release)
     for result in done.results:
         remarks = [result.video and f"{out}/{result.video}", result.error, *result.reasons]
         print(f"{result.shown:8} {result.id}: {'; '.join(filter(None, remarks))}")
@@ -148,15 +152,18 @@ def serve(
     timezone: Annotated[
         str | None, typer.Option(help="IANA name of the zone of --cron, like Europe/Berlin; default: this machine's")
     ] = None,
+    retrain_cron: Annotated[
+        str | None, typer.Option(help="when to retrain, in cron's notation; a night comes first; default: never")
+    ] = None,
     params: ParamsFile = None,
 ) -> None:
     """Register the nightly deployment with Prefect and serve it: every manifest in the folder is produced, once."""
     from stereotalker.tasks.server import ensure_server
 
     ensure_server(Home.default())
-    from stereotalker.flows.deployments import serve_nightly
+    from stereotalker.flows.deployments import serve_deployments
 
-    serve_nightly(folder, out, cron, params, timezone)
+    serve_deployments(folder, out, cron, params, timezone, retrain_cron)
 
 
 def verify(file: Annotated[Path, typer.Argument(help="a video")]) -> None:

@@ -53,12 +53,15 @@ def gc(
     from stereotalker.production.clip import ClipMaker
     from stereotalker.production.manifest import read_manifest
     from stereotalker.production.retention import collect
+    from stereotalker.tasks.registry import resolve
 
     loaded, home = load_params(params), Home.default()
     has_signer = home.credentials.is_dir() or not needs_local_signer(loaded.provenance)
     signer = open_signer(loaded.provenance, home.credentials) if has_signer else None
     store = _local_store(params)
-    maker = ClipMaker(Models(loaded), store, signer, Library(home.avatars))
+    source = resolve(home, loaded.releases)
+    models = Models(loaded, source.folder, source.release, source.number, source.store)
+    maker = ClipMaker(models, store, signer, Library(home.avatars))
     manifests = [read_manifest(path) for path in needed_by or ()]
     days = _days(keep) if keep else loaded.produce.keep_days
     removed = collect(store, days, manifests, maker, dry_run)

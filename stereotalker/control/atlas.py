@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stereotalker.body.model import Body, load_body
+from stereotalker.body.model import Body, BodyReader, load_body
 from stereotalker.geometry.rasterizer import rasterize
 
 # Side of the texture atlas, texels.
@@ -36,7 +36,7 @@ class Atlas:
 
 
 @lru_cache(maxsize=2)
-def atlas_of(path: Path, reader: str, betas: int) -> Atlas:
+def atlas_of(path: Path, reader: BodyReader, betas: int) -> Atlas:
     """Rasterize a body file's triangles in its texture coordinates. The arguments are those of `load_body`."""
     body = load_body(path, reader, betas)
     corners = np.concatenate([texel_corners(body), np.ones((len(body.texture_coordinates), 1), np.float32)], 1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch.nn import functional
 from stereotalker.records import Control
 from stereotalker.runtime.device import autocast
 from stereotalker.smplx_layout import REGION, REGIONS
+from stereotalker.weights import FOLDER, load_weights, weights_file
 
 Picture: TypeAlias = np.ndarray | torch.Tensor
 Device: TypeAlias = str | torch.device | None
@@ -148,3 +150,11 @@ def _pad(maps: torch.Tensor, multiple: int) -> torch.Tensor:
     H, W = maps.shape[-2:]
     bottom, right = -H % multiple, -W % multiple
     return functional.pad(maps, (0, right, 0, bottom), mode="replicate") if bottom or right else maps
+
+
+def read_masks(folder: Path = FOLDER, data: bytes | None = None) -> MaskPredictor:
+    """The mask predictor, in evaluation mode.
+
+    data: the bytes of the file, if they are read already. Raises UserError if the weights are missing or do not match.
+    """
+    return load_weights(MaskPredictor, MaskConfig, weights_file("masks", folder), data)

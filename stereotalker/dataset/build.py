@@ -47,7 +47,7 @@ _SHARD_CODE = (
 
 
 @dataclass(frozen=True)
-class _Job:
+class IdentityJob:
     """What a worker process needs to make one shard."""
 
     path: Path  # of the shard
@@ -81,9 +81,9 @@ def build_people(
         (folder / part).mkdir(parents=True, exist_ok=True)
         path = folder / part / f"people-{identity:06d}.tar"
         if not path.exists():  # a shard gets its name when it is complete, so an existing one is complete
-            jobs.append(_Job(path, identity, body, params, speeches / part, pictures))
+            jobs.append(IdentityJob(path, identity, body, params, speeches / part, pictures))
     with pool(processes) as workers:
-        for count, (job, reason) in enumerate(zip(jobs, workers.map(_write_shard, jobs), strict=True), 1):
+        for count, (job, reason) in enumerate(zip(jobs, workers.map(write_identity, jobs), strict=True), 1):
             if reason:
                 rejected.append({"identity": job.identity, "reason": reason})
                 log(f"people: identity {job.identity} refused: {reason}")
@@ -145,7 +145,7 @@ def _corpus(folder: Path) -> tuple[list[Speech], list[Utterance]]:
     return read_corpus(folder), read_index(folder)
 
 
-def _write_shard(job: _Job) -> str:
+def write_identity(job: IdentityJob) -> str:
     """Make one identity's shard. Returns why it could not be made, or '' where it could."""
     torch.set_num_threads(1)
     params = job.people

@@ -12,7 +12,7 @@ import re
 import shutil
 import unicodedata
 import zlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -26,14 +26,15 @@ from stereotalker.errors import ClipError, UserError
 from stereotalker.params import AudioParams, SpeechParams, resolve
 from stereotalker.records import Speech, load, save
 from stereotalker.runtime.process_pool import pool
+from stereotalker.store.digests import file_digest
 
 PARTS = ("train", "held_out")
-INDEX, REJECTED = "utterances.jsonl", "rejected.jsonl"
+INDEX, REJECTED, TRANSCRIPTS = "utterances.jsonl", "rejected.jsonl", "transcripts.csv"
 # espeak-ng voice variants, which change formants and timbre. The breathy ones (f2, f3, f5) are left out, because their
 # noise is different every time and the corpus must be reproducible.
 _VARIANTS = ("", "m1", "m2", "m3", "m4", "m7", "f1", "f4", "belinda", "aunty", "steph")
 _HELD_OUT_VARIANTS = ("m5", "m6", "croak", "linda")
-_AUDIO_ENDINGS = (".flac", ".wav", ".mp3", ".ogg", ".m4a")
+AUDIO_ENDINGS = (".flac", ".wav", ".mp3", ".ogg", ".m4a")
 # Scripts that the voice of a language reads, by the first word of the Unicode names of their letters. The voices of all
 # other languages read Latin letters.
 _SCRIPTS = {
@@ -60,12 +61,21 @@ class Utterance:
     seconds: float
     codec: str = ""  # codec that the sound was encoded and decoded with, or empty
     source: str = ""  # path of a recording, or empty
+    sha256: str = ""  # of that file
 
 
 def build_corpus(
-    folder: Path, params: SpeechParams, audio: AudioParams, log=print, processes: int | None = None
+    folder: Path,
+    params: SpeechParams,
+    audio: AudioParams,
+    log=print,
+    processes: int | None = None,
+    test: Path | None = None,
 ) -> None:
     """Write `folder`/{train,held_out}/*.safetensors (Speech records), their index, and rejected.jsonl.
+
+    test: folder of the test set's speech, whose speakers and sentences are left out. `train` is trained on, `held_out`
+    serves the choice of numbers.
 
     The bytes depend on parameters and inputs alone, not on the number of processes. Raises UserError where sentences,
     texts or recordings that params.yaml names are missing.
@@ -76,14 +86,34 @@ def build_corpus(
     sentences, rejected = read_sentences(resolve(params.sentences), params.languages)
     if params.texts:
         sentences.setdefault("en-us", []).extend(read_texts(resolve(params.texts)))
-    recordings = _recordings(params)
-    held_out_texts = {_normalized(r.text) for r in recordings if r.part == "held_out"}
+    tested = read_index(test) if test else []
+    test_sounds = {row.sha256 for row in tested if row.sha256}
+    test_voices, test_texts = {row.voice for row in tested}, {words_only(row.text) for row in tested}
+    found = _recordings(params)
+    rejected += [
+        {"file": r.display_path, "reason": "its sentence belongs to the test set"}
+        for r in found
+        if r.speaker not in test_voices and words_only(r.text) in test_texts
+    ]
+    recordings = [
+        r
+        for r in found
+        if r.speaker not in test_voices
+        and words_only(r.text) not in test_texts
+        and not (test_sounds and r.path.is_file() and file_digest(r.path) in test_sounds)
+    ]
+    sentences = {
+        language: kept
+        for language, texts in sentences.items()
+        if (kept := [text for text in texts if words_only(text) not in test_texts])
+    }
+    held_out_texts = {normalized(r.text) for r in recordings if r.part == "held_out"}
     rows: dict[str, list[Utterance]] = {part: [] for part in PARTS}
     with pool(processes) as workers:
         scripts = [_draw_script(index, sentences, held_out_texts, params) for index in range(params.utterances)]
         results = [
             *workers.map(partial(_synthesize, folder, params, audio), scripts, chunksize=8),
-            *workers.map(partial(_align_recording, folder, audio), recordings, chunksize=2),
+            *workers.map(partial(align_recording, folder, audio), recordings, chunksize=2),
         ]
     for part, result in results:
         rows[part].append(result) if isinstance(result, Utterance) else rejected.append(result)
@@ -174,10 +204,15 @@ def read_texts(folder: Path) -> list[str]:
 
 def is_held_out(text: str) -> bool:
     """Whether a sentence belongs to the held-out part, whoever speaks it; one sentence in nine does."""
-    return zlib.crc32(_normalized(text).encode()) % _HELD_OUT_DIVISOR == 0
+    return zlib.crc32(normalized(text).encode()) % _HELD_OUT_DIVISOR == 0
 
 
-def _normalized(text: str) -> str:
+def words_only(text: str) -> str:
+    """A sentence without differences of case, punctuation and white space, to find it again in other hands."""
+    return " ".join("".join(c if c.isalnum() else " " for c in text.lower()).split())
+
+
+def normalized(text: str) -> str:
     """A sentence without differences of case and white space."""
     return " ".join(text.lower().split())
 
@@ -211,7 +246,7 @@ def _draw_script(
     languages = sorted(
         lang
         for lang, texts in sentences.items()
-        if any(is_held_out(t) == held_out and (held_out or _normalized(t) not in held_out_texts) for t in texts)
+        if any(is_held_out(t) == held_out and (held_out or normalized(t) not in held_out_texts) for t in texts)
     )
     if not languages:
         return None
@@ -223,7 +258,7 @@ def _draw_script(
     )
     texts = sentences[language]
     while is_held_out(text := texts[rng.integers(len(texts))]) != held_out or (
-        not held_out and _normalized(text) in held_out_texts
+        not held_out and normalized(text) in held_out_texts
     ):
         continue
     accent = "en-gb" if language == "en-us" and "en-gb" in params.languages and rng.random() < 0.4 else language
@@ -272,8 +307,8 @@ def _save_utterance(speech: Speech, path: Path, codec: str, **origin) -> Utteran
 
 
 @dataclass(frozen=True)
-class _Recording:
-    """A recording of real speech that the corpus is to hold."""
+class Recording:
+    """A recording of real speech that the corpus or the test set is to hold."""
 
     index: int
     path: Path
@@ -284,53 +319,59 @@ class _Recording:
     part: str
 
 
-def _recordings(params: SpeechParams) -> list[_Recording]:
-    """Recordings in transcripts.csv (path, speaker, lang, text), and English ones in the folder `untranscribed`.
+def _recordings(params: SpeechParams) -> list[Recording]:
+    """All recordings of the parameters. Those that were added, and those without a transcript, are for training.
 
-    Speakers whose names begin with one of `held_out_speakers` are held out, and so is every language but English.
-    Recordings without a transcript are all for training. Raises UserError where a file or folder is missing.
+    In transcripts.csv of `recordings`, speakers whose names begin with one of `held_out_speakers` are held out, and so
+    is every language but English. Raises UserError where a file or folder is missing.
     """
-    recordings: list[_Recording] = []
-    if params.recordings:
-        source = resolve(params.recordings)
-        table = source / "transcripts.csv"
-        if not table.is_file():
-            raise UserError(
-                f"speech.recordings: {table} not found; expected columns path, speaker, lang, text; "
-                "set it to null to do without"
-            )
-        with open(table, encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file):
-                is_english = row["lang"].lower().startswith("en")
-                is_held_out_speaker = row["speaker"].startswith(tuple(params.held_out_speakers))
-                part = "held_out" if is_held_out_speaker or not is_english else "train"
-                recordings.append(
-                    _Recording(
-                        len(recordings),
-                        source.parent / row["path"],
-                        row["path"],
-                        row["speaker"],
-                        row["lang"].lower(),
-                        row["text"].strip(),
-                        part,
-                    )
-                )
+    found: list[Recording] = []
+    for row in transcribed_recordings(params):
+        is_held_out = row.speaker.startswith(tuple(params.held_out_speakers)) or not row.language.startswith("en")
+        found.append(replace(row, part="held_out" if is_held_out else "train"))
+    tables = sorted(resolve(params.added).glob(f"[!.]*/{TRANSCRIPTS}")) if params.added else []
+    added = [row for table in tables for row in _read_table(table, table.parent, "speech.added")]
+    digests = {file_digest(row.path) for row in added if row.path.is_file()}
+    if digests:  # what was added is trained on, and does not serve the choice of numbers any more
+        found = [row for row in found if not row.path.is_file() or file_digest(row.path) not in digests]
+    found = [replace(row, index=k) for k, row in enumerate([*found, *added])]
     if params.untranscribed:
         source = resolve(params.untranscribed)
-        files = sorted(path for path in source.rglob("*") if path.suffix.lower() in _AUDIO_ENDINGS)
+        files = sorted(path for path in source.rglob("*") if path.suffix.lower() in AUDIO_ENDINGS)
         if not files:
             raise UserError(
-                f"speech.untranscribed: {source} holds no {', '.join(_AUDIO_ENDINGS)}; "
+                f"speech.untranscribed: {source} holds no {', '.join(AUDIO_ENDINGS)}; "
                 "expected a folder of English recordings, or null"
             )
-        recordings += [
-            _Recording(len(recordings) + k, path, str(path.relative_to(source)), path.parent.name, "en", "", "train")
+        found += [
+            Recording(len(found) + k, path, str(path.relative_to(source)), path.parent.name, "en", "", "train")
             for k, path in enumerate(files)
         ]
-    return recordings
+    return found
 
 
-def _align_recording(folder: Path, audio: AudioParams, recording: _Recording) -> tuple[str, Utterance | dict]:
+def transcribed_recordings(params: SpeechParams) -> list[Recording]:
+    """The rows of transcripts.csv in the folder `recordings`, whose paths are relative to the folder above it."""
+    if not params.recordings:
+        return []
+    source = resolve(params.recordings)
+    return _read_table(source / TRANSCRIPTS, source.parent, "speech.recordings")
+
+
+def _read_table(table: Path, base: Path, setting: str) -> list[Recording]:
+    """The recordings of a table with the columns path, speaker, lang, text, relative to the folder `base`."""
+    if not table.is_file():
+        raise UserError(
+            f"{setting}: {table} not found; expected columns path, speaker, lang, text; set it to null to do without"
+        )
+    with open(table, encoding="utf-8", newline="") as file:
+        return [
+            Recording(k, base / r["path"], r["path"], r["speaker"], r["lang"].lower(), r["text"].strip(), "train")
+            for k, r in enumerate(csv.DictReader(file))
+        ]
+
+
+def align_recording(folder: Path, audio: AudioParams, recording: Recording) -> tuple[str, Utterance | dict]:
     """Align and save a recording. Returns the part, and the utterance or its row of rejected.jsonl."""
     reason, times = "", None
     if recording.text and recording.part == "train" and is_held_out(recording.text):
@@ -356,6 +397,7 @@ def _align_recording(folder: Path, audio: AudioParams, recording: _Recording) ->
         voice=recording.speaker,
         text=recording.text,
         source=recording.display_path,
+        sha256=file_digest(recording.path),
     )
 
 

@@ -40,14 +40,14 @@ def systems(synthesizer: Synthesizer, ablated: GestureClassifier, examples: list
     return {
         "mean pose": lambda case: _repeated(mean_pose, len(case.reference.poses)),
         "nearest neighbour": NearestNeighbor(synthesizer.encoder, examples, synthesizer.params.fps),
-        "without prior": lambda case: _synthesize(without_prior, case),
-        "without text": lambda case: _synthesize(synthesizer, case, has_text=False),
-        "everything": lambda case: _synthesize(synthesizer, case),
+        "without prior": lambda case: synthesize(without_prior, case),
+        "without text": lambda case: synthesize(synthesizer, case, has_text=False),
+        "everything": lambda case: synthesize(synthesizer, case),
         "reference": lambda case: case.reference,
     }
 
 
-def _synthesize(model: Synthesizer, case: Case, has_text: bool = True) -> Motion:
+def synthesize(model: Synthesizer, case: Case, has_text: bool = True) -> Motion:
     """Motion of a case. has_text: whether the model gets words and phonemes, or the sound alone."""
     speech = case.speech if has_text else Speech(case.speech.samples, case.speech.loudness)
     return model.motion(
@@ -164,7 +164,7 @@ def lips_by_language(
     for language in sorted({case.language for case in cases}):
         selected = [case for case in cases if case.language == language]
         from_sound, with_text = (
-            [_synthesize(synthesizer, case, has_text) for case in selected] for has_text in (False, True)
+            [synthesize(synthesizer, case, has_text) for case in selected] for has_text in (False, True)
         )
         table[language] = (
             len(selected),

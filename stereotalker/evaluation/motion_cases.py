@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from stereotalker.dataset.speech_corpus import Utterance, read_corpus, read_inde
 from stereotalker.params import ASSETS
 from stereotalker.records import SAMPLE_RATE, Motion, Speech
 
+_TEST_VOICE = Voice("en-us", "m8", 150)  # the same, for the words of the test set
 _VOICE = Voice("en-us", "m5", 150)  # speaks the held-out words; no training uses this voice
 
 
@@ -46,6 +48,7 @@ class Case:
     style: int  # index into STYLES
     seed: int
     reference: Motion
+    voice: str  # who speaks
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,13 @@ def read_cases(folder: Path, fps: float, seed: int) -> list[Case]:
 def _case(speech: Speech, row: Utterance, k: int, fps: float, seed: int) -> Case:
     style = k % len(STYLES)
     return Case(
-        speech, row.kind, row.language.split("-")[0], style, seed + k, act(speech, STYLES[style], seed + k, fps)
+        speech,
+        row.kind,
+        row.language.split("-")[0],
+        style,
+        seed + k,
+        act(speech, STYLES[style], seed + k, fps),
+        row.voice,
     )
 
 
@@ -83,8 +92,11 @@ def synthetic_language_cases(loudness: float, fps: float, seed: int) -> list[Cas
     return cases
 
 
-def held_out_words(loudness: float, fps: float, seed: int, count: int) -> WordCases:
+def held_out_words(loudness: float, fps: float, seed: int, count: int, is_test: bool = False) -> WordCases:
     """About `count` words of HELD_OUT_WORDS, evenly picked, each in a sentence.
+
+    is_test: the half of the words that judges challengers, in a voice of its own; else the half that serves the choice
+    of numbers.
 
     Words that contain a word of the lexicon, or lie within one, are left out. The reference acting gets a word of the
     lexicon with the same gesture class in the held-out word's place. Styles are four that gesture widely.
@@ -94,17 +106,17 @@ def held_out_words(loudness: float, fps: float, seed: int, count: int) -> WordCa
     unrelated = [
         (word, gesture)
         for word, gesture in HELD_OUT_WORDS.items()
-        if not any(w in word or word in w for w in LEXICON if len(w) > 2)
+        if not any(w in word or word in w for w in LEXICON if len(w) > 2) and zlib.crc32(word.encode()) % 2 == is_test
     ]
     for k, (word, gesture) in enumerate(unrelated[:: max(len(unrelated) // count, 1)]):
-        speech = _delayed(from_script(_CARRIER.format(word), _VOICE, loudness), _LEAD_S)
+        speech = _delayed(from_script(_CARRIER.format(word), _TEST_VOICE if is_test else _VOICE, loudness), _LEAD_S)
         spoken_word = next(w for w in speech.words if w.text.lower().strip(",.") == word)
         style = _WIDE_STYLES[k % len(_WIDE_STYLES)]
         acted = replace(
             speech,
             words=tuple(replace(w, text=lexicon_word[gesture]) if w is spoken_word else w for w in speech.words),
         )
-        cases.append(Case(speech, "synthetic", "en", style, seed + k, act(acted, STYLES[style], seed + k, fps)))
+        cases.append(Case(speech, "synthetic", "en", style, seed + k, act(acted, STYLES[style], seed + k, fps), word))
         gestures.append(gesture)
         times.append(spoken_word.start + _WORD_DELAY_S)
     return WordCases(cases, gestures, times)

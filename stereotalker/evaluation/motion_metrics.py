@@ -39,11 +39,10 @@ from stereotalker.acting.reference_acting import STYLES, act, lip_closure_spans
 from stereotalker.audio.phonemes import phoneme_class
 from stereotalker.body.model import Body
 from stereotalker.media.time_lag import lag_scores
-from stereotalker.models import weights_file
 from stereotalker.motion.features import BODY_COLUMNS, body_columns, column_weights, to_slots
 from stereotalker.records import SAMPLE_RATE, Motion, Speech, Timed
 from stereotalker.smplx_layout import JOINT
-from stereotalker.weights import FOLDER, load_weights
+from stereotalker.weights import FOLDER, load_weights, weights_file
 
 VERSION = 2
 # Lip aperture in mm below which the lips count as closed: lips are thick, so their midline points touch before they

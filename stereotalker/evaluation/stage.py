@@ -39,18 +39,22 @@ from stereotalker.evaluation.rendering import Scores
 from stereotalker.evaluation.talking_portraits import TalkingPortrait, render_and_track
 from stereotalker.evaluation.talking_portraits import summary as portraits_summary
 from stereotalker.media.contact_sheet import grid
-from stereotalker.models import Models, read_denoiser
+from stereotalker.models import Models
 from stereotalker.motion.language_prior import NO_MODEL, GestureClassifier, LanguagePrior
 from stereotalker.motion.retargeting import Retargeting
 from stereotalker.motion.synthesize import MotionControls
 from stereotalker.params import Params, resolve
 from stereotalker.production.avatars import detector_folder, fitted_portraits
 from stereotalker.records import Motion, Speech
+from stereotalker.render.denoiser import read_denoiser
 from stereotalker.render.renderer import Renderer
+from stereotalker.runtime.stage_log import Log
+from stereotalker.store.code import modules_version
+from stereotalker.store.digests import digest, tree_digest
 from stereotalker.store.files import write_atomic
 from stereotalker.synthetic.actor import Actor, build_actor
 from stereotalker.synthetic.shading import render as draw
-from stereotalker.training.loop import Log
+from stereotalker.training.loop import Checkpoint
 from stereotalker.training.motion_examples import make_examples, train_prior
 from stereotalker.training.photographs import read_photographs
 from stereotalker.training.samples import Sample, read_people
@@ -69,13 +73,13 @@ def evaluate_all(params: Params, data: Path, weights: Path, log: Log) -> None:
     evaluate_render(params, data, weights, log)
 
 
-def evaluate_avatar(params: Params, log: Log) -> None:
+def evaluate_avatar(params: Params, weights: Path, log: Log) -> None:
     """Fit portraits and rendered people: write metrics/avatar.json and a contact sheet of all avatar cards.
 
     This is not a part of `evaluate_all`, because it needs the detector. Raises UserError without it.
     """
-    models, settings = Models(params), params.evaluate
-    calibration = read_calibration()
+    models, settings = Models(params, weights), params.evaluate
+    calibration = read_calibration(models.calibration_file)
     size = params.avatar.size
     with MediaPipe(detector_folder(params)) as detector:
         table = {}
@@ -89,14 +93,14 @@ def evaluate_avatar(params: Params, log: Log) -> None:
     _write("avatar", table, log)
 
 
-def evaluate_portraits(params: Params, data: Path, log: Log) -> None:
+def evaluate_portraits(params: Params, data: Path, weights: Path, log: Log) -> None:
     """Let every portrait gesture to real speech, and write metrics/portraits.json with a contact sheet.
 
     What the renderer draws where a portrait shows nothing is measured on held-out people and photographs in the folder
     `data`, if they are there. This is not a part of `evaluate_all`, because it needs the detector. Raises UserError
     without it, and where portraits or transcribed recordings are missing.
     """
-    models, settings, fps = Models(params), params.evaluate, params.motion.fps
+    models, settings, fps = Models(params, weights), params.evaluate, params.motion.fps
     if settings.portraits is None or settings.transcripts is None:
         raise UserError("evaluate.portraits and evaluate.transcripts name what is measured; params.yaml leaves one out")
     speeches = _transcribed_speeches(resolve(settings.transcripts), params.audio.loudness)
@@ -170,7 +174,10 @@ def evaluate_motion(params: Params, data: Path, weights: Path, log: Log) -> None
     examples = make_examples(data / "speech" / "train", weights, params.motion)
     torch.manual_seed(params.motion.prior.seed)
     ablated = LanguagePrior(synthesizer.encoder.features, NO_MODEL, params.motion.lora_rank)
-    train_prior(ablated, examples, params.motion, data / "ablated.checkpoint", log)
+    inputs = [params.motion.model_dump(mode="json"), tree_digest(data / "speech" / "train"), models.version("audio")]
+    start = Checkpoint(data / "ablated.checkpoint", digest(modules_version(("training.motion_examples",)), inputs))
+    train_prior(ablated, examples, params.motion, start, log)
+    start.remove()
     cases = motion_cases.read_cases(data / "speech" / "held_out", fps, settings.seed)
     spoken = motion_cases.synthetic_language_cases(loudness, fps, settings.seed)
     synthetic, real = ([c for c in cases if c.language == "en" and c.kind == kind] for kind in ("synthetic", "real"))
@@ -180,7 +187,7 @@ def evaluate_motion(params: Params, data: Path, weights: Path, log: Log) -> None
     compared = compared or cases[: settings.utterances]
     systems = motion.systems(synthesizer, GestureClassifier(ablated), examples[: settings.examples])
     words = motion_cases.held_out_words(loudness, fps, settings.seed, settings.words)
-    table = motion.compare_systems(systems, compared, words, body, read_gesture_autoencoder(weights))
+    table = motion.compare_systems(systems, compared, words, body, read_gesture_autoencoder())
     by_language = motion.lips_by_language(synthesizer, [c for c in cases if c.kind == "real"] + spoken, body)
     sounds = [resolve(path) for path in settings.unspoken]
     non_speech = motion.non_speech_metrics(synthesizer, sounds, body, settings.seed)

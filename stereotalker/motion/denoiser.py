@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -20,6 +21,7 @@ from torch.nn import functional
 from stereotalker.acting.reference_acting import STYLES
 from stereotalker.motion.features import BODY_COLUMNS, FACE_COLUMNS, from_coefficients, to_coefficients
 from stereotalker.motion.language_prior import GESTURE_NAMES, NO_MODEL, SLOT, LanguagePrior
+from stereotalker.weights import FOLDER, load_weights, weights_file
 
 _HEAD = 64  # width of an attention head
 
@@ -224,3 +226,11 @@ def _timestep_embedding(timestep_B: torch.Tensor) -> torch.Tensor:
     frequencies = torch.exp(-math.log(10_000) * torch.arange(32) / 32)
     angles = timestep_B.float()[:, None] * frequencies
     return torch.cat([angles.sin(), angles.cos()], -1)
+
+
+def read_motion(folder: Path = FOLDER, data: bytes | None = None) -> MotionDenoiser:
+    """The motion denoiser with its language prior, in evaluation mode.
+
+    data: the bytes of the file, if they are read already. Raises UserError if the weights are missing or do not match.
+    """
+    return load_weights(MotionDenoiser, MotionConfig, weights_file("motion", folder), data)

@@ -26,6 +26,7 @@ from stereotalker.acting.gestures import GESTURE_CLASSES
 from stereotalker.errors import UserError
 from stereotalker.records import Timed
 from stereotalker.store.digests import file_digest
+from stereotalker.store.public_models import local_folder
 
 disable_progress_bar()
 
@@ -59,7 +60,7 @@ def minilm_folder() -> Path:
 
 
 def _source(language_model: str) -> str | Path:
-    return minilm_folder() if language_model == MINILM else language_model
+    return minilm_folder() if language_model == MINILM else local_folder(language_model, "motion.language_model")
 
 
 class LanguagePrior(nn.Module):

@@ -16,7 +16,6 @@ from PIL import Image
 from stereotalker.acting.reference_acting import STYLE_INDEX
 from stereotalker.avatar.card_image import draw_card
 from stereotalker.avatar.consent import Consent, check_consent
-from stereotalker.avatar.detector_calibration import FILE as CALIBRATION_FILE
 from stereotalker.avatar.detector_calibration import read_calibration
 from stereotalker.avatar.fallback_crops import fallback_crops
 from stereotalker.avatar.fit_portrait import MIN_SIDE_PX, FittedPortrait, fit_portrait
@@ -72,9 +71,10 @@ def fit_portrait_once(path: Path, models: Models, store: AnyStore, landmarks: Pa
             torch.set_num_threads(_FIT_THREADS)
             picture = read_photo(path, size, data)
             with KeypointFile(landmarks, path) if landmarks else MediaPipe(detector_folder(models.params)) as detector:
+                calibration = read_calibration(models.calibration_file)
 
                 def fit_picture(picture: np.ndarray) -> FittedPortrait:
-                    return fit_portrait(picture, path.stem, detector, models.body, read_calibration())
+                    return fit_portrait(picture, path.stem, detector, models.body, calibration)
 
                 try:
                     result = fit_picture(picture)
@@ -143,7 +143,7 @@ def fit_key(path: Path, data: bytes, models: Models, landmarks: Path | None = No
     except OSError as error:
         raise ClipError(f"{error.filename}: {error.strerror}") from None
     detector = [] if landmarks else [detector_version(), *model_digests(detector_folder(models.params))]
-    calibration = file_digest(CALIBRATION_FILE)
+    calibration = file_digest(models.calibration_file)
     return keys.portrait_key(source, detector, models.params.avatar.size, models.body_version, calibration)
 
 

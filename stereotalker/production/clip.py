@@ -59,10 +59,10 @@ class FinishedClip:
     """A clip that is made: its unsigned video in the store, and the verdict on it."""
 
     file: Path
-    key: str  # of the stage video
     verdict: quality.Verdict
     poster: Path
     frames: int
+    keys: dict[str, str | list[str]]  # of its entries in the store, by stage
 
 
 @dataclass
@@ -145,7 +145,7 @@ class ClipMaker:
             controls.digest(),
             clip.fps,
             frames,
-            [self.models.body_version, *(self.models.digests[name] for name in ("audio", "motion"))],
+            [self.models.body_version, *(self.models.version(name) for name in ("audio", "motion"))],
             self.params.motion.model_dump(mode="json"),
             threads,
             arithmetic("cpu"),
@@ -162,7 +162,7 @@ class ClipMaker:
 
     def segments(self, clip: Clip, avatar_key: str, motion_key: str, frames: int, order: int = 0) -> list[SegmentJob]:
         """Stage render, cut into jobs. Jobs of retakes come last, because their frames replace those of the clip."""
-        models = [self.models.body_version, *(self.models.digests[name] for name in ("masks", "render"))]
+        models = [self.models.body_version, *(self.models.version(name) for name in ("masks", "render"))]
         params = [self.params.render.model_dump(mode="json"), self.params.produce.worker.threads]
 
         def jobs(camera: CameraPath, seed: int, start: int, stop: int) -> list[SegmentJob]:
@@ -277,10 +277,21 @@ class ClipMaker:
             self.store.discard("quality", key)
         judged = self._entry("quality", key, judge, timings)
         verdict = quality.Verdict.from_json((judged / "verdict.json").read_text(encoding="utf-8"))
-        return FinishedClip(video, video_key, verdict, judged / "poster.jpg", frames)
+        entries: dict[str, str | list[str]] = {
+            "audio": speech_key,
+            "motion": motion_key,
+            "avatar": avatar_key,
+            "render": [key for segment in rendered for key in segment.keys],
+            "video": video_key,
+            "quality": key,
+        }
+        return FinishedClip(video, verdict, judged / "poster.jpg", frames, entries)
 
-    def sign(self, clip: Clip, finished: FinishedClip, timings: StageTimings) -> Path:
-        """Stage provenance: the video with content credentials, or the video itself when signing is off."""
+    def sign(self, clip: Clip, finished: FinishedClip, record: str, timings: StageTimings) -> Path:
+        """Stage provenance: the video with content credentials, or the video itself when signing is off.
+
+        record: digest of the clip's record, see clip_record.py.
+        """
         signer = self.signer
         if signer is None:
             return finished.file
@@ -291,6 +302,8 @@ class ClipMaker:
             "consent": consent.model_dump(mode="json") if consent else self.avatar(clip)[1].origin,
             "models": self.models.digests,
             "code": code_version(),
+            "release": self.models.release,
+            "record": record,
         }
         key = keys.provenance_key(file_digest(finished.file), signer.identity, claims)
 

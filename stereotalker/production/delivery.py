@@ -1,6 +1,7 @@
 """Where the videos of a batch lie in its outputs. A file is only ever found in the folder that fits its verdict.
 
 clips/       what passed
+             each video with its record, a JSON file of the clip's name (clip_record.py)
 review/      what a person should look at first
 rejected/    what failed the quality gate
 previews/    small versions of the whole batch, if wanted
@@ -9,21 +10,37 @@ superseded/  what a later run did not make again: its clip failed, was judged ot
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from stereotalker.production.manifest import FILE_ENDINGS, Clip
 from stereotalker.production.outputs import Outputs
 
+RECORD_ENDING = ".json"
 FOLDERS = {"pass": "clips", "review": "review", "fail": "rejected"}
 
 
-def deliver(outputs: Outputs, clip: Clip, verdict: str, video: Path, poster: Path) -> tuple[str, str]:
-    """Copy a finished video and its poster to the outputs, and move its older videos away. Returns both names there."""
-    name, poster_name = f"{FOLDERS[verdict]}/{clip.file_name}", f"posters/{clip.id}.jpg"
-    outputs.place(name, video)
-    outputs.place(poster_name, poster)
-    supersede(outputs, clip.id, keep=name)
-    return name, poster_name
+@dataclass(frozen=True)
+class Places:
+    """Names in the outputs of what belongs to a clip."""
+
+    video: str
+    poster: str
+    record: str
+
+    @classmethod
+    def of(cls, clip: Clip, verdict: str) -> Places:
+        """Where a clip with this verdict is delivered."""
+        folder = FOLDERS[verdict]
+        return cls(f"{folder}/{clip.file_name}", f"posters/{clip.id}.jpg", f"{folder}/{clip.id}{RECORD_ENDING}")
+
+
+def deliver(outputs: Outputs, clip: Clip, places: Places, video: Path, poster: Path, record: bytes) -> None:
+    """Copy a finished video, its poster and its record to the outputs, and move its older videos away."""
+    outputs.place(places.video, video)
+    outputs.place(places.poster, poster)
+    outputs.put(places.record, record)
+    supersede(outputs, clip.id, keep=places)
 
 
 def deliver_preview(outputs: Outputs, clip: Clip, video: Path) -> str:
@@ -32,10 +49,10 @@ def deliver_preview(outputs: Outputs, clip: Clip, video: Path) -> str:
     return f"previews/{clip.file_name}"
 
 
-def supersede(outputs: Outputs, clip: str, keep: str = "") -> None:
-    """Move the videos of a clip to superseded/, all but `keep`. clip: its id."""
+def supersede(outputs: Outputs, clip: str, keep: Places | None = None) -> None:
+    """Move the videos and records of a clip to superseded/, all but `keep`. clip: its id."""
     for folder in FOLDERS.values():
-        for ending in FILE_ENDINGS:
+        for ending in (*FILE_ENDINGS, RECORD_ENDING):
             name = f"{folder}/{clip}{ending}"
-            if name != keep:
+            if keep is None or name not in (keep.video, keep.record):
                 outputs.move(name, f"superseded/{clip}{ending}")

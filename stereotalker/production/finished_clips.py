@@ -32,6 +32,7 @@ class FinishedRecord:
     reasons: tuple[str, ...]
     measures: dict[str, float]
     frames: int
+    clip_record: dict  # see clip_record.py
 
 
 def remember(maker: ClipMaker, clip: Clip, key: str, record: FinishedRecord) -> None:
@@ -39,7 +40,7 @@ def remember(maker: ClipMaker, clip: Clip, key: str, record: FinishedRecord) -> 
 
     key: its `clip_key` before it was made. If an input was replaced meanwhile, nothing is written.
     """
-    if clip_key(maker, clip) != key or _read(maker, key) == record:
+    if clip_key(maker, clip) != key:
         return
     maker.store.discard(_STAGE, key)  # it was made anew, and judged otherwise
 

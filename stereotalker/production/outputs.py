@@ -37,7 +37,7 @@ class Outputs:
 
     def name(self, name: str) -> str:
         """The full path or URL of a file."""
-        return self._remote.name(name) if self._remote else str(self._folder / name)
+        return self._remote.name(name) if self._remote else str(self._folder.absolute() / name)
 
     def put(self, name: str, data: bytes) -> None:
         """Write a file."""
@@ -75,6 +75,17 @@ class Outputs:
             return (self._folder / name).read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             return None
+
+    def remove(self, name: str) -> bool:
+        """Remove a file. Returns whether there was one."""
+        if self._remote:
+            is_there = self._remote.size(name) is not None
+            self._remote.remove(name)
+            return is_there
+        path = self._folder / name
+        is_there = path.is_file()
+        path.unlink(missing_ok=True)
+        return is_there
 
     def move(self, name: str, new_name: str) -> bool:
         """Give a file another name, and replace what has that name. Returns whether there was such a file."""

@@ -17,10 +17,12 @@ from PIL import Image, ImageOps
 
 from stereotalker.errors import UserError, error_signature
 from stereotalker.media.contact_sheet import grid, split_into_rows
+from stereotalker.production.manifest import Manifest
 from stereotalker.production.outputs import Outputs
 from stereotalker.validation import as_utf8
 
 _SHEET_COLOR = (0x20, 0x24, 0x2B)  # behind the posters, as the page is
+BATCH_FILE = "batch.json"
 # Values of ClipResult.shown, the verdicts first.
 CLIP_STATES = ("pass", "review", "fail", "failed", "stopped")
 
@@ -37,9 +39,10 @@ class ClipResult:
     reasons: tuple[str, ...] = ()  # for the verdict, and other notes
     measures: dict[str, float] = field(default_factory=dict)  # of the quality gate
     sha256: str = ""  # of the delivered video
-    video: str = ""  # name of the file in the outputs; the same for the next three
+    video: str = ""  # name of the file in the outputs; the same for the next four
     poster: str = ""
     preview: str = ""
+    record: str = ""
     log: str = ""
     frames: int = 0
     rendered: int = 0  # frames that were rendered, not found in the store
@@ -92,9 +95,9 @@ class BatchRecord:
     name: str
     manifest: str  # path
     started: str  # local time, ISO 8601
+    release: str  # digest of the release; empty if the weights belong to none
+    release_number: int  # 0 for the package
     models: dict[str, str]  # stage -> SHA-256 of its weights
-    versions: dict[str, str]  # stage -> registry version, or "unregistered"
-    data: dict[str, str]  # output of the data pipeline -> its digest in dvc.lock
     code: str  # digest of the source, see store.code.code_version
     commit: str  # of the checkout; empty for an installed package
     params: str  # digest of all parameters
@@ -154,8 +157,24 @@ def write_report(outputs: Outputs, batch: BatchRecord, end: BatchSummary) -> str
         "wall_seconds": end.wall_seconds,
         "clips": [asdict(r) for r in end.results],
     }
-    outputs.put("results.json", json.dumps(_without_nan(summary), indent=1, allow_nan=False).encode())
+    outputs.put("results.json", json.dumps(without_nan(summary), indent=1, allow_nan=False).encode())
     return outputs.name("report.html")
+
+
+def write_batch(outputs: Outputs, batch: BatchRecord, has_ended: bool) -> None:
+    """Write batch.json, which says with which release a batch began, and whether all its clips have ended."""
+    values = asdict(batch) | {"has_ended": has_ended}
+    outputs.put(BATCH_FILE, (json.dumps(values, indent=1) + "\n").encode())
+
+
+def unfinished_batch(outputs: Outputs, manifest: Manifest) -> BatchRecord | None:
+    """The record of the batch of this manifest that began in these outputs and has not ended; None if there is none."""
+    try:
+        values = json.loads(outputs.read(BATCH_FILE) or b"null")
+        begun = None if values is None or values.pop("has_ended") else BatchRecord(**values)
+        return begun if begun and begun.manifest == str(manifest.path.absolute()) else None
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def duration(seconds: float) -> str:
@@ -197,10 +216,10 @@ def _result(values: dict) -> ClipResult:
     return ClipResult(**values | {"reasons": tuple(values["reasons"]), "measures": measures})
 
 
-def _without_nan(value):
+def without_nan(value):
     """The value with None in place of nan and infinity, which JSON cannot express."""
     if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
+        return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
+        return [without_nan(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from stereotalker.errors import Unavailable, UserError
 from stereotalker.production.clip import ClipMaker, StageTimings, make_clip
+from stereotalker.production.clip_record import describe_inputs, sign_with_record
 from stereotalker.production.finished_clips import recall
 from stereotalker.production.manifest import Manifest
 from stereotalker.production.segments import Progress, RenderedSegment, SegmentJob, stored_keys
@@ -81,7 +82,9 @@ def needed_entries(maker: ClipMaker, manifest: Manifest) -> set[tuple[str, str]]
         recall(reader, clip)
         try:
             timings = StageTimings()
-            reader.sign(clip, make_clip(clip, reader, take, _ignore, timings), timings)
+            sign_with_record(
+                reader, clip, make_clip(clip, reader, take, _ignore, timings), describe_inputs(reader, clip), timings
+            )
         except _NotMade:
             continue
         except (UserError, OSError) as error:

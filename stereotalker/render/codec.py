@@ -10,6 +10,8 @@ from diffusers.models import AutoencoderKL
 from torch import nn
 from torch.nn import functional
 
+from stereotalker.store.public_models import local_folder
+
 
 class PixelCodec(nn.Module):
     """A lossless codec: a cell holds its pixels (pixel-unshuffle, Shi et al. 2016). It has no weights."""
@@ -32,7 +34,8 @@ class VaeCodec(nn.Module):
 
     def __init__(self, source: str):
         super().__init__()
-        self.vae = AutoencoderKL.from_pretrained(source, subfolder="vae").requires_grad_(False).eval()
+        folder = local_folder(source, "render.pretrained")
+        self.vae = AutoencoderKL.from_pretrained(folder, subfolder="vae").requires_grad_(False).eval()
         self.factor, self.channels = 2 ** (len(self.vae.config.block_out_channels) - 1), self.vae.config.latent_channels
 
     def encode(self, picture_B3HW: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
@@ -21,6 +22,8 @@ from torch.nn import functional
 from stereotalker.render.codec import PixelCodec, VaeCodec
 from stereotalker.render.experts import Guidance, PriorGuidedExperts
 from stereotalker.smplx_layout import REGIONS
+from stereotalker.store.public_models import local_folder
+from stereotalker.weights import load_weights
 
 # A UNet2DConditionModel. diffusers types neither the entries of its config nor its blocks.
 UNet: TypeAlias = Any
@@ -177,7 +180,7 @@ def _new_unet(config: DenoiserConfig, channels_in: int, channels_out: int) -> UN
 
 def _pretrained_unet(source: str, channels_in: int) -> UNet:
     """A public UNet whose first layer takes our maps beside the noisy picture. At first it ignores them."""
-    net = UNet2DConditionModel.from_pretrained(source, subfolder="unet")
+    net = UNet2DConditionModel.from_pretrained(local_folder(source, "render.pretrained"), subfolder="unet")
     old = net.conv_in
     net.conv_in = nn.Conv2d(channels_in, old.out_channels, old.kernel_size, padding=old.padding)
     with torch.no_grad():
@@ -243,3 +246,11 @@ def conditions(
         reference=reference,
         frames=frames,
     )
+
+
+def read_denoiser(file: Path, data: bytes | None = None) -> RenderDenoiser:
+    """The renderer's denoiser in a file, in evaluation mode.
+
+    data: the bytes of the file, if they are read already. Raises UserError if the weights are missing or do not match.
+    """
+    return load_weights(RenderDenoiser, DenoiserConfig, file, data)

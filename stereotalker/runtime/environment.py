@@ -17,8 +17,6 @@ LIBRARY_DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DVC_NO_ANALYTICS": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
-    # Models come from the package or from a folder; nothing is fetched while a batch runs.
-    "HF_HUB_OFFLINE": "1",
     # Threads that wait sleep: two jobs of two spinning threads on two cores were 20 times slower.
     "OMP_WAIT_POLICY": "PASSIVE",
     "TOKENIZERS_PARALLELISM": "false",
@@ -28,6 +26,7 @@ LIBRARY_DEFAULTS = {
     # A tracking server that cannot be reached costs seconds, not the default of minutes, and nothing is ever unpickled.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     # Flow runs whose process has died are recognized by their missing heartbeat.
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",

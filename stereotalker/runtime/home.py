@@ -41,6 +41,8 @@ class Home:
     avatars = _Inside("avatars")  # avatars that the user has added
     detectors = _Inside("detectors")  # model files of the detector that finds people in portraits
     credentials = _Inside("credentials")  # certificate and key of the local signer
+    models = _Inside("models")  # releases; with a shared store of releases, its local copies
+    releases = _Inside("releases")  # the ledger of releases, and the key that signs them
     history = _Inside("history.jsonl")  # what past clips took, see production/pace_history.py
 
     @classmethod

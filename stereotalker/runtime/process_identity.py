@@ -5,6 +5,7 @@ With it, records that a killed driver left open can be closed.
 
 from __future__ import annotations
 
+import getpass
 import hashlib
 import os
 import socket
@@ -34,9 +35,13 @@ def _host() -> str:
 HOST = _host()
 
 
-def identity() -> str:
-    """Identity of this process as host/pid/start. The start time differs if the pid is used again later."""
-    return f"{HOST}/{os.getpid()}/{_start(os.getpid())}"
+def identity(process: int | None = None) -> str:
+    """Identity of a process of this machine as host/pid/start; None: of this one.
+
+    The start time differs if the pid is used again later.
+    """
+    process = os.getpid() if process is None else process
+    return f"{HOST}/{process}/{_start(process)}"
 
 
 def is_dead(owner: str) -> bool:
@@ -66,3 +71,11 @@ def _start(pid: int) -> str:
         return stat.read_text(encoding="utf-8").rpartition(")")[2].split()[19]
     except FileNotFoundError:
         raise psutil.NoSuchProcess(pid) from None
+
+
+def person() -> str:
+    """Who runs this process, and on which machine, for records: user@machine."""
+    try:
+        return f"{getpass.getuser()}@{socket.gethostname()}"
+    except (OSError, KeyError, ImportError):  # a container may have no name for its user
+        return socket.gethostname()

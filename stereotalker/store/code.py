@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import os
 import platform
+import subprocess
 import sys
 from functools import cache
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import grimp
 
+from stereotalker.params import ROOT
 from stereotalker.store.digests import digest, file_digest
 
 _PACKAGE = Path(__file__).parent.parent
@@ -37,6 +39,17 @@ STAGE_MODULES = {
     "quality": ("production.quality", "motion.coverage"),
     "provenance": ("media.content_credentials",),
 }
+
+
+# Modules that read settings, say what is wrong, and move bytes. They do not change what a stage of dvc.yaml computes,
+# so a change in them repeats no training.
+_NEUTRAL = frozenset(
+    f"{_PACKAGE.name}.{module}"
+    for module in (
+        "errors", "params", "validation", "runtime.environment", "runtime.home", "runtime.process_identity",
+        "runtime.stage_log", "stages.paths", "store.code", "store.files", "store.local", "store.remote", "store.urls",
+    )
+)  # fmt: skip
 
 
 def code_version() -> str:
@@ -62,6 +75,21 @@ def modules_version(modules: tuple[str, ...]) -> str:
     )
 
 
+def training_code_version(stage: str) -> str:
+    """As `modules_version`, of a stage of dvc.yaml, without the modules that do not change what it computes."""
+    own, libraries = _imports((f"stages.{stage}",))
+    return digest(
+        sorted((module, _module_digest(module)) for module in own - _NEUTRAL),
+        sorted((library, _version(library)) for library in libraries),
+    )
+
+
+def stage_files(stage: str) -> list[str]:
+    """Paths, relative to the root of a checkout, of the modules that a stage of dvc.yaml depends on."""
+    modules = _imports((f"stages.{stage}",))[0] - _NEUTRAL
+    return sorted(str(_module_file(module).relative_to(_PACKAGE.parent)) for module in modules)
+
+
 @cache
 def _graph() -> grimp.ImportGraph:
     return grimp.build_graph(_PACKAGE.name, include_external_packages=True, cache_dir=None)
@@ -75,17 +103,33 @@ def _imports(modules: tuple[str, ...]) -> tuple[set[str], set[str]]:
     return own, {module.partition(".")[0] for module in found - own} - sys.stdlib_module_names
 
 
+def _module_file(module: str) -> Path:
+    path = _PACKAGE.joinpath(*module.split(".")[1:])
+    file = path.with_suffix(".py")
+    return file if file.is_file() else path / "__init__.py"
+
+
 @cache
 def _module_digest(module: str) -> str:
     """Digest of a module's syntax tree without its docstrings."""
-    path = _PACKAGE.joinpath(*module.split(".")[1:])
-    file = path.with_suffix(".py")
-    tree = ast.parse((file if file.is_file() else path / "__init__.py").read_bytes())
+    tree = ast.parse(_module_file(module).read_bytes())
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             if ast.get_docstring(node, clean=False) is not None:
                 node.body = node.body[1:] or [ast.Pass()]
     return digest(ast.dump(tree))
+
+
+def checkout_commit() -> str:
+    """Short hash of the checkout's commit, with "+changes" if files differ from it; empty for an installed package."""
+    if not (ROOT / ".git").exists():
+        return ""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True).stdout.strip()
+
+    is_changed = git("status", "--porcelain", "--untracked-files=no")
+    return git("rev-parse", "--short", "HEAD") + ("+changes" if is_changed else "")
 
 
 def _replaced_ffmpeg() -> str:

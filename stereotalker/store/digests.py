@@ -25,6 +25,14 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def tree_digest(path: Path) -> str:
+    """SHA-256 of a file, or of the names and contents of all files below a folder; of nothing if there is none."""
+    if path.is_file():
+        return file_digest(path)
+    files = sorted(found for found in path.rglob("*") if found.is_file())
+    return digest([[str(found.relative_to(path)), file_digest(found)] for found in files])
+
+
 def bytes_digest(data: bytes) -> str:
     """SHA-256 of bytes, 64 hexadecimal characters."""
     return hashlib.sha256(data).hexdigest()

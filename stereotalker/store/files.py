@@ -33,6 +33,16 @@ def copy_atomic(source: Path, path: Path) -> None:
         shutil.copyfile(source, temporary)
 
 
+def copy_tree(source: Path, target: Path) -> None:
+    """Copy a folder. It appears under its name only when it is complete."""
+    staging = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}.tmp")
+    try:
+        shutil.copytree(source, staging)
+        os.replace(staging, target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path, and rename it to `path` if the block ends without an error."""

@@ -59,8 +59,10 @@ class RemoteStore:
         return folder
 
     def discard(self, stage: str, key: str) -> None:
-        """Remove an entry, if there is one. Without its marker it counts as missing."""
-        self._shared.remove(f"{stage}/{key}/{MARKER}")
+        """Remove an entry with all its files, if there is one. Without its marker, which goes first, it is missing."""
+        names = self._marker(stage, key) or {}
+        for name in (MARKER, *names):
+            self._shared.remove(f"{stage}/{key}/{name}")
         self._local.discard(stage, key)
 
     @property

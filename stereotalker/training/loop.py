@@ -21,20 +21,52 @@ from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
+from stereotalker.errors import UserError
 from stereotalker.params import Training
+from stereotalker.records import HEADER
+from stereotalker.runtime.process_group import (
+    average_gradients,
+    mean_over_processes,
+    process_count,
+    process_group_allows,
+    process_number,
+)
+from stereotalker.runtime.stage_log import Log
 from stereotalker.store.files import write_atomic
 
-Log = Callable[[str, float, int], None]  # name, value, step
+_LOG_EVERY = 50  # steps between two values of the loss in the log
 CHECKPOINT_EVERY_S = 180  # seconds between checkpoints
 _EMA_DECAY = 0.998  # of the moving average of the weights, per step
 _MAX_DRAWING_PROCESSES = 8  # that draw batches ahead of a model on a GPU
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The place of a training's checkpoint, and what it depends on."""
+
+    path: Path
+    inputs: str  # digest of parameters, data and code; a checkpoint of other inputs is not taken up
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether there is a checkpoint of a training with these inputs."""
+        return _header(self.path).get("inputs") == self.inputs
+
+    def remove(self) -> None:
+        """Remove the file, once the weights are saved."""
+        if process_number() == 0:
+            self.path.unlink(missing_ok=True)
+
+
+class Diverged(UserError):
+    """The loss or a gradient is not a number. The last checkpoint and the weights before the training stay."""
 
 
 def fit(
     model: nn.Module,
     loss: Callable[[Any], torch.Tensor],
     options: Training,
-    checkpoint: Path,
+    checkpoint: Checkpoint,
     log: Log,
     frozen: str | None = None,
     draw: Callable[[np.random.Generator], Any] | None = None,
@@ -44,8 +76,12 @@ def fit(
     `loss(rng)` draws a batch from `rng` and returns a scalar. `rng` and torch's own seed depend on (seed, step) alone,
     so a run that is interrupted and started again sees the same batches. If `draw` is given, `loss` gets `draw(rng)`
     instead of `rng`; if the model is on a GPU, separate processes then draw batches ahead of it. `checkpoint` is a
-    safetensors file, which is written every CHECKPOINT_EVERY_S and removed at the end. Parameters whose names begin
-    with `frozen` are not trained.
+    safetensors file, which is written every CHECKPOINT_EVERY_S and at the end; the caller removes it when it has
+    saved the model, so that a process that is killed in between loses nothing. Parameters whose names begin
+    with `frozen` are not trained. Raises Diverged if the loss or a gradient is not finite.
+
+    In a process group (torchrun), every process draws batches of its own, and their gradients are averaged. The first
+    process alone logs and writes checkpoints.
     """
     named = {
         name: p for name, p in model.named_parameters() if p.requires_grad and not (frozen and name.startswith(frozen))
@@ -53,9 +89,9 @@ def fit(
     average = {name: p.detach().clone() for name, p in named.items()}
     optimizer = torch.optim.AdamW(named.values(), lr=options.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     buffers = dict(model.named_buffers())
-    step = _resume(checkpoint, named, average, buffers, optimizer)
+    step = saved_step = _resume(checkpoint, named, average, buffers, optimizer)
     model.train()
-    saved, started, recent = time.monotonic(), time.monotonic(), []
+    saved, started, recent, norms = time.monotonic(), time.monotonic(), [], []
     for batch in _batches(draw, options, step, next(iter(named.values())).device.type):
         torch.manual_seed(options.seed * 1_000_003 + step)  # dropout inside library models has no generator argument
         rate = _rate(step, options)
@@ -63,25 +99,37 @@ def fit(
             group["lr"] = rate
         value = loss(batch)
         value.backward()
-        nn.utils.clip_grad_norm_(named.values(), 1.0)
+        average_gradients(named.values())
+        norms.append(nn.utils.clip_grad_norm_(named.values(), 1.0))
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         step += 1
         decay = min(_EMA_DECAY, step / (step + 10))  # early steps average over fewer weights
         get_ema_multi_avg_fn(decay)(list(average.values()), list(named.values()), step)
         recent.append(value.detach())  # stays on its device, because reading it waits for the GPU
-        if step % 50 == 0 or step == options.steps:
-            log("loss", float(torch.stack(recent).mean()), step)
-            log("seconds_a_step", (time.monotonic() - started) / len(recent), step)
-            recent, started = [], time.monotonic()
-        if time.monotonic() - saved > CHECKPOINT_EVERY_S and step < options.steps:
-            _save(checkpoint, step, named, average, buffers, optimizer)
+        is_due = process_group_allows(time.monotonic() - saved > CHECKPOINT_EVERY_S)
+        if step % _LOG_EVERY == 0 or step == options.steps or is_due:
+            mean = mean_over_processes(torch.stack(recent).mean())
+            if not torch.isfinite(torch.stack([mean, *norms])).all():
+                raise Diverged(
+                    f"the training diverged at step {step}: the loss is {float(mean):g}; lower its learning rate, or "
+                    "look at its data. Nothing was saved since the last checkpoint"
+                )
+            log("loss", float(mean), step)
+            seconds = (time.monotonic() - started) / len(recent)
+            log("seconds_a_step", seconds, step)
+            log("examples_a_second", options.batch * process_count() / seconds, step)
+            recent, norms, started = [], [], time.monotonic()
+        if is_due and step < options.steps:
+            if process_number() == 0:
+                _save(checkpoint, step, named, average, buffers, optimizer)
             saved = time.monotonic()
+    if process_number() == 0 and saved_step < options.steps:
+        _save(checkpoint, step, named, average, buffers, optimizer)
     with torch.no_grad():
         for name, p in named.items():
             p.copy_(average[name])
     model.eval()
-    checkpoint.unlink(missing_ok=True)
 
 
 def _batches(
@@ -120,7 +168,8 @@ class _Batches(Dataset):
 
 
 def _generator(seed: int, step: int) -> np.random.Generator:
-    return np.random.default_rng([seed, step])
+    """Random numbers of a step. A process group draws others in each process but the first."""
+    return np.random.default_rng([seed, step, *([process_number()] if process_number() else [])])
 
 
 def _rate(step: int, options: Training) -> float:
@@ -133,7 +182,7 @@ def _rate(step: int, options: Training) -> float:
     )
 
 
-def _save(path: Path, step: int, named, average, buffers, optimizer) -> None:
+def _save(checkpoint: Checkpoint, step: int, named, average, buffers, optimizer) -> None:
     """Write a checkpoint atomically.
 
     Keys: p/ parameters, a/ averaged parameters, b/ buffers (spectral normalization changes its own in every step), m/
@@ -145,15 +194,30 @@ def _save(path: Path, step: int, named, average, buffers, optimizer) -> None:
         state = optimizer.state[p]
         tensors |= {f"m/{name}": state["exp_avg"], f"v/{name}": state["exp_avg_sq"]}
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    write_atomic(path, safetensors.torch.save(contiguous, metadata={"step": str(step)}))
+    header = {"step": step, "inputs": checkpoint.inputs}
+    write_atomic(checkpoint.path, safetensors.torch.save(contiguous, metadata={HEADER: json.dumps(header)}))
 
 
-def _resume(path: Path, named, average, buffers, optimizer) -> int:
-    """Restore a checkpoint of `_save` in place and return the number of steps done; 0 if there is none."""
-    if not path.exists():
+def _header(path: Path) -> dict:
+    """The header of a checkpoint; empty if there is none, or if it cannot be read."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            return json.loads((file.metadata() or {}).get(HEADER, "{}"))
+    except (OSError, ValueError, safetensors.SafetensorError):
+        return {}
+
+
+def _resume(checkpoint: Checkpoint, named, average, buffers, optimizer) -> int:
+    """Restore a checkpoint of `_save` in place and return the number of steps done; 0 if there is none.
+
+    A checkpoint of a training with other parameters, data or code is left aside.
+    """
+    if not checkpoint.is_begun:
+        if checkpoint.path.exists():
+            print(f"note: {checkpoint.path} is of a training with other inputs, and is not continued", flush=True)
         return 0
-    with safetensors.safe_open(path, "pt") as file:
-        step = int(file.metadata()["step"])
+    step = _header(checkpoint.path)["step"]
+    with safetensors.safe_open(checkpoint.path, "pt") as file:
         with torch.no_grad():
             for name, buffer in buffers.items():
                 buffer.copy_(file.get_tensor(f"b/{name}"))
@@ -166,16 +230,3 @@ def _resume(path: Path, named, average, buffers, optimizer) -> int:
                     "exp_avg_sq": file.get_tensor(f"v/{name}").to(p.device),
                 }
     return step
-
-
-def print_log(stage: str, path: Path | None = None) -> Log:
-    """A Log that prints every value and appends it to `path` (None: no file) as a line of JSON."""
-
-    def log(name: str, value: float, step: int) -> None:
-        print(f"{stage} step {step:6d}  {name} {value:.5f}", flush=True)
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(path, "a", encoding="utf-8") as file:
-                file.write(json.dumps({"stage": stage, "step": step, name: value}) + "\n")
-
-    return log

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import torch
 
-from stereotalker.audio.encoder import SpeechEncoder
+from stereotalker.audio.encoder import SpeechEncoder, read_encoder
 from stereotalker.dataset.speech_corpus import read_corpus, read_index
-from stereotalker.models import read_encoder
 from stereotalker.motion.language_prior import LanguagePrior
 from stereotalker.params import MotionParams
 from stereotalker.records import Speech
 from stereotalker.runtime.process_pool import pool
+from stereotalker.runtime.stage_log import Log
 from stereotalker.training.language_prior import training_loss
-from stereotalker.training.loop import Log, fit
+from stereotalker.training.loop import Checkpoint, fit
 from stereotalker.training.motion import MotionExample, make_example
 
 
@@ -52,7 +52,7 @@ def _corpus_and_encoder(speech: Path, weights: Path) -> tuple[list[Speech], Spee
 
 
 def train_prior(
-    prior: LanguagePrior, examples: list[MotionExample], params: MotionParams, checkpoint: Path, log: Log
+    prior: LanguagePrior, examples: list[MotionExample], params: MotionParams, checkpoint: Checkpoint, log: Log
 ) -> None:
     """Train the prior in place; of its language model, only the adapter. `checkpoint`: see training.loop.fit."""
     loss = training_loss(prior, [example.utterance for example in examples], params.prior.batch, params.fps)

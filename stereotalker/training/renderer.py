@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,10 +20,11 @@ from stereotalker.params import DenoiserTraining, FinishParams
 from stereotalker.render.denoiser import Conditions, RenderDenoiser, conditions
 from stereotalker.render.renderer import composite, person_alpha, warp_share
 from stereotalker.runtime.device import autocast, to_channels_last, training_device
+from stereotalker.runtime.stage_log import Log
 from stereotalker.smplx_layout import REGIONS
 from stereotalker.training.critic import PatchCritic, critic_losses
 from stereotalker.training.crops import Crops, draw_crops
-from stereotalker.training.loop import Log, fit
+from stereotalker.training.loop import Checkpoint, fit
 from stereotalker.training.samples import Sample
 
 # Weight of a pixel of each region in the loss.
@@ -55,7 +55,7 @@ def train_denoiser(
     scheduler: str,
     options: DenoiserTraining,
     log: Log,
-    checkpoint: Path,
+    checkpoint: Checkpoint,
 ) -> RenderDenoiser:
     """Train a denoiser in place on crops of people and return it, on the device.
 
@@ -76,7 +76,7 @@ def finish_denoiser(
     scheduler: str,
     options: FinishParams,
     log: Log,
-    checkpoint: Path,
+    checkpoint: Checkpoint,
 ) -> None:
     """Train a denoiser further, in place, against a critic of patches. Raises UserError as `train_denoiser`.
 

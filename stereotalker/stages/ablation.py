@@ -1,0 +1,30 @@
+"""Stage `ablation`: the same dense denoiser with other experts or none, trained as `render` does, for comparison."""
+
+from __future__ import annotations
+
+from stereotalker.params import Params
+from stereotalker.render.denoiser import read_denoiser, upcycle
+from stereotalker.runtime.stage_log import Log
+from stereotalker.stages.denoiser_inputs import denoiser_inputs
+from stereotalker.stages.inputs import checkpoint
+from stereotalker.stages.paths import ABLATED, DENSE, PEOPLE, WEIGHTS
+from stereotalker.training.renderer import train_denoiser
+from stereotalker.weights import save_weights, weights_file
+
+
+def run(params: Params, log: Log) -> None:
+    """Train one denoiser for each kind of experts."""
+    section, inputs = params.render, denoiser_inputs(params)
+    data = [PEOPLE / "train", weights_file("masks", WEIGHTS), DENSE]
+    for kinds in params.ablation.experts:
+
+        def log_with_kinds(name, value, step, kinds=kinds):
+            return log(f"{kinds}.{name}", value, step)
+
+        model = upcycle(read_denoiser(DENSE), kinds)
+        start = checkpoint("ablation", kinds, [section, params.body, params.people], data)
+        save_weights(
+            train_denoiser(model, *inputs, section.scheduler, section.training, log_with_kinds, start),
+            ABLATED / f"{kinds}.safetensors",
+        )
+        start.remove()
