@@ -60,6 +60,7 @@ from stereotalker.training.photographs import read_photographs
 from stereotalker.training.samples import Sample, read_people
 
 METRICS = Path("metrics")  # folder of all files that are written, relative to the working directory
+_NO_PICTURE = np.full((16, 16, 3), 128, np.uint8)  # a sheet without portraits; DVC asks for the file in any case
 _STEPS_PEOPLE = 4  # people on whom the numbers of denoiser evaluations are compared
 _SPEECHES = 10  # recordings that the portraits gesture to, in turn
 _SHEET_SCALE = 0.4  # size of the frames on the contact sheet of gesturing portraits
@@ -226,8 +227,8 @@ def evaluate_render(params: Params, data: Path, weights: Path, log: Log) -> None
     write_atomic(METRICS / "render.md", report.encode())
     sheet = rendering.contact_sheet(renderer, first_takes["exact"])
     Image.fromarray(sheet).save(METRICS / "render.jpg", quality=88)
-    if spoken:
-        Image.fromarray(grid([[s.row] for s in spoken])).save(METRICS / "portraits.jpg", quality=85)
+    portraits = grid([[s.row] for s in spoken]) if spoken else _NO_PICTURE
+    Image.fromarray(portraits).save(METRICS / "portraits.jpg", quality=85)
 
 
 def _ablation(

@@ -29,7 +29,9 @@ class Entry:
     who: str = ""  # user and machine
     when: str = ""  # UTC, ISO 8601
     why: str = ""  # what a person or the gates said
-    gates: tuple[dict, ...] = field(default_factory=tuple)  # rows of the table of the gates, see release_gates.py
+    gates: tuple[dict, ...] = field(
+        default_factory=tuple
+    )  # rows of the table of the gates, see evaluation/release_comparison.py
     batch: str = ""  # of a "used" line: the first batch that used the champion
 
 

@@ -1,7 +1,7 @@
 """Public weights behind our models: a folder, or a hub id with its revision, such as `org/name@1a2b3c4`.
 
-They are found in the local cache of the hub. What is not there is fetched at a training, unless HF_HUB_OFFLINE asks for
-none of that.
+They are found in the local cache of the hub. What is not there is fetched when a model is built, unless HF_HUB_OFFLINE
+asks for none of that.
 """
 
 from __future__ import annotations
