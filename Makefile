@@ -60,6 +60,7 @@ lock: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks.clip
+	$(BIN)/python -m benchmarks.releases
 	$(BIN)/python -m benchmarks.render
 	$(BIN)/python -m benchmarks.motion
 	$(BIN)/python -m benchmarks.people

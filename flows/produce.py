@@ -46,7 +46,7 @@ from stereotalker.tasks.clip import RETRY_S, BatchContext, WorkItem, confirm, pr
 from stereotalker.tasks.compute_lock import BatchTurn
 from stereotalker.tasks.notify import notify
 from stereotalker.tasks.pool import LocalSlot, Pool, Slot
-from stereotalker.tasks.registry import ModelSource, Registered, note_first_use, resolve
+from stereotalker.tasks.registry import ModelSource, Registered, note_first_use, resolve, settings_note
 from stereotalker.tasks.report import BatchLog
 
 
@@ -97,7 +97,8 @@ def produce(
         ids = {clip.id for clip in manifest.clips}
         previous = again.previous(outputs, ids) if again else previous_results(outputs)
         before = _rows_that_stay(plan, previous, again)
-        for note in filter(None, (*manifest.notes, *plan.warnings, source.note)):
+        notes = (*manifest.notes, *plan.warnings, source.note, settings_note(home, params, source))
+        for note in filter(None, notes):
             _say(note)
 
         store = open_store(rules.store or str(home.store), home.store)

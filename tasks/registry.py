@@ -17,7 +17,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from stereotalker.errors import Unavailable, UserError, is_network_fault
-from stereotalker.params import ReleaseParams
+from stereotalker.params import Params, ReleaseParams
 from stereotalker.releases.ledger import START, Entry, Ledger
 from stereotalker.releases.model_store import CARD, SIGNATURE, ModelStore
 from stereotalker.releases.release import SHIPPED_NUMBER, Release, shipped_files, shipped_release
@@ -30,6 +30,7 @@ from stereotalker.tasks.tracking import CHALLENGER, CHAMPION, PREVIOUS, ModelReg
 from stereotalker.weights import FOLDER
 
 LEDGER = "ledger.jsonl"
+_MODEL_SECTIONS = ("audio", "motion", "render", "body")  # of params.yaml, on which clips depend beside the weights
 _MAX_REASON_CHARS = 2000
 _LOCK_S = 60.0  # seconds to wait for another process that changes the registry
 _MIRROR = "ledger.{:06d}"  # tag of the registered model that holds a line of the ledger
@@ -334,6 +335,23 @@ def note_first_use(home: Home, params: ReleaseParams, source: ModelSource, batch
     if moves and moves[-1].action != "used" and moves[-1].release == source.release:
         champion = Registered(source.number, source.release)
         Registry(home, params).note("used", champion, "the first batch of this champion", batch=batch)
+
+
+def settings_note(home: Home, params: Params, source: ModelSource) -> str:
+    """A note that names settings of the models, such as motion.steps, that differ from those of the judgement.
+
+    Those of trainings do not count. Empty if there is none, or for the shipped release.
+    """
+    if not source.store:
+        return ""
+    judged, ours = model_store(home, params.releases).release(source.release).params, params.of_models()
+    others = [
+        f"{section}.{name}"
+        for section in _MODEL_SECTIONS
+        for name, value in ours[section].items()
+        if name not in ("training", "prior", "examples") and judged.get(section, {}).get(name, value) != value
+    ]
+    return f"release {source.number} was judged with other values of {', '.join(others)}" if others else ""
 
 
 def source_of(registered: Registered, home: Home, params: ReleaseParams) -> ModelSource:

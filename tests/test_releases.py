@@ -400,3 +400,13 @@ def test_the_canary_judges_clips_of_the_challenger_and_delivers_none(two, regist
     registry.promote(second, "better")
     produce(small(tmp_path, 3), tmp_path / "two", params, home, "inline")  # there is no challenger any more
     assert not (tmp_path / "two" / "canary.json").exists()
+
+
+def test_settings_that_differ_from_those_of_the_judgement_are_named(
+    registry, tiny_models, tiny_params, run, tmp_path, capsys
+):
+    values = tiny_params.of_models()
+    values = values | {"motion": values["motion"] | {"guidance": 7.0, "training": {}}}
+    registry.promote(register(registry, tiny_models.folder, params=values), "better")
+    run(small(tmp_path), "out")
+    assert "release 1 was judged with other values of motion.guidance" in capsys.readouterr().err

@@ -34,7 +34,7 @@ def sign_with_record(
     """
     if describe_inputs(maker, clip) != inputs:
         raise ChangedFile(f"a file or the consent of clip {clip.id} was replaced while it was made")
-    made = inputs | _describe_result(maker, clip, finished)
+    made = inputs | describe_result(maker, clip, finished)
     return maker.sign(clip, finished, record_digest(made), timings), made
 
 
@@ -52,7 +52,7 @@ def describe_inputs(maker: ClipMaker, clip: Clip) -> dict:
     }
 
 
-def _describe_result(maker: ClipMaker, clip: Clip, finished: FinishedClip) -> dict:
+def describe_result(maker: ClipMaker, clip: Clip, finished: FinishedClip) -> dict:
     """What a clip was made with, and what came out: plain values for JSON."""
     params, models, measures = maker.params, maker.models, finished.verdict.measures
     return {
