@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
 
 import yaml
 
@@ -27,7 +26,7 @@ from stereotalker.store.digests import file_digest
 from stereotalker.store.files import write_atomic
 from stereotalker.store.urls import is_url
 from stereotalker.tasks.forget import forgotten_on
-from stereotalker.tasks.registry import LEDGER, Registered, Registry
+from stereotalker.tasks.registry import LEDGER, Registered, Registry, TrackingUnavailable
 from stereotalker.tasks.report import CLIP_RECORD
 from stereotalker.tasks.tracking import FoundRun, Tracker, TrackingError
 from stereotalker.weights import PRODUCTION_WEIGHTS, weights_file
@@ -84,33 +83,37 @@ class Auditor:
         try:
             self._tracker = Tracker(home, "batch")
         except (TrackingError, OSError) as error:
-            self._reason = f"MLflow does not answer: {(str(error) or type(error).__name__).splitlines()[0]}"
+            self._reason = f"MLflow at {home.tracking_uri} does not answer ({type(error).__name__})"
 
     def of_file(self, file: Path) -> Audit:
         """The audit of a video. Raises NotOurs if nothing says that we made it, UserError if it does not exist."""
         if not file.is_file():
-            raise UserError(f"{file} not found; expected a video")
+            raise UserError(f"{file} is a folder; expected a video" if file.is_dir() else f"{file} not found")
+        if file.suffix == RECORD_ENDING:
+            raise UserError(f"{file} is a record; give the video beside it")
         credentials, reason = audit.credentials_of(file)
         claimed = credentials.claims.get("record", "") if credentials else ""
         rows = self._rows({"record": claimed}) if claimed else []
         rows = rows or self._rows({"sha256": file_digest(file)})
-        beside = audit.record_beside(file)
+        beside, missing = audit.record_beside(file)
         record = beside or self._record_of(rows)
         if record is None and credentials and claimed:
-            links = [audit.whole("credentials", f"signed by {credentials.signer}, {credentials.signed}")]
+            links = [audit.whole("credentials", f"unchanged since they were signed by: {credentials.signer}")]
             links.append(broken("record", "it is neither beside the video nor in MLflow; the credentials name it"))
             return Audit(str(credentials.claims.get("clip", "")), str(file), {}, tuple(links), None)
         if record is None:
             raise NotOurs(f"{file}: neither its content credentials nor a record say that we made it ({reason})")
         rows = rows or self._rows({"record": record["digest"]})
-        links = audit.file_links(file, credentials, reason, record)
+        links = audit.file_links(file, credentials, reason, record, missing)
         return self._audit(str(file), record, rows, links)
 
     def of_clip(self, clip: str) -> Audit:
         """The audit of the newest delivery of a clip with this id. Raises UserError if there is none."""
+        if self._tracker is None:
+            raise Unavailable(f"{self._reason}, so clip {clip!r} cannot be looked up; give its file")
         rows = self._rows({"clip": clip})
         if not rows:
-            raise UserError(f"no delivered clip {clip!r} is on record{self._reason and ': ' + self._reason}")
+            raise UserError(f"no delivered clip {clip!r} is on record")
         video = rows[0].tags["video"]
         if Path(video).is_file():
             return self.of_file(Path(video))
@@ -151,6 +154,8 @@ class Auditor:
             registry = Registry(self._home, self._params)
             release, found = self._release_links(record, registry)
             links += found
+        except TrackingUnavailable:
+            links.append(Link("release", "not checked", self._reason or "MLflow does not answer"))
         except Unavailable as error:
             links.append(broken("release", str(error)))
         return Audit(record["made"]["clip"], file, record, tuple(links), release)
@@ -170,7 +175,7 @@ class Auditor:
     def _row_link(self, record: dict, rows: list[FoundRun]) -> Link:
         """Whether MLflow has the clip, and says the same."""
         if self._tracker is None:
-            return broken("MLflow", self._reason)
+            return Link("MLflow", "not checked", self._reason)
         same = [row for row in rows if row.tags["record"] == record["digest"]]
         if not same:
             return broken("MLflow", "it has no run of this clip with this record")
@@ -181,7 +186,7 @@ class Auditor:
             return broken("MLflow", "the record that it holds is gone or was changed")
         approval = record["delivered"].get("approved")
         if {**record["delivered"], "approved": None} != {**stored["delivered"], "approved": None}:
-            return broken("MLflow", "its record says otherwise when and where the clip was delivered")
+            return broken("MLflow", "it knows no delivery at this time and place; it may have been away then")
         if approval and all(row.tags.get("approved") != json.dumps(approval, sort_keys=True) for row in same):
             return broken("MLflow", "it does not know the approval that the record names")
         return whole("MLflow", f"run {same[0].id}")
@@ -218,7 +223,7 @@ class Auditor:
                 "weights", f"the release has other weights of {', '.join(others)} than the clip was made with"
             )
         ledger = self._ledger_links(registry, Registered(number, digest))
-        origins = self._training_links(release, number, is_known=link.state == "whole")
+        origins = self._training_links(release, number)
         return release, [link, weights, *ledger, *origins]
 
     def _ledger_links(self, registry: Registry, release: Registered) -> list[Link]:
@@ -228,19 +233,19 @@ class Auditor:
         moves = [f"{e.action} {e.when} by {e.who}" for e in entries if e.action in ("promoted", "rolled back")]
         if not moves and release.number != SHIPPED_NUMBER:
             return [whole("ledger", "chosen by its number: it never was the champion")]
-        return [whole("ledger", "; ".join(moves) or "the champion from the beginning")]
+        if not moves:
+            return [
+                Link("ledger", "not checked", "the package is the champion from the beginning: there is no line of it")
+            ]
+        return [whole("ledger", "; ".join(moves))]
 
-    def _training_links(self, release: Release, number: int, is_known: bool) -> list[Link]:
+    def _training_links(self, release: Release, number: int) -> list[Link]:
         """Runs of the trainings, data with its licences, and the commit."""
         sources = "; ".join(f"{source.source} ({source.licence})" for source in release.sources)
         if number == SHIPPED_NUMBER:
-            state: Literal["whole", "not checked"] = "whole" if is_known else "not checked"
             text = "trained before the package was made; docs/training.md says how"
-            return [
-                Link("trainings", state, text),
-                Link("data", state, sources),
-                Link("commit", state, release.code[:12]),
-            ]
+            names = ("trainings", text), ("data", sources), ("commit", "the package names none")
+            return [Link(name, "not checked", found) for name, found in names]
         tracker = Tracker(self._home, "training")
         lost = [stage for stage, run in release.runs.items() if tracker.status(run) != "FINISHED"]
         if lost:
@@ -282,9 +287,13 @@ def approve(video: Path, why: str, home: Home) -> dict:
 
     The record in MLflow gets the same as tags. Raises UserError if the video has no record, or is another one.
     """
-    record = audit.record_beside(video)
+    if not video.is_file():
+        raise UserError(f"{video} not found")
+    if not why.strip():
+        raise UserError("--because must say what you looked at")
+    record, missing = audit.record_beside(video)
     if record is None:
-        raise UserError(f"{video} has no record of ours beside it; expected a video as `produce` delivered it")
+        raise UserError(f"{video} has no record: {missing}; expected a video as `produce` delivered it")
     if file_digest(video) != record["delivered"]["sha256"]:
         raise UserError(f"{video} is not the delivered file any more; audit it first")
     if record_digest(record["made"]) != record["digest"]:

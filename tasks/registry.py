@@ -107,7 +107,7 @@ class Registry:
         for registered in (found := self.all()):
             if registered.number == number:
                 return registered
-        raise UserError(f"release {number} is unknown; there are {', '.join(str(r.number) for r in found)}")
+        raise UserError(f"release {number} is unknown; known are {', '.join(str(r.number) for r in found)}")
 
     def manifest(self, registered: Registered) -> Release:
         """The manifest of a release."""
@@ -153,6 +153,8 @@ class Registry:
     def roll_back(self, to: Registered | None = None, why: str = "") -> Registered:
         """Make an earlier release the champion again. to: None for the one before. Returns it."""
         target = to or self.previous()
+        if to is None and target == self.champion():
+            raise UserError("there was no champion before the present one; `--to` names another release")
         self._move("rolled back", target, why)
         return target
 
@@ -376,7 +378,7 @@ def _last_moved(home: Home) -> Registered | None:
 
 
 def _read_last(file: Path) -> Registered:
-    """The champion that was resolved last; the shipped release if there was none."""
+    """The champion that was resolved last, or else the shipped release."""
     try:
         return Registered(**json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):

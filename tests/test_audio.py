@@ -278,7 +278,7 @@ def test_a_public_encoder_is_loaded_from_its_folder_and_not_saved_again(tmp_path
     ).save_pretrained(tmp_path / "fast")
     for source, complaint in (
         (tmp_path / "fast", "hears 400 samples every 160"),
-        (tmp_path / "nothing", "expected null, a Wav2Vec2 model's id or its folder"),
+        (tmp_path / "nothing", "expected a folder, or a hub id with its revision"),
     ):
         with pytest.raises(UserError, match=complaint):
             SpeechEncoder(EncoderConfig(str(source), 0, 0, 0))

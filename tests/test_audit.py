@@ -93,8 +93,9 @@ def test_every_clip_of_two_nights_is_whole_and_says_where_it_comes_from(home, ti
             "data",
             "commit",
         ]
-        path.with_suffix(".json").unlink()  # then MLflow has the record
-        assert auditor.of_file(path).is_whole
+        path.with_suffix(".json").unlink()
+        audit = auditor.of_file(path)  # MLflow has the record
+        assert broken(audit) == {"record"} and "MLflow's copy was read" in str(audit.links)
     text = {link.name: link.text for link in auditor.of_clip("n1a").links}
     assert "Ann Example: training films" in text["consent"] and "release 2" in text["release"]
     assert "LibriSpeech" in text["data"] and "promoted" in text["ledger"]
@@ -232,7 +233,9 @@ def test_the_command_prints_the_chain_writes_a_page_and_knows_what_is_not_ours(n
     command = [get_ffmpeg_exe(), "-v", "error", "-f", "lavfi", "-i", "testsrc=d=1:s=64x64", str(foreign)]
     subprocess.run(command, check=True)
     assert cli("audit", foreign, home=home).returncode == 2
-    for arguments in (["nowhere.mp4"], ["--clip", "zoe"], [], [path, "--clip", "n0a"], ["--release", "77"]):
+    wrong = [["nowhere.mp4"], ["--clip", "zoe"], [], [path, "--clip", "n0a"], ["--release", "77"], [path.parent]]
+    wrong += [[path.with_suffix(".json")], ["--avatar", "ava", "--html", "a.html"], [path, "--html", "nodir/a.html"]]
+    for arguments in wrong:
         assert cli("audit", *arguments, home=home).returncode == 2, arguments
 
 
@@ -272,10 +275,13 @@ def test_another_persons_video_under_the_same_name_is_not_removed(night, home):
 def test_a_moved_home_and_results_made_by_a_relative_path_are_audited(night, home, tmp_path):
     auditor, out = night
     path = videos(out)["n0a"]
-    path.with_suffix(".json").unlink()
     moved = Home(tmp_path / "moved")
     shutil.move(home.root, moved.root)
-    assert Auditor(moved, auditor._params).of_file(path).is_whole
+    auditor = Auditor(moved, auditor._params)
+    assert auditor.of_file(path).is_whole
+    path.with_suffix(".json").write_text("{")
+    audit = auditor.of_file(path)
+    assert broken(audit) == {"record"} and "cannot be read" in str(audit.links)
 
 
 def test_a_video_whose_record_is_lost_is_ours_and_not_whole(night, home):
@@ -313,6 +319,18 @@ def test_a_clip_of_a_withdrawn_consent_is_not_made(night, home, tiny_params, tmp
     assert row.state == "failed" and "withdrew the consent" in row.error
 
 
+def test_an_audit_without_mlflow_says_what_it_could_not_check(night, home, monkeypatch):
+    auditor, out = night
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    auditor = Auditor(home, auditor._params)
+    audit = auditor.of_file(videos(out)["n0a"])
+    unchecked = {link.name for link in audit.links if link.state == "not checked"}
+    assert audit.is_whole and {"MLflow", "release"} <= unchecked
+    answer = cli("audit", "--clip", "n0a", home=home)
+    assert answer.returncode == 2 and "cannot be looked up; give its file" in answer.stderr
+
+
 def test_a_video_of_nobody_is_not_ours(home, tiny_params, tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"no video")
     with pytest.raises(NotOurs):
@@ -325,6 +343,7 @@ def test_a_person_approves_a_clip(night, home):
     assert cli("approve", path, "--because", "hands and lips", home=home).returncode == 0
     audit = auditor.of_file(path)
     assert audit.is_whole and "hands and lips" in {link.name: link.text for link in audit.links}["approval"]
+    assert "--because must say" in cli("approve", path, "--because", " ", home=home).stderr
     damaged_bytes(path)
     assert "is not the delivered file" in cli("approve", path, "--because", "again", home=home).stderr
     path.with_suffix(".json").unlink()

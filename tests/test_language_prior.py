@@ -128,5 +128,5 @@ def test_any_model_in_the_public_format_is_read(tmp_path, kind):
 
 
 def test_a_missing_model_is_refused(tmp_path):
-    with pytest.raises(UserError, match="expected minilm, a model's id or its folder"):
+    with pytest.raises(UserError, match="expected a folder, or a hub id with its revision"):
         LanguagePrior(8, str(tmp_path / "nothing"), 2)

@@ -141,7 +141,7 @@ def test_one_move_changes_all_stages_and_the_ledger_says_who_and_why(two, regist
     ]  # fmt: skip
     assert all("@" in entry.who and entry.when.endswith("+00:00") for entry in registry.ledger.entries())
     assert registry.ledger_faults() == []
-    with pytest.raises(UserError, match="release 7 is unknown; there are 0, 1, 2"):
+    with pytest.raises(UserError, match="release 7 is unknown; known are 0, 1, 2"):
         registry.find(7)
     ModelRegistry(home).point(CHAMPION, 2)
     assert "moved by hand" in registry.ledger_faults()[0]

@@ -113,10 +113,16 @@ def test_recordings_are_added_with_their_licence(tmp_path, home):
         "line 2: text is empty": "path,speaker,lang,text\n0.wav,a,en,",
         "line 2: away.wav not found": "path,speaker,lang,text\naway.wav,a,en,hi",
         "no rows": "path,speaker,lang,text\n",
+        "line 2 has too many fields": "path,speaker,lang,text\n0.wav,a,en,Good, morning",
+        "line 3: 0.wav is there twice": "path,speaker,lang,text\n0.wav,a,en,hi\n0.wav,a,en,ho",
+        "line 2: ../out.wav lies outside": "path,speaker,lang,text\n../out.wav,a,en,hi",
     }.items():
         table.write_text(content)
         with pytest.raises(UserError, match=text):
             add_recordings(folder, tmp_path / "sets", "other", "CC0", "x")
+    table.write_bytes("path,speaker,lang,text\n0.wav,a,de,Grüß".encode("latin-1"))
+    with pytest.raises(UserError, match="not UTF-8"):
+        add_recordings(folder, tmp_path / "sets", "other", "CC0", "x")
     assert [path.name for path in (tmp_path / "sets").iterdir()] == ["mine"]
     arguments = ["--name", "x", "--licence", "CC0", "--consent", "y", "--out", tmp_path / "sets"]
     assert cli("dataset", "add", tmp_path / "nowhere", *arguments, home=home).returncode == 2

@@ -147,7 +147,9 @@ class Library:
         """
         card = self.card(name) if name in self.own_names() else None
         if card is None or card.consent is None:
-            raise UserError(f"avatar {name!r}: expected one of your own with a consent on its card")
+            own = ", ".join(self.own_names()) or "none"
+            reason = "has no consent on its card" if card else f"is none of your own, which are {own}"
+            raise UserError(f"avatar {name!r} {reason}")
         assert self.own is not None
         consent = card.consent.model_copy(update={"withdrawn": day})
         write_atomic(self.own / name / CARD, replace(card, consent=consent).to_json().encode())

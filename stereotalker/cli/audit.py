@@ -44,9 +44,14 @@ def audit(
         if html is not None:
             if not found.record:
                 raise UserError(f"{found.file}: without its record there is nothing to write a page of")
-            html.write_text(_page(found), encoding="utf-8")
+            try:
+                html.write_text(_page(found), encoding="utf-8")
+            except OSError as error:
+                raise UserError(f"--html {html} cannot be written: {error.strerror}") from None
         print(found.to_json() if as_json else "\n".join(chain_text(found)))
         raise typer.Exit(0 if found.is_whole else 1)
+    if html is not None:
+        raise UserError("--html is the page of one video; give FILE or --clip")
     clips = _clips(auditor, home, rules, consent, release, data, avatar)
     if as_json:
         print(json.dumps([asdict(row) for row in clips], indent=1))
@@ -112,6 +117,7 @@ def _page(found) -> str:
         audit=found,
         made_when=found.record["delivered"]["when"],
         broken=[link.name for link in found.links if link.state == "broken"],
+        unchecked=[link.name for link in found.links if link.state == "not checked"],
         consent=made["consent"],
         origin=made["avatar"]["origin"],
         now=datetime.now().isoformat(timespec="seconds"),

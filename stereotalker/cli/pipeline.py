@@ -46,13 +46,15 @@ def evaluate(
 
 def retrain(
     stages: Annotated[
-        list[str] | None, typer.Option("--stage", help="a stage to bring up to date; default: all; may be repeated")
+        list[str] | None,
+        typer.Option("--stage", help="a stage to bring up to date; default: releases.retrain; may be repeated"),
     ] = None,
     params: ParamsFile = None,
 ) -> None:
     """Train a challenger in a working copy, and judge it against the champion on the test set.
 
-    Exit status: 0 it is the champion now; 1 it was refused, or waits for a decision; 2 it could not be trained.
+    Exit status: 0 it is the champion now; 1 it was refused, waits for a decision, or stays a challenger; 2 it could not
+    be trained.
     """
     from stereotalker.tasks.server import ensure_server
 

@@ -22,7 +22,7 @@ def list_releases(params: ParamsFile = None) -> None:
     registry = _registry(params)
     champion, challenger, previous = registry.champion(), registry.challenger(), registry.previous()
     for registered in registry.all():
-        roles = {"champion": champion, "challenger": challenger, "previous": previous}
+        roles = {"champion": champion, "challenger": challenger, "previous": None if previous == champion else previous}
         named = ", ".join(name for name, role in roles.items() if role == registered)
         release = registry.manifest(registered)
         origin = f"commit {release.commit}, {release.made}" if release.made else "the package"
@@ -115,7 +115,9 @@ def verify(
     faults = [fault for registered in chosen for fault in registry.faults(registered)]
     if number is None:
         faults += registry.ledger_faults()
-    print("\n".join(faults) if faults else f"{len(chosen)} releases are as they were made")
+    lines = len(registry.ledger.lines()) if number is None else 0
+    well = f"{'1 release is' if len(chosen) == 1 else f'{len(chosen)} releases are'} as made"
+    print("\n".join(faults) if faults else well + (f", and so is the ledger ({lines} lines)" if number is None else ""))
     raise typer.Exit(1 if faults else 0)
 
 

@@ -46,6 +46,8 @@ def add_recordings(folder: Path, sets: Path, name: str, licence: str, consent: s
     if target.exists():
         raise UserError(f"{target} exists; choose another --name, or remove it")
     table = folder / TRANSCRIPTS
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder; expected one of recordings with {TRANSCRIPTS}")
     if not table.is_file():
         raise UserError(f"{table} not found; expected a table with the columns {', '.join(_COLUMNS)}")
     rows, seconds = _read(table), 0.0
@@ -80,17 +82,31 @@ def read_cards(sets: Path) -> list[SetCard]:
 
 
 def _read(table: Path) -> list[dict[str, str]]:
-    """The rows of a table. Raises UserError for the first faulty one."""
-    with open(table, encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        if missing := set(_COLUMNS) - set(reader.fieldnames or ()):
-            raise UserError(f"{table}: columns {', '.join(sorted(missing))} are missing")
-        rows = list(reader)
+    """The rows of a table. Raises UserError, which names every faulty one."""
+    try:
+        with open(table, encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, restkey="more")
+            rows, columns = list(reader), set(reader.fieldnames or ())
+    except UnicodeDecodeError:
+        raise UserError(f"{table} is not UTF-8 text; save it as CSV in UTF-8") from None
+    if missing := set(_COLUMNS) - columns:
+        raise UserError(f"{table}: columns {', '.join(sorted(missing))} are missing")
+    faults, paths = [], set()
     for number, row in enumerate(rows, 2):
-        if empty := [name for name in _COLUMNS if not (row[name] or "").strip()]:
-            raise UserError(f"{table}, line {number}: {', '.join(empty)} is empty")
-        if not (table.parent / row["path"]).is_file():
-            raise UserError(f"{table}, line {number}: {row['path']} not found beside the table")
+        path = row.get("path") or ""
+        if "more" in row:
+            faults.append(f"line {number} has too many fields: put texts that hold commas into quotation marks")
+        elif empty := [name for name in _COLUMNS if not (row[name] or "").strip()]:
+            faults.append(f"line {number}: {', '.join(empty)} is empty")
+        elif path in paths:
+            faults.append(f"line {number}: {path} is there twice")
+        elif not (table.parent / path).resolve().is_relative_to(table.parent.resolve()):
+            faults.append(f"line {number}: {path} lies outside {table.parent}")
+        elif not (table.parent / path).is_file():
+            faults.append(f"line {number}: {path} not found beside the table")
+        paths.add(path)
+    if faults:
+        raise UserError("\n".join(f"{table}, {fault}" for fault in faults))
     if not rows:
         raise UserError(f"{table} has no rows")
     return rows

@@ -51,10 +51,14 @@ def read_record(data: bytes | None) -> dict | None:
         return None
 
 
-def record_beside(video: Path) -> dict | None:
-    """The record beside a video; None if there is none."""
+def record_beside(video: Path) -> tuple[dict | None, str]:
+    """The record beside a video, or None with the reason."""
     path = video.with_suffix(RECORD_ENDING)
-    return read_record(path.read_bytes()) if path.is_file() else None
+    try:
+        record = read_record(path.read_bytes())
+    except FileNotFoundError:
+        return None, f"{path.name} is not beside the video"
+    return record, "" if record else f"{path.name} beside the video cannot be read as a record"
 
 
 def credentials_of(video: Path) -> tuple[Credentials | None, str]:
@@ -65,8 +69,11 @@ def credentials_of(video: Path) -> tuple[Credentials | None, str]:
         return None, str(error)
 
 
-def file_links(video: Path, credentials: Credentials | None, reason: str, record: dict) -> list[Link]:
-    """Whether the bytes are those that were delivered, and whether the credentials belong to the record."""
+def file_links(video: Path, credentials: Credentials | None, reason: str, record: dict, missing: str) -> list[Link]:
+    """Whether the bytes are those that were delivered, and whether the credentials belong to the record.
+
+    reason: why there are no credentials; missing: why the record comes from MLflow, empty if it lay beside the video.
+    """
     made, delivered = record["made"], record["delivered"]
     links = [_same_file("video", video, delivered["sha256"], "the delivered bytes")]
     if not made["video"]["signed"]:
@@ -76,13 +83,17 @@ def file_links(video: Path, credentials: Credentials | None, reason: str, record
     elif not credentials.good:
         links.append(broken("credentials", "; ".join(credentials.faults) or f"they are {credentials.state}"))
     elif credentials.claims.get("record") != record["digest"]:
-        links.append(broken("credentials", "they name another record than the one beside the video"))
+        clip = credentials.claims.get("clip")
+        links.append(broken("credentials", f"they are those of clip {clip}, the record is that of {made['clip']}"))
     else:
-        links.append(whole("credentials", f"signed by {credentials.signer}, {credentials.signed}"))
+        links.append(whole("credentials", f"unchanged since they were signed by: {credentials.signer}"))
     if approval := delivered.get("approved"):
         links.append(whole("approval", f"{approval['who']}, {approval['when']}: {approval['why']}"))
     digest = record_digest(made)
     same = digest == record["digest"]
+    if missing:
+        links.append(broken("record", f"{missing}; MLflow's copy was read instead"))
+        return links
     links.append(
         whole("record", f"{digest[:12]}, delivered {delivered['when']}")
         if same

@@ -65,7 +65,10 @@ class Ledger:
                 previous = values.pop("previous")
                 entry = Entry(**values | {"gates": tuple(values["gates"])})
             except (ValueError, KeyError, TypeError) as error:
-                raise UserError(f"{self.path}, line {number} is no line of a ledger: {error}") from None
+                raise UserError(
+                    f"{self.path}, line {number} is no line of a ledger ({type(error).__name__}: {error}); restore "
+                    "your copy of the file. MLflow has short copies of all lines, as tags of the model `stereotalker`"
+                ) from None
             if previous != last:
                 raise UserError(
                     f"{self.path}, line {number}: the line before it was changed, removed or inserted afterwards"
