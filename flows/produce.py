@@ -41,7 +41,7 @@ from stereotalker.runtime.process_identity import identity
 from stereotalker.store.code import checkout_commit, code_version
 from stereotalker.store.digests import digest
 from stereotalker.store.remote import AnyStore, open_store
-from stereotalker.tasks.canary import fly_canary
+from stereotalker.tasks.canary import run_canary
 from stereotalker.tasks.clip import RETRY_S, BatchContext, WorkItem, confirm, produce_inline, refused
 from stereotalker.tasks.compute_lock import BatchTurn
 from stereotalker.tasks.notify import notify
@@ -138,7 +138,7 @@ def produce(
         end, page = log.close()
         if params.releases.canary and source.release and not end.stopped:
             clips, rows = manifest.clips[: params.releases.canary], {row.id: row for row in end.results}
-            log.attempt("the canary", lambda: fly_canary(clips, rows, params, home, store, outputs, _say))
+            log.attempt("the canary", lambda: run_canary(clips, rows, params, home, store, outputs, _say))
     if rules.notify:
         notify(rules.notify, f"{batch.name}: {end.summary()}", "\n".join([page, *end.reasons()]))
     return BatchResult(end, page, log.run)

@@ -82,7 +82,9 @@ def register(run: Retraining, champion: Registered) -> Registered:
         raise UserError(f"nothing was trained anew: every file is that of the champion, {champion}")
     for other in run.registry.all():
         if run.registry.manifest(other).files == digests:
-            raise UserError(f"these weights were judged before, as {other}; `stereotalker models show` says how")
+            if run.registry.is_judged(other):
+                raise UserError(f"these weights were judged before, as {other}; `stereotalker models show` says how")
+            return other  # a retraining was killed between its training and its judgement
     changed = {name for name in FILES if digests[name] != before.files[name]}
     commit = run.copy.commit(f"Retrain {', '.join(sorted(changed))}")
     lock = run.copy.folder / "requirements.lock"

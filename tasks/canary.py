@@ -22,7 +22,7 @@ from stereotalker.tasks.registry import Registry
 FILE = "canary.json"  # in the outputs: the verdicts of both releases on the same clips
 
 
-def fly_canary(
+def run_canary(
     clips: Sequence[Clip],
     rows: dict[str, ClipResult],
     params: Params,

@@ -167,6 +167,12 @@ class Registry:
                 self._drop_challenger(registered.number)
             self._record(Entry(action, registered.digest, registered.number, why=why, gates=gates, batch=batch))
 
+    def is_judged(self, registered: Registered) -> bool:
+        """Whether somebody has decided about a release. The shipped one needs no decision."""
+        decisions = ("promoted", "rolled back", "refused", "waiting")
+        decided = {entry.release for entry in self.ledger.entries() if entry.action in decisions}
+        return registered.number == SHIPPED_NUMBER or registered.digest in decided
+
     def sign(self, registered: Registered) -> None:
         """Sign a release again, such as with a new key."""
         release = self.manifest(registered)

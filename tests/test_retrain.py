@@ -239,7 +239,7 @@ def shuffle_labels(folder: Path) -> None:
         save(replace(speech, phonemes=shuffled), file)
 
 
-def test_a_bad_challenger_is_refused_and_a_better_one_is_promoted(studio, checkout, tmp_path, tiny_models):
+def test_a_bad_challenger_is_refused_and_a_better_one_is_promoted(studio, checkout, tmp_path, monkeypatch):
     """The first one trains on shuffled labels, against the shipped release. The second one trains properly, against
     weights that hardly trained, which a person has promoted. New recordings come with the second one."""
     params = load_params(checkout / "params.yaml")
@@ -254,7 +254,13 @@ def test_a_bad_challenger_is_refused_and_a_better_one_is_promoted(studio, checko
     source += "from stereotalker.records import Speech, load, save\n\n\n" + get_source(shuffle_labels)
     (checkout / "stereotalker" / "shuffled.py").write_text(source)
     commit(checkout, "Shuffle the labels")
-    assert flow.retrain(("audio", "motion")) is False
+    with monkeypatch.context() as broken:
+        broken.setattr(flow, "judge", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            flow.retrain(("audio", "motion"))
+    assert [entry.action for entry in registry.ledger.entries()] == ["registered"]
+    assert flow.retrain(("audio", "motion")) is False  # what was trained is judged now
+    assert len(registry.all()) == 2
     refused = registry.all()[-1]
     entry = registry.ledger.entries()[-1]
     assert entry.action == "refused" and entry.release == refused.digest and registry.champion().number == 0

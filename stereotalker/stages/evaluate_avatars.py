@@ -9,5 +9,5 @@ from stereotalker.weights import FOLDER
 
 
 def run(params: Params, log: Log) -> None:
-    """Write metrics/avatar.json. A fit needs no trained weights of a release but the calibration."""
+    """Write metrics/avatar.json. Fits use the body and the calibration of the package, and no trained weights."""
     evaluate_avatar(params, FOLDER, log)
