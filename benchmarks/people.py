@@ -77,7 +77,7 @@ def frames() -> dict[str, float]:
     figures: dict[str, float] = {}
     for size in (256, 512):
         alone = frame_times(0, size)
-        with pool(2) as workers:
+        with pool(__name__, 2) as workers:
             both = sum(workers.map(frame_times, (0, PEOPLE // 2), (size, size)), [])
         figures |= {
             f"people_frame_ms_{size}": float(np.median(alone)),

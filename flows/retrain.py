@@ -64,7 +64,8 @@ def reproduce(run: Retraining, params: Path | None) -> None:
     """Bring the data and the weights of the stages up to date. DVC decides what is stale."""
     if run.params.speech.added:
         run.copy.take_recordings(run.params.speech.added)
-    run.copy.reproduce((*run.stages, *_MORE_STAGES), params, lambda: is_batch_running(run.home))
+    stages = (*run.stages, *_MORE_STAGES)
+    run.copy.reproduce(stages, params, lambda: is_batch_running(run.home), run.params.releases.data)
 
 
 @task(name="register", cache_policy=NO_CACHE, persist_result=False)
@@ -208,13 +209,13 @@ def run_retrain(stages: tuple[str, ...], params: Path | None) -> bool:
 
 
 def _locked_data(folder: Path) -> dict[str, str]:
-    """Digests of the outputs under data/ and artifacts/ in a dvc.lock, and of the sets of recordings."""
+    """Digests of the outputs under data/ and artifacts/ in a dvc.lock, and of what DVC keeps in data/ besides."""
     lock = yaml.safe_load((folder / "dvc.lock").read_text(encoding="utf-8"))
     outs = [out for stage in lock["stages"].values() for out in stage.get("outs", ())]
     found = {out["path"]: out["md5"] for out in outs if out["path"].startswith(("data/", "artifacts/"))}
-    for pointer in sorted(folder.glob("data/recordings/*.dvc")):
+    for pointer in sorted([*folder.glob("data/recordings/*.dvc"), *folder.glob("data/inputs/*/*.dvc")]):
         [out] = yaml.safe_load(pointer.read_text(encoding="utf-8"))["outs"]
-        found[f"data/recordings/{out['path']}"] = out["md5"]
+        found[(pointer.parent.relative_to(folder) / out["path"]).as_posix()] = out["md5"]
     return found
 
 

@@ -355,6 +355,7 @@ class ReleaseParams(Section):
 
     store: str | None
     key: Path | None
+    data: str | None
     promotion: Literal["gates", "person", "never"]
     wait_hours: float = Field(gt=0)
     retrain: list[str]

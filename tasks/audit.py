@@ -268,7 +268,7 @@ def _data_links(release: Release, sources: str) -> list[Link]:
     lock = yaml.safe_load(_at_commit(commit, "dvc.lock") or "stages: {}")
     locked = {out["path"]: out["md5"] for stage in lock["stages"].values() for out in stage.get("outs", ())}
     for name in release.data:
-        if name.startswith("data/recordings/") and (pointer := _at_commit(commit, f"{name}.dvc")):
+        if name.startswith(("data/recordings/", "data/inputs/")) and (pointer := _at_commit(commit, f"{name}.dvc")):
             locked[name] = yaml.safe_load(pointer)["outs"][0]["md5"]
     other = [name for name, md5 in release.data.items() if locked.get(name) != md5]
     data = broken("data", f"the commit names other {', '.join(other)}") if other else whole("data", sources)

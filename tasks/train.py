@@ -8,20 +8,24 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import yaml
+from torch import nn
 
 from stereotalker.errors import UserError
+from stereotalker.evaluation.previews import Previews
 from stereotalker.params import ROOT, Params
 from stereotalker.runtime.home import Home
 from stereotalker.runtime.process_group import process_group, process_number
-from stereotalker.runtime.stage_log import Log, print_log
+from stereotalker.runtime.stage_log import FileLog, Log
 from stereotalker.stages import DATA_STAGES, EVALUATIONS, STAGES, stage_function
-from stereotalker.stages.paths import DATA, LOGS, WEIGHTS
+from stereotalker.stages.paths import DATA, LOGS, PEOPLE, SPEECH, WEIGHTS
 from stereotalker.store.code import checkout_commit
 from stereotalker.store.digests import file_digest
+from stereotalker.store.files import write_atomic
 from stereotalker.tasks.tracking import Tracker
 from stereotalker.weights import PRODUCTION_WEIGHTS, weights_file
 
@@ -42,7 +46,7 @@ def run_stage(name: str, params: Params, home: Home) -> None:
         if name in DATA_STAGES:
             if processes > 1:
                 raise UserError(f"stage {name} builds data, and starts its own processes; run it without torchrun")
-            stage_function(name)(params, print_log(name, LOGS / f"{name}.jsonl"))
+            stage_function(name)(params, FileLog(name, LOGS / name))
             return
         with _recorded(name, params, home) as log:
             stage_function(name)(params.per_process(processes), log)
@@ -73,7 +77,7 @@ def _recorded(name: str, params: Params, home: Home, part: str = "") -> Iterator
     Of several processes, only the first one writes.
     """
     if process_number():
-        yield lambda name, value, step: None
+        yield Log()
         return
     record = _Record(home, "evaluation" if name in EVALUATIONS else "training")
     tags = {"stage": name, "scale": params.scale, "git_commit": checkout_commit()} | ({"part": part} if part else {})
@@ -81,12 +85,8 @@ def _recorded(name: str, params: Params, home: Home, part: str = "") -> Iterator
     section = getattr(params, "evaluate" if name in EVALUATIONS else name).model_dump(mode="json")
     record.note(params={key: json.dumps(value) for key, value in section.items()})
     record.inputs(lambda: _inputs(name))
-    printed = print_log(name, LOGS / f"{name}.jsonl")
-
-    def log(key: str, value: float, step: int) -> None:
-        printed(key, value, step)
-        record.note(metrics={key: value}, step=step)
-
+    previews = Previews(params, SPEECH, PEOPLE, WEIGHTS)
+    log = _RecordedLog(FileLog(name, LOGS / name), record, previews, LOGS / "previews")
     try:
         with _killed_by_signal():
             yield log
@@ -100,6 +100,31 @@ def _recorded(name: str, params: Params, home: Home, part: str = "") -> Iterator
     if name in _WEIGHTS_OF and written.is_file():
         record.note(tags={"weights": file_digest(written)})
     record.end("FINISHED")
+
+
+@dataclass
+class _RecordedLog(Log):
+    """Writes values and previews to files and to a run in MLflow."""
+
+    values: FileLog
+    record: _Record
+    previews: Previews
+    folder: Path  # of the previews' files
+
+    def __call__(self, name: str, value: float, step: int) -> None:
+        self.values(name, value, step)
+        self.record.note(metrics={name: value}, step=step)
+
+    def preview(self, name: str, model: nn.Module, step: int) -> None:
+        """Write `folder`/NAME-STEP.*. A preview that fails is left out with a message."""
+        try:
+            ending, data = self.previews.of(model)
+            file = self.folder / f"{name}-{step:06d}.{ending}"
+            write_atomic(file, data)
+        except Exception as error:  # a training of hours does not end because of a picture
+            print(f"no preview of {name} at step {step}: {error or type(error).__name__}", file=sys.stderr, flush=True)
+            return
+        self.record.attach(file.name, data)
 
 
 class _Record:
@@ -124,6 +149,10 @@ class _Record:
     def note(self, **values) -> None:
         if tracker := self._tracker:
             self._attempt(lambda: tracker.note(self._run, **values))
+
+    def attach(self, name: str, data: bytes) -> None:
+        if tracker := self._tracker:
+            self._attempt(lambda: tracker.attach(self._run, name, data))
 
     def inputs(self, datasets: Callable[[], dict[str, tuple[str, str]]]) -> None:
         if tracker := self._tracker:

@@ -29,6 +29,8 @@ from stereotalker.tasks.tracking import can_write
 
 _POLL_S = 1.0
 REFS = "refs/retrain"  # where the commits of retrainings are kept in the checkout
+_REMOTE, _CHECKOUT = "studio", "checkout"  # names of DVC's remotes: that of params.yaml, and the checkout's own cache
+_INPUTS = Path("data/inputs")  # what `dvc import-url` brought into the checkout
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,18 @@ class WorkingCopy:
         copy.git("fetch", "-q", "origin", "HEAD")
         copy.git("checkout", "-q", "--force", "--detach", "FETCH_HEAD")
         copy._dvc("config", "--local", "cache.dir", str(home.root / "retrain" / "cache"))
+        copy._take_inputs()
         return copy
+
+    def _take_inputs(self) -> None:
+        """Bring the inputs that the checkout imported, as its commit names them. Raises Unavailable if they are gone.
+
+        The checkout's cache serves as a remote, because both have the same layout.
+        """
+        if any((self.folder / _INPUTS).glob("**/*.dvc")):
+            cache = _run([sys.executable, "-m", "dvc", "cache", "dir"], self.origin)
+            self._dvc("remote", "add", "--local", "--force", _CHECKOUT, str(self.origin / cache))
+            self._dvc("pull", "-q", "--force", "--remote", _CHECKOUT, "--recursive", str(_INPUTS))
 
     def _end_left_over(self) -> None:
         """End the trainings of a retraining that was killed, because they write into the same folder."""
@@ -118,16 +131,27 @@ class WorkingCopy:
                 wanted += [other for other, outs in written.items() if outs & needed]
         return set().union(*(written[name] for name in found))
 
-    def reproduce(self, stages: tuple[str, ...], params: Path | None, must_wait: Callable[[], bool]) -> None:
+    def reproduce(
+        self, stages: tuple[str, ...], params: Path | None, must_wait: Callable[[], bool], remote: str | None
+    ) -> None:
         """Run `dvc repro` for stages and all that they need. Raises UserError if a stage fails.
 
         params: takes the place of the copy's params.yaml; must_wait: asked every second; while it says so, the training
-        is stopped and keeps its memory.
+        is stopped and keeps its memory. remote: folder or URL of a DVC remote; what it has is taken from it, and in the
+        end it has all. Raises Unavailable if it cannot be reached.
         """
         if params is not None:
             (self.folder / "params.yaml").write_bytes(params.read_bytes())
+        if remote:
+            self._dvc("remote", "add", "--local", "--force", "--default", _REMOTE, remote)
+        self._run_stages(("--pull", *stages) if remote else stages, must_wait)
+        if remote:
+            self._dvc("push", "-q", "--remote", _REMOTE)
+
+    def _run_stages(self, arguments: tuple[str, ...], must_wait: Callable[[], bool]) -> None:
+        """Run `dvc repro`, see `reproduce`."""
         process = subprocess.Popen(
-            [sys.executable, "-m", "dvc", "repro", *stages],
+            [sys.executable, "-m", "dvc", "repro", *arguments],
             cwd=self.folder,
             env=self._environment(),
             start_new_session=True,

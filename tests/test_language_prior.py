@@ -22,6 +22,7 @@ from stereotalker.motion.language_prior import (
     minilm_folder,
 )
 from stereotalker.records import Timed
+from stereotalker.runtime.stage_log import Log
 from stereotalker.store.digests import file_digest
 from stereotalker.training.language_prior import Utterance, gesture_label, training_loss
 from stereotalker.training.loop import Checkpoint, fit
@@ -107,7 +108,7 @@ def test_the_prior_learns_words_and_their_sound(tiny_params, tmp_path):
             return value
 
         options = tiny_params.motion.prior.model_copy(update={"steps": 12, "learning_rate": 3e-3})
-        fit(prior, recorded_loss, options, Checkpoint(tmp_path / name, "inputs"), lambda *_: None)
+        fit(prior, recorded_loss, options, Checkpoint(tmp_path / name, "inputs"), Log())
         assert np.mean(losses[-3:]) < np.mean(losses[:3])
 
 

@@ -26,6 +26,7 @@ from stereotalker.motion.features import (
 from stereotalker.motion.language_prior import SLOT
 from stereotalker.motion.synthesize import MotionControls, Synthesizer, _joined
 from stereotalker.records import SAMPLE_RATE, Speech
+from stereotalker.runtime.stage_log import Log
 from stereotalker.smplx_layout import JOINT
 from stereotalker.training.loop import Checkpoint, fit
 from stereotalker.training.motion import make_example, training_loss
@@ -225,7 +226,7 @@ def test_training_learns_one_example_and_resumes_to_the_same_end(
             return value
 
         try:
-            fit(model, recorded_loss, options, Checkpoint(checkpoint, "inputs"), lambda *_: None, frozen="prior.")
+            fit(model, recorded_loss, options, Checkpoint(checkpoint, "inputs"), Log(), frozen="prior.")
         except KeyboardInterrupt:
             pass
         assert torch.equal(prior, model.prior.read.weight)

@@ -15,6 +15,7 @@ from stereotalker.evaluation.motion_metrics import (
     gesture_autoencoder_loss,
 )
 from stereotalker.records import SAMPLE_RATE, Motion, Speech, Timed
+from stereotalker.runtime.stage_log import Log
 from stereotalker.smplx_layout import JOINT
 from stereotalker.training.loop import Checkpoint, fit
 
@@ -146,7 +147,7 @@ def test_the_gesture_autoencoder_learns(speech, tiny_params, tmp_path):
         recorded_loss,
         tiny_params.gestures.training.model_copy(update={"steps": 20, "learning_rate": 3e-3}),
         Checkpoint(tmp_path / "a", "inputs"),
-        lambda *_: None,
+        Log(),
     )
     assert np.mean(losses[-4:]) < np.mean(losses[:4]) and model.features(motions).shape[1] == 4
     assert model.features([motions[0].frames(0, 3)] + motions).shape[0] == model.features(motions).shape[0]

@@ -49,7 +49,7 @@ def test_shards_of_another_recipe_are_not_kept(people, corpus, tiny_params, tmp_
     shutil.copytree(people, copy)
     made = []
     monkeypatch.setattr(build, "write_identity", lambda job: made.append(job) or "not now")
-    monkeypatch.setattr(build, "pool", lambda _: _Here())
+    monkeypatch.setattr(build, "pool", lambda *_: _Here())
 
     def make(params):
         return build_people(copy, tmp_path / "avatars", tiny_params.body, params, corpus)
@@ -133,7 +133,7 @@ def test_what_cannot_be_made_is_refused_and_the_rest_goes_on(people, corpus, tin
         write_shard(path, takes, extras)
 
     monkeypatch.setattr(build, "write_shard", write)
-    monkeypatch.setattr(build, "pool", lambda _: _Here())
+    monkeypatch.setattr(build, "pool", lambda *_: _Here())
     params = tiny_params.people.model_copy(
         update={"backgrounds": pictures, "identities": 3, "size": 32, "portrait_size": 32}
     )
@@ -174,7 +174,7 @@ def test_changed_speech_makes_new_shards(people, corpus, tiny_params, tmp_path, 
         shutil.copytree(corpus.parent / name, tmp_path / name)
     made = []
     monkeypatch.setattr(build, "write_identity", lambda job: made.append(job) or "not now")
-    monkeypatch.setattr(build, "pool", lambda _: _Here())
+    monkeypatch.setattr(build, "pool", lambda *_: _Here())
     file = next((tmp_path / "speech" / "train").glob("*.safetensors"))
     file.write_bytes(file.read_bytes()[:-4] + b"\1\2\3\4")
     with pytest.raises(UserError, match="not now"):
@@ -197,7 +197,7 @@ def test_workers_end_with_a_killed_parent(tmp_path):
     script.write_text(
         "import os, time\nfrom stereotalker.runtime.process_pool import pool\n"
         "def work(_):\n    print(os.getpid(), flush=True)\n    time.sleep(600)\n"
-        "if __name__ == '__main__':\n    with pool(1) as workers:\n        list(workers.map(work, [0]))\n"
+        "if __name__ == '__main__':\n    with pool('parent', 1) as workers:\n        list(workers.map(work, [0]))\n"
     )
     parent = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
     worker = psutil.Process(int(parent.stdout.readline()))

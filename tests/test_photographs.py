@@ -14,6 +14,7 @@ from stereotalker.errors import UserError
 from stereotalker.evaluation import rendering
 from stereotalker.params import FinishParams, PhotographsParams
 from stereotalker.records import SAMPLE_RATE, Motion
+from stereotalker.runtime.stage_log import Log
 from stereotalker.stages import stage_function
 from stereotalker.synthetic.actor import build_actor
 from stereotalker.training.critic import PatchCritic, critic_losses
@@ -138,7 +139,11 @@ def test_finishing_changes_the_denoiser_and_keeps_the_mean_of_both_weights(tiny_
     )
     draw = partial(draw_mixed, [person], [sample], 0.5, runs=2, frames=2, size=64)
     before, losses = deepcopy(model.state_dict()), []
-    log = lambda name, value, step: losses.append(value)  # noqa: E731
+
+    class Values(Log):
+        def __call__(self, name, value, step):
+            losses.append(value)
+
     finish_denoiser(
         model,
         critic(),
@@ -146,7 +151,7 @@ def test_finishing_changes_the_denoiser_and_keeps_the_mean_of_both_weights(tiny_
         draw,
         "ddim",
         options,
-        log,
+        Values(),
         Checkpoint(tmp_path / "checkpoint", "inputs"),
     )
     changed = [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])]
@@ -161,7 +166,7 @@ def test_finishing_changes_the_denoiser_and_keeps_the_mean_of_both_weights(tiny_
         draw,
         "ddim",
         options,
-        log,
+        Values(),
         Checkpoint(tmp_path / "checkpoint", "inputs"),
     )
     for name, value in half.named_parameters():

@@ -8,9 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import networkx as nx
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
+from stereotalker.media.video_files import read_frames
 from stereotalker.params import ROOT, load_params
 from stereotalker.runtime.home import Home
 from stereotalker.stages import STAGES
@@ -59,7 +63,8 @@ def copy_project(copy: Path) -> Path:
         shutil.copy(ROOT / name, copy / name)
     ignored = shutil.ignore_patterns("__pycache__", "flows", "tasks")
     shutil.copytree(ROOT / "stereotalker", copy / "stereotalker", ignore=ignored)
-    shutil.copytree(ROOT / "data" / "recordings", copy / "data" / "recordings")
+    for name in ("recordings", "inputs"):
+        shutil.copytree(ROOT / "data" / name, copy / "data" / name)
     params = (copy / "params.yaml").read_text().replace("scale: mini", "scale: tiny")
     (copy / "params.yaml").write_text(params)
     return copy
@@ -102,6 +107,30 @@ def test_every_stage_writes_its_weights_metrics_and_tracking_run(trained_project
     check_results(trained_project)
 
 
+PREVIEWS = {
+    "audio": "png", "prior": "md", "motion": "mp4", "gestures": "png", "masks": "jpg", "dense": "jpg", "render": "jpg",
+    "finish": "jpg",
+}  # fmt: skip
+
+
+def test_every_training_shows_its_model_to_a_person(trained_project):
+    files = list((trained_project / "data" / "logs" / "previews").iterdir())
+    found = {path.stem.partition("-")[0]: path for path in files}
+    assert PREVIEWS.items() <= {name: path.suffix[1:] for name, path in found.items()}.items()
+    for name, path in found.items():
+        if path.suffix == ".md":
+            assert path.read_text().count("\n") > 2, name
+        elif path.suffix == ".mp4":
+            frames = read_frames(path)
+            assert len(frames) > 10 and np.ptp(frames) > 100 and (frames[0] != frames[-1]).any()
+        else:
+            assert np.ptp(np.asarray(Image.open(path).convert("RGB"))) > 100, name
+    tracker = Tracker(Home(trained_project / "runs"), "training")
+    for run in tracker.find({"stage": "motion"}):
+        assert tracker.attached(run.id, found["motion"].name) == found["motion"].read_bytes()
+        assert tracker.attached(run.id, found["prior"].name) == found["prior"].read_bytes()
+
+
 # Numbers of params.yaml, each with another value, and the stages that read it.
 NUMBERS = {
     "speech.codecs": (0.4, {"speech"}),
@@ -117,6 +146,19 @@ NUMBERS = {
     "evaluate.words": (3, {"evaluate"}),
     "quality.black": (10.0, set()),
     "releases.wait_hours": (24, set()),
+}
+
+
+_RENDERER = {"render", "ablation", "finish", "evaluate"}
+# The stages that follow if the outputs of those change, too.
+FOLLOWERS = {
+    "speech.codecs": {"audio", "motion", "gestures", "people", "photographs", "masks", "dense", *_RENDERER},
+    "audio.training.steps": {"motion", "evaluate"},
+    "motion.guidance": set(),
+    "gestures.features": {"evaluate"},
+    "masks.training.learning_rate": {"dense", *_RENDERER},
+    "dense.training.steps": _RENDERER,
+    "finish.critic": {"evaluate"},
 }
 
 
@@ -142,6 +184,17 @@ def stale(project: Path) -> set[str]:
         return set(repo.status(targets=[stage for stage in STAGES if stage not in UNAVAILABLE]))
 
 
+def followers(project: Path, stages: set[str]) -> set[str]:
+    """The stages that read what these write, directly or not; of those that run here."""
+    from dvc.repo import Repo
+
+    with contextlib.chdir(project), Repo() as repo:
+        graph = repo.index.graph  # from a stage to those that it needs
+        named = {getattr(node, "name", node.addressing): node for node in graph}
+        found = {getattr(n, "name", "") for stage in stages for n in nx.ancestors(graph, named[stage])}
+    return found & set(STAGES) - set(UNAVAILABLE) - stages
+
+
 def test_a_changed_number_repeats_the_stages_that_read_it_and_no_other(locked_project):
     path = locked_project / "params.yaml"
     text = path.read_text()
@@ -160,6 +213,11 @@ def test_a_changed_number_repeats_the_stages_that_read_it_and_no_other(locked_pr
     path.write_text(text)
 
 
+def test_the_stages_that_follow_are_those_that_read_what_changes(locked_project):
+    for name, expected in FOLLOWERS.items():
+        assert followers(locked_project, NUMBERS[name][1]) == expected, name
+
+
 def test_changed_code_makes_what_imports_it_stale(locked_project):
     sampler = locked_project / "stereotalker" / "diffusion" / "sampling.py"
     text = sampler.read_text()
@@ -167,6 +225,15 @@ def test_changed_code_makes_what_imports_it_stale(locked_project):
     found = stale(locked_project)
     sampler.write_text(text)
     assert "evaluate" in found and not found & {"speech", "audio", "test_set", "people"}
+
+
+def test_dvc_draws_the_curve_of_a_training(locked_project):
+    from dvc.repo import Repo
+
+    with contextlib.chdir(locked_project), Repo() as repo:
+        drawn = repo.plots.show(["data/logs/audio"])["workspace"]
+    [point] = drawn["sources"]["data"]["data/logs/audio/loss.tsv"]["data"]
+    assert float(point["loss"]) > 0 and point["step"] == "4"
 
 
 def test_dvc_yaml_names_the_code_of_every_stage():
@@ -190,11 +257,17 @@ from stereotalker.runtime.environment import set_library_defaults
 set_library_defaults()
 import torch
 from stereotalker.params import load_params
+from stereotalker.runtime.stage_log import Log
 from stereotalker.stages import TRAINING_STAGES, stage_function
 from stereotalker.training import loop
 
 loop.CHECKPOINT_EVERY_S = -1.0
-original = loop._save
+original, steps = loop._save, []
+
+class Steps(Log):
+    def __call__(self, name, value, step):
+        if name.endswith("loss"):
+            steps.append(step)
 
 def save_and_die(*arguments):
     original(*arguments)
@@ -204,9 +277,7 @@ def run(stage, is_killed):
     torch.set_num_threads(1)
     if is_killed:
         loop._save = save_and_die
-    steps = []
-    log = lambda name, value, step: steps.append(step) if name.endswith("loss") else None
-    stage_function(stage)(load_params(Path("params.yaml")), log)
+    stage_function(stage)(load_params(Path("params.yaml")), Steps())
     return min(steps)
 
 for stage in TRAINING_STAGES:

@@ -282,29 +282,6 @@ def run(home, tiny_params, tmp_path):
     return produce_with_champion
 
 
-def test_a_promotion_and_a_rollback_change_nothing_of_a_running_batch(two, registry, run, tmp_path, monkeypatch):
-    """Twenty clips, all of one release; the champion changes after the third and is rolled back after the tenth."""
-    first, second = two
-    registry.promote(first, "better")
-    undisturbed = run(small(tmp_path, 20), "calm", fresh_store=tmp_path / "calm-store")
-    made, original = [], ClipMaker.speech
-
-    def disturb(self, clip, timings):
-        made.append(clip.id)
-        if len(made) == 3:
-            registry.promote(second, "in the middle of the night")
-        if len(made) == 10:
-            registry.roll_back()
-        return original(self, clip, timings)
-
-    monkeypatch.setattr(ClipMaker, "speech", disturb)
-    disturbed = run(small(tmp_path, 20), "disturbed", fresh_store=tmp_path / "other-store")
-    assert len(made) == 20 and len(disturbed.results) == len(undisturbed.results) == 20
-    calm, busy = (records(tmp_path / out) for out in ("calm", "disturbed"))
-    assert [r["made"]["video"] for r in calm] == [r["made"]["video"] for r in busy] and len(calm) == 20
-    assert {r["made"]["release"]["digest"] for r in busy} == {first.digest}
-
-
 def test_a_batch_that_was_stopped_goes_on_with_its_release(two, registry, run, tmp_path, monkeypatch):
     first, second = two
     registry.promote(first, "better")

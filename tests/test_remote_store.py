@@ -7,11 +7,9 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import boto3
 import pytest
 import s3fs
 from batch_helpers import write_batch
-from moto.server import ThreadedMotoServer
 
 from stereotalker.errors import Unavailable, UserError
 from stereotalker.flows.produce import produce
@@ -23,28 +21,6 @@ from stereotalker.store.local import MARKER, Store
 from stereotalker.store.remote import RemoteStore, open_store
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(scope="module")
-def s3():
-    """A client of the server. fsspec finds the server through the environment, as it would find that of a studio."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    settings = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)
-    client = boto3.client("s3")
-    client.create_bucket(Bucket="studio")
-    yield client
-    server.stop()
-    for name, value in before.items():
-        os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 class FaultyProxy(ThreadingHTTPServer):

@@ -7,13 +7,15 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-from batch_helpers import cli, copy_home
+from batch_helpers import cli, copy_home, write_batch
 from release_helpers import other_weights, register
 from scipy.io import wavfile
 
@@ -23,7 +25,9 @@ from stereotalker.dataset.test_set import leaks
 from stereotalker.errors import Unavailable, UserError
 from stereotalker.evaluation.release_comparison import Comparison, GateRow, Measure, judge
 from stereotalker.flows import retrain as flow
+from stereotalker.flows.produce import produce
 from stereotalker.params import ROOT, Gate, load_params
+from stereotalker.production.clip import ClipMaker
 from stereotalker.records import Speech, load, save
 from stereotalker.runtime.process_identity import identity
 from stereotalker.tasks import compute_lock, working_copy
@@ -167,7 +171,7 @@ def test_a_training_waits_for_a_batch_and_is_never_stopped_while_it_writes(home,
             seen.append(wanted[-1])
         return len(wanted) <= 12
 
-    copy.reproduce(("audio",), None, must_wait)
+    copy.reproduce(("audio",), None, must_wait, None)
     assert wanted[3] > wanted[0]  # it went on while the database was locked
     assert len(set(seen[1:])) == 1 and int(ticks.read_text()) == 399  # it stood still, and went on to its end
 
@@ -281,7 +285,10 @@ def test_a_bad_challenger_is_refused_and_a_better_one_is_promoted(studio, checko
     (checkout / "params.yaml").write_text(yaml.safe_dump(longer))
     commit(checkout, "Train longer")
     add_recordings(recordings(tmp_path / "mine"), checkout / "data/recordings", "mine", "CC0-1.0", "the speaker")
-    assert flow.retrain(("audio", "motion")) is True
+    with ThreadPoolExecutor() as threads:
+        training = threads.submit(flow.retrain, ("audio", "motion"))
+        check_batch_is_undisturbed(studio, params, registry, refused, training, tmp_path, monkeypatch)
+        assert training.result() is True
     champion = registry.champion()
     release = registry.manifest(champion)
     assert champion.number == refused.number + 1 and registry.previous() == refused
@@ -299,6 +306,39 @@ def test_a_bad_challenger_is_refused_and_a_better_one_is_promoted(studio, checko
     with pytest.raises(UserError, match="stage 'audo'|stage audo is unknown"):
         flow.retrain(("audo",))
     assert resolve(studio, params.releases).number == refused.number
+
+
+def check_batch_is_undisturbed(studio, params, registry, champion, training, tmp_path, monkeypatch):
+    """Twenty clips, all of one release, while a retraining trains. After the third clip another release is promoted,
+    and after the tenth the champion is rolled back."""
+    process, deadline = studio.root / "retrain" / "process", time.monotonic() + 300
+    while not process.exists():
+        assert time.monotonic() < deadline and not training.done()
+        time.sleep(0.05)
+    made, original = [], ClipMaker.speech
+
+    def disturb(self, clip, timings):
+        made.append(clip.id)
+        if len(made) == 3:
+            registry.promote(registry.find(0), "in the middle of the night")
+        if len(made) == 10:
+            registry.roll_back()
+        return original(self, clip, timings)
+
+    batch = write_batch(tmp_path, [{"id": f"c{k}", "script": f"Clip number {k}."} for k in range(20)])
+
+    def run(name, release=None):
+        own_store = params.with_produce({"store": str(tmp_path / f"{name}-store")})
+        assert len(produce(batch, tmp_path / name, own_store, studio, "inline", release=release).results) == 20
+        return [json.loads(path.read_text())["made"] for path in sorted((tmp_path / name).glob("*/*.json"))]
+
+    with monkeypatch.context() as disturbed:
+        disturbed.setattr(ClipMaker, "speech", disturb)
+        busy = run("busy")
+    assert not training.done() and registry.champion() == champion  # the training waited
+    calm = run("calm", release=champion.number)
+    assert len(made) == len(busy) == 20 and [record["video"] for record in busy] == [record["video"] for record in calm]
+    assert {record["release"]["digest"] for record in busy} == {champion.digest}
 
 
 def get_source(function) -> str:

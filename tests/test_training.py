@@ -14,6 +14,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from stereotalker.errors import UserError
 from stereotalker.params import Training
+from stereotalker.runtime.stage_log import FileLog, Log
 from stereotalker.training import loop
 from stereotalker.training.loop import Checkpoint, Diverged, fit
 
@@ -39,7 +40,7 @@ def test_the_loss_gets_the_batch_of_its_step(tmp_path):
         batches.append(batch)
         return model(batch).square().mean() + torch.rand(())
 
-    fit(model, loss, OPTIONS, Checkpoint(tmp_path / "checkpoint", "inputs"), lambda *_: None, draw=partial(draw, 5))
+    fit(model, loss, OPTIONS, Checkpoint(tmp_path / "checkpoint", "inputs"), Log(), draw=partial(draw, 5))
     assert len(batches) == OPTIONS.steps and torch.equal(batches[2], draw(5, np.random.default_rng([OPTIONS.seed, 2])))
 
 
@@ -56,7 +57,7 @@ def test_torch_draws_depend_only_on_seed_and_step(tmp_path):
             loss,
             OPTIONS.model_copy(update={"steps": 3}),
             Checkpoint(tmp_path / str(k), "inputs"),
-            lambda *_: None,
+            Log(),
         )
     assert drawn[:3] == drawn[3:] and len({float(d) for d in drawn}) == 3
 
@@ -78,13 +79,44 @@ def test_a_stopped_training_resumes_to_the_same_weights(tmp_path, monkeypatch):
                 raise _Stopped
             return model(batch + torch.rand(5)).square().mean()
 
-        fit(model, loss, OPTIONS, Checkpoint(checkpoint, "inputs"), lambda *_: None, draw=partial(draw, 5))
+        fit(model, loss, OPTIONS, Checkpoint(checkpoint, "inputs"), Log(), draw=partial(draw, 5))
         return model.weight
 
     whole = train(tmp_path / "whole", None)
     with pytest.raises(_Stopped):
         train(tmp_path / "stopped", 4)
     assert torch.equal(train(tmp_path / "stopped", None), whole)
+
+
+class ShownWeights(Log):
+    """Keeps what a preview sees, and spoils what a preview might: torch's random state."""
+
+    def __init__(self):
+        self.weights, self.steps = [], []
+
+    def preview(self, name, model, step):
+        assert not model.training
+        self.weights.append(model.weight.detach().clone())
+        self.steps.append(step)
+        torch.manual_seed(99)
+
+
+def test_previews_show_the_averaged_weights_and_change_no_result(tmp_path, monkeypatch):
+    def train(log):
+        torch.manual_seed(0)
+        model = spectral_norm(nn.Linear(5, 3))
+        loss = lambda batch: model(batch + torch.rand(5)).square().mean()  # noqa: E731
+        fit(model, loss, OPTIONS, Checkpoint(tmp_path / "checkpoint", "inputs"), log, draw=partial(draw, 5))
+        (tmp_path / "checkpoint").unlink()
+        return model.weight
+
+    at_end, always = ShownWeights(), ShownWeights()
+    undisturbed = train(at_end)
+    monkeypatch.setattr(loop, "PREVIEW_EVERY_S", -1.0)
+    assert torch.equal(train(always), undisturbed)
+    assert at_end.steps == [OPTIONS.steps] and always.steps == list(range(1, OPTIONS.steps + 1))
+    assert torch.equal(at_end.weights[0], undisturbed) and torch.equal(always.weights[-1], undisturbed)
+    assert not torch.equal(always.weights[0], always.weights[1])
 
 
 def linear_loss(model):
@@ -106,7 +138,7 @@ def test_a_checkpoint_of_other_inputs_is_not_continued(tmp_path, monkeypatch, ca
             batches.append(batch)
             return linear_loss(model)(batch)
 
-        fit(model, loss, OPTIONS, Checkpoint(path, inputs), lambda *_: None, draw=partial(draw, 5))
+        fit(model, loss, OPTIONS, Checkpoint(path, inputs), Log(), draw=partial(draw, 5))
 
     with pytest.raises(_Stopped):
         train("first", stop=4)
@@ -125,7 +157,7 @@ def test_a_finished_part_of_a_stage_is_not_trained_again(tmp_path):
         torch.manual_seed(0)
         model = nn.Linear(5, 1)
         loss = linear_loss(model)
-        fit(model, lambda b: steps.append(1) or loss(b), OPTIONS, place, lambda *_: None, draw=partial(draw, 5))
+        fit(model, lambda b: steps.append(1) or loss(b), OPTIONS, place, Log(), draw=partial(draw, 5))
         return model.weight
 
     assert torch.equal(train(), train()) and len(steps) == OPTIONS.steps
@@ -145,7 +177,7 @@ def test_a_training_that_diverges_ends_and_saves_nothing(tmp_path, monkeypatch, 
         return value * float("nan") if what == "loss" else value + (model.weight.sum() * 0).abs().sqrt()
 
     with pytest.raises(Diverged, match="at step 4"):
-        fit(model, loss, OPTIONS, place, lambda *_: None, draw=partial(draw, 5))
+        fit(model, loss, OPTIONS, place, Log(), draw=partial(draw, 5))
     with safetensors.safe_open(place.path, "pt") as file:
         assert all(torch.isfinite(file.get_tensor(name)).all() for name in file.keys())
 
@@ -157,7 +189,13 @@ import torch
 from torch import nn
 from stereotalker.params import Training
 from stereotalker.runtime.process_group import process_group, process_number
+from stereotalker.runtime.stage_log import Log
 from stereotalker.training.loop import Checkpoint, fit
+
+class Losses(Log):
+    def __call__(self, name, value, step):
+        if name == "loss":
+            losses.append(value)
 
 folder, steps, batch = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 torch.set_num_threads(1)
@@ -170,8 +208,7 @@ with process_group() as processes:
         x = torch.from_numpy(rng.normal(size=(options.batch, 8))).float()
         return (model(x)[:, 0] - x[:, 0] * x[:, 1]).square().mean()
 
-    log = lambda name, value, step: losses.append(value) if name == "loss" else None
-    fit(model, loss, options, Checkpoint(Path(folder, f"c{processes}"), "inputs"), log)
+    fit(model, loss, options, Checkpoint(Path(folder, f"c{processes}"), "inputs"), Losses())
     total = float(sum(p.abs().sum() for p in model.parameters()))
     Path(folder, f"{processes}-{process_number()}.json").write_text(json.dumps([losses, total]))
 """
@@ -203,3 +240,23 @@ def test_a_batch_that_cannot_be_divided_is_refused(tiny_params):
     assert tiny_params.per_process(2).finish.training.batch == tiny_params.finish.training.batch // 2
     with pytest.raises(UserError, match="cannot be divided among 3"):
         tiny_params.per_process(3)
+
+
+def test_a_curve_goes_on_where_the_training_does(tmp_path, capsys):
+    path = tmp_path / "logs" / "loss.tsv"
+
+    def note(*steps):
+        log = FileLog("audio", path.parent)
+        for step in steps:
+            log("loss", step / 10, step)
+
+    note(50, 100, 150)
+    note(100, 150)  # from a checkpoint at step 70
+    assert path.read_text() == "step\tloss\n50\t5\n100\t10\n150\t15\n"
+    with open(path, "a") as file:
+        file.write("20")  # cut off by a crash
+    note(200)
+    assert path.read_text().splitlines()[-2:] == ["150\t15", "200\t20"]
+    note(50)  # from the beginning
+    assert path.read_text() == "step\tloss\n50\t5\n"
+    assert "audio step     50  loss 5.00000" in capsys.readouterr().out

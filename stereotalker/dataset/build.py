@@ -82,7 +82,7 @@ def build_people(
         path = folder / part / f"people-{identity:06d}.tar"
         if not path.exists():  # a shard gets its name when it is complete, so an existing one is complete
             jobs.append(IdentityJob(path, identity, body, params, speeches / part, pictures))
-    with pool(processes) as workers:
+    with pool(__name__, processes) as workers:
         for count, (job, reason) in enumerate(zip(jobs, workers.map(write_identity, jobs), strict=True), 1):
             if reason:
                 rejected.append({"identity": job.identity, "reason": reason})

@@ -109,7 +109,7 @@ def build_corpus(
     }
     held_out_texts = {normalized(r.text) for r in recordings if r.part == "held_out"}
     rows: dict[str, list[Utterance]] = {part: [] for part in PARTS}
-    with pool(processes) as workers:
+    with pool(__name__, processes) as workers:
         scripts = [_draw_script(index, sentences, held_out_texts, params) for index in range(params.utterances)]
         results = [
             *workers.map(partial(_synthesize, folder, params, audio), scripts, chunksize=8),

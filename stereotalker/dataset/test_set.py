@@ -72,7 +72,7 @@ def build_test_set(
         IdentityJob(target / f"people-{identity:06d}.tar", identity, body, shots, folder / SPEECH, ())
         for identity in range(first, last)
     ]
-    with pool(None) as workers:
+    with pool(__name__) as workers:
         for job, reason in zip(jobs, workers.map(write_identity, jobs), strict=True):
             if reason:
                 raise UserError(f"test_set: person {job.identity} cannot be made: {reason}")

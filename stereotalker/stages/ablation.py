@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stereotalker.params import Params
 from stereotalker.render.denoiser import read_denoiser, upcycle
-from stereotalker.runtime.stage_log import Log
+from stereotalker.runtime.stage_log import Log, PrefixedLog
 from stereotalker.stages.denoiser_inputs import denoiser_inputs
 from stereotalker.stages.inputs import checkpoint
 from stereotalker.stages.paths import ABLATED, DENSE, PEOPLE, WEIGHTS
@@ -17,14 +17,9 @@ def run(params: Params, log: Log) -> None:
     section, inputs = params.render, denoiser_inputs(params)
     data = [PEOPLE / "train", weights_file("masks", WEIGHTS), DENSE]
     for kinds in params.ablation.experts:
-
-        def log_with_kinds(name, value, step, kinds=kinds):
-            return log(f"{kinds}.{name}", value, step)
-
         model = upcycle(read_denoiser(DENSE), kinds)
         start = checkpoint("ablation", kinds, [section, params.body, params.people], data)
-        save_weights(
-            train_denoiser(model, *inputs, section.scheduler, section.training, log_with_kinds, start),
-            ABLATED / f"{kinds}.safetensors",
-        )
+        named_log = PrefixedLog(log, f"{kinds}.")
+        trained = train_denoiser(model, *inputs, section.scheduler, section.training, named_log, start)
+        save_weights(trained, ABLATED / f"{kinds}.safetensors")
         start.remove()

@@ -10,6 +10,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from stereotalker.store.files import write_atomic
 
 _LOG_EVERY = 50  # steps between two values of the loss in the log
 CHECKPOINT_EVERY_S = 180  # seconds between checkpoints
+PREVIEW_EVERY_S = 900  # seconds between previews of the model; a preview costs some seconds
 _EMA_DECAY = 0.998  # of the moving average of the weights, per step
 _MAX_DRAWING_PROCESSES = 8  # that draw batches ahead of a model on a GPU
 
@@ -78,7 +80,8 @@ def fit(
     instead of `rng`; if the model is on a GPU, separate processes then draw batches ahead of it. `checkpoint` is a
     safetensors file, which is written every CHECKPOINT_EVERY_S and at the end; the caller removes it when it has
     saved the model, so that a process that is killed in between loses nothing. Parameters whose names begin
-    with `frozen` are not trained. Raises Diverged if the loss or a gradient is not finite.
+    with `frozen` are not trained. `log.preview` is called every PREVIEW_EVERY_S and at the end; it changes no result.
+    Raises Diverged if the loss or a gradient is not finite.
 
     In a process group (torchrun), every process draws batches of its own, and their gradients are averaged. The first
     process alone logs and writes checkpoints.
@@ -91,7 +94,8 @@ def fit(
     buffers = dict(model.named_buffers())
     step = saved_step = _resume(checkpoint, named, average, buffers, optimizer)
     model.train()
-    saved, started, recent, norms = time.monotonic(), time.monotonic(), [], []
+    saved = shown = started = time.monotonic()
+    recent, norms = [], []
     for batch in _batches(draw, options, step, next(iter(named.values())).device.type):
         torch.manual_seed(options.seed * 1_000_003 + step)  # dropout inside library models has no generator argument
         rate = _rate(step, options)
@@ -124,12 +128,36 @@ def fit(
             if process_number() == 0:
                 _save(checkpoint, step, named, average, buffers, optimizer)
             saved = time.monotonic()
+        if process_number() == 0 and time.monotonic() - shown > PREVIEW_EVERY_S and step < options.steps:
+            with _averaged(model, named, average):
+                log.preview(checkpoint.path.stem, model, step)
+            shown = time.monotonic()
     if process_number() == 0 and saved_step < options.steps:
         _save(checkpoint, step, named, average, buffers, optimizer)
-    with torch.no_grad():
-        for name, p in named.items():
-            p.copy_(average[name])
+    _copy(average, named)
     model.eval()
+    if process_number() == 0:
+        log.preview(checkpoint.path.stem, model, step)
+
+
+@contextmanager
+def _averaged(model: nn.Module, named: dict[str, nn.Parameter], average: dict[str, torch.Tensor]) -> Iterator[None]:
+    """Give the model its averaged weights, in evaluation mode, during the block."""
+    trained = {name: p.detach().clone() for name, p in named.items()}
+    _copy(average, named)
+    model.eval()
+    try:
+        yield
+    finally:
+        _copy(trained, named)
+        model.train()
+
+
+@torch.no_grad()
+def _copy(values: dict[str, torch.Tensor], named: dict[str, nn.Parameter]) -> None:
+    """Set the parameters to the values of their names."""
+    for name, p in named.items():
+        p.copy_(values[name])
 
 
 def _batches(

@@ -108,7 +108,7 @@ def read_people(
     jobs = [(shard, body, params.seed, params.wrong, wrong) for shard in shards]
     if len(shards) < _MIN_SHARDS_FOR_POOL:
         return [sample for job in jobs for sample in _read_shard_samples(job)]
-    with pool() as workers:
+    with pool(__name__) as workers:
         return [sample for samples in workers.map(_read_in_worker, jobs) for sample in samples]
 
 
