@@ -17,13 +17,15 @@ from prefect.exceptions import FlowPauseTimeout
 from prefect.flow_runs import pause_flow_run
 from prefect.input import RunInput
 
-from stereotalker.dataset.recordings import read_cards
+from stereotalker.dataset.data_card import data_card
+from stereotalker.dataset.recordings import SetCard, read_cards
 from stereotalker.dataset.test_set import leaks
 from stereotalker.errors import UserError
 from stereotalker.evaluation.release_comparison import Comparison, compare, read_test_set
 from stereotalker.models import Models
 from stereotalker.params import Params, load_params
 from stereotalker.releases.card import model_card
+from stereotalker.releases.model_store import CARD, DATA_CARD
 from stereotalker.releases.release import FILES, WEIGHTS_FILES, Release, Source, libraries
 from stereotalker.runtime.home import Home
 from stereotalker.stages import STAGES
@@ -121,9 +123,10 @@ def judge(run: Retraining, champion: Registered, challenger: Registered) -> Comp
         _record(run.home, champion, challenger, comparison)
     except Exception as error:  # hours of training do not end because of a record; the card has the table
         print(f"note: MLflow did not take the comparison: {error}")
-    run.registry.attach_card(
-        challenger, model_card(run.registry.manifest(challenger), str(champion), comparison.table())
-    )
+    card = model_card(run.registry.manifest(challenger), str(champion), comparison.table())
+    run.registry.attach(challenger, CARD, card)
+    data = data_card(folder / SPEECH, folder / PEOPLE, folder / TEST_SET, _added_sets(run))
+    run.registry.attach(challenger, DATA_CARD, data)
     return comparison
 
 
@@ -221,15 +224,16 @@ def _locked_data(folder: Path) -> dict[str, str]:
 
 def _added_sources(run: Retraining, before: Release) -> list[Source]:
     """The added sets of recordings that the champion does not name, with their licences."""
-    if not run.params.speech.added:
-        return []
-    cards = read_cards(run.copy.folder / run.params.speech.added)
     sources = [
         Source(
             f"recordings {c.name}: {c.speakers} speakers, {c.seconds:.0f} s; consent: {c.consent}",
             "audio, motion",
             c.licence,
         )
-        for c in cards
+        for c in _added_sets(run)
     ]
     return [source for source in sources if source not in before.sources]
+
+
+def _added_sets(run: Retraining) -> list[SetCard]:
+    return read_cards(run.copy.folder / run.params.speech.added) if run.params.speech.added else []

@@ -18,8 +18,9 @@ from filelock import FileLock, Timeout
 
 from stereotalker.errors import Unavailable, UserError, is_network_fault
 from stereotalker.params import Params, ReleaseParams
+from stereotalker.releases.card import model_card
 from stereotalker.releases.ledger import START, Entry, Ledger
-from stereotalker.releases.model_store import CARD, SIGNATURE, ModelStore
+from stereotalker.releases.model_store import CARD, DATA_CARD, SIGNATURE, ModelStore
 from stereotalker.releases.release import SHIPPED_NUMBER, Release, shipped_files, shipped_release
 from stereotalker.releases.signing import is_signed, key_pair, sign
 from stereotalker.runtime.home import Home
@@ -125,9 +126,14 @@ class Registry:
             return shipped_files()
         return {name: self.store.file(sha256) for name, sha256 in release.files.items()}
 
-    def attach_card(self, registered: Registered, card: str) -> None:
-        """Replace the model card of a release."""
-        self.store.attach(registered.digest, CARD, card.encode())
+    def cards(self, registered: Registered) -> list[str]:
+        """The model card of a release, and its data card if a retraining made it."""
+        found = (self.store.read(registered.digest, name) for name in (CARD, DATA_CARD))
+        return [data.decode() for data in found if data] or [model_card(self.manifest(registered), "", "")]
+
+    def attach(self, registered: Registered, name: str, text: str) -> None:
+        """Write or replace a card of a release: its model card (CARD) or its data card (DATA_CARD)."""
+        self.store.attach(registered.digest, name, text.encode())
 
     def register(self, release: Release, files: dict[str, Path], card: str, run: str | None = None) -> Registered:
         """Store, sign and register a release, and make it the challenger. files: by name; run: of its training."""

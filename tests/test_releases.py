@@ -342,6 +342,7 @@ def test_a_batch_that_began_with_another_package_goes_on_with_the_new_one(run, t
 def test_the_command_line_lists_shows_compares_moves_and_verifies(two, home):
     assert "challenger" in cli("models", "list", home=home).stdout
     assert "file     masks.safetensors" in cli("models", "show", "1", home=home).stdout
+    assert cli("models", "show", "0", "--cards", home=home).stdout.startswith("# StereoTalker, model card")
     assert "masks.safetensors" in cli("models", "compare", "1", "2", home=home).stdout
     assert "they do not differ" in cli("models", "compare", "1", "1", home=home).stdout
     assert "is the champion" in cli("models", "promote", "2", "--because", "I looked at it", home=home).stdout

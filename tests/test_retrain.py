@@ -293,6 +293,9 @@ def test_a_bad_challenger_is_refused_and_a_better_one_is_promoted(studio, checko
     release = registry.manifest(champion)
     assert champion.number == refused.number + 1 and registry.previous() == refused
     assert set(release.runs) == {"audio", "motion"} and {"data/speech", "data/recordings/mine"} <= set(release.data)
+    cards = cli("models", "show", str(champion.number), "--cards", home=studio).stdout
+    assert "## Compared with release 1" in cards and "| mine | 2 | 1 | 0.0 | CC0-1.0 | the speaker |" in cards
+    assert "| training | synthetic | en-us |" in cards and "Version 1, digest" in cards
     assert any("mine" in source.source and source.licence == "CC0-1.0" for source in release.sources)
     assert resolve(studio, params.releases).number == champion.number  # the next batch uses it, without a restart
     assert registry.faults(champion) == [] and registry.ledger_faults() == []

@@ -30,10 +30,17 @@ def list_releases(params: ParamsFile = None) -> None:
 
 
 @app.command()
-def show(number: Number, params: ParamsFile = None) -> None:
+def show(
+    number: Number,
+    cards: Annotated[bool, typer.Option("--cards", help="its model card and its data card instead")] = False,
+    params: ParamsFile = None,
+) -> None:
     """Show what a release consists of, and what became of it."""
     registry = _registry(params)
     registered = registry.find(number)
+    if cards:
+        print("\n".join(registry.cards(registered)))
+        return
     release = registry.manifest(registered)
     print(f"{registered.digest}\nmade     {release.made or 'with the package'}\ncommit   {release.commit or 'none'}")
     print(f"code     {release.code}\nlock     {release.lock or 'none'}")

@@ -4,6 +4,7 @@ sha256/DIGEST                    a file of a release
 releases/DIGEST/release.json     the manifest of a release
 releases/DIGEST/release.sig      its signature, see signing.py
 releases/DIGEST/card.md          its model card
+releases/DIGEST/data.md          its data card
 
 A file never changes once it is there, so a local copy is used without asking again. What is read is verified.
 """
@@ -20,7 +21,7 @@ from stereotalker.store.digests import bytes_digest, file_digest
 from stereotalker.store.files import copy_atomic, replacing, write_atomic
 from stereotalker.store.urls import RemoteFolder, is_url
 
-MANIFEST, SIGNATURE, CARD = "release.json", "release.sig", "card.md"
+MANIFEST, SIGNATURE, CARD, DATA_CARD = "release.json", "release.sig", "card.md", "data.md"
 
 
 class ModelStore:
