@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import yaml
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.exceptions import FlowPauseTimeout
@@ -18,6 +17,7 @@ from prefect.flow_runs import pause_flow_run
 from prefect.input import RunInput
 
 from stereotalker.dataset.data_card import data_card
+from stereotalker.dataset.inputs import input_sources
 from stereotalker.dataset.recordings import SetCard, read_cards
 from stereotalker.dataset.test_set import leaks
 from stereotalker.errors import UserError
@@ -60,14 +60,20 @@ class Retraining:
     registry: Registry
     stages: tuple[str, ...]
 
+    def must_wait(self) -> bool:
+        """Whether a batch computes on this machine, for which the retraining makes room."""
+        return is_batch_running(self.home)
+
 
 @task(name="dvc repro", cache_policy=NO_CACHE, persist_result=False)
 def reproduce(run: Retraining, params: Path | None) -> None:
     """Bring the data and the weights of the stages up to date. DVC decides what is stale."""
     if run.params.speech.added:
         run.copy.take_recordings(run.params.speech.added)
-    stages = (*run.stages, *_MORE_STAGES)
-    run.copy.reproduce(stages, params, lambda: is_batch_running(run.home), run.params.releases.data)
+    run.copy.use_remote(run.params.releases.data)
+    run.copy.take_inputs(run.must_wait)
+    input_sources(run.copy.folder)  # a missing licence is said before the training, not after it
+    run.copy.reproduce((*run.stages, *_MORE_STAGES), params, run.must_wait)
 
 
 @task(name="register", cache_policy=NO_CACHE, persist_result=False)
@@ -100,7 +106,7 @@ def register(run: Retraining, champion: Registered) -> Registered:
         lock=file_digest(lock) if lock.is_file() else "",
         sources=(*before.sources, *_added_sources(run, before)),
         commit=commit,
-        data=_locked_data(run.copy.folder),
+        data=run.copy.data(),
         runs=kept | trained_by(run.home, {name: path for name, path in trained.items() if name in changed}),
         made=datetime.now(UTC).isoformat(timespec="seconds"),
     )
@@ -162,27 +168,57 @@ def retrain(stages: tuple[str, ...] = (), params: str | None = None) -> bool:
     params.yaml. Raises UserError for an unknown stage, or if nothing was trained that was not judged before.
     """
     home, path = Home.default(), Path(params).resolve() if params else None
-    notified = load_params(path).produce.notify
-    with failures_notified(notified, "retrain"):
+    with failures_notified(load_params(path).produce.notify, "retrain"):
         with retraining_of(home):
-            copy = WorkingCopy.open(home)
-            # The copy trains with these parameters, and what is recorded and judged is what it trains with.
-            loaded = load_params(path or copy.folder / "params.yaml")
-            chosen = stages or tuple(loaded.releases.retrain)
-            if unknown := set(chosen) - set(STAGES):
-                raise UserError(f"stage {', '.join(sorted(unknown))} is unknown; expected some of {', '.join(STAGES)}")
-            run = Retraining(loaded, home, copy, Registry(home, loaded.releases), chosen)
+            run = _opened(home, path, stages)
             reproduce(run, path)
             champion = run.registry.champion()
             challenger = register(run, champion)
-            while is_batch_running(home):
-                time.sleep(_POLL_S)
-            comparison = judge(run, champion, challenger)
-        print(comparison.table())
-        is_promoted = _decided(run, champion, challenger, comparison)  # a person may take days
+            comparison = _judged(run, champion, challenger)
+        return _finished(run, champion, challenger, comparison)
+
+
+@flow(name="judge", persist_result=False)
+def judge_again(number: int) -> bool:
+    """Judge a registered release on the test set, by the gates of today. Returns whether it is the champion now.
+
+    Raises UserError for an unknown release, and for the champion.
+    """
+    home = Home.default()
+    with retraining_of(home):
+        run = _opened(home, None, _MORE_STAGES)
+        champion, challenger = run.registry.champion(), run.registry.find(number)
+        if champion == challenger:
+            raise UserError(f"{challenger} is the champion; another release is judged against it")
+        reproduce(run, None)
+        comparison = _judged(run, champion, challenger)
+    return _finished(run, champion, challenger, comparison)
+
+
+def _opened(home: Home, params: Path | None, stages: tuple[str, ...]) -> Retraining:
+    """The working copy at the checkout's commit, and the parameters with which it trains, is recorded and judged."""
+    copy = WorkingCopy.open(home)
+    loaded = load_params(params or copy.folder / "params.yaml")
+    chosen = stages or tuple(loaded.releases.retrain)
+    if unknown := set(chosen) - set(STAGES):
+        raise UserError(f"stage {', '.join(sorted(unknown))} is unknown; expected some of {', '.join(STAGES)}")
+    return Retraining(loaded, home, copy, Registry(home, loaded.releases), chosen)
+
+
+def _judged(run: Retraining, champion: Registered, challenger: Registered) -> Comparison:
+    """See `judge`; waits for batches first."""
+    while run.must_wait():
+        time.sleep(_POLL_S)
+    return judge(run, champion, challenger)
+
+
+def _finished(run: Retraining, champion: Registered, challenger: Registered, comparison: Comparison) -> bool:
+    """Show the table, decide, and tell. Returns whether the challenger is the champion now."""
+    print(comparison.table())
+    is_promoted = _decided(run, champion, challenger, comparison)  # a person may take days
     what = f"{challenger} is the champion" if is_promoted else f"{challenger} is not promoted"
     print(what)
-    if notified:
+    if notified := run.params.produce.notify:
         notify(notified, f"retrain: {what}", comparison.table())
     return is_promoted
 
@@ -211,20 +247,14 @@ def run_retrain(stages: tuple[str, ...], params: Path | None) -> bool:
     return retrain(stages, str(params) if params else None)
 
 
-def _locked_data(folder: Path) -> dict[str, str]:
-    """Digests of the outputs under data/ and artifacts/ in a dvc.lock, and of what DVC keeps in data/ besides."""
-    lock = yaml.safe_load((folder / "dvc.lock").read_text(encoding="utf-8"))
-    outs = [out for stage in lock["stages"].values() for out in stage.get("outs", ())]
-    found = {out["path"]: out["md5"] for out in outs if out["path"].startswith(("data/", "artifacts/"))}
-    for pointer in sorted([*folder.glob("data/recordings/*.dvc"), *folder.glob("data/inputs/*/*.dvc")]):
-        [out] = yaml.safe_load(pointer.read_text(encoding="utf-8"))["outs"]
-        found[(pointer.parent.relative_to(folder) / out["path"]).as_posix()] = out["md5"]
-    return found
+def run_judgement(number: int) -> bool:
+    """Run the flow `judge` from the command line. Returns whether the release is the champion now."""
+    return judge_again(number)
 
 
 def _added_sources(run: Retraining, before: Release) -> list[Source]:
-    """The added sets of recordings that the champion does not name, with their licences."""
-    sources = [
+    """The added recordings and imported inputs that the champion does not name, with their licences."""
+    recordings = [
         Source(
             f"recordings {c.name}: {c.speakers} speakers, {c.seconds:.0f} s; consent: {c.consent}",
             "audio, motion",
@@ -232,6 +262,7 @@ def _added_sources(run: Retraining, before: Release) -> list[Source]:
         )
         for c in _added_sets(run)
     ]
+    sources = [*recordings, *input_sources(run.copy.folder)]
     return [source for source in sources if source not in before.sources]
 
 

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -21,8 +20,8 @@ from stereotalker.params import ROOT, Params
 from stereotalker.runtime.home import Home
 from stereotalker.runtime.process_group import process_group, process_number
 from stereotalker.runtime.stage_log import FileLog, Log
-from stereotalker.stages import DATA_STAGES, EVALUATIONS, STAGES, stage_function
-from stereotalker.stages.paths import DATA, LOGS, PEOPLE, SPEECH, WEIGHTS
+from stereotalker.stages import DATA_STAGES, EVALUATIONS, STAGES, TRAINING_STAGES, stage_function
+from stereotalker.stages.paths import CURVES, DATA, LOGS, PEOPLE, SPEECH, WEIGHTS
 from stereotalker.store.code import checkout_commit
 from stereotalker.store.digests import file_digest
 from stereotalker.store.files import write_atomic
@@ -85,8 +84,8 @@ def _recorded(name: str, params: Params, home: Home, part: str = "") -> Iterator
     section = getattr(params, "evaluate" if name in EVALUATIONS else name).model_dump(mode="json")
     record.note(params={key: json.dumps(value) for key, value in section.items()})
     record.inputs(lambda: _inputs(name))
-    previews = Previews(params, SPEECH, PEOPLE, WEIGHTS)
-    log = _RecordedLog(FileLog(name, LOGS / name), record, previews, LOGS / "previews")
+    values = FileLog(name, LOGS / name)
+    log = _RecordedLog(values, record, Previews(params, SPEECH, PEOPLE, WEIGHTS))
     try:
         with _killed_by_signal():
             yield log
@@ -96,35 +95,44 @@ def _recorded(name: str, params: Params, home: Home, part: str = "") -> Iterator
     except BaseException:
         record.end("FAILED")
         raise
+    if name in TRAINING_STAGES:
+        values.copy_curves(CURVES / name)
     written = weights_file(_WEIGHTS_OF.get(name, ""), WEIGHTS)
     if name in _WEIGHTS_OF and written.is_file():
         record.note(tags={"weights": file_digest(written)})
     record.end("FINISHED")
 
 
-@dataclass
 class _RecordedLog(Log):
-    """Writes values and previews to files and to a run in MLflow."""
+    """Writes values and previews to the files of a FileLog and to a run in MLflow."""
 
-    values: FileLog
-    record: _Record
-    previews: Previews
-    folder: Path  # of the previews' files
+    def __init__(self, files: FileLog, record: _Record, previews: Previews):
+        self._files, self._record, self._previews = files, record, previews
+        self._last_fault = ""  # of a preview
+
+    def begin(self, step: int) -> None:
+        self._files.begin(step)
 
     def __call__(self, name: str, value: float, step: int) -> None:
-        self.values(name, value, step)
-        self.record.note(metrics={name: value}, step=step)
+        self._files(name, value, step)
+        self._record.note(metrics={self._files.prefix + name: value}, step=step)
 
-    def preview(self, name: str, model: nn.Module, step: int) -> None:
-        """Write `folder`/NAME-STEP.*. A preview that fails is left out with a message."""
+    def preview(self, model: nn.Module, step: int) -> None:
+        """Write STEP.* beside the curves. A preview that fails is left out with a message."""
         try:
-            ending, data = self.previews.of(model)
-            file = self.folder / f"{name}-{step:06d}.{ending}"
-            write_atomic(file, data)
+            ending, data = self._previews.draw(model)
+            name = f"{step:06d}.{ending}"
+            write_atomic(self._files.folder / name, data)
         except Exception as error:  # a training of hours does not end because of a picture
-            print(f"no preview of {name} at step {step}: {error or type(error).__name__}", file=sys.stderr, flush=True)
+            fault = f"{type(error).__name__}: {error}"
+            if fault != self._last_fault:
+                print(f"no preview at step {step}, the stage goes on: {fault}", file=sys.stderr, flush=True)
+            self._last_fault = fault
             return
-        self.record.attach(file.name, data)
+        self._record.attach(self._files.prefix + name, data)
+
+    def part(self, name: str) -> _RecordedLog:
+        return _RecordedLog(self._files.part(name), self._record, self._previews)
 
 
 class _Record:

@@ -19,27 +19,29 @@ from pathlib import Path
 
 import yaml
 
+from stereotalker.dataset.inputs import INPUTS, imports
 from stereotalker.dataset.recordings import read_cards
 from stereotalker.errors import Unavailable, UserError
 from stereotalker.params import BASE_VARIABLE, ROOT
 from stereotalker.runtime.home import Home
 from stereotalker.runtime.process_identity import identity, is_dead
+from stereotalker.stages.paths import CURVES
 from stereotalker.store.files import copy_tree, write_atomic
 from stereotalker.tasks.tracking import can_write
 
 _POLL_S = 1.0
 REFS = "refs/retrain"  # where the commits of retrainings are kept in the checkout
 _REMOTE, _CHECKOUT = "studio", "checkout"  # names of DVC's remotes: that of params.yaml, and the checkout's own cache
-_INPUTS = Path("data/inputs")  # what `dvc import-url` brought into the checkout
 
 
-@dataclass(frozen=True)
+@dataclass
 class WorkingCopy:
     """A clone at `folder` of the checkout at `origin`."""
 
     folder: Path
     origin: Path
     home: Home
+    has_remote: bool = False  # whether DVC takes data from a remote and pushes there, see `use_remote`
 
     @classmethod
     def open(cls, home: Home) -> WorkingCopy:
@@ -63,18 +65,7 @@ class WorkingCopy:
         copy.git("fetch", "-q", "origin", "HEAD")
         copy.git("checkout", "-q", "--force", "--detach", "FETCH_HEAD")
         copy._dvc("config", "--local", "cache.dir", str(home.root / "retrain" / "cache"))
-        copy._take_inputs()
         return copy
-
-    def _take_inputs(self) -> None:
-        """Bring the inputs that the checkout imported, as its commit names them. Raises Unavailable if they are gone.
-
-        The checkout's cache serves as a remote, because both have the same layout.
-        """
-        if any((self.folder / _INPUTS).glob("**/*.dvc")):
-            cache = _run([sys.executable, "-m", "dvc", "cache", "dir"], self.origin)
-            self._dvc("remote", "add", "--local", "--force", _CHECKOUT, str(self.origin / cache))
-            self._dvc("pull", "-q", "--force", "--remote", _CHECKOUT, "--recursive", str(_INPUTS))
 
     def _end_left_over(self) -> None:
         """End the trainings of a retraining that was killed, because they write into the same folder."""
@@ -91,7 +82,7 @@ class WorkingCopy:
 
     @property
     def _process_file(self) -> Path:
-        """Holds the identity of the running `dvc repro`."""
+        """Holds the identity of the DVC that runs."""
         return self.home.root / "retrain" / "process"
 
     def git(self, *arguments: str) -> str:
@@ -110,6 +101,52 @@ class WorkingCopy:
             if ours.get(name) != card:
                 copy_tree(self.origin / sets / name, self.folder / sets / name)
             self._dvc("add", "-q", str(sets / name))
+
+    def use_remote(self, url: str | None) -> None:
+        """Let DVC take data from a remote, and push there: a URL, or a folder as seen from the checkout; None: none."""
+        if url and "://" not in url:
+            url = str((self.origin / Path(url).expanduser()).resolve())
+        if url:
+            self._dvc("remote", "add", "--local", "--force", "--default", _REMOTE, url)
+        self.has_remote = bool(url)
+
+    def take_inputs(self, must_wait: Callable[[], bool]) -> None:
+        """Bring the inputs that the checkout imported, as its commit names them; see dataset.inputs.
+
+        They come from the checkout's cache, which is laid out like a remote, or from the remote. Raises UserError if an
+        import is not committed, or lies nowhere.
+        """
+        for name in {*imports(self.origin), *imports(self.folder)}:
+            pointers = [root / f"{name}.dvc" for root in (self.origin, self.folder)]
+            if len({pointer.read_bytes() if pointer.is_file() else b"" for pointer in pointers}) > 1:
+                raise UserError(
+                    f"{self.origin / name}.dvc differs from the last commit; commit it, with its .gitignore"
+                )
+        for folder in (self.folder / INPUTS).glob("*/*/"):
+            if not folder.with_name(f"{folder.name}.dvc").is_file():
+                shutil.rmtree(folder)  # of an import that the checkout has removed
+        if not (names := imports(self.folder)):
+            return
+        cache = _run([sys.executable, "-m", "dvc", "cache", "dir"], self.origin)
+        self._dvc("remote", "add", "--local", "--force", _CHECKOUT, str(self.origin / cache))
+        remotes = (_CHECKOUT, *([_REMOTE] if self.has_remote else []))
+        pull = ("pull", "-q", "--force", "--recursive", str(INPUTS), "--remote")
+        if not any(self._run_dvc((*pull, remote), must_wait) for remote in remotes):
+            raise UserError(
+                f"{', '.join(names)}: neither the cache of {self.origin} nor releases.data has all of it; run "
+                "`dvc update` on its .dvc file there, and commit"
+            )
+
+    def data(self) -> dict[str, str]:
+        """Digests of what stages wrote, without their curves, and of the inputs and recordings that DVC keeps."""
+        lock = yaml.safe_load((self.folder / "dvc.lock").read_text(encoding="utf-8"))
+        outs = [out for stage in lock["stages"].values() for out in stage.get("outs", ())]
+        found = {out["path"]: out["md5"] for out in outs if _is_data(Path(out["path"]))}
+        recordings = sorted(path.with_suffix("") for path in (self.folder / "data" / "recordings").glob("*.dvc"))
+        for name in [*(path.relative_to(self.folder).as_posix() for path in recordings), *imports(self.folder)]:
+            pointer = yaml.safe_load((self.folder / f"{name}.dvc").read_text(encoding="utf-8"))
+            found[name] = pointer["outs"][0]["md5"]
+        return found
 
     def code_version(self) -> str:
         """The digest of the copy's code, see store.code.code_version."""
@@ -131,27 +168,30 @@ class WorkingCopy:
                 wanted += [other for other, outs in written.items() if outs & needed]
         return set().union(*(written[name] for name in found))
 
-    def reproduce(
-        self, stages: tuple[str, ...], params: Path | None, must_wait: Callable[[], bool], remote: str | None
-    ) -> None:
+    def reproduce(self, stages: tuple[str, ...], params: Path | None, must_wait: Callable[[], bool]) -> None:
         """Run `dvc repro` for stages and all that they need. Raises UserError if a stage fails.
 
         params: takes the place of the copy's params.yaml; must_wait: asked every second; while it says so, the training
-        is stopped and keeps its memory. remote: folder or URL of a DVC remote; what it has is taken from it, and in the
-        end it has all. Raises Unavailable if it cannot be reached.
+        is stopped and keeps its memory. What the remote has is taken from it, and in the end it has all. Raises
+        Unavailable if it cannot be reached then; the training is kept.
         """
         if params is not None:
             (self.folder / "params.yaml").write_bytes(params.read_bytes())
-        if remote:
-            self._dvc("remote", "add", "--local", "--force", "--default", _REMOTE, remote)
-        self._run_stages(("--pull", *stages) if remote else stages, must_wait)
-        if remote:
-            self._dvc("push", "-q", "--remote", _REMOTE)
+        can_pull = self.has_remote and self._run_dvc(("fetch", "-q", "--run-cache", "--remote", _REMOTE), must_wait)
+        if self.has_remote and not can_pull:
+            print("note: releases.data cannot be read now; what it has is made again", flush=True)
+        if not self._run_dvc(("repro", *(["--pull"] if can_pull else []), *stages), must_wait):
+            raise UserError("dvc repro failed; its output is above. Run `stereotalker retrain` again to go on")
+        if self.has_remote and not self._run_dvc(("push", "-q", "--run-cache", "--remote", _REMOTE), must_wait):
+            raise Unavailable(
+                "the data could not be pushed to releases.data; dvc's output is above. The training is kept: run "
+                "`stereotalker retrain` again when it can be reached"
+            )
 
-    def _run_stages(self, arguments: tuple[str, ...], must_wait: Callable[[], bool]) -> None:
-        """Run `dvc repro`, see `reproduce`."""
+    def _run_dvc(self, arguments: tuple[str, ...], must_wait: Callable[[], bool]) -> bool:
+        """Run DVC, with what it prints shown, and stop it while `must_wait` says so. Returns whether it succeeded."""
         process = subprocess.Popen(
-            [sys.executable, "-m", "dvc", "repro", *arguments],
+            [sys.executable, "-m", "dvc", *arguments],
             cwd=self.folder,
             env=self._environment(),
             start_new_session=True,
@@ -176,8 +216,7 @@ class WorkingCopy:
                 os.killpg(process.pid, signal.SIGTERM)
                 process.wait()
             self._process_file.unlink(missing_ok=True)
-        if process.returncode:
-            raise UserError("dvc repro failed; its output is above. Run `stereotalker retrain` again to go on")
+        return process.returncode == 0
 
     def _stop(self, group: int) -> bool:
         """Stop the processes of a group, unless one of them is writing to MLflow. Returns whether they are stopped.
@@ -201,8 +240,8 @@ class WorkingCopy:
         self.git("push", "-q", "origin", f"HEAD:{REFS}/{commit[:12]}")
         return commit
 
-    def _dvc(self, *arguments: str) -> None:
-        _run([sys.executable, "-m", "dvc", *arguments], self.folder, self._environment())
+    def _dvc(self, *arguments: str) -> str:
+        return _run([sys.executable, "-m", "dvc", *arguments], self.folder, self._environment())
 
     def _environment(self) -> dict[str, str]:
         """The stages run with the copy's own code, and find `stereotalker` beside this Python."""
@@ -214,6 +253,11 @@ class WorkingCopy:
             BASE_VARIABLE: str(self.origin),
             "STEREOTALKER_HOME": str(self.home.root),
         }
+
+
+def _is_data(path: Path) -> bool:
+    """Whether an output of a stage is data or weights: not a curve, which differs in every run, nor a table."""
+    return path.parts[0] in ("data", "artifacts") and CURVES not in path.parents
 
 
 def _run(command: list[str], folder: Path, environment: dict[str, str] | None = None) -> str:

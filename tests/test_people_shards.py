@@ -192,18 +192,40 @@ def test_empty_data_is_explained(tiny_params, tmp_path):
         read_people(tmp_path / "people" / "train", tiny_params.body, tiny_params.people)
 
 
-def test_workers_end_with_a_killed_parent(tmp_path):
-    script = tmp_path / "parent.py"
-    script.write_text(
-        "import os, time\nfrom stereotalker.runtime.process_pool import pool\n"
-        "def work(_):\n    print(os.getpid(), flush=True)\n    time.sleep(600)\n"
-        "if __name__ == '__main__':\n    with pool('parent', 1) as workers:\n        list(workers.map(work, [0]))\n"
-    )
-    parent = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
-    worker = psutil.Process(int(parent.stdout.readline()))
+PARENT = """
+import os, sys, time
+from multiprocessing import forkserver
+from pathlib import Path
+sys.path.insert(0, str(Path(__file__).parent))
+import work_of_pool
+from stereotalker.runtime.process_pool import pool
+
+if __name__ == "__main__":
+    with pool("work_of_pool", 1) as workers:
+        print(forkserver._forkserver._forkserver_pid, flush=True)
+        list(workers.map(work_of_pool.wait, [0]))
+"""
+WORK = """
+import os, time
+IMPORTED_BY = os.getpid()
+
+def wait(_):
+    print(os.getpid(), IMPORTED_BY, flush=True)
+    time.sleep(600)
+"""
+
+
+def test_workers_share_the_imports_of_a_server_and_end_with_a_killed_parent(tmp_path):
+    (tmp_path / "parent.py").write_text(PARENT)
+    (tmp_path / "work_of_pool.py").write_text(WORK)
+    parent = subprocess.Popen([sys.executable, tmp_path / "parent.py"], stdout=subprocess.PIPE, text=True)
+    server = psutil.Process(int(parent.stdout.readline()))
+    number, imported_by = map(int, parent.stdout.readline().split())
+    worker = psutil.Process(number)
+    assert imported_by == server.pid and worker.ppid() == server.pid
     parent.kill()
     parent.wait()
-    _, alive = psutil.wait_procs([worker], timeout=20)
+    _, alive = psutil.wait_procs([worker, server], timeout=20)
     assert not alive
 
 

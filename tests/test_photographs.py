@@ -138,11 +138,14 @@ def test_finishing_changes_the_denoiser_and_keeps_the_mean_of_both_weights(tiny_
         training={"crop": 64, "run": 2, "steps": 12, "batch": 2, "learning_rate": 2e-3, "seed": 1},
     )
     draw = partial(draw_mixed, [person], [sample], 0.5, runs=2, frames=2, size=64)
-    before, losses = deepcopy(model.state_dict()), []
+    before, losses, shown = deepcopy(model.state_dict()), [], []
 
     class Values(Log):
         def __call__(self, name, value, step):
             losses.append(value)
+
+        def preview(self, model, step):
+            shown.append(deepcopy(model.state_dict()))
 
     finish_denoiser(
         model,
@@ -171,6 +174,7 @@ def test_finishing_changes_the_denoiser_and_keeps_the_mean_of_both_weights(tiny_
     )
     for name, value in half.named_parameters():
         assert torch.allclose(value, (before[name] + after[name]) / 2, atol=1e-5)
+        assert torch.equal(value, shown[-1][name])  # the last preview is of the weights that are saved
 
 
 def test_the_share_of_the_critic_bounds_its_gradient(tiny_models, sample):

@@ -30,6 +30,7 @@ from stereotalker.params import ROOT, Gate, load_params
 from stereotalker.production.clip import ClipMaker
 from stereotalker.records import Speech, load, save
 from stereotalker.runtime.process_identity import identity
+from stereotalker.store.digests import file_digest
 from stereotalker.tasks import compute_lock, working_copy
 from stereotalker.tasks.registry import Registry, resolve
 
@@ -171,7 +172,7 @@ def test_a_training_waits_for_a_batch_and_is_never_stopped_while_it_writes(home,
             seen.append(wanted[-1])
         return len(wanted) <= 12
 
-    copy.reproduce(("audio",), None, must_wait, None)
+    copy._run_dvc(("repro", "audio"), must_wait)
     assert wanted[3] > wanted[0]  # it went on while the database was locked
     assert len(set(seen[1:])) == 1 and int(ticks.read_text()) == 399  # it stood still, and went on to its end
 
@@ -279,6 +280,7 @@ def test_a_bad_challenger_is_refused_and_a_better_one_is_promoted(studio, checko
     stage.write_text(honest), (checkout / "stereotalker" / "shuffled.py").unlink()
     longer = yaml.safe_load((checkout / "params.yaml").read_text())
     longer["audio"]["tiny"]["training"] = {"steps": 250, "batch": 4, "learning_rate": 2e-3, "seed": 3}
+    longer["releases"]["data"] = "../remote"
     longer["motion"]["tiny"] |= {
         "examples": 12, "training": {"steps": 300, "batch": 4, "learning_rate": 2e-3, "seed": 4}
     }  # fmt: skip
@@ -299,8 +301,7 @@ def test_a_bad_challenger_is_refused_and_a_better_one_is_promoted(studio, checko
     assert any("mine" in source.source and source.licence == "CC0-1.0" for source in release.sources)
     assert resolve(studio, params.releases).number == champion.number  # the next batch uses it, without a restart
     assert registry.faults(champion) == [] and registry.ledger_faults() == []
-    shown = subprocess.run(["git", "cat-file", "-e", f"{release.commit}:dvc.lock"], cwd=checkout, capture_output=True)
-    assert shown.returncode == 0  # the checkout keeps the commit of the training
+    check_data_can_be_fetched(checkout, release, tmp_path / "elsewhere")
     with pytest.raises(UserError, match="nothing was trained anew"):
         flow.retrain(("audio", "motion"))
     registry.roll_back()
@@ -309,13 +310,38 @@ def test_a_bad_challenger_is_refused_and_a_better_one_is_promoted(studio, checko
     with pytest.raises(UserError, match="stage 'audo'|stage audo is unknown"):
         flow.retrain(("audo",))
     assert resolve(studio, params.releases).number == refused.number
+    with pytest.raises(UserError, match="release 1 .* is the champion"):
+        flow.judge_again(refused.number)
+    assert flow.judge_again(champion.number) is True  # nothing is trained for it
+    assert [entry.action for entry in registry.ledger.entries()][-1] == "promoted"
+    assert registry.champion() == champion
+
+
+def check_data_can_be_fetched(checkout, release, elsewhere):
+    """Another machine gets the commit of a release from the checkout, and its data from the remote."""
+    assert not any("curves" in name for name in release.data)
+    git = ("git", "-C", str(elsewhere))
+    remote = ("remote", "add", "--local", "-q", "--default", "studio", str(checkout.parent / "remote"))
+    for command in (
+        ("git", "clone", "-q", str(checkout), str(elsewhere)),
+        (*git, "fetch", "-q", "origin", "refs/retrain/*:refs/retrain/*"),
+        (*git, "checkout", "-q", release.commit),
+        (sys.executable, "-m", "dvc", *remote),
+        (sys.executable, "-m", "dvc", "pull", "-q", "artifacts/weights/audio.safetensors", "data/recordings/mine"),
+    ):
+        cwd = elsewhere if elsewhere.exists() else checkout
+        answer = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+        assert answer.returncode == 0, (command, answer.stderr[-1000:])
+    assert file_digest(elsewhere / "artifacts/weights/audio.safetensors") == release.files["audio.safetensors"]
+    assert len(list((elsewhere / "data/recordings/mine").iterdir())) == 4
 
 
 def check_batch_is_undisturbed(studio, params, registry, champion, training, tmp_path, monkeypatch):
     """Twenty clips, all of one release, while a retraining trains. After the third clip another release is promoted,
     and after the tenth the champion is rolled back."""
-    process, deadline = studio.root / "retrain" / "process", time.monotonic() + 300
-    while not process.exists():
+    curve, deadline = studio.root / "retrain" / "work" / "data" / "logs" / "audio" / "loss.tsv", time.monotonic() + 300
+    curve.unlink(missing_ok=True)
+    while not curve.exists():
         assert time.monotonic() < deadline and not training.done()
         time.sleep(0.05)
     made, original = [], ClipMaker.speech

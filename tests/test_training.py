@@ -94,7 +94,7 @@ class ShownWeights(Log):
     def __init__(self):
         self.weights, self.steps = [], []
 
-    def preview(self, name, model, step):
+    def preview(self, model, step):
         assert not model.training
         self.weights.append(model.weight.detach().clone())
         self.steps.append(step)
@@ -243,20 +243,45 @@ def test_a_batch_that_cannot_be_divided_is_refused(tiny_params):
 
 
 def test_a_curve_goes_on_where_the_training_does(tmp_path, capsys):
-    path = tmp_path / "logs" / "loss.tsv"
+    folder = tmp_path / "logs"
+    path, preview = folder / "loss.tsv", folder / "000050.png"
 
-    def note(*steps):
-        log = FileLog("audio", path.parent)
+    def train(begin, *steps):
+        log = FileLog("audio", folder)
+        log.begin(begin)
         for step in steps:
             log("loss", step / 10, step)
+        return log
 
-    note(50, 100, 150)
-    note(100, 150)  # from a checkpoint at step 70
-    assert path.read_text() == "step\tloss\n50\t5\n100\t10\n150\t15\n"
-    with open(path, "a") as file:
-        file.write("20")  # cut off by a crash
-    note(200)
+    train(0, 17, 50, 100, 150)
+    preview.touch()
+    train(70, 100, 150)
+    assert path.read_text() == "step\tloss\n17\t1.7\n50\t5\n100\t10\n150\t15\n" and preview.exists()
+    with open(path, "ab") as file:
+        file.write(b"20\0\0\n\xff")  # damaged by a crash
+    train(150, 200)
     assert path.read_text().splitlines()[-2:] == ["150\t15", "200\t20"]
-    note(50)  # from the beginning
-    assert path.read_text() == "step\tloss\n50\t5\n"
+    train(0, 50)
+    assert path.read_text() == "step\tloss\n50\t5\n" and not preview.exists()
     assert "audio step     50  loss 5.00000" in capsys.readouterr().out
+
+
+def test_finished_curves_are_those_of_this_training(tmp_path, capsys):
+    old = FileLog("ablation", tmp_path / "logs")
+    old.part("none")("loss", 1.0, 50)
+    log = FileLog("ablation", tmp_path / "logs")
+    log("loss", 2.0, 50)
+    part = log.part("view")
+    part("loss", 3.0, 50)
+    (tmp_path / "out").mkdir(), (tmp_path / "out" / "old.tsv").touch()
+    log.copy_curves(tmp_path / "out")
+    found = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.tsv")}
+    assert found == {"loss.tsv", "view/loss.tsv"} and "view.loss 3.0" in capsys.readouterr().out
+
+
+def test_a_curve_that_cannot_be_written_ends_no_training(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    log = FileLog("audio", tmp_path / "file" / "logs")
+    log.begin(0)
+    log("loss", 1.0, 50), log("loss", 1.0, 100)
+    assert capsys.readouterr().err.count("the stage goes on") == 1

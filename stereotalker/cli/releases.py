@@ -80,6 +80,19 @@ def compare(first: Number, second: Number, params: ParamsFile = None) -> None:
 
 
 @app.command()
+def judge(number: Number) -> None:
+    """Judge a release again, against the champion and by the gates that the checkout has committed now.
+
+    Exit status: 0 it is the champion now; 1 it is not.
+    """
+    from stereotalker.flows.retrain import run_judgement
+    from stereotalker.tasks.server import ensure_server
+
+    ensure_server(Home.default())
+    raise typer.Exit(0 if run_judgement(number) else 1)
+
+
+@app.command()
 def promote(number: Number, because: Reason = "by hand", params: ParamsFile = None) -> None:
     """Make a release the champion, whatever the gates said. Batches that begin from now on use it."""
     registry = _registry(params)

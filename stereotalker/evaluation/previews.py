@@ -20,6 +20,7 @@ from stereotalker.control.masks import MaskPredictor, read_masks
 from stereotalker.control.reference_warp import control, reference
 from stereotalker.dataset.shards import picture_bytes
 from stereotalker.dataset.speech_corpus import read_corpus
+from stereotalker.errors import UserError
 from stereotalker.evaluation.motion_metrics import GestureAutoencoder
 from stereotalker.evaluation.rendering import contact_sheet, control_of
 from stereotalker.geometry import camera
@@ -55,7 +56,7 @@ class Previews:
     def __init__(self, params: Params, corpus: Path, people: Path, weights: Path):
         self.params, self._corpus, self._people, self._weights = params, corpus, people, weights
 
-    def of(self, model: nn.Module) -> tuple[str, bytes]:
+    def draw(self, model: nn.Module) -> tuple[str, bytes]:
         """The ending and the bytes of a file that shows what `model`, in evaluation mode, does.
 
         Raises ValueError for a model of an unknown kind, UserError if there is no held-out data.
@@ -74,7 +75,7 @@ class Previews:
             case RenderDenoiser():
                 return "jpg", self._pictures(model)
             case nn.ModuleDict() if "denoiser" in model:  # with its critic
-                return self.of(model["denoiser"])
+                return self.draw(model["denoiser"])
         raise ValueError(f"there is no preview of a {type(model).__name__}")
 
     def _phonemes(self, model: SpeechEncoder) -> bytes:
@@ -121,6 +122,7 @@ class Previews:
         windows = model.normalize(torch.from_numpy(model.windows([motion])))
         with torch.inference_mode():
             maps = {"body columns": windows, "reconstructed": model.decoder(model.encoder(windows))}
+        # Normalized columns lie within -2..2, but for rare peaks.
         rows = {name: torch.cat(list(values), -1).numpy() / 4 + 0.5 for name, values in maps.items()}
         return picture_bytes(grid([[_heat_map(name, values) for name, values in rows.items()]]), "PNG")
 
@@ -142,6 +144,8 @@ class Previews:
     def _speech(self) -> Speech:
         """The first utterance with words that is long enough, cut to _SECONDS."""
         corpus = [speech for speech in read_corpus(self._corpus / "held_out") if speech.words]
+        if not corpus:
+            raise UserError(f"{self._corpus / 'held_out'} holds no speech with words; run the stage `speech`")
         speech = next((s for s in corpus if s.seconds >= _MIN_SECONDS), corpus[0])
         words, phonemes = (
             tuple(timed for timed in times if timed.end <= _SECONDS) for times in (speech.words, speech.phonemes)
@@ -150,7 +154,9 @@ class Previews:
 
     @cached_property
     def _samples(self) -> list[Sample]:
-        return read_people(self._people / "held_out", self.params.body, self.params.people, most=_PEOPLE)[:_PEOPLE]
+        """The first take of each of the first people."""
+        takes = read_people(self._people / "held_out", self.params.body, self.params.people, most=_PEOPLE)
+        return list({take.identity: take for take in reversed(takes)}.values())[::-1]
 
 
 def _heat_map(name: str, values: np.ndarray) -> np.ndarray:

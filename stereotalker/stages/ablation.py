@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stereotalker.params import Params
 from stereotalker.render.denoiser import read_denoiser, upcycle
-from stereotalker.runtime.stage_log import Log, PrefixedLog
+from stereotalker.runtime.stage_log import Log
 from stereotalker.stages.denoiser_inputs import denoiser_inputs
 from stereotalker.stages.inputs import checkpoint
 from stereotalker.stages.paths import ABLATED, DENSE, PEOPLE, WEIGHTS
@@ -19,7 +19,6 @@ def run(params: Params, log: Log) -> None:
     for kinds in params.ablation.experts:
         model = upcycle(read_denoiser(DENSE), kinds)
         start = checkpoint("ablation", kinds, [section, params.body, params.people], data)
-        named_log = PrefixedLog(log, f"{kinds}.")
-        trained = train_denoiser(model, *inputs, section.scheduler, section.training, named_log, start)
+        trained = train_denoiser(model, *inputs, section.scheduler, section.training, log.part(kinds), start)
         save_weights(trained, ABLATED / f"{kinds}.safetensors")
         start.remove()

@@ -10,6 +10,7 @@ WEIGHTS = ARTIFACTS / "weights"
 BODY = ARTIFACTS / "body"
 AVATARS = ARTIFACTS / "avatars"
 CALIBRATION = ARTIFACTS / "detector"
+CURVES = ARTIFACTS / "curves"  # of finished trainings, a folder for each stage
 METRICS = Path("metrics")
 
 TEST_SET = DATA / "test_set"
@@ -19,4 +20,4 @@ PHOTOGRAPHS = DATA / "photographs"
 DENSE = DATA / "dense.safetensors"
 EXPERTS = DATA / "render.safetensors"  # the denoiser with experts, which `finish` continues from
 ABLATED = DATA / "ablation"  # weights of the denoisers with other experts
-LOGS = DATA / "logs"
+LOGS = DATA / "logs"  # curves and previews, a folder for each stage

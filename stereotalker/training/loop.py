@@ -37,7 +37,7 @@ from stereotalker.store.files import write_atomic
 
 _LOG_EVERY = 50  # steps between two values of the loss in the log
 CHECKPOINT_EVERY_S = 180  # seconds between checkpoints
-PREVIEW_EVERY_S = 900  # seconds between previews of the model; a preview costs some seconds
+PREVIEW_EVERY_S = 900  # seconds between previews of the model
 _EMA_DECAY = 0.998  # of the moving average of the weights, per step
 _MAX_DRAWING_PROCESSES = 8  # that draw batches ahead of a model on a GPU
 
@@ -93,8 +93,9 @@ def fit(
     optimizer = torch.optim.AdamW(named.values(), lr=options.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     buffers = dict(model.named_buffers())
     step = saved_step = _resume(checkpoint, named, average, buffers, optimizer)
+    log.begin(step)
     model.train()
-    saved = shown = started = time.monotonic()
+    saved = last_preview = started = time.monotonic()
     recent, norms = [], []
     for batch in _batches(draw, options, step, next(iter(named.values())).device.type):
         torch.manual_seed(options.seed * 1_000_003 + step)  # dropout inside library models has no generator argument
@@ -128,34 +129,36 @@ def fit(
             if process_number() == 0:
                 _save(checkpoint, step, named, average, buffers, optimizer)
             saved = time.monotonic()
-        if process_number() == 0 and time.monotonic() - shown > PREVIEW_EVERY_S and step < options.steps:
+        if process_number() == 0 and time.monotonic() - last_preview > PREVIEW_EVERY_S and step < options.steps:
+            began = time.monotonic()
             with _averaged(model, named, average):
-                log.preview(checkpoint.path.stem, model, step)
-            shown = time.monotonic()
+                log.preview(model, step)
+            last_preview = time.monotonic()
+            started += last_preview - began  # the time of a step does not count it
     if process_number() == 0 and saved_step < options.steps:
         _save(checkpoint, step, named, average, buffers, optimizer)
-    _copy(average, named)
+    _set_parameters(named, average)
     model.eval()
     if process_number() == 0:
-        log.preview(checkpoint.path.stem, model, step)
+        log.preview(model, step)
 
 
 @contextmanager
 def _averaged(model: nn.Module, named: dict[str, nn.Parameter], average: dict[str, torch.Tensor]) -> Iterator[None]:
     """Give the model its averaged weights, in evaluation mode, during the block."""
     trained = {name: p.detach().clone() for name, p in named.items()}
-    _copy(average, named)
+    _set_parameters(named, average)
     model.eval()
     try:
         yield
     finally:
-        _copy(trained, named)
+        _set_parameters(named, trained)
         model.train()
 
 
 @torch.no_grad()
-def _copy(values: dict[str, torch.Tensor], named: dict[str, nn.Parameter]) -> None:
-    """Set the parameters to the values of their names."""
+def _set_parameters(named: dict[str, nn.Parameter], values: dict[str, torch.Tensor]) -> None:
+    """Copy to every parameter the value of its name."""
     for name, p in named.items():
         p.copy_(values[name])
 

@@ -15,7 +15,7 @@ from stereotalker.motion.language_prior import LanguagePrior
 from stereotalker.params import MotionParams
 from stereotalker.records import Speech
 from stereotalker.runtime.process_pool import pool
-from stereotalker.runtime.stage_log import Log, PrefixedLog
+from stereotalker.runtime.stage_log import Log
 from stereotalker.training.language_prior import training_loss
 from stereotalker.training.loop import Checkpoint, fit
 from stereotalker.training.motion import MotionExample, make_example
@@ -56,4 +56,4 @@ def train_prior(
 ) -> None:
     """Train the prior in place; of its language model, only the adapter. `checkpoint`: see training.loop.fit."""
     loss = training_loss(prior, [example.utterance for example in examples], params.prior.batch, params.fps)
-    fit(prior, loss, params.prior, checkpoint, PrefixedLog(log, "prior_"))
+    fit(prior, loss, params.prior, checkpoint, log.part("prior"))

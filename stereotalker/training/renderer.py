@@ -20,6 +20,7 @@ from stereotalker.params import DenoiserTraining, FinishParams
 from stereotalker.render.denoiser import Conditions, RenderDenoiser, conditions
 from stereotalker.render.renderer import composite, person_alpha, warp_share
 from stereotalker.runtime.device import autocast, to_channels_last, training_device
+from stereotalker.runtime.process_group import process_number
 from stereotalker.runtime.stage_log import Log
 from stereotalker.smplx_layout import REGIONS
 from stereotalker.training.critic import PatchCritic, critic_losses
@@ -92,6 +93,8 @@ def finish_denoiser(
     with torch.no_grad():
         for name, p in model.named_parameters():
             p.copy_(torch.lerp(start[name], p, options.new_share))
+    if process_number() == 0:
+        log.preview(model, options.training.steps)
 
 
 def training_loss(model: RenderDenoiser, masks: MaskPredictor, scheduler: str):
