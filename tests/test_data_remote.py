@@ -1,14 +1,17 @@
 """Data of retrainings on a DVC remote, and inputs that `dvc import-url` brought: in a small project with real DVC."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from dvc.repo import Repo
 
 from stereotalker.dataset.inputs import input_sources
 from stereotalker.errors import Unavailable, UserError
+from stereotalker.params import ROOT
 from stereotalker.runtime.home import Home
 from stereotalker.tasks import working_copy
 from stereotalker.tasks.working_copy import WorkingCopy
@@ -36,6 +39,12 @@ def dvc(folder: Path, *arguments: str) -> str:
     return run(folder, sys.executable, "-m", "dvc", *arguments)
 
 
+def list_outputs(folder: Path) -> set[str]:
+    """Paths that DVC keeps in a project, as `dvc push` finds them."""
+    with Repo(str(folder)) as repo:
+        return {Path(out.fs_path).relative_to(folder).as_posix() for out in repo.index.outs}
+
+
 def commit(folder: Path) -> None:
     run(folder, "git", "add", "-A")
     run(folder, "git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "-q", "-m", "Change")
@@ -45,7 +54,10 @@ def commit(folder: Path) -> None:
 def checkout(tmp_path, monkeypatch) -> Path:
     """A project with an input that lies elsewhere, and a stage that reads it."""
     project, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
-    (project / "data" / "inputs" / "speech").mkdir(parents=True), elsewhere.mkdir()
+    for name in (".gitignore", ".dvcignore", "data/inputs/speech/.gitignore", "data/recordings/.gitignore"):
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, project / name)  # DVC looks for no .dvc file where it takes a folder for ignored
+    elsewhere.mkdir()
     (elsewhere / "a.txt").write_text("hello")
     (project / "stage.py").write_text(STAGE)
     stage = {
@@ -73,7 +85,7 @@ def train(home: Home, url: str | None) -> WorkingCopy:
 def test_data_pushed_to_s3_by_one_machine_are_taken_by_another(s3, checkout, home, tmp_path, monkeypatch):
     first = train(home, "s3://studio/data")
     assert (first.folder / "model").read_text() == "hello" and (tmp_path / "runs").read_text() == "ran "
-    assert set(first.data()) == {SAID}
+    assert set(first.data()) == {SAID} and list_outputs(first.folder) == {SAID, "model"}
 
     # Another machine has the commit, but neither the input's source nor a cache. Nothing is trained there.
     other = tmp_path / "other"
