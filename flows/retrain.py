@@ -5,7 +5,10 @@ Nothing that production uses changes before the gates of params.yaml hold, or a 
 
 from __future__ import annotations
 
+import logging
 import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,10 +29,10 @@ from stereotalker.models import Models
 from stereotalker.params import Params, load_params
 from stereotalker.releases.card import model_card
 from stereotalker.releases.model_store import CARD, DATA_CARD
-from stereotalker.releases.release import FILES, WEIGHTS_FILES, Release, Source, libraries
+from stereotalker.releases.release import FILES, WEIGHTS_FILES, Release, Source, libraries, mismatch
 from stereotalker.runtime.home import Home
 from stereotalker.stages import STAGES
-from stereotalker.stages.paths import PEOPLE, SPEECH, TEST_SET, WEIGHTS
+from stereotalker.stages.paths import LOGS, PEOPLE, SPEECH, TEST_SET, WEIGHTS
 from stereotalker.store.digests import file_digest
 from stereotalker.tasks.compute_lock import is_batch_running, retraining_of
 from stereotalker.tasks.notify import failures_notified, notify
@@ -80,7 +83,8 @@ def reproduce(run: Retraining, params: Path | None) -> None:
 def register(run: Retraining, champion: Registered) -> Registered:
     """Make a release of what these stages wrote, and of the champion's files for the rest. It becomes the challenger.
 
-    Raises UserError if nothing differs from the champion, or if the same weights were judged before.
+    Raises UserError if nothing differs from the champion, if the same weights were judged before, or if they do not fit
+    together.
     """
     before, files = run.registry.manifest(champion), run.registry.files(champion)
     outputs = run.copy.outputs(run.stages)
@@ -94,6 +98,8 @@ def register(run: Retraining, champion: Registered) -> Registered:
             if run.registry.is_judged(other):
                 raise UserError(f"these weights were judged before, as {other}; `stereotalker models show` says how")
             return other  # a retraining was killed between its training and its judgement
+    if reason := mismatch(files):
+        raise UserError(f"the challenger cannot run: {reason}")
     changed = {name for name in FILES if digests[name] != before.files[name]}
     commit = run.copy.commit(f"Retrain {', '.join(sorted(changed))}")
     lock = run.copy.folder / "requirements.lock"
@@ -131,7 +137,8 @@ def judge(run: Retraining, champion: Registered, challenger: Registered) -> Comp
         print(f"note: MLflow did not take the comparison: {error}")
     card = model_card(run.registry.manifest(challenger), str(champion), comparison.table())
     run.registry.attach(challenger, CARD, card)
-    data = data_card(folder / SPEECH, folder / PEOPLE, folder / TEST_SET, _added_sets(run))
+    made = (folder / SPEECH, folder / PEOPLE, folder / TEST_SET)
+    data = data_card(*made, _added_sets(run), input_sources(folder))
     run.registry.attach(challenger, DATA_CARD, data)
     return comparison
 
@@ -200,8 +207,7 @@ def _opened(home: Home, params: Path | None, stages: tuple[str, ...]) -> Retrain
     copy = WorkingCopy.open(home)
     loaded = load_params(params or copy.folder / "params.yaml")
     chosen = stages or tuple(loaded.releases.retrain)
-    if unknown := set(chosen) - set(STAGES):
-        raise UserError(f"stage {', '.join(sorted(unknown))} is unknown; expected some of {', '.join(STAGES)}")
+    _check_stages(chosen)
     return Retraining(loaded, home, copy, Registry(home, loaded.releases), chosen)
 
 
@@ -217,7 +223,8 @@ def _finished(run: Retraining, champion: Registered, challenger: Registered, com
     print(comparison.table())
     is_promoted = _decided(run, champion, challenger, comparison)  # a person may take days
     what = f"{challenger} is the champion" if is_promoted else f"{challenger} is not promoted"
-    print(what)
+    print(f"{what}; `stereotalker models show {challenger.number} --cards` shows its cards")
+    print(f"curves and previews are in {run.copy.folder / LOGS}")
     if notified := run.params.produce.notify:
         notify(notified, f"retrain: {what}", comparison.table())
     return is_promoted
@@ -244,12 +251,38 @@ def _decided(run: Retraining, champion: Registered, challenger: Registered, comp
 
 def run_retrain(stages: tuple[str, ...], params: Path | None) -> bool:
     """Run the flow from the command line. Returns whether the challenger is the champion now."""
-    return retrain(stages, str(params) if params else None)
+    _check_stages(stages)
+    with _no_tracebacks_of_user_errors():
+        return retrain(stages, str(params) if params else None)
 
 
 def run_judgement(number: int) -> bool:
     """Run the flow `judge` from the command line. Returns whether the release is the champion now."""
-    return judge_again(number)
+    with _no_tracebacks_of_user_errors():
+        return judge_again(number)
+
+
+def _check_stages(stages: Iterable[str]) -> None:
+    """Raise UserError for an unknown stage."""
+    if unknown := set(stages) - set(STAGES):
+        raise UserError(f"stage {', '.join(sorted(unknown))} is unknown; expected some of {', '.join(STAGES)}")
+
+
+@contextmanager
+def _no_tracebacks_of_user_errors() -> Iterator[None]:
+    """Prefect logs a traceback of every error. The command line prints what a user can mend, in one line."""
+
+    def is_wanted(record: logging.LogRecord) -> bool:
+        return not (record.exc_info and isinstance(record.exc_info[1], UserError))
+
+    loggers = [logging.getLogger(f"prefect.{name}") for name in ("flow_runs", "task_runs")]
+    for logger in loggers:
+        logger.addFilter(is_wanted)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(is_wanted)
 
 
 def _added_sources(run: Retraining, before: Release) -> list[Source]:

@@ -475,9 +475,12 @@ def load_params(path: Path | None = None) -> Params:
 def resolve(path: Path) -> Path:
     """A path in params.yaml: unchanged if it exists, else taken relative to ROOT.
 
-    In a copy of a checkout, the variable BASE_VARIABLE names the checkout, beside which shared data may lie.
+    In a copy of a checkout, the variable BASE_VARIABLE names the checkout, beside which shared data may lie. What lies
+    in data/ is under DVC's control, and is never taken from there.
     """
     if path.is_absolute() or path.exists():
         return path
+    if path.parts[:1] == ("data",):
+        return ROOT / path
     base = Path(os.environ.get(BASE_VARIABLE) or ROOT)
     return base / path if (base / path).exists() else ROOT / path

@@ -21,7 +21,7 @@ from stereotalker.params import Params, ReleaseParams
 from stereotalker.releases.card import model_card
 from stereotalker.releases.ledger import START, Entry, Ledger
 from stereotalker.releases.model_store import CARD, DATA_CARD, SIGNATURE, ModelStore
-from stereotalker.releases.release import SHIPPED_NUMBER, Release, shipped_files, shipped_release
+from stereotalker.releases.release import SHIPPED_NUMBER, Release, mismatch, shipped_files, shipped_release
 from stereotalker.releases.signing import is_signed, key_pair, sign
 from stereotalker.runtime.home import Home
 from stereotalker.runtime.process_identity import person
@@ -157,8 +157,13 @@ class Registry:
         self._move("promoted", registered, why, gates, instead_of)
 
     def roll_back(self, to: Registered | None = None, why: str = "") -> Registered:
-        """Make an earlier release the champion again. to: None for the one before. Returns it."""
-        target = to or self.previous()
+        """Make an earlier release the champion again. to: None for the one before. Returns it.
+
+        Raises UserError without `to` if the last move was a roll back: the one before is then what was rolled back.
+        """
+        target, moved = to or self.previous(), self._last_move()
+        if to is None and moved is not None and moved.action == "rolled back":
+            raise UserError(f"{target} was rolled back from; if you mean it, say `--to {target.number}`")
         if to is None and target == self.champion():
             raise UserError("there was no champion before the present one; `--to` names another release")
         self._move("rolled back", target, why)
@@ -179,6 +184,16 @@ class Registry:
         decided = {entry.release for entry in self.ledger.entries() if entry.action in decisions}
         return registered.number == SHIPPED_NUMBER or registered.digest in decided
 
+    def state(self, registered: Registered) -> str:
+        """What was decided about a release last: promoted, rolled back to, refused, waiting, or registered alone."""
+        actions = [entry.action for entry in self.ledger.entries() if entry.release == registered.digest]
+        decided = [action for action in actions if action not in ("used", "canary")]
+        return {"rolled back": "rolled back to"}.get(decided[-1], decided[-1]) if decided else ""
+
+    def _last_move(self) -> Entry | None:
+        moves = [entry for entry in self.ledger.entries() if entry.action in ("promoted", "rolled back")]
+        return moves[-1] if moves else None
+
     def sign(self, registered: Registered) -> None:
         """Sign a release again, such as with a new key."""
         release = self.manifest(registered)
@@ -198,6 +213,8 @@ class Registry:
                 self.store.file(sha256)
             except UserError as error:
                 found.append(str(error))
+        if not found and (reason := mismatch(self.files(registered))):
+            found.append(f"{registered} cannot run: {reason}")
         signature = self.store.read(registered.digest, SIGNATURE)
         if signature is None:
             found.append(f"{registered} is not signed; sign it with `stereotalker models sign {registered.number}`")

@@ -65,6 +65,7 @@ class WorkingCopy:
         copy.git("fetch", "-q", "origin", "HEAD")
         copy.git("checkout", "-q", "--force", "--detach", "FETCH_HEAD")
         copy._dvc("config", "--local", "cache.dir", str(home.root / "retrain" / "cache"))
+        copy._dvc("config", "--local", "core.autostage", "true")  # else DVC advises to do so after every stage
         return copy
 
     def _end_left_over(self) -> None:
@@ -131,7 +132,8 @@ class WorkingCopy:
         self._dvc("remote", "add", "--local", "--force", _CHECKOUT, str(self.origin / cache))
         remotes = (_CHECKOUT, *([_REMOTE] if self.has_remote else []))
         pull = ("pull", "-q", "--force", "--recursive", str(INPUTS), "--remote")
-        if not any(self._run_dvc((*pull, remote), must_wait) for remote in remotes):
+        is_found = any(self._run_dvc((*pull, remote), must_wait) for remote in remotes)
+        if not is_found or not all((self.folder / name).exists() for name in names):
             raise UserError(
                 f"{', '.join(names)}: neither the cache of {self.origin} nor releases.data has all of it; run "
                 "`dvc update` on its .dvc file there, and commit"

@@ -138,7 +138,7 @@ def test_an_input_that_lies_nowhere_is_named(checkout, home):
 
 
 def test_an_input_needs_a_licence(checkout):
-    with pytest.raises(UserError, match=f"{SAID} has no licence: expected a row"):
+    with pytest.raises(UserError, match=f"{SAID} has no licence: expected a committed row"):
         input_sources(checkout)
     table = checkout / "data" / "inputs" / "licences.csv"
     table.write_text(f"input,use,licence,consent\n{SAID},audio,CC0-1.0,\n")

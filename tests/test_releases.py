@@ -21,7 +21,7 @@ from stereotalker.production.report import unfinished_batch
 from stereotalker.releases import signing
 from stereotalker.releases.ledger import START, Entry, Ledger
 from stereotalker.releases.model_store import MANIFEST, ModelStore
-from stereotalker.releases.release import FILES, Release, shipped_release
+from stereotalker.releases.release import FILES, Release, mismatch, shipped_files, shipped_release
 from stereotalker.store.digests import file_digest
 from stereotalker.tasks.registry import Registry, TrackingUnavailable, resolve
 from stereotalker.tasks.tracking import CHAMPION, ModelRegistry
@@ -155,6 +155,21 @@ def test_secrets_of_a_studio_are_in_no_record(registry, tiny_params, run, tmp_pa
     produce(small(tmp_path), tmp_path / "out", params, home, "inline")
     texts = [path.read_text() for path in (tmp_path / "out").rglob("*.json")]
     assert texts and not any("hunter2" in text for text in [*texts, json.dumps(params.of_models())])
+
+
+def test_weights_that_do_not_fit_together_are_no_champion(registry, tiny_models):
+    files = shipped_files() | {name: path for name, path in tiny_files(tiny_models).items() if name.startswith("audio")}
+    assert "makes 56 features, but motion.safetensors expects 264: train both" in mismatch(files)
+    assert mismatch(shipped_files()) == mismatch(tiny_files(tiny_models)) == ""
+    release = shipped_release()
+    broken = replace(release, files={name: file_digest(path) for name, path in files.items()})
+    registered = registry.register(broken, files, "")
+    with pytest.raises(UserError, match="is not promoted: .* cannot run: audio.safetensors makes 56"):
+        registry.promote(registered, "by mistake")
+
+
+def tiny_files(models) -> dict[str, Path]:
+    return shipped_files() | {path.name: path for path in models.folder.glob("*.safetensors")}
 
 
 def test_a_release_is_registered_once(registry, tiny_models):
@@ -345,9 +360,13 @@ def test_the_command_line_lists_shows_compares_moves_and_verifies(two, home):
     assert cli("models", "show", "0", "--cards", home=home).stdout.startswith("# StereoTalker, model card")
     assert "masks.safetensors" in cli("models", "compare", "1", "2", home=home).stdout
     assert "they do not differ" in cli("models", "compare", "1", "1", home=home).stdout
-    assert "is the champion" in cli("models", "promote", "2", "--because", "I looked at it", home=home).stdout
+    assert "never judged; see" in cli("models", "promote", "2", home=home).stderr
+    promote = ("models", "promote", "2", "--because", "I looked at it", "--anyway")
+    assert "is the champion" in cli(*promote, home=home).stdout
+    assert "promoted        champion" in cli("models", "list", home=home).stdout
     assert "I looked at it" in cli("models", "show", "2", home=home).stdout
     assert "release 0" in cli("models", "rollback", home=home).stdout
+    assert "was rolled back from; if you mean it, say `--to 2`" in cli("models", "rollback", home=home).stderr
     assert cli("models", "verify", home=home).returncode == 0
     assert cli("models", "promote", "9", home=home).returncode == 2
     signature = next((home.models / "releases").glob("*/release.sig"))

@@ -41,6 +41,11 @@ class EncoderConfig:
     convolution: int  # channels of the convolutions over mel bands
 
 
+def feature_count(hidden: int) -> int:
+    """Number of features F of an encoder whose hidden state has the width `hidden`."""
+    return hidden + 1 + len(CLASSES)
+
+
 class SpeechEncoder(nn.Module):
     """Wav2Vec2 and a linear classifier of phoneme classes on top of it."""
 
@@ -55,7 +60,7 @@ class SpeechEncoder(nn.Module):
     @property
     def features(self) -> int:
         """Number of features F: the hidden state, the level, and the posteriors of the phoneme classes."""
-        return self.width + 1 + len(CLASSES)
+        return feature_count(self.width)
 
     def forward(self, samples_BS: torch.Tensor, level_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns the hidden states f32 [B, N, hidden] and the logits of the phoneme classes f32 [B, N, C].

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from stereotalker.cli.options import ParamsFile
+from stereotalker.errors import UserError
 from stereotalker.params import load_params
 from stereotalker.runtime.home import Home
 
@@ -25,8 +26,8 @@ def list_releases(params: ParamsFile = None) -> None:
         roles = {"champion": champion, "challenger": challenger, "previous": None if previous == champion else previous}
         named = ", ".join(name for name, role in roles.items() if role == registered)
         release = registry.manifest(registered)
-        origin = f"commit {release.commit}, {release.made}" if release.made else "the package"
-        print(f"{registered.number:4}  {registered.digest[:12]}  {origin:46}  {named}")
+        origin = f"{release.made[:16]}, commit {release.commit[:7]}" if release.made else "the package"
+        print(f"{registered.number:4}  {registered.digest[:12]}  {origin:34}  {registry.state(registered):14}  {named}")
 
 
 @app.command()
@@ -93,10 +94,20 @@ def judge(number: Number) -> None:
 
 
 @app.command()
-def promote(number: Number, because: Reason = "by hand", params: ParamsFile = None) -> None:
-    """Make a release the champion, whatever the gates said. Batches that begin from now on use it."""
+def promote(
+    number: Number,
+    because: Reason = "by hand",
+    anyway: Annotated[bool, typer.Option("--anyway", help="also if it was refused, or never judged")] = False,
+    params: ParamsFile = None,
+) -> None:
+    """Make a release the champion. Batches that begin from now on use it."""
     registry = _registry(params)
     registered = registry.find(number)
+    if not anyway and (state := registry.state(registered)) in ("refused", "registered"):
+        raise UserError(
+            f"{registered} was {'refused by the gates' if state == 'refused' else 'never judged'}; see "
+            f"`stereotalker models show {number} --cards`, and say `--anyway` to promote it"
+        )
     registry.promote(registered, because)
     print(f"{registered} is the champion")
 

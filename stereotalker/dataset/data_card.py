@@ -10,17 +10,19 @@ from pathlib import Path
 from stereotalker.dataset.recordings import SetCard
 from stereotalker.dataset.speech_corpus import PARTS, REJECTED, Utterance, read_index
 from stereotalker.dataset.test_set import CARD as TEST_CARD
+from stereotalker.releases.release import Source
 
 _PART_NAMES = dict(zip(PARTS, ("training", "choice of numbers"), strict=True))  # what a part serves
 _MOST_REASONS = 8  # reasons of refusal that are named
 
 
-def data_card(speech: Path, people: Path, test_set: Path, added: list[SetCard]) -> str:
+def data_card(speech: Path, people: Path, test_set: Path, added: list[SetCard], inputs: list[Source]) -> str:
     """The card of the data in the folders of the stages of these names; speech and people may be missing.
 
-    added: the sets of recordings of the studio's own. Raises OSError without a test set.
+    added: the sets of recordings of the studio's own; inputs: what was imported. Raises OSError without a test set.
     """
-    parts = ["# StereoTalker, data card", *_speech(speech), *_added(added), *_people(people), *_test_set(test_set)]
+    parts = ["# StereoTalker, data card", *_speech(speech), *_added(added), *_inputs(inputs), *_people(people)]
+    parts += _test_set(test_set)
     return "\n".join(parts) + "\n"
 
 
@@ -38,8 +40,11 @@ def _speech(folder: Path) -> Iterator[str]:
             voices, hours = len({row.voice for row in rows}), sum(row.seconds for row in rows) / 3600
             yield f"| {_PART_NAMES[part]} | {kind} | {language} | {len(rows)} | {voices} | {hours:.3f} |"
     lines = (folder / REJECTED).read_text(encoding="utf-8").splitlines()
-    reasons = Counter(json.loads(line)["reason"] for line in lines)
-    yield from ("", f"Refused: {len(lines)}.", "")
+    found = (json.loads(line)["reason"] for line in lines)
+    reasons = Counter(
+        reason for reason in found if "is not in speech.languages" not in reason
+    )  # nobody asked for these
+    yield from ("", f"Refused: {reasons.total()}.", "")
     yield from (f"- {count} times: {reason}" for reason, count in reasons.most_common(_MOST_REASONS))
 
 
@@ -57,6 +62,12 @@ def _added(cards: list[SetCard]) -> Iterator[str]:
             f"| {card.name} | {card.recordings} | {card.speakers} | {card.seconds / 60:.1f} | {card.licence} "
             f"| {card.consent} | {card.added} |"
         )
+
+
+def _inputs(sources: list[Source]) -> Iterator[str]:
+    if sources:
+        yield from ("", "## Imported inputs", "", "| input | use | licence |", "|---|---|---|")
+    yield from (f"| {source.source} | {source.use} | {source.licence} |" for source in sources)
 
 
 def _people(folder: Path) -> Iterator[str]:

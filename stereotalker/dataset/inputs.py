@@ -31,7 +31,7 @@ def input_sources(root: Path) -> list[Source]:
     for name in names:
         if not all((rows.get(name, {}).get(column) or "").strip() for column in _COLUMNS):
             raise UserError(
-                f"{name} has no licence: expected a row of {LICENCES} with something in each of the columns "
+                f"{name} has no licence: expected a committed row of {LICENCES} with something in each of the columns "
                 f"{', '.join(_COLUMNS)}"
             )
     return [

@@ -351,11 +351,13 @@ def _recordings(params: SpeechParams) -> list[Recording]:
 
 
 def transcribed_recordings(params: SpeechParams) -> list[Recording]:
-    """The rows of transcripts.csv in the folder `recordings`, whose paths are relative to the folder above it."""
+    """The rows of transcripts.csv in the folder `recordings`. Paths are relative to it, or to the folder above it."""
     if not params.recordings:
         return []
     source = resolve(params.recordings)
-    return _read_table(source / TRANSCRIPTS, source.parent, "speech.recordings")
+    rows = _read_table(source / TRANSCRIPTS, source.parent, "speech.recordings")
+    inside = [source / row.display_path for row in rows]
+    return [replace(row, path=path) if path.is_file() else row for row, path in zip(rows, inside, strict=True)]
 
 
 def _read_table(table: Path, base: Path, setting: str) -> list[Recording]:

@@ -20,7 +20,7 @@ from stereotalker.errors import Unavailable, UserError
 from stereotalker.params import ASSETS, DEFAULT_PARAMS, FREE_BODY, ROOT, load_params
 from stereotalker.store.code import code_version
 from stereotalker.store.digests import bytes_digest, file_digest
-from stereotalker.weights import FOLDER, PRODUCTION_WEIGHTS, weights_file
+from stereotalker.weights import FOLDER, PRODUCTION_WEIGHTS, read_header, weights_file
 
 WEIGHTS_FILES = tuple(weights_file(stage, Path()).name for stage in PRODUCTION_WEIGHTS)
 FILES = (*WEIGHTS_FILES, FREE_BODY, CALIBRATION_FILE.name)  # names of all files of a release
@@ -116,3 +116,20 @@ def libraries() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return dict(sorted(found.items()))
+
+
+def mismatch(files: dict[str, Path]) -> str:
+    """Why the weights of a release, by name, cannot work together; empty if they can."""
+    from stereotalker.audio.encoder import feature_count  # imports torch, which most commands of releases do not need
+
+    audio, motion = (
+        read_header(files[weights_file(s, Path()).name].read_bytes())["config"] for s in ("audio", "motion")
+    )
+    if audio.get("pretrained"):  # its width is that of the public model
+        return ""
+    made, expected = feature_count(audio["hidden"]), motion["features"]
+    return (
+        f"audio.safetensors makes {made} features, but motion.safetensors expects {expected}: train both, at one scale"
+        if made != expected
+        else ""
+    )
