@@ -19,13 +19,14 @@ from stereotalker.evaluation.previews import Previews
 from stereotalker.params import ROOT, Params
 from stereotalker.runtime.home import Home
 from stereotalker.runtime.process_group import process_group, process_number
-from stereotalker.runtime.stage_log import FileLog, Log
+from stereotalker.runtime.stage_log import Log
 from stereotalker.stages import DATA_STAGES, EVALUATIONS, STAGES, TRAINING_STAGES, stage_function
 from stereotalker.stages.paths import CURVES, DATA, LOGS, PEOPLE, SPEECH, WEIGHTS
 from stereotalker.store.code import checkout_commit
 from stereotalker.store.digests import file_digest
 from stereotalker.store.files import write_atomic
 from stereotalker.tasks.tracking import Tracker
+from stereotalker.training.file_log import FileLog
 from stereotalker.weights import PRODUCTION_WEIGHTS, weights_file
 
 # Stage -> whose weights in artifacts/ it writes. `finish` ends what `render` began.

@@ -14,8 +14,9 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from stereotalker.errors import UserError
 from stereotalker.params import Training
-from stereotalker.runtime.stage_log import FileLog, Log
+from stereotalker.runtime.stage_log import Log
 from stereotalker.training import loop
+from stereotalker.training.file_log import FileLog
 from stereotalker.training.loop import Checkpoint, Diverged, fit
 
 OPTIONS = Training(steps=7, batch=2, learning_rate=0.1, seed=3)
