@@ -56,7 +56,8 @@ def show(
     for entry in registry.ledger.entries():
         if entry.release == registered.digest:
             print(
-                f"ledger   {entry.when} {entry.action} by {entry.who}: {entry.why}{entry.batch and ', ' + entry.batch}"
+                f"ledger   {entry.when} {entry.action} by {entry.who}{': ' * bool(entry.why or entry.batch)}"
+                + ", ".join(part for part in (entry.why, entry.batch) if part)
             )
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
+from PIL import Image, ImageDraw
 from torch import nn
 
 from stereotalker.acting.reference_acting import STYLES, act
@@ -44,6 +46,7 @@ _MIN_SECONDS = 2.0  # shorter utterances are not chosen, if there are longer one
 _CLIP_PX = 320  # longer side of a clip of motion, px
 _ZOOM = 6  # side of one value of a heat map, and the space between two maps, px
 _NAME_PX = 28  # height of the name above a heat map, px
+_ROW_PX, _ROW_NAME_PX = 12, 40  # height of a row that has a name, and the width of the name, px
 _PEOPLE = 3  # held-out people on a sheet
 
 
@@ -83,7 +86,7 @@ class Previews:
         posteriors = model.encode(self._speech.samples)[:, -len(CLASSES) :]
         truth = np.eye(len(CLASSES))[phoneme_classes_at(self._speech, frame_times(len(posteriors)))]
         maps = {"posteriors of phoneme classes": posteriors, "true classes": truth}
-        return picture_bytes(grid([[_heat_map(name, values.T)] for name, values in maps.items()]), "PNG")
+        return picture_bytes(grid([[_heat_map(name, values.T, CLASSES)] for name, values in maps.items()]), "PNG")
 
     def _gesture_classes(self, model: LanguagePrior) -> bytes:
         """A table of words and of the gesture class that the prior finds likeliest for each."""
@@ -159,8 +162,15 @@ class Previews:
         return list({take.identity: take for take in reversed(takes)}.values())[::-1]
 
 
-def _heat_map(name: str, values: np.ndarray) -> np.ndarray:
-    """Values [R, C] as colors from dark (0 and below) to bright (1 and above), with a name above; u8 [H, W, 3]."""
-    levels = np.kron(np.rint(255 * np.clip(values, 0, 1)).astype(np.uint8), np.ones((_ZOOM, _ZOOM), np.uint8))
+def _heat_map(name: str, values: np.ndarray, rows: Sequence[str] = ()) -> np.ndarray:
+    """Values [R, C] as colors from dark (0 and below) to bright (1 and above), with a name above; u8 [H, W, 3].
+
+    rows: names of the rows, written beside them.
+    """
+    cell = np.ones((_ROW_PX if rows else _ZOOM, _ZOOM), np.uint8)
+    levels = np.kron(np.rint(255 * np.clip(values, 0, 1)).astype(np.uint8), cell)
     colors = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
-    return labelled_tile(np.pad(colors, ((_NAME_PX, _ZOOM), (0, _ZOOM), (0, 0))), name)
+    picture = Image.fromarray(np.pad(colors, ((_NAME_PX, _ZOOM), (_ROW_NAME_PX if rows else 0, _ZOOM), (0, 0))))
+    for k, row in enumerate(rows):
+        ImageDraw.Draw(picture).text((4, _NAME_PX + k * _ROW_PX), row, fill=(255, 255, 255), font_size=_ROW_PX - 2)
+    return labelled_tile(np.asarray(picture), name)
