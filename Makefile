@@ -30,7 +30,7 @@ demo: setup
 check: setup lint
 	$(PYTEST) -m "not integration and not slow"
 
-# What a commit must pass, within ten minutes on two idle cores.
+# What a commit must pass; 22 minutes on two cores, of which the aim is ten.
 test: setup lint
 	$(PYTEST) -m "not slow"
 
