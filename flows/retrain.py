@@ -137,9 +137,6 @@ def judge(run: Retraining, champion: Registered, challenger: Registered) -> Comp
         print(f"note: MLflow did not take the comparison: {error}")
     card = model_card(run.registry.manifest(challenger), str(champion), comparison.table())
     run.registry.attach(challenger, CARD, card)
-    made = (folder / SPEECH, folder / PEOPLE, folder / TEST_SET)
-    data = data_card(*made, _added_sets(run), input_sources(folder))
-    run.registry.attach(challenger, DATA_CARD, data)
     return comparison
 
 
@@ -182,6 +179,7 @@ def retrain(stages: tuple[str, ...] = (), params: str | None = None) -> bool:
             champion = run.registry.champion()
             challenger = register(run, champion)
             comparison = _judged(run, champion, challenger)
+            _attach_data_card(run, challenger)
         return _finished(run, champion, challenger, comparison)
 
 
@@ -216,6 +214,13 @@ def _judged(run: Retraining, champion: Registered, challenger: Registered) -> Co
     while run.must_wait():
         time.sleep(_POLL_S)
     return judge(run, champion, challenger)
+
+
+def _attach_data_card(run: Retraining, challenger: Registered) -> None:
+    """Describe the data of a retraining. A later judgement does not: the copy may hold other data by then."""
+    folder = run.copy.folder
+    card = data_card(folder / SPEECH, folder / PEOPLE, folder / TEST_SET, _added_sets(run), input_sources(folder))
+    run.registry.attach(challenger, DATA_CARD, card)
 
 
 def _finished(run: Retraining, champion: Registered, challenger: Registered, comparison: Comparison) -> bool:
