@@ -120,9 +120,7 @@ class WorkingCopy:
         for name in {*imports(self.origin), *imports(self.folder)}:
             pointers = [root / f"{name}.dvc" for root in (self.origin, self.folder)]
             if len({pointer.read_bytes() if pointer.is_file() else b"" for pointer in pointers}) > 1:
-                raise UserError(
-                    f"{self.origin / name}.dvc differs from the last commit; commit it, with its .gitignore"
-                )
+                raise UserError(f"{self.origin / name}.dvc differs from the last commit; commit it")
         for folder in (self.folder / INPUTS).glob("*/*/"):
             if not folder.with_name(f"{folder.name}.dvc").is_file():
                 shutil.rmtree(folder)  # of an import that the checkout has removed
