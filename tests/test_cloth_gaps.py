@@ -7,7 +7,7 @@ import pytest
 
 from stereotalker.control.cloth_gaps import close_gaps, cloth_contacts
 from stereotalker.control.frame_maps import FrameMaps
-from stereotalker.control.layers import ARM, COUNT, TRUNK, vertex_layers
+from stereotalker.control.layers import ARM, COUNT, TRUNK, make_layers, vertex_layers
 from stereotalker.control.reference_warp import reference
 from stereotalker.control.warp_kernels import GUESSED, SEEN
 from stereotalker.smplx_layout import JOINT, REGION
@@ -25,7 +25,7 @@ def frame(gap: int):
     warp[layer == TRUNK], warp[layer == ARM] = TRUNK_COLOR, ARM_COLOR
     visibility = np.where(covered, SEEN, 0).astype(np.uint8)
     labels = np.where(covered, REGION["torso"], 0).astype(np.uint8)
-    maps = FrameMaps(warp, visibility, labels, np.zeros_like(warp))
+    maps = FrameMaps(warp, visibility, labels, np.zeros_like(warp), np.zeros_like(labels), np.full(SHAPE, -1, np.int32))
     return maps, covered, layer, np.stack([covered, np.zeros_like(covered)])
 
 
@@ -55,13 +55,15 @@ def test_other_gaps_stay_open(why):
 
 
 def test_contacts_lie_on_trunk_and_upper_arms_and_end_where_the_cloth_differs(body):
-    ref = reference(build_actor(3, body, 128, 1).avatar, body)
-    contacts, layer = cloth_contacts(body, ref.layers, ref.places), vertex_layers(body)
-    assert np.array_equal(contacts, ref.cloth_contacts) and contacts.any(1).all()
+    avatar = build_actor(3, body, 128, 1).avatar
+    ref = reference(avatar, body)
+    layers, _ = make_layers(avatar, body, ref.places, np.ones(len(ref.places), np.float32))
+    contacts, layer = cloth_contacts(body, layers, ref.places), vertex_layers(body)
+    assert np.array_equal(contacts[:, body.faces].any(-1), ref.cloth_contacts) and contacts.any(1).all()
     for k, side in enumerate(("left", "right")):
         is_upper_arm = body.weights[:, JOINT[f"{side}_shoulder"]] > 0.5
         assert (is_upper_arm | (layer == TRUNK))[contacts[k]].all()
-    arm = ref.layers[ARM]
+    arm = layers[ARM]
     other = replace(arm, levels=(255 - arm.levels[0], *arm.levels[1:]))
-    changed = cloth_contacts(body, (*ref.layers[:ARM], other, *ref.layers[ARM + 1 :]), ref.places)
+    changed = cloth_contacts(body, (*layers[:ARM], other, *layers[ARM + 1 :]), ref.places)
     assert changed[0].sum() < 0.1 * contacts[0].sum() and np.array_equal(changed[1], contacts[1])

@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from stereotalker.control import hair_plane, mipmaps
-from stereotalker.control.frame_maps import FrameMaps
 from stereotalker.control.reference_warp import control, reference
-from stereotalker.control.warp_kernels import FROM_HAIR_PLANE, SEEN
+from stereotalker.control.warp_kernels import FROM_HAIR_PLANE
 from stereotalker.geometry import camera
 from stereotalker.geometry.camera import project
 from stereotalker.geometry.camera_path import CameraPath
@@ -89,19 +88,9 @@ def test_the_hair_plane_moves_with_the_head(long_haired, body):
 
 @pytest.mark.parametrize(("nearness", "is_drawn"), [(1.0, True), (0.0, False), (-1.0, False)])
 def test_a_hair_plane_is_drawn_only_before_the_camera(nearness, is_drawn):
-    size = (6, 6)
     onto = np.array([[1, 0, 0], [0, 1, 0], [0, 0, nearness]], np.float64)
-    portrait, hair = np.full((*size, 3), 200, np.uint8), np.full(size, REGION["hair"], np.uint8)
-    maps = FrameMaps(
-        warp=np.zeros((*size, 3), np.uint8),
-        visibility=np.zeros(size, np.uint8),
-        labels=np.zeros(size, np.uint8),
-        normals=np.zeros((*size, 3), np.uint8),
-    )
-    depth, levels = np.full(size, np.inf, np.float32), mipmaps.MipPair(portrait, portrait, 0.0)
-    hair_plane.draw(onto, depth, hair, levels, 1.0, FROM_HAIR_PLANE, SEEN, maps)
-    assert maps.warp.any() == maps.visibility.any() == maps.labels.any() == is_drawn
-    assert is_drawn or not any(m.any() for m in maps)
+    hair = np.full((6, 6), REGION["hair"], np.uint8)
+    assert hair_plane.hair_place(onto, hair, 2, 3, np.inf)[0] == is_drawn
 
 
 def test_a_bald_portrait_has_no_hair_plane(portrait_body, body):

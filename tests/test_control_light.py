@@ -8,7 +8,7 @@ from scipy.ndimage import minimum_filter
 
 from stereotalker.control.light import PortraitLight, Surface, read_light
 from stereotalker.control.reference_warp import control, reference
-from stereotalker.control.warp_kernels import SEEN
+from stereotalker.control.warp_kernels import LAYER_SHADING, SEEN
 from stereotalker.geometry import camera
 from stereotalker.geometry.camera import project
 from stereotalker.geometry.camera_path import CameraPath
@@ -31,8 +31,13 @@ def gray_picture(level):
 
 
 def without_light(ref):
-    plain = tuple(replace(layer, shading=np.ones_like(layer.shading)) for layer in ref.layers)
-    return replace(ref, light=replace(ref.light, slope=np.zeros(3), shadow=0.0), layers=plain)
+    return replace(with_layer_shading(ref, 1.0), light=replace(ref.light, slope=np.zeros(3), shadow=0.0))
+
+
+def with_layer_shading(ref, shading):
+    layers = ref.portrait.layers.copy()
+    layers[..., LAYER_SHADING] = shading
+    return replace(ref, portrait=ref.portrait._replace(layers=layers))
 
 
 def unit(*axes):
@@ -104,8 +109,8 @@ def test_a_moving_camera_does_not_change_the_light(portrait_body, body):
 def test_white_that_turns_to_the_light_stays_white(portrait_body, body):
     avatar, _, _ = portrait_body
     ref = reference(replace(avatar, portrait=np.full_like(avatar.portrait, 250)), body)
-    dark = tuple(replace(layer, shading=np.full_like(layer.shading, 0.6)) for layer in ref.layers)
-    bright = replace(ref, light=replace(ref.light, slope=np.array([0, 0, 0.6], np.float32)), layers=dark)
+    light = replace(ref.light, slope=np.array([0, 0, 0.6], np.float32))
+    bright = replace(with_layer_shading(ref, 0.6), light=light)
     maps = control(
         bright,
         body,

@@ -138,10 +138,10 @@ def test_regions_that_the_portrait_hides_are_labeled_by_anatomy(portrait_body, b
     brow = np.quantile(np.nonzero(face)[0], 0.3)
     hairy = np.where(face & (np.arange(len(face))[:, None] < brow), REGION["hair"], hairless).astype(np.uint8)
     bald, haired = (
-        reference(replace(avatar, regions=regions), body).region[back_of_head_vertices(body)]
+        reference(replace(avatar, regions=regions), body).portrait.region[back_of_head_vertices(body)]
         for regions in (hairless, hairy)
     )
     assert (haired == REGION["hair"]).mean() > 0.8 and not (bald == REGION["hair"]).any()
     armless = np.where(avatar.regions == ARMS, TORSO, avatar.regions).astype(np.uint8)
-    region = reference(replace(avatar, regions=armless), body).region[forearm_vertices(body)]
+    region = reference(replace(avatar, regions=armless), body).portrait.region[forearm_vertices(body)]
     assert np.isin(region, [ARMS, TORSO, HANDS]).all() and (region == ARMS).mean() > 0.2

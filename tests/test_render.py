@@ -114,7 +114,7 @@ def test_hands_outside_the_portrait_get_the_color_of_the_face(tiny_models, avata
     without_hands = replace(avatar, regions=regions)
     ref = reference(without_hands, tiny_models.body)
     hands = hand_vertices(tiny_models.body) & (tiny_models.body.part == 0)
-    assert (ref.region[: len(hands)][hands] == REGION["hands"]).mean() > 0.99
+    assert (ref.portrait.region[: len(hands)][hands] == REGION["hands"]).mean() > 0.99
     skin = np.median(avatar.portrait[avatar.regions == REGION["face"]], 0)
     corners = texel_corners(tiny_models.body)
     rows = np.unique(tiny_models.body.texture_faces[hands[tiny_models.body.faces].all(1)])

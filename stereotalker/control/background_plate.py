@@ -5,6 +5,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from stereotalker.control.mipmaps import bilinear_sample
 from stereotalker.records import Avatar
 
 # Distance of the wall behind the world origin, where the speaker is, m: the wall is the plane z = -BACKGROUND_M.
@@ -36,7 +37,7 @@ def background_plate(
         @ np.linalg.inv(_wall_to_pixels(intrinsics, extrinsics))
     )
     out = np.zeros((*size, 3), np.uint8)
-    _warp_by_homography(wall, camera_to_wall_pixels.astype(np.float64), out)
+    _warp_by_homography(np.ascontiguousarray(wall), camera_to_wall_pixels.astype(np.float64), out)
     return out
 
 
@@ -46,35 +47,18 @@ def _wall_to_pixels(intrinsics: np.ndarray, extrinsics: np.ndarray) -> np.ndarra
     return intrinsics @ np.stack([rotation[:, 0], rotation[:, 1], translation - BACKGROUND_M * rotation[:, 2]], 1)
 
 
-@numba.njit(cache=True)
-def bilinear_sample(image: np.ndarray, x: float, y: float, out: np.ndarray) -> None:
-    """Bilinear sample of an image [H, W, 3] into out f64 [3].
-
-    x and y in px; pixel centers lie at +0.5, and places beyond the edges take the edge's color.
-    """
-    H, W = image.shape[0], image.shape[1]
-    x = min(max(x - 0.5, 0.0), W - 1.001)
-    y = min(max(y - 0.5, 0.0), H - 1.001)
-    c, r = int(x), int(y)
-    fx, fy = x - c, y - r
-    for k in range(3):
-        top = image[r, c, k] * (1 - fx) + image[r, c + 1, k] * fx
-        bottom = image[r + 1, c, k] * (1 - fx) + image[r + 1, c + 1, k] * fx
-        out[k] = top * (1 - fy) + bottom * fy
-
-
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _mirror(x: float, size: int) -> float:
     """Reflect a coordinate into 0..size, as if the picture were tiled with its mirror images."""
     x = abs(x) % (2.0 * size)
     return 2.0 * size - x if x > size else x
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _warp_by_homography(image: np.ndarray, homography: np.ndarray, out: np.ndarray) -> None:
     """Fill out u8 [H, W, 3] from an image u8 [h, w, 3]. homography f64 [3, 3]: pixels of `out` -> pixels of `image`."""
     H, W = image.shape[0], image.shape[1]
-    color = np.zeros(3)
+    images = image.reshape(1, H, W, 3)
     middle_divisor = homography[2, 0] * out.shape[1] / 2 + homography[2, 1] * out.shape[0] / 2 + homography[2, 2]
     for y in range(out.shape[0]):
         for x in range(out.shape[1]):
@@ -84,6 +68,7 @@ def _warp_by_homography(image: np.ndarray, homography: np.ndarray, out: np.ndarr
                 w = _MIN_DIVISOR * middle_divisor
             u = (homography[0, 0] * px + homography[0, 1] * py + homography[0, 2]) / w
             v = (homography[1, 0] * px + homography[1, 1] * py + homography[1, 2]) / w
-            bilinear_sample(image, _mirror(u, W), _mirror(v, H), color)
-            for k in range(3):
-                out[y, x, k] = np.uint8(color[k] + 0.5)
+            red, green, blue = bilinear_sample(images, 0, _mirror(u, W), _mirror(v, H))
+            out[y, x, 0] = np.uint8(red + 0.5)
+            out[y, x, 1] = np.uint8(green + 0.5)
+            out[y, x, 2] = np.uint8(blue + 0.5)

@@ -7,21 +7,19 @@ rigidly attached to the head joint, so that it turns with the head and is seen i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numba
 import numpy as np
 
 from stereotalker.body.model import Body
-from stereotalker.control.frame_maps import FrameMaps
-from stereotalker.control.mipmaps import MipPair, mixed_sample
+from stereotalker.control.mipmaps import MipPair
 from stereotalker.records import Avatar, Motion
 from stereotalker.smplx_layout import JOINT, REGION
 
 # How much nearer to the camera the plane is than the head joint, m. Of the distances from -0.04 to 0.10 m this one gave
 # the best warps of five training people at 20 degrees of azimuth.
 _PLANE_OFFSET_M = 0.05
-# The normal that is drawn for hair, as u8: a surface that looks straight into the camera.
-_CAMERA_FACING_NORMAL = 127, 127, 0
 _HEAD, _HAIR = JOINT["head"], REGION["hair"]
 
 
@@ -61,6 +59,15 @@ class HairPlane:
         return np.linalg.inv(intrinsics @ portrait_to_camera)
 
 
+class HairSource(NamedTuple):
+    """The hair plane of a frame, in a form that numba takes."""
+
+    is_there: bool
+    from_pixels: np.ndarray  # f64 [3, 3]: see `HairPlane.from_pixels`
+    gain: float  # factor of the portrait's colors
+    levels: MipPair  # of the portrait, L = 1
+
+
 def make_hair_plane(avatar: Avatar, body: Body) -> HairPlane | None:
     """Make the hair plane of an avatar; None where its portrait shows no hair."""
     if not (avatar.regions == _HAIR).any():
@@ -79,45 +86,24 @@ def heads(avatar: Avatar, body: Body, motion: Motion) -> tuple[np.ndarray, np.nd
     return joints[:, _HEAD].astype(np.float64), rotations[:, _HEAD].astype(np.float64)
 
 
-@numba.njit(cache=True)
-def draw(
-    from_pixels: np.ndarray,
-    depth: np.ndarray,
-    regions: np.ndarray,
-    portrait: MipPair,
-    gain: float,
-    beside: int,
-    seen: int,
-    maps: FrameMaps,
-) -> None:
-    """Draw the portrait's hair into a frame's maps, where the plane is nearer to the camera than the body.
+@numba.njit(cache=True, nogil=True, error_model="numpy", inline="always")
+def hair_place(
+    from_pixels: np.ndarray, regions: np.ndarray, row: int, column: int, depth: float
+) -> tuple[bool, float, float]:
+    """Whether a sample of a frame shows hair of the plane, and where it is in the portrait, x px and y px.
 
-    Pixels whose visibility is `seen` stay as they are: there the portrait shows the body itself. Every pixel that is
-    drawn gets the visibility `beside`, the label of hair, and the normal of a surface that faces the camera.
-
-    from_pixels f64 [3, 3]: see `HairPlane.from_pixels`; depth f32 [H, W] m of the body, infinite where there is none;
-    regions u8 [PH, PW] of the portrait; portrait: the two levels of its mip map to sample; gain: factor of the colors;
-    maps: changed in place.
+    It does where the plane is nearer to the camera than the body. from_pixels: of a HairSource; regions u8 [PH, PW] of
+    the portrait; depth m of the body there, infinite where there is none.
     """
-    warp, visibility, labels, normals = maps.warp, maps.visibility, maps.labels, maps.normals
-    H, W = depth.shape
     PH, PW = regions.shape
-    color = np.zeros((2, 3))
-    for y in range(H):
-        for x in range(W):
-            if visibility[y, x] == seen:
-                continue
-            u = from_pixels[0, 0] * (x + 0.5) + from_pixels[0, 1] * (y + 0.5) + from_pixels[0, 2]
-            v = from_pixels[1, 0] * (x + 0.5) + from_pixels[1, 1] * (y + 0.5) + from_pixels[1, 2]
-            inverse_depth = from_pixels[2, 0] * (x + 0.5) + from_pixels[2, 1] * (y + 0.5) + from_pixels[2, 2]
-            # Written as `not >` because 0 times infinity is NaN, and such a pixel must be skipped, too.
-            if not inverse_depth * depth[y, x] > 1.0:
-                continue
-            u, v = u / inverse_depth, v / inverse_depth
-            if not (0 <= u < PW and 0 <= v < PH) or regions[int(v), int(u)] != _HAIR:
-                continue
-            mixed_sample(portrait, u / PW, v / PH, color)
-            for k in range(3):
-                warp[y, x, k] = np.uint8(min(gain * color[0, k] + 0.5, 255.0))
-                normals[y, x, k] = _CAMERA_FACING_NORMAL[k]
-            visibility[y, x], labels[y, x] = beside, _HAIR
+    x, y = column + 0.5, row + 0.5
+    u = from_pixels[0, 0] * x + from_pixels[0, 1] * y + from_pixels[0, 2]
+    v = from_pixels[1, 0] * x + from_pixels[1, 1] * y + from_pixels[1, 2]
+    inverse_depth = from_pixels[2, 0] * x + from_pixels[2, 1] * y + from_pixels[2, 2]
+    is_hair = False
+    # False for NaN, too, which is what 0 times infinity gives.
+    if inverse_depth * depth > 1.0:
+        u, v = u / inverse_depth, v / inverse_depth
+        if 0 <= u < PW and 0 <= v < PH:
+            is_hair = regions[np.uint64(v), np.uint64(u)] == _HAIR
+    return is_hair, u, v

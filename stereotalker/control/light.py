@@ -193,7 +193,7 @@ def _vertex_shadow(surface: Surface, key: np.ndarray, target: np.ndarray) -> np.
     return _occlusion(places, depth) * np.maximum(surface.normals @ key, 0).astype(np.float32)
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _occlusion(places: np.ndarray, depth: np.ndarray) -> np.ndarray:
     """How much of the shadow map lies in front of a place, f32 [V] in 0..1, by percentage-closer filtering.
 

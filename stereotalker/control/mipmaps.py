@@ -9,7 +9,6 @@ import numba
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
-from stereotalker.control.background_plate import bilinear_sample
 from stereotalker.records import Avatar
 from stereotalker.smplx_layout import REGION
 
@@ -20,8 +19,8 @@ _MIN_SIDE = 32
 class MipPair(NamedTuple):
     """Two neighboring levels of a mip map, to be mixed (trilinear sampling). Numba kernels take NamedTuples."""
 
-    fine: np.ndarray  # u8 [h, w, 3] sRGB
-    coarse: np.ndarray  # u8 [h // 2, w // 2, 3] sRGB; the same array as `fine` at the coarsest level
+    fine: np.ndarray  # u8 [L, h, w, 3] sRGB: L pictures of the same size
+    coarse: np.ndarray  # u8 [L, h // 2, w // 2, 3] sRGB; the same array as `fine` at the coarsest level
     blend: float  # share of the coarse level, 0..1
 
 
@@ -46,9 +45,10 @@ def halved(picture: np.ndarray) -> tuple[np.ndarray, ...]:
 
 
 def pair(avatar: Avatar, pyramid: tuple[np.ndarray, ...], intrinsics: np.ndarray, extrinsics: np.ndarray) -> MipPair:
-    """The two levels of an avatar's `levels` whose resolutions enclose that of a camera, and the share of the coarser.
+    """The two levels of a mip map whose resolutions enclose that of a camera, and the share of the coarser.
 
-    intrinsics [3, 3] px, extrinsics [3 or 4, 4] world -> camera, m.
+    pyramid: of pictures as large as the avatar's portrait, every level u8 [L, h, w, 3], the finest first; intrinsics
+    [3, 3] px, extrinsics [3 or 4, 4] world -> camera, m.
     """
     level = np.clip(_level_of_detail(avatar, intrinsics, extrinsics), 0, len(pyramid) - 1)
     # The small term keeps rounding from choosing the level below, where the camera is as fine as a level.
@@ -78,15 +78,42 @@ def _level_of_detail(avatar: Avatar, intrinsics: np.ndarray, extrinsics: np.ndar
     return float(np.log2(pixel_density(avatar.intrinsics, avatar.extrinsics) / pixel_density(intrinsics, extrinsics)))
 
 
-@numba.njit(cache=True)
-def mixed_sample(levels: MipPair, x: float, y: float, out: np.ndarray) -> None:
-    """Trilinear sample of a mip map. x and y: place as fractions of the picture's width and height.
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def mixed_sample(
+    fine: np.ndarray, coarse: np.ndarray, blend: float, picture: int, x: float, y: float
+) -> tuple[float, float, float]:
+    """Trilinear sample of one of the pictures of a mip map: a color in 0..255.
 
-    out f64 [2, 3] is overwritten: out[0] becomes the color in 0..255, out[1] is scratch space.
+    fine, coarse and blend: of a MipPair; x and y: place as fractions of the picture's width and height.
     """
-    fine, coarse = levels.fine, levels.coarse
-    bilinear_sample(fine, x * fine.shape[1], y * fine.shape[0], out[0])
-    if levels.blend > 0:
-        bilinear_sample(coarse, x * coarse.shape[1], y * coarse.shape[0], out[1])
-        for k in range(3):
-            out[0, k] += levels.blend * (out[1, k] - out[0, k])
+    red, green, blue = bilinear_sample(fine, picture, x * fine.shape[2], y * fine.shape[1])
+    if blend > 0:
+        r, g, b = bilinear_sample(coarse, picture, x * coarse.shape[2], y * coarse.shape[1])
+        red, green, blue = red + blend * (r - red), green + blend * (g - green), blue + blend * (b - blue)
+    return red, green, blue
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def bilinear_sample(images: np.ndarray, picture: int, x: float, y: float) -> tuple[float, float, float]:
+    """Bilinear sample of one of several images [L, H, W, 3].
+
+    x and y in px; pixel centers lie at +0.5, and places beyond the edges take the edge's color.
+    """
+    H, W = images.shape[1], images.shape[2]
+    x = min(max(x - 0.5, 0.0), W - 1.001)
+    y = min(max(y - 0.5, 0.0), H - 1.001)
+    # Unsigned, so that numba does not look for negative indices.
+    p, c, r = np.uint64(picture), np.uint64(x), np.uint64(y)
+    right, below = np.uint64(c + np.uint64(1)), np.uint64(r + np.uint64(1))
+    fx, fy = x - np.float64(c), y - np.float64(r)
+    gx, gy = 1 - fx, 1 - fy
+    red = (images[p, r, c, 0] * gx + images[p, r, right, 0] * fx) * gy + (
+        images[p, below, c, 0] * gx + images[p, below, right, 0] * fx
+    ) * fy
+    green = (images[p, r, c, 1] * gx + images[p, r, right, 1] * fx) * gy + (
+        images[p, below, c, 1] * gx + images[p, below, right, 1] * fx
+    ) * fy
+    blue = (images[p, r, c, 2] * gx + images[p, r, right, 2] * fx) * gy + (
+        images[p, below, c, 2] * gx + images[p, below, right, 2] * fx
+    ) * fy
+    return red, green, blue

@@ -8,10 +8,11 @@ atlas, and beside the head from the hair plane. V: vertices of the body, F: its 
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
+import torch
 from scipy.spatial import cKDTree
 
 from stereotalker.body.free_body import PARTS
@@ -31,29 +32,26 @@ from stereotalker.control.body_parts import (
 )
 from stereotalker.control.cloth_gaps import close_gaps, cloth_contacts
 from stereotalker.control.frame_maps import FrameMaps
-from stereotalker.control.hair_plane import HairPlane
+from stereotalker.control.hair_plane import HairPlane, HairSource
 from stereotalker.control.layers import Layer
 from stereotalker.control.light import PortraitLight, Surface, read_light
 from stereotalker.control.loose_sleeves import pose_clothed, round_sleeves
 from stereotalker.control.texture import Texture, make_texture
 from stereotalker.control.warp_kernels import (
-    FROM_HAIR_PLANE,
     GUESSED,
-    SEEN,
+    SAMPLED,
+    SHOWN,
+    SUPERSAMPLING,
     AtlasSource,
     DrawnMesh,
-    LayerSource,
-    draw_normals_and_labels,
-    fill_from_atlas,
-    warp_layer,
+    PortraitSource,
+    draw_frame,
 )
 from stereotalker.geometry.camera import project
-from stereotalker.geometry.rasterizer import majority_pool, rasterize
+from stereotalker.geometry.rasterizer import rasterize
 from stereotalker.records import Avatar, Camera, Control, Motion
 from stereotalker.smplx_layout import REGION
 
-# Samples per pixel and axis: maps are drawn this much larger, then reduced.
-_SUPERSAMPLING = 2
 # Share of the vertices visible in the portrait that must be hair for the back of the head to be hair as well.
 _MIN_HAIR_SHARE = 0.01
 # Cosine of the angle to the viewer below which the portrait shows a surface too slantwise to count as seen (65
@@ -68,29 +66,30 @@ _MAX_LIMB_SHADING = 1.3
 
 @dataclass(frozen=True)
 class Reference:
-    """An avatar prepared for warping. H x W: size of the portrait."""
+    """An avatar prepared for warping."""
 
     avatar: Avatar
-    # Mip maps (each level u8 [h, w, 3], the finest first) of the portrait and of the background.
+    # Mip maps, the finest level first: of the portrait (each u8 [1, h, w, 3]), of its layers' pictures (u8 [L, h, w,
+    # 3]), and of the background (u8 [h, w, 3]).
     portrait_levels: tuple[np.ndarray, ...]
+    layer_levels: tuple[np.ndarray, ...]
     background_levels: tuple[np.ndarray, ...]
-    layers: tuple[Layer, ...]
-    # u8 [F] layer of every triangle.
-    triangle_layer: np.ndarray
+    portrait: PortraitSource
     # f32 [V, 3]: the body in the portrait, x px, y px, depth m.
     places: np.ndarray
     # f32 [V] cosine of the angle between the surface and the portrait's camera.
     facing: np.ndarray
+    # bool [V] vertices of arms and hands.
+    is_limb: np.ndarray
     # Texture atlas of the whole surface, for what the portrait does not show.
     texture: Texture
-    # u8 [V] index into smplx_layout.REGIONS.
-    region: np.ndarray
+    atlas: AtlasSource
     light: PortraitLight
     # None where the portrait shows no hair.
     plane_of_hair: HairPlane | None
     # f16 [V, 3] m: the clothed surface with round sleeves.
     round_surface: np.ndarray
-    # bool [2, V] vertices beside the seam at which either arm's sleeve continues into the trunk's cloth.
+    # bool [2, F] triangles beside the seam at which either arm's sleeve continues into the trunk's cloth.
     cloth_contacts: np.ndarray
 
 
@@ -112,21 +111,38 @@ def reference(avatar: Avatar, body: Body) -> Reference:
     )
     shading, facing = _vertex_shading(light, surface, body), _facing(surface, avatar.extrinsics)
     portrait_layers, materials = layers.make_layers(avatar, body, pixels, shading)
+    texture = make_texture(avatar, body, pixels, portrait_layers, materials, region, shading, facing)
+    vertex_layer = layers.vertex_layers(body)
     return Reference(
         avatar=avatar,
-        portrait_levels=mipmaps.levels(avatar),
+        portrait_levels=tuple(level[None] for level in mipmaps.levels(avatar)),
+        layer_levels=tuple(np.stack(level) for level in zip(*(part.levels for part in portrait_layers), strict=True)),
         background_levels=mipmaps.halved(avatar.background),
-        layers=portrait_layers,
-        triangle_layer=layers.triangle_layers(layers.vertex_layers(body), body.faces),
+        portrait=PortraitSource(
+            faces=body.faces,
+            layer=layers.triangle_layers(vertex_layer, body.faces),
+            region=region,
+            is_outside_mouth=~in_mouth(body),
+            is_head=head_vertices(body),
+            regions=avatar.regions,
+            layers=np.stack([_layer_table(part) for part in portrait_layers]),
+        ),
         places=pixels,
         facing=facing,
-        texture=make_texture(avatar, body, pixels, portrait_layers, materials, region, shading, facing),
-        region=region,
+        is_limb=vertex_layer != layers.TRUNK,
+        texture=texture,
+        atlas=AtlasSource(body.texture_faces, texel_corners(body), texture.colour[None], texture.seen),
         light=light,
         plane_of_hair=hair_plane.make_hair_plane(avatar, body),
         round_surface=round_sleeves(avatar, body),
-        cloth_contacts=cloth_contacts(body, portrait_layers, pixels),
+        cloth_contacts=np.any(cloth_contacts(body, portrait_layers, pixels)[:, body.faces], -1),
     )
+
+
+def _layer_table(layer: Layer) -> np.ndarray:
+    """The maps of a layer as the kernel reads them, f32 [PH, PW, 4]; see `PortraitSource.layers`."""
+    use = np.where(layer.is_shown, SHOWN, SAMPLED) * layer.may_sample
+    return np.stack([layer.depth, layer.shading, layer.interior, use], -1).astype(np.float32)
 
 
 def _facing(surface: Surface, extrinsics: np.ndarray) -> np.ndarray:
@@ -195,13 +211,37 @@ def control(ref: Reference, body: Body, motion: Motion, camera: Camera) -> Contr
     avatar, (H, W) = ref.avatar, camera.size
     vertices, departure = pose_clothed(avatar, body, ref.round_surface, motion)
     T = len(vertices)
-    fine_size = (_SUPERSAMPLING * H, _SUPERSAMPLING * W)
-    warp, normals, plate = (np.zeros((T, H, W, 3), np.uint8) for _ in range(3))
-    visibility, labels, coverage = (np.zeros((T, H, W), np.uint8) for _ in range(3))
-    is_outside_mouth, is_head = ~in_mouth(body), head_vertices(body)
-    is_limb = layers.vertex_layers(body) != layers.TRUNK
-    atlas = AtlasSource(body.texture_faces, texel_corners(body), ref.texture.colour, ref.texture.seen)
+    warp, normals, plate = (np.empty((T, H, W, 3), np.uint8) for _ in range(3))
+    visibility, labels, coverage = (np.empty((T, H, W), np.uint8) for _ in range(3))
     heads = None if ref.plane_of_hair is None else hair_plane.heads(avatar, body, motion)
+
+    def draw(t: int) -> None:
+        """Draw frame t over its plate."""
+        K, E = camera.intrinsics[t], camera.extrinsics[t]
+        K = K * np.array([[SUPERSAMPLING], [SUPERSAMPLING], [1]], np.float32)
+        fragments = rasterize(project(vertices[t], K, E), body.faces, (SUPERSAMPLING * H, SUPERSAMPLING * W))
+        surface = Surface.of(vertices[t], body.faces)
+        drawn = DrawnMesh(
+            face=fragments.face,
+            bary=fragments.bary,
+            depth=fragments.depth,
+            vertices=np.column_stack(
+                [
+                    ref.places,
+                    surface.normals @ E[:3, :3].T,
+                    _vertex_shading(ref.light, surface, body),
+                    _portrait_share(ref.facing, _facing(surface, E), ref.is_limb),
+                    departure[t],
+                ]
+            ).astype(np.float32),
+        )
+        maps = FrameMaps(warp[t], visibility[t], labels[t], normals[t], coverage[t], face=np.empty((H, W), np.int32))
+        hair = _hair(ref, None if heads is None else (heads[0][t], heads[1][t]), K, E)
+        draw_frame(drawn, ref.portrait, mipmaps.pair(avatar, ref.layer_levels, K, E), ref.atlas, hair, plate[t], maps)
+        shown_layer = np.where(maps.face >= 0, ref.portrait.layer[maps.face], layers.COUNT)
+        close_gaps(maps, maps.face >= 0, shown_layer, ref.cloth_contacts[:, maps.face])
+        coverage[t][(maps.face < 0) & (visibility[t] == GUESSED)] = 255  # the gaps
+
     for t in range(T):
         K, E = camera.intrinsics[t], camera.extrinsics[t]
         if t and np.array_equal(E, camera.extrinsics[t - 1]) and np.array_equal(K, camera.intrinsics[t - 1]):
@@ -209,61 +249,22 @@ def control(ref: Reference, body: Body, motion: Motion, camera: Camera) -> Contr
         else:
             wall = mipmaps.background_level(avatar, ref.background_levels, K, E)
             plate[t] = background_plate(avatar, K, E, (H, W), wall)
-
-        # From here on, everything is drawn at the supersampled size.
-        K = K * np.array([[_SUPERSAMPLING], [_SUPERSAMPLING], [1]], np.float32)
-        fragments = rasterize(project(vertices[t], K, E), body.faces, fine_size)
-        maps = FrameMaps(
-            warp=plate[t].repeat(_SUPERSAMPLING, 0).repeat(_SUPERSAMPLING, 1),
-            visibility=np.zeros(fine_size, np.uint8),
-            labels=np.zeros(fine_size, np.uint8),
-            normals=np.zeros((*fine_size, 3), np.uint8),
-        )
-        drawn = DrawnMesh(fragments.face, fragments.bary, body.faces, ref.triangle_layer)
-        surface = Surface.of(vertices[t], body.faces)
-        shading = _vertex_shading(ref.light, surface, body)
-        camera_normals = (surface.normals @ E[:3, :3].T).astype(np.float32)
-        draw_normals_and_labels(drawn, camera_normals, ref.region, maps)
-        share = _portrait_share(ref.facing, _facing(surface, E), is_limb)
-        for index, layer in enumerate(ref.layers):
-            portrait = LayerSource(
-                places=ref.places,
-                is_outside_mouth=is_outside_mouth,
-                is_head=is_head,
-                portrait_share=share,
-                departure=departure[t],
-                depth=layer.depth,
-                shading=layer.shading,
-                regions=avatar.regions,
-                is_shown=layer.is_shown,
-                may_sample=layer.may_sample,
-                interior=layer.interior,
-            )
-            warp_layer(drawn, index, shading, portrait, atlas, mipmaps.pair(avatar, layer.levels, K, E), maps)
-        if heads is not None:
-            assert ref.plane_of_hair is not None
-            positions, rotations = heads
-            gain = ref.light.change(
-                ref.plane_of_hair.normal(ref.plane_of_hair.head_rotation), ref.plane_of_hair.normal(rotations[t])
-            )
-            camera_to_portrait = ref.plane_of_hair.from_pixels(positions[t], rotations[t], K, E)
-            levels = mipmaps.pair(avatar, ref.portrait_levels, K, E)
-            hair_plane.draw(
-                camera_to_portrait, fragments.depth, avatar.regions, levels, gain, FROM_HAIR_PLANE, SEEN, maps
-            )
-        fill_from_atlas(drawn, shading, atlas, maps)
-
-        warp[t] = cv2.resize(maps.warp, (W, H), interpolation=cv2.INTER_AREA)
-        is_person = np.where(maps.visibility > 0, np.uint8(255), np.uint8(0))
-        coverage[t] = cv2.resize(is_person, (W, H), interpolation=cv2.INTER_AREA)
-        labels[t] = majority_pool(maps.labels, _SUPERSAMPLING)
-        # Visibility values and u8 normals cannot be averaged, so one sample near the pixel's center stands for it.
-        center = slice(_SUPERSAMPLING // 2, None, _SUPERSAMPLING)
-        normals[t], visibility[t] = maps.normals[center, center], maps.visibility[center, center]
-        face = fragments.face[center, center]
-        is_covered = fragments.face.reshape(H, _SUPERSAMPLING, W, _SUPERSAMPLING).min((1, 3)) >= 0
-        shown_layer = np.where(face >= 0, ref.triangle_layer[face], layers.COUNT)
-        contacts = np.any(ref.cloth_contacts[:, body.faces[face]], -1)
-        close_gaps(FrameMaps(warp[t], visibility[t], labels[t], normals[t]), is_covered, shown_layer, contacts)
-        coverage[t][~is_covered & (visibility[t] == GUESSED)] = 255  # the gaps
+    # Most of the work is done in kernels that release the interpreter's lock.
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        list(threads.map(draw, range(T)))
     return Control(warp, visibility, normals, labels, plate, coverage, camera.azimuth, camera.elevation)
+
+
+def _hair(
+    ref: Reference, head: tuple[np.ndarray, np.ndarray] | None, intrinsics: np.ndarray, extrinsics: np.ndarray
+) -> HairSource:
+    """The hair plane in a frame whose camera has these intrinsics [3, 3] px and extrinsics [3 or 4, 4].
+
+    head: its position and rotation, see `hair_plane.heads`; None without hair.
+    """
+    plane, levels = ref.plane_of_hair, mipmaps.pair(ref.avatar, ref.portrait_levels, intrinsics, extrinsics)
+    if plane is None or head is None:
+        return HairSource(False, np.zeros((3, 3)), 1.0, levels)
+    position, rotation = head
+    gain = ref.light.change(plane.normal(plane.head_rotation), plane.normal(rotation))
+    return HairSource(True, plane.from_pixels(position, rotation, intrinsics, extrinsics), gain, levels)

@@ -146,7 +146,7 @@ def project(vertices: np.ndarray, intrinsics: np.ndarray, extrinsics: np.ndarray
     )
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _project(vertices, K, E):
     out = np.empty((len(vertices), 3), np.float32)
     for v in range(len(vertices)):
@@ -175,7 +175,7 @@ def orthographic_view(
     return axes, corner, project_orthographic(points, axes, corner, side / extent)
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def project_orthographic(points, axes, corner, scale):
     """Project points [M, 3] m into the view that `orthographic_view` returned: f32 [M, 3], x px, y px, depth m.
 

@@ -12,7 +12,8 @@ import numpy as np
 
 from stereotalker.smplx_layout import REGIONS
 
-_LABELS = len(REGIONS)
+# Number of labels of a picture of regions.
+LABELS = len(REGIONS)
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def rasterize(pixels: np.ndarray, faces: np.ndarray, size: tuple[int, int]) -> F
     return Fragments(face, bary, depth)
 
 
-@numba.njit(cache=True, fastmath=False)
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def _draw(pixels, faces, out_face, out_bary, out_depth):
     height, width = out_face.shape
     for f in range(faces.shape[0]):
@@ -67,10 +68,13 @@ def _draw(pixels, faces, out_face, out_bary, out_depth):
             py = y + 0.5 - ay
             for x in range(x0, x1 + 1):
                 px = x + 0.5 - ax
-                v = (px * cy - py * cx) / area
-                w = (bx * py - by * px) / area
+                v, w = px * cy - py * cx, bx * py - by * px
+                # Most pixels fail here, without a division.
+                if (v < 0.0 or w < 0.0) if area > 0.0 else (v > 0.0 or w > 0.0):
+                    continue
+                v, w = v / area, w / area
                 u = 1.0 - v - w
-                if u < 0.0 or v < 0.0 or w < 0.0:
+                if u < 0.0:
                     continue
                 inverse = u / az + v / bz + w / cz
                 z = 1.0 / inverse
@@ -82,7 +86,7 @@ def _draw(pixels, faces, out_face, out_bary, out_depth):
                     out_bary[y, x, 2] = w / cz * z
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _interpolate(face, bary, faces, values):
     height, width = face.shape
     out = np.zeros((height, width, values.shape[1]), np.float32)
@@ -104,7 +108,7 @@ def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     return _vertex_normals(np.ascontiguousarray(vertices, np.float32), np.ascontiguousarray(faces, np.int32))
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _vertex_normals(vertices, faces):
     normals = np.zeros_like(vertices)
     for f in range(faces.shape[0]):
@@ -124,14 +128,14 @@ def _vertex_normals(vertices, faces):
     return normals
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def majority_pool(regions, s):
     """The most frequent label of every block of s x s px, u8 [H, W] -> u8 [H // s, W // s].
 
     Labels are indices into smplx_layout.REGIONS. Of equally frequent ones the first in REGIONS is taken.
     """
     H, W = regions.shape[0] // s, regions.shape[1] // s
-    out, votes = np.zeros((H, W), np.uint8), np.zeros(_LABELS, np.int64)
+    out, votes = np.zeros((H, W), np.uint8), np.zeros(LABELS, np.int64)
     for y in range(H):
         for x in range(W):
             votes[:] = 0
