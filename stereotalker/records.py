@@ -7,7 +7,7 @@ T frames, V vertices, H x W pixels, B shape coefficients, S samples. There are 5
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -167,6 +167,15 @@ class Control:
             labels=(np.uint8, (T, H, W)), coverage=(np.uint8, (T, H, W)),
             azimuth=(np.float32, (T,)), elevation=(np.float32, (T,)),
         )  # fmt: skip
+
+    def frames(self, start: int, stop: int) -> Control:
+        """The maps of frames start..stop-1: views."""
+        return Control(*(getattr(self, field.name)[start:stop] for field in fields(self)))
+
+    def part(self, rows: slice, columns: slice) -> Control:
+        """The same maps of a part of the picture: views."""
+        names = "warp", "visibility", "normals", "labels", "plate", "coverage"
+        return replace(self, **{name: getattr(self, name)[:, rows, columns] for name in names})
 
 
 Record = TypeVar("Record")

@@ -1,7 +1,5 @@
 """Training of the render denoiser: loss, crops, and a public model as the starting point."""
 
-from copy import deepcopy
-
 import numpy as np
 import pytest
 import safetensors
@@ -9,6 +7,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from render_helpers import training_sample
 
+from stereotalker.control.masks import read_masks
 from stereotalker.errors import UserError
 from stereotalker.evaluation import rendering
 from stereotalker.params import DenoiserTraining
@@ -17,7 +16,7 @@ from stereotalker.training import crops
 from stereotalker.training.crops import draw_crops
 from stereotalker.training.loop import Checkpoint
 from stereotalker.training.renderer import train_denoiser, training_loss
-from stereotalker.weights import save_weights
+from stereotalker.weights import save_weights, weights_file
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("render")]
 
@@ -28,9 +27,9 @@ def draw_two_crops(sample, seed):
 
 def test_the_loss_falls_on_one_sample(tiny_models, speech):
     sample = training_sample(tiny_models, speech, 1.0)
-    model = deepcopy(tiny_models.renderer.denoiser)
+    model = read_denoiser(weights_file("render", tiny_models.folder))
     torch.nn.init.zeros_(model.net.conv_out.weight)
-    loss = training_loss(model.train(), tiny_models.renderer.masks, "ddim")
+    loss = training_loss(model.train(), read_masks(tiny_models.folder), "ddim")
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     values = []
     for step in range(12):

@@ -17,6 +17,7 @@ from diffusers.models import UNet2DModel
 from torch import nn
 from torch.nn import functional
 
+from stereotalker.control.filters import max_filter
 from stereotalker.records import Control
 from stereotalker.runtime.device import autocast
 from stereotalker.smplx_layout import REGION, REGIONS
@@ -44,8 +45,12 @@ class RegionMasks(nn.Module, ABC):
     """A source of region masks. The renderer takes any; `MaskPredictor` is the one that is trained."""
 
     @abstractmethod
-    def predict(self, control: Control) -> torch.Tensor:
-        """Region probabilities of every frame, f32 [T, R, H, W]; they sum to one over the regions."""
+    def predict(self, control: Control, is_inner: torch.Tensor | None = None) -> torch.Tensor:
+        """Region probabilities of every frame, f32 [T, R, H, W]; they sum to one over the regions.
+
+        is_inner bool [T, H, W]: `inner_body`, which a part of a picture needs from the whole one; None: that of
+        `control`.
+        """
 
 
 class MaskPredictor(RegionMasks):
@@ -67,59 +72,69 @@ class MaskPredictor(RegionMasks):
             add_attention=False,
         )
 
-    def forward(self, maps_BCHW: torch.Tensor) -> torch.Tensor:
-        """Control channels f32 [B, C, H, W], see `control_channels` -> logits f32 [B, R, H, W]."""
-        H, W = maps_BCHW.shape[-2:]
-        cells = functional.pixel_unshuffle(
-            _pad(maps_BCHW, self.config.patch * 2 ** len(self.config.channels)), self.config.patch
-        )
-        logits = functional.pixel_shuffle(self.net(cells, 0).sample.float(), self.config.patch)[..., :H, :W]
+    def forward(self, cells: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """Control maps f32 [B, C, h, w], see `control_cells`, of pictures of this size (H, W) -> f32 [B, R, H, W]."""
         # The body's own label is the starting point of the prediction.
-        return logits + 4.0 * maps_BCHW[:, : len(REGIONS)]
+        logits = self.net(cells, 0).sample.float() + 4.0 * cells[:, : len(REGIONS) * self.config.patch**2]
+        return functional.pixel_shuffle(logits, self.config.patch)[..., : size[0], : size[1]]
 
     @torch.inference_mode()
-    def predict(self, control: Control) -> torch.Tensor:
-        """Region probabilities of every frame, f32 [T, R, H, W]; they sum to one over the regions.
-
-        Well inside the body's silhouette the probability of background is exactly 0, see _MIN_INNER_DEPTH.
-        """
-        device = self.net.device.type
-        with autocast(device):
-            logits = self(
-                control_channels(
-                    control.labels, control.warp, control.visibility, control.normals, control.plate, device
-                )
-            )
-        logits = logits.float()
-        logits[:, REGION["background"]].masked_fill_(_inner_body_mask(control.labels, device), -torch.inf)
+    def predict(self, control: Control, is_inner: torch.Tensor | None = None) -> torch.Tensor:
+        device = self.net.device
+        cells = control_cells(
+            control.labels, control.warp, control.visibility, control.normals, control.plate, self.config, device
+        )
+        with autocast(device.type):
+            logits = self(cells, control.labels.shape[1:]).float()
+        logits[:, REGION["background"]].masked_fill_(
+            inner_body(control.labels, device) if is_inner is None else is_inner, -torch.inf
+        )
         return logits.softmax(1)
 
 
-def _inner_body_mask(labels: Picture, device: Device) -> torch.Tensor:
+def inner_body(labels: Picture, device: Device = None) -> torch.Tensor:
     """Where a pixel lies at least _MIN_INNER_DEPTH inside the body's silhouette, bool [B, H, W]. labels u8 [B, H, W].
 
-    The picture's border is no outline: the body is taken to go on beyond it.
+    There the probability of background is 0. The picture's border is no outline: the body is taken to go on beyond it.
+    device None: the labels stay where they are.
     """
-    radius = max(1, round(labels.shape[1] * _MIN_INNER_DEPTH))
-    near_background = (torch.as_tensor(labels, device=device) == REGION["background"]).float()
-    for kernel, padding in (((2 * radius + 1, 1), (radius, 0)), ((1, 2 * radius + 1), (0, radius))):
-        near_background = functional.max_pool2d(near_background, kernel, 1, padding)
-    return near_background == 0
+    is_background = torch.as_tensor(labels, device=device) == REGION["background"]
+    return max_filter(is_background.float(), max(1, round(labels.shape[1] * _MIN_INNER_DEPTH))) == 0
 
 
-def control_channels(
-    labels: Picture, warp: Picture, visibility: Picture, normals: Picture, plate: Picture, device: Device = None
+def control_cells(
+    labels: Picture,
+    warp: Picture,
+    visibility: Picture,
+    normals: Picture,
+    plate: Picture,
+    config: MaskConfig,
+    device: Device = None,
 ) -> torch.Tensor:
-    """Stack control maps, u8 [B, H, W] or [B, H, W, 3], to the network's input, f32 [B, C, H, W] in 0..1.
+    """Control maps, u8 [B, H, W] or [B, H, W, 3], as the network takes them: f32 [B, C, h, w], one-hot labels first.
 
-    The last three channels, warp minus plate, are in -1..1. device None: the maps stay where they are.
+    The values are in 0..1, but those of the last three maps, warp minus plate, in -1..1. The lower and right edges of
+    the pictures are repeated as far as the network's grids ask for. device None: the maps stay where they are.
     """
-    one_hot = (
-        functional.one_hot(torch.as_tensor(labels, device=device).long(), len(REGIONS)).permute(0, 3, 1, 2).float()
-    )
-    warp_B3HW, plate_B3HW = to_float(warp, device), to_float(plate, device)
-    maps = [one_hot, warp_B3HW, one_channel(visibility, device), to_float(normals, device), warp_B3HW - plate_B3HW]
-    return torch.cat(maps, 1).to(memory_format=torch.channels_last)
+    patch, multiple = config.patch, config.patch * 2 ** len(config.channels)
+
+    def cells(picture: Picture) -> torch.Tensor:
+        """A picture as u8 cells [B, h, w, _ p p]."""
+        x = torch.as_tensor(picture, device=device)
+        B, H, W = x.shape[:3]
+        rows, columns = (
+            torch.arange(-(-side // multiple) * multiple, device=x.device).clamp_max(side - 1) for side in (H, W)
+        )
+        if len(rows) > H or len(columns) > W:
+            x = x[:, rows[:, None], columns]
+        x = x.reshape(B, len(rows) // patch, patch, len(columns) // patch, patch, -1).permute(0, 1, 3, 5, 2, 4)
+        return x.reshape(*x.shape[:3], -1)
+
+    names = cells(labels)[..., None, :]
+    one_hot = names == torch.arange(len(REGIONS), dtype=torch.uint8, device=names.device)[:, None]
+    colors, wall = cells(warp).float() / 255, cells(plate).float() / 255
+    others = [cells(m).float() / 255 for m in (visibility, normals)]
+    return torch.cat([one_hot.flatten(-2), colors, *others, colors - wall], -1).permute(0, 3, 1, 2)
 
 
 def to_float(image: Picture, device: Device = None) -> torch.Tensor:
@@ -143,13 +158,6 @@ def region_iou(predicted: np.ndarray, truth: np.ndarray) -> dict[str, float]:
         if union := (in_prediction | in_truth).sum():
             scores[name] = float((in_prediction & in_truth).sum() / union)
     return scores
-
-
-def _pad(maps: torch.Tensor, multiple: int) -> torch.Tensor:
-    """Repeat the bottom and right edges of maps [B, C, H, W] until height and width are multiples of `multiple`."""
-    H, W = maps.shape[-2:]
-    bottom, right = -H % multiple, -W % multiple
-    return functional.pad(maps, (0, right, 0, bottom), mode="replicate") if bottom or right else maps
 
 
 def read_masks(folder: Path = FOLDER, data: bytes | None = None) -> MaskPredictor:

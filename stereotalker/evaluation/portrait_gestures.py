@@ -21,11 +21,12 @@ from stereotalker.avatar.segmentation import project_limbs
 from stereotalker.body.model import Body
 from stereotalker.control.reference_warp import control, reference
 from stereotalker.control.warp_kernels import FROM_TEXTURE, SEEN
+from stereotalker.diffusion.windows import Window
 from stereotalker.geometry import camera
 from stereotalker.geometry.camera import project
 from stereotalker.geometry.camera_path import CameraPath
 from stereotalker.params import ASSETS
-from stereotalker.records import Avatar, Camera, Motion
+from stereotalker.records import Avatar, Camera, Control, Motion
 from stereotalker.render.renderer import Renderer
 from stereotalker.smplx_layout import JOINT, REGION, SIDES
 
@@ -108,12 +109,14 @@ def _render(
     renderer: Renderer, avatar: Avatar, motion: Motion, view: Camera, body: Body
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Frames u8 [T, H, W, 3] of a motion, and labels and visibility u8 [T, H, W] of their control maps."""
-    ref, tokens, run = reference(avatar, body), renderer.tokens(avatar.portrait), renderer.params.batch
+    ref, tokens, count = reference(avatar, body), renderer.tokens(avatar.portrait), len(motion.poses)
+
+    def maps_of(start: int, stop: int) -> Control:
+        return control(ref, body, motion.frames(start, stop), view.frames(start, stop))
+
     frames, labels, visibility = [], [], []
-    for start in range(0, len(motion.poses), run):
-        stop = min(start + run, len(motion.poses))
-        maps = control(ref, body, motion.frames(start, stop), view.frames(start, stop))
-        frames.append(renderer.pictures(maps, tokens, 0, start))
+    for pictures, maps in renderer.runs(maps_of, tokens, Window(0, 0, count, 0), count, 0):
+        frames.append(pictures)
         labels.append(maps.labels)
         visibility.append(maps.visibility)
     return np.concatenate(frames), np.concatenate(labels), np.concatenate(visibility)

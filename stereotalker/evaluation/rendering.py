@@ -15,6 +15,7 @@ from torch.nn import functional
 from stereotalker.control.masks import RegionMasks, region_iou
 from stereotalker.control.reference_warp import control, reference
 from stereotalker.control.warp_kernels import SEEN
+from stereotalker.diffusion.windows import Window
 from stereotalker.evaluation import image_metrics
 from stereotalker.evaluation.talking_portraits import TalkingPortrait
 from stereotalker.geometry import camera
@@ -83,13 +84,14 @@ def score_renderer(
 
 def pictures(renderer: Renderer, person: Sample) -> np.ndarray:
     """Render a sample's frames with mask predictor and denoiser, camera by camera in batches, u8 [N, H, W, 3]."""
-    tokens, step, out = renderer.tokens(person.portrait), renderer.params.batch, []
+    tokens, out = renderer.tokens(person.portrait), []
     for first in range(0, len(person.image), person.frames):
-        for start in range(0, person.frames, step):
-            stop = min(start + step, person.frames)
-            out.append(
-                renderer.pictures(control_of(person, first + start, first + stop), tokens, person.identity, start)
-            )
+
+        def maps(start: int, stop: int, first: int = first) -> Control:
+            return control_of(person, first + start, first + stop)
+
+        whole = Window(0, 0, person.frames, 0)
+        out += [frames for frames, _ in renderer.runs(maps, tokens, whole, person.frames, person.identity)]
     return np.concatenate(out)
 
 
@@ -212,7 +214,7 @@ class BodyMasks(RegionMasks):
         super().__init__()
         self.device = device
 
-    def predict(self, control: Control) -> torch.Tensor:
+    def predict(self, control: Control, is_inner: torch.Tensor | None = None) -> torch.Tensor:
         """One-hot masks f32 [T, regions, H, W]."""
         labels = torch.from_numpy(control.labels).to(self.device).long()
         return functional.one_hot(labels, len(REGIONS)).permute(0, 3, 1, 2).float()
@@ -284,19 +286,21 @@ def long_clip_stability(
     """Compare the last `seconds` of a long clip with its first: sharpness of the face, and identity.
 
     Identity is the correlation of the face's pixels with the portrait's, warped to the same place; only pixels that the
-    portrait shows count. Frames depend only on frames of their own batch, so those in between need not be rendered.
+    portrait shows count. Frames depend on no frame of another segment, so those in between need not be rendered.
     """
     count, batch = round(seconds * motion.fps), renderer.params.batch
     view = camera.avatar_camera(avatar, CameraPath(), len(motion.poses), motion.fps, size)
     ref, tokens = reference(avatar, renderer.body), renderer.tokens(avatar.portrait)
+
+    def maps_of(start: int, stop: int) -> Control:
+        return control(ref, renderer.body, motion.frames(start, stop), view.frames(start, stop))
+
     means = []
     for begin in (0, (len(motion.poses) - count) // batch * batch):
         sharpness, identity = [], []
-        for start in range(begin, begin + count, batch):
-            maps = control(ref, renderer.body, motion.frames(start, start + batch), view.frames(start, start + batch))
-            for picture, warp, labels, visibility in zip(
-                renderer.pictures(maps, tokens, 0, start), maps.warp, maps.labels, maps.visibility, strict=True
-            ):
+        window = Window(0, begin, begin + count, 0)
+        for frames, maps in renderer.runs(maps_of, tokens, window, len(motion.poses), 0):
+            for picture, warp, labels, visibility in zip(frames, maps.warp, maps.labels, maps.visibility, strict=True):
                 face = (labels == REGION["face"]) & (visibility == SEEN)
                 sharpness.append(image_metrics.sharpness(picture, face))
                 identity.append(np.corrcoef(picture[face].ravel(), warp[face].ravel())[0, 1])

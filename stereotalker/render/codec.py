@@ -13,8 +13,16 @@ from torch.nn import functional
 from stereotalker.store.public_models import local_folder
 
 
+def to_cells(picture: torch.Tensor, factor: int) -> torch.Tensor:
+    """torch's pixel_unshuffle of a picture [B, C, H, W]; the result lies in memory as convolutions read it fastest."""
+    x = picture.permute(0, 2, 3, 1).unflatten(2, (-1, factor)).unflatten(1, (-1, factor))
+    return x.permute(0, 1, 3, 5, 2, 4).flatten(3).permute(0, 3, 1, 2)
+
+
 class PixelCodec(nn.Module):
     """A lossless codec: a cell holds its pixels (pixel-unshuffle, Shi et al. 2016). It has no weights."""
+
+    is_local = True  # a part of a picture has the same cells as in the whole picture
 
     def __init__(self, factor: int):
         super().__init__()
@@ -22,7 +30,7 @@ class PixelCodec(nn.Module):
 
     def encode(self, picture_B3HW: torch.Tensor) -> torch.Tensor:
         """Picture f32 [B, 3, H, W] in 0..1 -> cells f32 [B, channels, h, w] in -1..1. H and W divide by `factor`."""
-        return functional.pixel_unshuffle(2 * picture_B3HW - 1, self.factor)
+        return to_cells(2 * picture_B3HW - 1, self.factor)
 
     def decode(self, cells: torch.Tensor) -> torch.Tensor:
         """Cells [B, channels, h, w] -> picture f32 [B, 3, H, W], 0..1 where the cells are in -1..1."""
@@ -31,6 +39,9 @@ class PixelCodec(nn.Module):
 
 class VaeCodec(nn.Module):
     """Latents of a public autoencoder, for example Stable Diffusion's, given by hub id or folder. It is not trained."""
+
+    is_local = False
+    computes_in_float32 = True
 
     def __init__(self, source: str):
         super().__init__()

@@ -113,6 +113,8 @@ class ViewGate(nn.Module):
     At first, every expert has its own azimuth: they are evenly spaced over +-_OUTERMOST_AZIMUTH.
     """
 
+    computes_in_float32 = True
+
     def __init__(self, experts: int):
         super().__init__()
         self.layer = nn.Linear(4, experts)

@@ -6,20 +6,25 @@ T: frames, R: regions, M reference tokens of width D.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import numpy as np
 import torch
 from torch.nn import functional
 
 from stereotalker.body.model import Body
-from stereotalker.control.masks import RegionMasks, one_channel, to_float
+from stereotalker.control.filters import max_filter, mean_filter
+from stereotalker.control.masks import RegionMasks, inner_body, one_channel, to_float
 from stereotalker.control.reference_warp import Reference, control, reference
 from stereotalker.control.warp_kernels import COPIED
 from stereotalker.diffusion.sampling import frame_noise, sample
 from stereotalker.diffusion.windows import Window
 from stereotalker.params import RenderParams
 from stereotalker.records import Avatar, Camera, Control, Motion
-from stereotalker.render.denoiser import RenderDenoiser, conditions
-from stereotalker.runtime.device import autocast, to_channels_last
+from stereotalker.render.areas import Area, cover
+from stereotalker.render.denoiser import RenderDenoiser, conditions, use_plain_attention
+from stereotalker.render.norms import Norms, Statistics
+from stereotalker.runtime.device import autocast, inference_copy
 from stereotalker.smplx_layout import REGION
 
 # Number of avatars whose tables stay in memory, because a worker may get segments of a few clips in turn.
@@ -36,15 +41,22 @@ _PERSON_MARGIN = 1
 
 
 class Renderer:
-    """Models in memory, ready to render segments of any avatar. It is not thread-safe: each worker has its own."""
+    """Models in memory, ready to render segments of any avatar. It is not thread-safe: each worker has its own.
+
+    The networks work on the parts of a picture in which the denoiser's picture is used, see `warp_share`. The rest is
+    the warp. Only the first run of a segment is worked on as a whole, to get the statistics by which the parts are
+    normalized.
+    """
 
     def __init__(
         self, body: Body, masks: RegionMasks, denoiser: RenderDenoiser, params: RenderParams, device: str = "cpu"
     ):
-        """device: of the masks and the denoiser. The other models are small and stay on the CPU."""
+        """masks and denoiser are copied. device: of both. The other models are small and stay on the CPU."""
         self.body, self.params, self.device = body, params, device
-        self.masks = to_channels_last(masks.eval(), self.device)
-        self.denoiser = to_channels_last(denoiser.eval(), self.device)
+        self.masks, self.denoiser = inference_copy(masks, device), inference_copy(denoiser, device)
+        if device == "cpu":
+            use_plain_attention(self.denoiser)
+        self._norms = Norms(self.masks, self.denoiser.net)
         self._prepared: dict[int, tuple[Reference, torch.Tensor]] = {}  # by id of the avatar, least recently used first
 
     def segment(
@@ -52,17 +64,48 @@ class Renderer:
     ) -> np.ndarray:
         """Render frames window.start..window.stop-1 of a clip, u8 [T, H, W, 3] sRGB; with alpha [T, H, W, 4], straight.
 
-        motion and camera are those of the whole clip, and so is the seed. Frames are rendered in runs of params.batch
-        that lie on a fixed grid over the clip, so that a frame is the same whatever the window is.
+        motion and camera are those of the whole clip, and so is the seed.
         """
         ref, tokens = self._prepare(avatar)
-        run, parts = self.params.batch, []
+
+        def maps(start: int, stop: int) -> Control:
+            """The control maps of frames start..stop-1."""
+            return control(ref, self.body, motion.frames(start, stop), camera.frames(start, stop))
+
+        runs = self.runs(maps, tokens, window, len(motion.poses), seed, alpha)
+        return np.concatenate([frames for frames, _ in runs])
+
+    def runs(
+        self,
+        maps: Callable[[int, int], Control],
+        tokens: torch.Tensor,
+        window: Window,
+        count: int,
+        seed: int,
+        alpha: bool = False,
+    ) -> Iterator[tuple[np.ndarray, Control]]:
+        """Render frames window.start..window.stop-1 of a clip of `count` frames, in runs of at most params.batch.
+
+        Runs lie on a fixed grid over the clip, and so do the segments whose first run gives the statistics, so that a
+        frame is the same whatever the window is. maps(start, stop): the control maps of frames start..stop-1; tokens
+        f32 [1, M, D], see `tokens`; seed: the clip's. Yields the frames of every run, u8 [_, H, W, 3] sRGB, or
+        [_, H, W, 4] with alpha, and their control maps.
+        """
+        run = self.params.batch
+        segment = max(self.params.segment // run, 1) * run
+        statistics: Statistics = {}
         for start in range(window.start - window.start % run, window.stop, run):
-            stop = min(start + run, len(motion.poses))
-            maps = control(ref, self.body, motion.frames(start, stop), camera.frames(start, stop))
-            in_window = slice(max(window.start - start, 0), window.stop - start)
-            parts.append(self.pictures(maps, tokens, seed, start, alpha)[in_window])
-        return np.concatenate(parts)
+            first = start - start % segment
+            if start == first or not statistics:
+                run_maps = maps(first, min(first + run, count))
+                with self._norms.record() as statistics:
+                    frames = self._pictures(run_maps, tokens, seed, first, alpha, are_whole=True)
+            if start != first:
+                run_maps = maps(start, min(start + run, count))
+                with self._norms.use(statistics):
+                    frames = self._pictures(run_maps, tokens, seed, start, alpha, are_whole=False)
+            wanted = max(window.start - start, 0), min(window.stop, count) - start
+            yield frames[slice(*wanted)], run_maps.frames(*wanted)
 
     def _prepare(self, avatar: Avatar) -> tuple[Reference, torch.Tensor]:
         """The reference warp's tables and the reference network's tokens of an avatar, cached for the latest few."""
@@ -80,41 +123,77 @@ class Renderer:
             return self.denoiser.reference(2 * to_float(portrait[None], self.device) - 1).float()
 
     @torch.inference_mode()
-    def pictures(self, maps: Control, tokens: torch.Tensor, seed: int, start: int, alpha: bool = False) -> np.ndarray:
-        """Render a run of frames, the first of which is frame `start` of the clip, from their control maps.
+    def _pictures(
+        self, maps: Control, tokens: torch.Tensor, seed: int, start: int, alpha: bool, are_whole: bool
+    ) -> np.ndarray:
+        """Render a run of frames, the first of which is frame `start` of the clip; arguments and result as of `runs`.
 
-        tokens f32 [1, M, D], see `tokens`; seed: the clip's. Returns u8 [T, H, W, 3] sRGB, or [T, H, W, 4] with alpha.
+        are_whole: the networks work on the whole pictures.
         """
         T, H, W = maps.labels.shape
-        region_probs = self.masks.predict(maps)
+        factor, multiple = self.denoiser.codec.factor, self.denoiser.multiple
+        grid = [-(-side // multiple) * multiple // factor for side in (H, W)]
+        noise = frame_noise((self.denoiser.codec.channels, *grid), seed, start, start + T, self.params.noise_period)
+        labels = torch.from_numpy(maps.labels).to(self.device)[:, None]
+        share = warp_share(one_channel(maps.visibility, self.device), labels)
+        if alpha:
+            warp, plate = (to_float(m, self.device) for m in (maps.warp, maps.plate))
+            frames = to_u8(cut_out(warp, plate, one_channel(maps.coverage, self.device)))
+        else:
+            frames = maps.warp.copy()
+        is_inner = inner_body(maps.labels, self.device)
+        is_painted = (share < 1).amax((0, 1)).cpu().numpy()
+        everything = Area(0, H, 0, W)
+        is_cut = self.denoiser.codec.is_local and not are_whole
+        for area, context in cover(is_painted, multiple) if is_cut else [(everything, everything)]:
+            part, inside = maps.part(*context.slices), area.within(context)
+            cells = noise[..., context.top // factor :, context.left // factor :]
+            image, person = (
+                x[..., *inside.slices] for x in self._paint(part, is_inner[:, *context.slices], tokens, cells)
+            )
+            part, part_share = maps.part(*area.slices), share[..., *area.slices]
+            warp, plate = (to_float(m, self.device) for m in (part.warp, part.plate))
+            painted = composite(image, warp, plate, person, part_share)
+            if alpha:
+                coverage = one_channel(part.coverage, self.device)
+                painted = cut_out(painted, plate, torch.lerp(person, coverage, part_share))
+            frames[:, *area.slices] = to_u8(painted)
+        return frames
+
+    def _paint(
+        self, maps: Control, is_inner: torch.Tensor, tokens: torch.Tensor, noise: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The denoiser's picture of a part of some frames, f32 [T, 3, h, w] in 0..1, and the person's alpha in it.
+
+        maps and is_inner: of the part, see `RegionMasks.predict`; noise f32 [T, C, _, _]: the part's is at its upper
+        left. The alpha is that of `person_alpha`.
+        """
+        T, H, W = maps.labels.shape
+        codec = self.denoiser.codec
+        region_probs = self.masks.predict(maps, is_inner)
         bottom, right = -H % self.denoiser.multiple, -W % self.denoiser.multiple
 
         def padded(x: torch.Tensor) -> torch.Tensor:
-            return functional.pad(x, (0, right, 0, bottom), mode="replicate")
+            return functional.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
 
-        warp, normals, plate = (to_float(m, self.device) for m in (maps.warp, maps.normals, maps.plate))
-        visibility = one_channel(maps.visibility, self.device)
-        labels = torch.from_numpy(maps.labels).to(self.device)[:, None]
         conditioning = conditions(
-            self.denoiser.codec, padded(warp), padded(visibility), padded(normals), padded(plate), padded(region_probs),
-            torch.from_numpy(np.stack([maps.azimuth, maps.elevation], 1)).to(self.device), tokens.expand(T, -1, -1), T,
-        )  # fmt: skip
-        noisy = frame_noise(tuple(conditioning.base.shape[1:]), seed, start, start + T, self.params.noise_period).to(
-            self.device
+            codec,
+            padded(to_float(maps.warp, self.device)),
+            padded(one_channel(maps.visibility, self.device)),
+            padded(to_float(maps.normals, self.device)),
+            padded(to_float(maps.plate, self.device)),
+            padded(region_probs),
+            torch.from_numpy(np.stack([maps.azimuth, maps.elevation], 1)).to(self.device),
+            tokens.expand(T, -1, -1),
+            T,
         )
+        h, w = conditioning.base.shape[2:]
+        noisy = noise[..., :h, :w].to(self.device)
         with autocast(self.device):
             cells = sample(
                 lambda x, t: self.denoiser(x, t, conditioning), noisy, self.params.scheduler, self.params.steps
             )
-        image = self.denoiser.codec.decode(cells)[..., :H, :W]
-        person = person_alpha(region_probs)
-        share = warp_share(visibility, labels)
-        frames = composite(image, warp, plate, person, share)
-        if alpha:
-            coverage = one_channel(maps.coverage, self.device)
-            frames = cut_out(frames, plate, torch.lerp(person, coverage, share))
-        frames = frames.clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1)
-        return frames.contiguous().cpu().numpy()
+        return codec.decode(cells)[..., :H, :W], person_alpha(region_probs)
 
 
 def warp_share(visibility: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -124,19 +203,18 @@ def warp_share(visibility: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     finer than the mesh. Elsewhere the mesh's outline is drawn as it is. visibility f32 [B, 1, H, W] in 0..1:
     `Control.visibility` over 255; labels u8 [B, 1, H, W]: `Control.labels`.
     """
-    side = 2 * _SEAM_WIDTH + 1
     is_person, is_copied = visibility > 0, visibility * 255 >= COPIED - 0.5
     is_head = torch.isin(labels, torch.tensor([REGION[name] for name in _HEAD_REGIONS], device=labels.device))
-    near_head = functional.max_pool2d(is_head.float(), 2 * _HEAD_RIM + 1, 1, _HEAD_RIM) > 0
+    near_head = max_filter(is_head.float(), _HEAD_RIM) > 0
     is_reliable = (is_person & is_copied) | (~is_person & ~near_head)
-    inside = 1 - functional.max_pool2d(1 - is_reliable.float(), side, 1, _SEAM_WIDTH)
-    return functional.avg_pool2d(inside, side, 1, _SEAM_WIDTH, count_include_pad=False)
+    inside = 1 - max_filter(1 - is_reliable.float(), _SEAM_WIDTH)
+    return mean_filter(inside, _SEAM_WIDTH)
 
 
 def person_alpha(region_probs: torch.Tensor) -> torch.Tensor:
     """Alpha of the person, widened by _PERSON_MARGIN px, f32 [B, 1, H, W] in 0..1. region_probs f32 [B, R, H, W]."""
     person = 1 - region_probs[:, REGION["background"], None]
-    return functional.max_pool2d(person, 2 * _PERSON_MARGIN + 1, 1, _PERSON_MARGIN)
+    return max_filter(person, _PERSON_MARGIN)
 
 
 def composite(
@@ -157,3 +235,8 @@ def cut_out(frames: torch.Tensor, plate: torch.Tensor, alpha: torch.Tensor) -> t
     """
     foreground = (frames - (1 - alpha) * plate) / alpha.clamp_min(_MIN_ALPHA)
     return torch.cat([torch.where(alpha > _MIN_ALPHA, foreground, frames), alpha], 1)
+
+
+def to_u8(picture: torch.Tensor) -> np.ndarray:
+    """Convert a picture f32 [B, C, H, W] in 0..1 to u8 [B, H, W, C]. It is limited to this range."""
+    return picture.clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).contiguous().cpu().numpy()

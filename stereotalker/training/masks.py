@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-from stereotalker.control.masks import MaskPredictor, control_channels
+from stereotalker.control.masks import MaskPredictor, control_cells
 from stereotalker.runtime.device import autocast
 from stereotalker.smplx_layout import REGIONS
 from stereotalker.training.crops import Crops
@@ -18,9 +18,8 @@ def training_loss(model: MaskPredictor):
         crops = crops.to(model.net.device)
         truth = crops.regions.long()
         with autocast(truth.device.type):
-            logits = model(
-                control_channels(crops.labels, crops.warp, crops.visibility, crops.normals, crops.plate)
-            ).float()
+            cells = control_cells(crops.labels, crops.warp, crops.visibility, crops.normals, crops.plate, model.config)
+            logits = model(cells, truth.shape[1:]).float()
         cross_entropy = functional.cross_entropy(logits, truth, label_smoothing=0.01)
         probabilities, one_hot = logits.softmax(1), functional.one_hot(truth, len(REGIONS)).permute(0, 3, 1, 2)
         intersection = (probabilities * one_hot).sum((0, 2, 3))

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from stereotalker.control.masks import MaskPredictor, control_channels, one_channel, to_float
+from stereotalker.control.masks import MaskPredictor, control_cells, one_channel, to_float
 from stereotalker.diffusion.schedulers import TRAIN_TIMESTEPS, make_scheduler
 from stereotalker.errors import UserError
 from stereotalker.params import DenoiserTraining, FinishParams
@@ -185,11 +185,8 @@ def _render_conditions(model: RenderDenoiser, masks: MaskPredictor, crops: Crops
     # `MaskPredictor.predict` has a rule for the inside of the body that is left out here: on synthetic people it
     # changes almost nothing.
     with torch.no_grad(), autocast(device_type):
-        mask_probabilities = (
-            masks(control_channels(crops.labels, crops.warp, crops.visibility, crops.normals, crops.plate))
-            .float()
-            .softmax(1)
-        )
+        cells = control_cells(crops.labels, crops.warp, crops.visibility, crops.normals, crops.plate, masks.config)
+        mask_probabilities = masks(cells, crops.labels.shape[1:]).float().softmax(1)
     with autocast(device_type):  # the frames of a run share one portrait, so its tokens are computed once and repeated
         tokens = model.reference(2 * to_float(crops.portrait) - 1).float().repeat_interleave(crops.frames, 0)
     maps = (

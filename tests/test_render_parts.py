@@ -1,0 +1,138 @@
+"""The networks work on parts of pictures: which parts, and that the result hardly differs from that on the whole."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from stereotalker.acting.reference_acting import STYLES, act
+from stereotalker.control.filters import max_filter, mean_filter
+from stereotalker.control.masks import MaskConfig, control_cells, inner_body
+from stereotalker.control.reference_warp import control, reference
+from stereotalker.diffusion.windows import Window
+from stereotalker.geometry import camera
+from stereotalker.geometry.camera_path import CameraPath
+from stereotalker.models import Models
+from stereotalker.render.areas import cover
+from stereotalker.render.codec import to_cells
+from stereotalker.render.norms import Norms
+from stereotalker.smplx_layout import REGIONS
+from stereotalker.synthetic.actor import build_actor
+
+
+def psnr(a, b):
+    return 10 * np.log10(255**2 / max(((a.astype(float) - b) ** 2).mean(), 1e-9))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_every_painted_pixel_lies_in_one_area_with_context_around_it(seed):
+    rng = np.random.default_rng(seed)
+    H, W = rng.integers(20, 300, 2)
+    painted = np.zeros((H, W), bool)
+    for _ in range(rng.integers(0, 6)):
+        (top, left), (height, width) = rng.integers(0, (H, W)), rng.integers(1, 60, 2)
+        painted[top : top + height, left : left + width] = True
+    times = np.zeros((H, W), int)
+    for area, context in cover(painted, 16):
+        times[area.slices] += 1
+        assert context.top <= max(area.top - 16, 0) and context.bottom >= min(area.bottom + 16, H)
+        assert context.left <= max(area.left - 16, 0) and context.right >= min(area.right + 16, W)
+        assert context.top % 16 == context.left % 16 == 0 and area.within(context).top == area.top - context.top
+        assert context.bottom % 16 == 0 or context.bottom == H
+        assert context.right % 16 == 0 or context.right == W
+    assert (times[painted] == 1).all() and times.max() <= 1
+
+
+def test_distant_spots_have_areas_of_their_own_and_an_empty_picture_none():
+    painted = np.zeros((512, 512), bool)
+    assert cover(painted, 16) == []
+    painted[40:80, 40:80] = painted[400:440, 420:460] = True
+    areas = cover(painted, 16)
+    assert len(areas) == 2 and sum(np.prod(np.array(c[1::2]) - c[::2]) for _, c in areas) < 0.1 * painted.size
+
+
+@pytest.mark.parametrize("radius", [1, 2, 4, 7])
+def test_filters_equal_pooling(radius):
+    torch.manual_seed(radius)
+    x, side = torch.rand(2, 1, 23, 31), 2 * radius + 1
+    assert torch.equal(max_filter(x, radius), functional.max_pool2d(x, side, 1, radius))
+    binary = (x > 0.4).float()
+    mean = functional.avg_pool2d(binary, side, 1, radius, count_include_pad=False)
+    assert torch.equal(mean_filter(binary, radius), mean)
+    assert torch.equal(max_filter(x[0], radius), max_filter(x, radius)[0])
+
+
+def test_cells_are_those_of_pixel_unshuffle():
+    torch.manual_seed(0)
+    x = torch.rand(2, 3, 24, 32)
+    assert torch.equal(to_cells(x, 4), functional.pixel_unshuffle(x, 4))
+
+
+def test_control_cells_hold_every_pixel_and_repeat_the_edges():
+    rng = np.random.default_rng(0)
+    size = 2, 21, 30
+    labels = rng.integers(0, len(REGIONS), size).astype(np.uint8)
+    warp, normals, plate = (rng.integers(0, 256, (*size, 3)).astype(np.uint8) for _ in range(3))
+    visibility = rng.integers(0, 256, size).astype(np.uint8)
+    cells = control_cells(labels, warp, visibility, normals, plate, MaskConfig((8, 8), 2))
+    colors, wall = warp / np.float32(255), plate / np.float32(255)
+    expected = np.concatenate(
+        [
+            np.eye(len(REGIONS), dtype=np.float32)[labels], colors, visibility[..., None] / np.float32(255),
+            normals / np.float32(255), colors - wall,
+        ],
+        -1,
+    )  # fmt: skip
+    padded = np.pad(expected, ((0, 0), (0, 3), (0, 2), (0, 0)), mode="edge")
+    assert np.array_equal(cells, functional.pixel_unshuffle(torch.from_numpy(padded).permute(0, 3, 1, 2), 2))
+
+
+def test_a_part_is_normalized_by_the_statistics_of_the_whole():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 1), nn.GroupNorm(4, 8), nn.SiLU(), nn.GroupNorm(2, 8)).eval()
+    nn.init.normal_(network[1].weight)
+    x = torch.randn(1, 3, 16, 16) + 2 * torch.randn(1, 3, 1, 16)
+    with torch.inference_mode():
+        expected = network(x)
+        norms = Norms(network)
+        assert torch.equal(network(x), expected)
+        with norms.record() as statistics:
+            assert torch.allclose(network(x), expected, atol=1e-5)
+        part = x[..., 4:9, 2:7]
+        with norms.use(statistics):
+            assert torch.allclose(network(part), expected[..., 4:9, 2:7], atol=1e-4)
+        assert (network(part) - expected[..., 4:9, 2:7]).abs().max() > 0.1  # its own statistics differ
+
+
+@pytest.mark.integration
+@pytest.mark.xdist_group("render")
+@pytest.mark.parametrize("alpha", [False, True])
+def test_parts_give_the_picture_of_the_whole(tiny_models, speech, alpha):
+    models = tiny_models
+    avatar = build_actor(2, models.body, 96, 1).avatar
+    motion = act(speech, STYLES[0], 0, 25.0).frames(0, 6)
+    view = camera.avatar_camera(avatar, CameraPath(kind="orbit", swing=20, period=1), 6, 25.0, (256, 200))
+    ref, tokens = reference(avatar, models.body), models.renderer.tokens(avatar.portrait)
+
+    def maps(start, stop):
+        return control(ref, models.body, motion.frames(start, stop), view.frames(start, stop))
+
+    def render(segment):
+        renderer = Models(models.params, models.folder).renderer
+        renderer.params = renderer.params.model_copy(update={"segment": segment})
+        runs = list(renderer.runs(maps, tokens, Window(0, 0, 6, 0), 6, 3, alpha))
+        return np.concatenate([frames for frames, _ in runs])
+
+    whole, parts = render(2), render(6)  # a run has two frames
+    first, later = slice(0, 2), slice(2, 6)
+    assert np.array_equal(whole[first], parts[first]) and not np.array_equal(whole[later], parts[later])
+    # Random weights make more of small differences than trained ones, with which this is 50 dB.
+    assert psnr(whole[later], parts[later]) > 40
+
+
+def test_inner_body_of_a_part_is_that_of_the_whole():
+    labels = np.zeros((1, 128, 128), np.uint8)
+    labels[:, 40:90, 30:100] = 1
+    whole = inner_body(labels)
+    assert whole.any() and not torch.equal(inner_body(labels[:, 32:64]), whole[:, 32:64])
