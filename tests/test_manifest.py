@@ -3,9 +3,10 @@
 import json
 
 import pytest
+from pydantic import ValidationError
 
 from stereotalker.errors import UserError
-from stereotalker.production.manifest import read_manifest
+from stereotalker.production.manifest import Clip, read_manifest
 
 YAML = """
 defaults: {avatar: ava, fps: 30, script: hello}
@@ -149,3 +150,15 @@ def test_invalid_manifests_are_refused_with_the_reason(tmp_path, name, text, com
 def test_a_missing_manifest_is_refused(tmp_path):
     with pytest.raises(UserError, match="not found"):
         read_manifest(tmp_path / "nowhere.yaml")
+
+
+@pytest.mark.parametrize("size", [(4000, 2250), (2250, 4000), (2162, 64)])
+def test_a_frame_that_is_too_large_is_refused_with_the_limit_and_its_memory(size):
+    with pytest.raises(ValidationError, match=rf"{size[0]} x {size[1]} px: a side has at most 2160 px.* \d+ GB"):
+        Clip(id="a", avatar="ava", script="hi", width=size[0], height=size[1])
+
+
+@pytest.mark.parametrize("size", [(1080, 1920), (1920, 1080), (2160, 2160), (2160, 926), (64, 64), (66, 130)])
+def test_frames_of_any_shape_within_the_limit_are_accepted(size):
+    clip = Clip(id="a", avatar="ava", script="hi", width=size[0], height=size[1])
+    assert (clip.width, clip.height) == size

@@ -14,9 +14,12 @@ from stereotalker.diffusion.windows import Window
 from stereotalker.geometry import camera
 from stereotalker.geometry.camera_path import CameraPath
 from stereotalker.models import Models
+from stereotalker.records import Control
 from stereotalker.render.areas import cover
 from stereotalker.render.codec import to_cells
 from stereotalker.render.norms import Norms
+from stereotalker.render.reduced import enlarge, network_size, reduce_maps, reduce_mask
+from stereotalker.render.renderer import warp_share
 from stereotalker.smplx_layout import REGIONS
 from stereotalker.synthetic.actor import build_actor
 
@@ -136,3 +139,62 @@ def test_inner_body_of_a_part_is_that_of_the_whole():
     labels[:, 40:90, 30:100] = 1
     whole = inner_body(labels)
     assert whole.any() and not torch.equal(inner_body(labels[:, 32:64]), whole[:, 32:64])
+
+
+@pytest.mark.parametrize("size", [(64, 64), (512, 288), (1920, 1080), (1080, 1920), (926, 2160), (513, 7)])
+def test_the_networks_picture_keeps_the_shape_of_a_large_frame(size):
+    small = network_size(size, 512)
+    assert max(small) == min(max(size), 512) and min(small) >= 1
+    assert np.allclose(np.array(small) * max(size) / max(small), size, atol=0.5 * max(size) / max(small))
+
+
+def test_reduced_maps_keep_colors_and_masks():
+    rng = np.random.default_rng(0)
+    pictures = [np.full((1, 60, 90, 3), value, np.uint8) for value in (200, 100, 50)]
+    labels = rng.integers(0, 8, (1, 60, 90)).astype(np.uint8)
+    warp, normals, plate = pictures
+    maps = Control(warp, labels * 30, normals, labels, plate, labels, *np.zeros((2, 1), np.float32))
+    small = reduce_maps(maps, (20, 30))
+    assert small.warp.shape == (1, 20, 30, 3) and (small.warp == 200).all() and (small.plate == 50).all()
+    assert np.array_equal(small.visibility, small.labels * 30) and reduce_maps(maps, (60, 90)) is maps
+    mask = np.zeros((60, 90), bool)
+    mask[31, 47] = True
+    assert np.array_equal(np.argwhere(reduce_mask(mask, (20, 30))), [[10, 15]])
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_scaled_area_covers_all_pixels_of_the_small_one(seed):
+    rng = np.random.default_rng(seed)
+    small, size = rng.integers(20, 60, 2), rng.integers(60, 400, 2)
+    mask = rng.random(size) < 0.003
+    covered = np.zeros(size, bool)
+    for area, _ in cover(reduce_mask(mask, tuple(small)), 4):
+        covered[area.scaled(small, size).slices] = True
+    assert covered[mask].all()
+
+
+def test_what_the_networks_change_is_added_to_the_detail_of_the_warp():
+    torch.manual_seed(0)
+    warp, reduced = torch.rand(1, 3, 48, 64), torch.rand(1, 3, 12, 16)
+    picture, person = enlarge(reduced + 0.25, torch.ones(1, 1, 12, 16), reduced, warp)
+    assert torch.allclose(picture, warp + 0.25, atol=1e-5) and torch.equal(person, torch.ones(1, 1, 48, 64))
+
+
+@pytest.mark.integration
+@pytest.mark.xdist_group("render")
+@pytest.mark.parametrize("size", [(96, 128), (150, 64), (72, 168)])
+def test_large_frames_are_the_warp_where_nothing_is_painted(tiny_models, speech, size):
+    renderer = Models(tiny_models.params, tiny_models.folder).renderer
+    renderer.params = renderer.params.model_copy(update={"network": 64})
+    avatar = build_actor(2, tiny_models.body, 96, 1).avatar
+    motion = act(speech, STYLES[0], 0, 25.0).frames(0, 4)
+    view = camera.avatar_camera(avatar, CameraPath(), 4, 25.0, size)
+    frames = renderer.segment(avatar, motion, view, Window(0, 0, 4, 0), 1)
+    assert frames.shape == (4, *size, 3)
+    maps = control(reference(avatar, tiny_models.body), tiny_models.body, motion, view)
+    share = warp_share(
+        torch.from_numpy(maps.visibility)[:, None] / 255, torch.from_numpy(maps.labels)[:, None], max(size) / 64
+    )
+    is_warp = share[:, 0].numpy() == 1
+    assert is_warp.any() and np.array_equal(frames[is_warp], maps.warp[is_warp]) and not is_warp.all()
+    assert not np.array_equal(frames[~is_warp], maps.warp[~is_warp])

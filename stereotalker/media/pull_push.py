@@ -14,11 +14,14 @@ def extrapolate_colors(picture: np.ndarray, is_known: np.ndarray) -> np.ndarray:
     """The picture u8 [H, W, 3] where `is_known` bool [H, W], with its colors continued smoothly everywhere else."""
     if not is_known.any():
         return picture
-    distance, (rows, columns) = distance_transform_edt(~is_known, return_indices=True)
-    smooth = _pull_push(picture.astype(np.float32), is_known)
-    near = np.exp(-distance / max(1.0, max(is_known.shape) * _NEAREST_COLOR_REACH))[..., None]
-    continued = near * picture[rows, columns] + (1 - near) * smooth
-    return np.where(is_known[..., None], picture, np.clip(np.rint(continued), 0, 255)).astype(np.uint8)
+    is_unknown = ~is_known
+    distance, (rows, columns) = distance_transform_edt(is_unknown, return_indices=True)
+    near = np.exp(-distance[is_unknown] / max(1.0, max(is_known.shape) * _NEAREST_COLOR_REACH))[:, None]
+    nearest = picture[rows[is_unknown], columns[is_unknown]]
+    smooth = _pull_push(picture.astype(np.float32), is_known)[is_unknown]
+    result = picture.copy()
+    result[is_unknown] = np.clip(np.rint(near * nearest + (1 - near) * smooth), 0, 255).astype(np.uint8)
+    return result
 
 
 def _pull_push(picture: np.ndarray, is_known: np.ndarray) -> np.ndarray:

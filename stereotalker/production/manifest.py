@@ -64,6 +64,9 @@ def _emotion_keys(value):
 
 
 _COLOR = re.compile(r"#[0-9a-fA-F]{6}")
+# Longest side of a frame. A worker with two threads takes about so much memory: a part that every clip takes, and a
+# part in proportion to the frame's pixels (measured at 256 to 2,160 px).
+_LONGEST_PX, _WORKER_GB, _GB_PER_PIXEL = 2160, 1.4, 0.65e-6
 
 
 class Clip(StrictModel):
@@ -94,8 +97,8 @@ class Clip(StrictModel):
     rate: int = Field(165, ge=80, le=400, description="words a minute")
     camera: CameraPath = Field(CameraPath(), description="where the camera stands and how it moves")
     stereo: Stereo | None = Field(None, description="left and right eye in one video; null: one camera")
-    width: int = Field(256, ge=64, le=1024, description="px, even; of each eye where there are two")
-    height: int = Field(256, ge=64, le=1024, description="px, even; of each eye where there are two")
+    width: int = Field(256, ge=64, description="px, even, at most 2160; of each eye where there are two")
+    height: int = Field(256, ge=64, description="px, even, at most 2160; of each eye where there are two")
     fps: float = Field(
         25.0, ge=5, le=60, description="frames a second; 23.976, 29.97 and 59.94 are written as broadcast rates"
     )
@@ -151,6 +154,12 @@ class Clip(StrictModel):
         if self.stereo and self.background == "transparent":
             raise ValueError(
                 "a transparent clip has one camera: players know no stereo of ProRes; leave out stereo or transparent"
+            )
+        if max(self.width, self.height) > _LONGEST_PX:
+            gigabytes = _WORKER_GB + _GB_PER_PIXEL * self.width * self.height
+            raise ValueError(
+                f"{self.width} x {self.height} px: a side has at most {_LONGEST_PX} px; a worker would take about"
+                f" {gigabytes:.0f} GB of memory for frames of that size"
             )
         if self.width % 2 or self.height % 2:
             raise ValueError(f"width {self.width} and height {self.height} must be even, as H.264 needs")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numba
@@ -12,7 +13,10 @@ _CELL = 8
 # Context that the networks get around painted pixels, in cells.
 _MARGIN = 2
 # What a rectangle costs beside its area, in cells of area: the networks are called once more.
-_CALL_COST = 120
+_CALL_COST = 100
+# The sides of areas with context are multiples of this many cells. For every new size, oneDNN compiles some two hundred
+# kernels, which takes as long as several frames, and keeps them.
+_SIDE = 4
 
 
 class Area(NamedTuple):
@@ -31,6 +35,13 @@ class Area(NamedTuple):
     def within(self, other: Area) -> Area:
         """The same area, in coordinates of another one that contains it."""
         return Area(self.top - other.top, self.bottom - other.top, self.left - other.left, self.right - other.left)
+
+    def scaled(self, size: tuple[int, int], target: tuple[int, int]) -> Area:
+        """The area that covers this one when a picture of `size` (height, width) is brought to `target`."""
+        vertical, horizontal = (to / side for to, side in zip(target, size, strict=True))
+        top, left = int(self.top * vertical), int(self.left * horizontal)
+        bottom, right = math.ceil(self.bottom * vertical), math.ceil(self.right * horizontal)
+        return Area(top, min(bottom, target[0]), left, min(right, target[1]))
 
 
 def cover(is_painted: np.ndarray, multiple: int) -> list[tuple[Area, Area]]:
@@ -51,7 +62,7 @@ def cover(is_painted: np.ndarray, multiple: int) -> list[tuple[Area, Area]]:
         return Area(top, min(bottom, H), left, min(right, W))
 
     boxes = _cut(cells, _tight(cells, 0, rows, 0, columns), step)
-    return [(in_pixels(box), in_pixels(_grown(box, step))) for box in boxes]
+    return [(in_pixels(box), in_pixels(_grown(box, step, rows, columns))) for box in boxes]
 
 
 def _cut(cells: np.ndarray, box: tuple[int, int, int, int], step: int) -> list[tuple[int, int, int, int]]:
@@ -76,16 +87,16 @@ def _cut(cells: np.ndarray, box: tuple[int, int, int, int], step: int) -> list[t
 @numba.njit(cache=True, nogil=True)
 def _best_cut(cells: np.ndarray, box: tuple[int, int, int, int], step: int) -> tuple[bool, int]:
     """Whether to cut a box between rows or between columns, and before which one; -1 where no cut saves area."""
-    top, bottom, left, right = box
-    is_row, place, best = True, -1, _cost(box, step)
+    (top, bottom, left, right), (rows, columns) = box, cells.shape
+    is_row, place, best = True, -1, _cost(box, step, rows, columns)
     for row in range(top + 1, bottom):
-        cost = _cost(_tight(cells, top, row, left, right), step) + _cost(_tight(cells, row, bottom, left, right), step)
+        above, below = _tight(cells, top, row, left, right), _tight(cells, row, bottom, left, right)
+        cost = _cost(above, step, rows, columns) + _cost(below, step, rows, columns)
         if cost < best:
             is_row, place, best = True, row, cost
     for column in range(left + 1, right):
-        cost = _cost(_tight(cells, top, bottom, left, column), step) + _cost(
-            _tight(cells, top, bottom, column, right), step
-        )
+        before, after = _tight(cells, top, bottom, left, column), _tight(cells, top, bottom, column, right)
+        cost = _cost(before, step, rows, columns) + _cost(after, step, rows, columns)
         if cost < best:
             is_row, place, best = False, column, cost
     return is_row, place
@@ -106,21 +117,27 @@ def _tight(cells: np.ndarray, top: int, bottom: int, left: int, right: int) -> t
 
 
 @numba.njit(cache=True, nogil=True)
-def _grown(box: tuple[int, int, int, int], step: int) -> tuple[int, int, int, int]:
-    """A box with its margin, and with its edges moved outwards to multiples of `step`."""
-    top, bottom, left, right = box
-    return (
-        max(top - _MARGIN, 0) // step * step,
-        -(-(bottom + _MARGIN) // step) * step,
-        max(left - _MARGIN, 0) // step * step,
-        -(-(right + _MARGIN) // step) * step,
-    )
+def _grown(box: tuple[int, int, int, int], step: int, rows: int, columns: int) -> tuple[int, int, int, int]:
+    """A box with its margin, in a picture of rows x columns cells; its edges are multiples of `step`."""
+    top, bottom = _grown_side(box[0], box[1], step, rows)
+    left, right = _grown_side(box[2], box[3], step, columns)
+    return top, bottom, left, right
 
 
 @numba.njit(cache=True, nogil=True)
-def _cost(box: tuple[int, int, int, int], step: int) -> int:
+def _grown_side(start: int, stop: int, step: int, cells: int) -> tuple[int, int]:
+    """A stretch of cells with its margin; its length is a multiple of _SIDE, or all that there are."""
+    end = -(-cells // step) * step
+    first = max(start - _MARGIN, 0) // step * step
+    length = min(-(-(stop + _MARGIN - first) // _SIDE) * _SIDE, end)
+    first = min(first, end - length) // step * step
+    return first, first + length
+
+
+@numba.njit(cache=True, nogil=True)
+def _cost(box: tuple[int, int, int, int], step: int, rows: int, columns: int) -> int:
     """What the networks' work in a box costs, in cells of area; 0 for a box without cells."""
     if box[1] == 0:
         return 0
-    top, bottom, left, right = _grown(box, step)
+    top, bottom, left, right = _grown(box, step, rows, columns)
     return (bottom - top) * (right - left) + _CALL_COST

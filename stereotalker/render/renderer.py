@@ -7,6 +7,7 @@ T: frames, R: regions, M reference tokens of width D.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from stereotalker.records import Avatar, Camera, Control, Motion
 from stereotalker.render.areas import Area, cover
 from stereotalker.render.denoiser import RenderDenoiser, conditions, use_plain_attention
 from stereotalker.render.norms import Norms, Statistics
+from stereotalker.render.reduced import enlarge, network_size, reduce_maps, reduce_mask
 from stereotalker.runtime.device import autocast, inference_copy
 from stereotalker.smplx_layout import REGION
 
@@ -38,6 +40,15 @@ _HEAD_REGIONS, _HEAD_RIM = ("hair", "face", "mouth"), 4
 _MIN_ALPHA = 0.1
 # Width of the margin around the head that the denoiser draws as well, px: ends of hair and soft outlines.
 _PERSON_MARGIN = 1
+
+
+class Drawn(NamedTuple):
+    """What the networks made of frames of H x W px in a picture of h x w px, which is smaller for large frames."""
+
+    picture: torch.Tensor  # f32 [T, 3, h, w] in 0..1, the denoiser's
+    person: torch.Tensor  # f32 [T, 1, h, w] in 0..1, see `person_alpha`
+    share: torch.Tensor  # f32 [T, 1, H, W] in 0..1, see `warp_share`
+    reduced_warp: np.ndarray  # u8 [T, h, w, 3], the warp that the networks saw
 
 
 class Renderer:
@@ -72,8 +83,11 @@ class Renderer:
             """The control maps of frames start..stop-1."""
             return control(ref, self.body, motion.frames(start, stop), camera.frames(start, stop))
 
-        runs = self.runs(maps, tokens, window, len(motion.poses), seed, alpha)
-        return np.concatenate([frames for frames, _ in runs])
+        count = min(window.stop, len(motion.poses)) - window.start
+        result, done = np.empty((count, *camera.size, 4 if alpha else 3), np.uint8), 0
+        for frames, _ in self.runs(maps, tokens, window, len(motion.poses), seed, alpha):
+            result[done : done + len(frames)], done = frames, done + len(frames)
+        return result
 
     def runs(
         self,
@@ -131,42 +145,61 @@ class Renderer:
         are_whole: the networks work on the whole pictures.
         """
         T, H, W = maps.labels.shape
+        small = network_size((H, W), self.params.network)
+        reduced = reduce_maps(maps, small)
+        # Large frames are worked on one by one outside of the networks, which takes less memory.
+        step = T if small == (H, W) else 1
+        singles = [slice(t, t + step) for t in range(0, T, step)]
+        share = torch.cat([self._share(maps.frames(t.start, t.stop), max(H, W) / max(small)) for t in singles])
+        if are_whole or not self.denoiser.codec.is_local:
+            everything = Area(0, small[0], 0, small[1])
+            areas = [(everything, everything)]
+        else:
+            is_painted = (share < 1).amax((0, 1)).cpu().numpy()
+            areas = cover(reduce_mask(is_painted, small), self.denoiser.multiple)
+        picture, person = self._paint(reduced, areas, tokens, seed, start)
+        targets = [area.scaled(small, (H, W)) for area, _ in areas]
+        finished = []
+        for t in singles:
+            drawn = Drawn(picture[t], person[t], share[t], reduced.warp[t])
+            finished.append(self._finish(maps.frames(t.start, t.stop), drawn, targets, alpha))
+        return np.concatenate(finished)
+
+    def _share(self, maps: Control, scale: float) -> torch.Tensor:
+        """`warp_share` of some frames."""
+        labels = torch.from_numpy(maps.labels).to(self.device)[:, None]
+        return warp_share(one_channel(maps.visibility, self.device), labels, scale)
+
+    def _paint(
+        self, maps: Control, areas: list[tuple[Area, Area]], tokens: torch.Tensor, seed: int, start: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The denoiser's pictures of a run of frames, f32 [T, 3, h, w] in 0..1, and the person's alpha in them.
+
+        Outside of the areas, see `cover`, they are the warp and 0. The alpha, f32 [T, 1, h, w], is that of
+        `person_alpha`.
+        """
+        T, H, W = maps.labels.shape
         factor, multiple = self.denoiser.codec.factor, self.denoiser.multiple
         grid = [-(-side // multiple) * multiple // factor for side in (H, W)]
         noise = frame_noise((self.denoiser.codec.channels, *grid), seed, start, start + T, self.params.noise_period)
-        labels = torch.from_numpy(maps.labels).to(self.device)[:, None]
-        share = warp_share(one_channel(maps.visibility, self.device), labels)
-        if alpha:
-            warp, plate = (to_float(m, self.device) for m in (maps.warp, maps.plate))
-            frames = to_u8(cut_out(warp, plate, one_channel(maps.coverage, self.device)))
-        else:
-            frames = maps.warp.copy()
         is_inner = inner_body(maps.labels, self.device)
-        is_painted = (share < 1).amax((0, 1)).cpu().numpy()
-        everything = Area(0, H, 0, W)
-        is_cut = self.denoiser.codec.is_local and not are_whole
-        for area, context in cover(is_painted, multiple) if is_cut else [(everything, everything)]:
-            part, inside = maps.part(*context.slices), area.within(context)
+        picture = to_float(maps.warp, self.device).contiguous()
+        person = picture.new_zeros(T, 1, H, W)
+        for area, context in areas:
+            inside = area.within(context)
             cells = noise[..., context.top // factor :, context.left // factor :]
-            image, person = (
-                x[..., *inside.slices] for x in self._paint(part, is_inner[:, *context.slices], tokens, cells)
-            )
-            part, part_share = maps.part(*area.slices), share[..., *area.slices]
-            warp, plate = (to_float(m, self.device) for m in (part.warp, part.plate))
-            painted = composite(image, warp, plate, person, part_share)
-            if alpha:
-                coverage = one_channel(part.coverage, self.device)
-                painted = cut_out(painted, plate, torch.lerp(person, coverage, part_share))
-            frames[:, *area.slices] = to_u8(painted)
-        return frames
+            part = self._paint_part(maps.part(*context.slices), is_inner[:, *context.slices], tokens, cells)
+            for canvas, drawn in zip((picture, person), part, strict=True):
+                canvas[..., *area.slices] = drawn[..., *inside.slices]
+        return picture, person
 
-    def _paint(
+    def _paint_part(
         self, maps: Control, is_inner: torch.Tensor, tokens: torch.Tensor, noise: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The denoiser's picture of a part of some frames, f32 [T, 3, h, w] in 0..1, and the person's alpha in it.
+        """What `_paint` returns, of a part of the frames.
 
         maps and is_inner: of the part, see `RegionMasks.predict`; noise f32 [T, C, _, _]: the part's is at its upper
-        left. The alpha is that of `person_alpha`.
+        left.
         """
         T, H, W = maps.labels.shape
         codec = self.denoiser.codec
@@ -195,20 +228,45 @@ class Renderer:
             )
         return codec.decode(cells)[..., :H, :W], person_alpha(region_probs)
 
+    def _finish(self, maps: Control, drawn: Drawn, areas: list[Area], alpha: bool) -> np.ndarray:
+        """Put the denoiser's pictures, the warp and the background together. Returns what `runs` yields.
 
-def warp_share(visibility: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        areas: outside of them the frames are the warp.
+        """
+        picture, person, share = drawn.picture, drawn.person, drawn.share
+        if picture.shape[2:] != share.shape[2:]:
+            warp = to_float(maps.warp, self.device)
+            picture, person = enlarge(picture, person, to_float(drawn.reduced_warp, self.device), warp)
+        if alpha:
+            warp, plate = (to_float(m, self.device) for m in (maps.warp, maps.plate))
+            frames = to_u8(cut_out(warp, plate, one_channel(maps.coverage, self.device)))
+        else:
+            frames = maps.warp.copy()
+        for area in areas:
+            part, part_person, part_share = maps.part(*area.slices), person[..., *area.slices], share[..., *area.slices]
+            warp, plate = (to_float(m, self.device) for m in (part.warp, part.plate))
+            painted = composite(picture[..., *area.slices], warp, plate, part_person, part_share)
+            if alpha:
+                coverage = one_channel(part.coverage, self.device)
+                painted = cut_out(painted, plate, torch.lerp(part_person, coverage, part_share))
+            frames[:, *area.slices] = to_u8(painted)
+        return frames
+
+
+def warp_share(visibility: torch.Tensor, labels: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
     """How much of every pixel is the warp's, f32 [B, 1, H, W] in 0..1.
 
     The rest is the denoiser's: all that is less reliable than COPIED, and the outlines of the head, because hair is
     finer than the mesh. Elsewhere the mesh's outline is drawn as it is. visibility f32 [B, 1, H, W] in 0..1:
-    `Control.visibility` over 255; labels u8 [B, 1, H, W]: `Control.labels`.
+    `Control.visibility` over 255; labels u8 [B, 1, H, W]: `Control.labels`; scale: pixels per pixel of the denoiser.
     """
+    seam, rim = round(_SEAM_WIDTH * scale), round(_HEAD_RIM * scale)
     is_person, is_copied = visibility > 0, visibility * 255 >= COPIED - 0.5
     is_head = torch.isin(labels, torch.tensor([REGION[name] for name in _HEAD_REGIONS], device=labels.device))
-    near_head = max_filter(is_head.float(), _HEAD_RIM) > 0
+    near_head = max_filter(is_head.float(), rim) > 0
     is_reliable = (is_person & is_copied) | (~is_person & ~near_head)
-    inside = 1 - max_filter(1 - is_reliable.float(), _SEAM_WIDTH)
-    return mean_filter(inside, _SEAM_WIDTH)
+    inside = 1 - max_filter(1 - is_reliable.float(), seam)
+    return mean_filter(inside, seam)
 
 
 def person_alpha(region_probs: torch.Tensor) -> torch.Tensor:
