@@ -14,6 +14,7 @@ from stereotalker.errors import UserError
 from stereotalker.evaluation import rendering
 from stereotalker.params import FinishParams, PhotographsParams
 from stereotalker.records import SAMPLE_RATE, Motion
+from stereotalker.render.denoiser import read_denoiser
 from stereotalker.runtime.stage_log import Log
 from stereotalker.stages import stage_function
 from stereotalker.synthetic.actor import build_actor
@@ -27,6 +28,7 @@ from stereotalker.training.photographs import (
     read_photographs,
 )
 from stereotalker.training.renderer import finish_denoiser, finishing_loss
+from stereotalker.weights import weights_file
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("render")]
 
@@ -130,7 +132,7 @@ def critic():
 
 
 def test_finishing_changes_the_denoiser_and_keeps_the_mean_of_both_weights(tiny_models, speech, sample, tmp_path):
-    model, person = deepcopy(tiny_models.renderer.denoiser), training_sample(tiny_models, speech, 1.0)
+    model, person = read_denoiser(weights_file("render", tiny_models.folder)), training_sample(tiny_models, speech, 1.0)
     torch.nn.init.zeros_(model.net.conv_out.weight)
     options = FinishParams(
         critic=0.4,
@@ -159,7 +161,7 @@ def test_finishing_changes_the_denoiser_and_keeps_the_mean_of_both_weights(tiny_
     )
     changed = [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])]
     assert "net.conv_out.weight" in changed and np.isfinite(losses).all()
-    half, after = deepcopy(tiny_models.renderer.denoiser), model.state_dict()
+    half, after = read_denoiser(weights_file("render", tiny_models.folder)), model.state_dict()
     torch.nn.init.zeros_(half.net.conv_out.weight)
     options = options.model_copy(update={"new_share": 0.5})
     finish_denoiser(
@@ -178,7 +180,7 @@ def test_finishing_changes_the_denoiser_and_keeps_the_mean_of_both_weights(tiny_
 
 
 def test_the_share_of_the_critic_bounds_its_gradient(tiny_models, sample):
-    model = deepcopy(tiny_models.renderer.denoiser)
+    model = read_denoiser(weights_file("render", tiny_models.folder))
     crops = draw_mixed([], [sample], 1.0, np.random.default_rng(2), 1, 2, 64)
     norms = []
     for share in (0.0, 10.0):

@@ -1,6 +1,6 @@
 """Filters of torch pictures over square windows. torch's own pooling of a single channel is ten times slower.
 
-The windows are cut off at the picture's border. r: radius of the window, px.
+The windows are cut off at the picture's border; a window has 2 radius + 1 px along both axes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def max_filter(picture: torch.Tensor, radius: int) -> torch.Tensor:
 def mean_filter(picture: torch.Tensor, radius: int) -> torch.Tensor:
     """The mean of every window, f32 [..., H, W]."""
     total = _over_window(picture, radius, torch.add, 0.0)
-    return total / _over_window(torch.ones_like(picture[..., :1, :, :]), radius, torch.add, 0.0)
+    return total / _over_window(torch.ones_like(picture), radius, torch.add, 0.0)
 
 
 def _over_window(picture: torch.Tensor, radius: int, combine: _Combine, neutral: float) -> torch.Tensor:

@@ -17,6 +17,7 @@ from diffusers.models import UNet2DModel
 from torch import nn
 from torch.nn import functional
 
+from stereotalker.control.cells import to_cells
 from stereotalker.control.filters import max_filter
 from stereotalker.records import Control
 from stereotalker.runtime.device import autocast
@@ -44,6 +45,8 @@ class MaskConfig:
 class RegionMasks(nn.Module, ABC):
     """A source of region masks. The renderer takes any; `MaskPredictor` is the one that is trained."""
 
+    multiple = 1  # the upper left corner of a part of a picture must lie on multiples of this, px
+
     @abstractmethod
     def predict(self, control: Control, is_inner: torch.Tensor | None = None) -> torch.Tensor:
         """Region probabilities of every frame, f32 [T, R, H, W]; they sum to one over the regions.
@@ -59,6 +62,7 @@ class MaskPredictor(RegionMasks):
     def __init__(self, config: MaskConfig):
         super().__init__()
         self.config = config
+        self.multiple = config.patch * 2 ** (len(config.channels) - 1)
         cells = config.patch**2
         levels = len(config.channels)
         self.net = UNet2DModel(
@@ -127,11 +131,10 @@ def control_cells(
         )
         if len(rows) > H or len(columns) > W:
             x = x[:, rows[:, None], columns]
-        x = x.reshape(B, len(rows) // patch, patch, len(columns) // patch, patch, -1).permute(0, 1, 3, 5, 2, 4)
-        return x.reshape(*x.shape[:3], -1)
+        return to_cells(x.reshape(B, len(rows), len(columns), -1), patch)
 
-    names = cells(labels)[..., None, :]
-    one_hot = names == torch.arange(len(REGIONS), dtype=torch.uint8, device=names.device)[:, None]
+    label_cells = cells(labels)[..., None, :]
+    one_hot = label_cells == torch.arange(len(REGIONS), dtype=torch.uint8, device=label_cells.device)[:, None]
     colors, wall = cells(warp).float() / 255, cells(plate).float() / 255
     others = [cells(m).float() / 255 for m in (visibility, normals)]
     return torch.cat([one_hot.flatten(-2), colors, *others, colors - wall], -1).permute(0, 3, 1, 2)

@@ -109,10 +109,11 @@ def reference(avatar: Avatar, body: Body) -> Reference:
     light = read_light(
         avatar.portrait, avatar.regions, inner_person_mask(avatar.regions), surface, fragments, avatar.target
     )
-    shading, facing = _vertex_shading(light, surface, body), _facing(surface, avatar.extrinsics)
+    vertex_layer, is_outside_mouth = layers.vertex_layers(body), ~in_mouth(body)
+    shading = _vertex_shading(light, surface, vertex_layer != layers.TRUNK, is_outside_mouth)
+    facing = _facing(surface, avatar.extrinsics)
     portrait_layers, materials = layers.make_layers(avatar, body, pixels, shading)
     texture = make_texture(avatar, body, pixels, portrait_layers, materials, region, shading, facing)
-    vertex_layer = layers.vertex_layers(body)
     return Reference(
         avatar=avatar,
         portrait_levels=tuple(level[None] for level in mipmaps.levels(avatar)),
@@ -122,7 +123,7 @@ def reference(avatar: Avatar, body: Body) -> Reference:
             faces=body.faces,
             layer=layers.triangle_layers(vertex_layer, body.faces),
             region=region,
-            is_outside_mouth=~in_mouth(body),
+            is_outside_mouth=is_outside_mouth,
             is_head=head_vertices(body),
             regions=avatar.regions,
             layers=np.stack([_layer_table(part) for part in portrait_layers]),
@@ -165,15 +166,16 @@ def _portrait_share(in_portrait: np.ndarray, in_frame: np.ndarray, is_limb: np.n
     return np.where(is_limb, np.maximum(facing, unstretched).clip(0, 1), ~is_too_slanted).astype(np.float32)
 
 
-def _vertex_shading(light: PortraitLight, surface: Surface, body: Body) -> np.ndarray:
+def _vertex_shading(
+    light: PortraitLight, surface: Surface, is_limb: np.ndarray, is_outside_mouth: np.ndarray
+) -> np.ndarray:
     """Shading of every vertex, f32 [V]. It is 1 in the mouth, whose fixed colors contain their shading already.
 
     On arms and hands its range is narrow: their fit is rougher than that of the trunk, and so is the light on them.
     """
     shading = light.shading(surface)
-    is_limb = layers.vertex_layers(body) != layers.TRUNK
     shading = np.where(is_limb, np.clip(shading, 1 / _MAX_LIMB_SHADING, _MAX_LIMB_SHADING), shading)
-    return np.where(in_mouth(body), np.float32(1), shading).astype(np.float32)
+    return np.where(is_outside_mouth, shading, np.float32(1)).astype(np.float32)
 
 
 def _vertex_regions(body: Body, is_visible: np.ndarray, portrait_region: np.ndarray) -> np.ndarray:
@@ -229,7 +231,7 @@ def control(ref: Reference, body: Body, motion: Motion, camera: Camera) -> Contr
                 [
                     ref.places,
                     surface.normals @ E[:3, :3].T,
-                    _vertex_shading(ref.light, surface, body),
+                    _vertex_shading(ref.light, surface, ref.is_limb, ref.portrait.is_outside_mouth),
                     _portrait_share(ref.facing, _facing(surface, E), ref.is_limb),
                     departure[t],
                 ]

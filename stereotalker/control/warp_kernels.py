@@ -139,8 +139,8 @@ def draw_frame(
                             and share > 0
                             and not (is_head[vertex] and regions[i, j] == _BACKGROUND)
                         ):
-                            left = float(_mean(vertices, DEPARTURE, a, b, c, u, v, w))
-                            share *= 1 - left * (1 - float(layers[layer, i, j, INTERIOR]))
+                            departure = float(_mean(vertices, DEPARTURE, a, b, c, u, v, w))
+                            share *= 1 - departure * (1 - float(layers[layer, i, j, INTERIOR]))
                             visibility = COMPLETED
                             if layers[layer, i, j, USE] == SHOWN:
                                 label, visibility = regions[i, j], SEEN

@@ -215,7 +215,7 @@ class BodyMasks(RegionMasks):
         self.device = device
 
     def predict(self, control: Control, is_inner: torch.Tensor | None = None) -> torch.Tensor:
-        """One-hot masks f32 [T, regions, H, W]."""
+        """One-hot masks f32 [T, regions, H, W], whatever `is_inner` says."""
         labels = torch.from_numpy(control.labels).to(self.device).long()
         return functional.one_hot(labels, len(REGIONS)).permute(0, 3, 1, 2).float()
 

@@ -31,7 +31,7 @@ from stereotalker.models import Models
 from stereotalker.params import Params, VideoParams
 from stereotalker.production.admission import next_window
 from stereotalker.production.avatars import detector_folder
-from stereotalker.production.manifest import Clip, Manifest, due
+from stereotalker.production.manifest import WORKER_BYTES, WORKER_BYTES_PER_PIXEL, Clip, Manifest, due
 from stereotalker.production.motion_controls import clip_motion_controls
 from stereotalker.production.outputs import Outputs, existing_part
 from stereotalker.production.pace_history import History
@@ -43,8 +43,6 @@ from stereotalker.store.urls import is_url
 # which three copies are kept.
 _DISK_BYTES_PER_PIXEL = 1.7
 
-# A worker's peak memory is 1.03 GB at 256 x 256 px and 1.44 GB at 512 x 512 px.
-_WORKER_BYTES, _WORKER_BYTES_PER_PIXEL = 0.9e9, 2100
 
 # A driver that also renders peaks at 1.9 GB. One that does not render needs less, so this is an upper bound.
 # For each second of the recordings that it reads at once, it takes 0.15 MB for the sound and 0.08 MB for the motion.
@@ -198,7 +196,7 @@ def plan(manifest: Manifest, params: Params, library: Library, history: History,
     memory = (
         _DRIVER_BYTES
         + _DRIVER_BYTES_PER_S * audio_seconds
-        + params.produce.workers * (_WORKER_BYTES + _WORKER_BYTES_PER_PIXEL * largest)
+        + params.produce.workers * (WORKER_BYTES + WORKER_BYTES_PER_PIXEL * largest)
     )
     return Plan(
         clips,

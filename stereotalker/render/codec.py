@@ -10,13 +10,13 @@ from diffusers.models import AutoencoderKL
 from torch import nn
 from torch.nn import functional
 
+from stereotalker.control.cells import to_cells
 from stereotalker.store.public_models import local_folder
 
 
-def to_cells(picture: torch.Tensor, factor: int) -> torch.Tensor:
-    """torch's pixel_unshuffle of a picture [B, C, H, W]; the result lies in memory as convolutions read it fastest."""
-    x = picture.permute(0, 2, 3, 1).unflatten(2, (-1, factor)).unflatten(1, (-1, factor))
-    return x.permute(0, 1, 3, 5, 2, 4).flatten(3).permute(0, 3, 1, 2)
+def as_channels(picture: torch.Tensor, factor: int) -> torch.Tensor:
+    """A picture [B, C, H, W] as cells [B, C factor^2, H / factor, W / factor], which lie in memory channels last."""
+    return to_cells(picture.permute(0, 2, 3, 1), factor).permute(0, 3, 1, 2)
 
 
 class PixelCodec(nn.Module):
@@ -30,7 +30,7 @@ class PixelCodec(nn.Module):
 
     def encode(self, picture_B3HW: torch.Tensor) -> torch.Tensor:
         """Picture f32 [B, 3, H, W] in 0..1 -> cells f32 [B, channels, h, w] in -1..1. H and W divide by `factor`."""
-        return to_cells(2 * picture_B3HW - 1, self.factor)
+        return as_channels(2 * picture_B3HW - 1, self.factor)
 
     def decode(self, cells: torch.Tensor) -> torch.Tensor:
         """Cells [B, channels, h, w] -> picture f32 [B, 3, H, W], 0..1 where the cells are in -1..1."""

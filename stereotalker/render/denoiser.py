@@ -19,7 +19,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
 from torch.nn import functional
 
-from stereotalker.render.codec import PixelCodec, VaeCodec, to_cells
+from stereotalker.render.codec import PixelCodec, VaeCodec, as_channels
 from stereotalker.render.experts import Guidance, PriorGuidedExperts
 from stereotalker.smplx_layout import REGIONS
 from stereotalker.store.public_models import local_folder
@@ -210,7 +210,7 @@ def set_experts(net: nn.Module, kinds: str, view_experts: int, guidance: Guidanc
 def use_plain_attention(model: RenderDenoiser) -> None:
     """Compute attention by plain matrix products, in place; the results differ by rounding.
 
-    On a CPU and for our short sequences that is three times as fast as torch's fused attention.
+    On a CPU and for the short sequences of a model of our own that is three times as fast as torch's fused attention.
     """
     for layer in model.net.modules():
         if isinstance(layer, Attention):
@@ -245,7 +245,7 @@ def conditions(
     probabilities; view f32 [B, 2]: azimuth and elevation, degrees; reference f32 [B, M, D]; frames: T.
     """
     base, region_probs = codec.encode(warp), functional.avg_pool2d(regions, codec.factor)
-    pixel_maps = [to_cells(2 * m - 1, codec.factor) for m in (visibility, normals)]
+    pixel_maps = [as_channels(2 * m - 1, codec.factor) for m in (visibility, normals)]
     # A cell that holds more than a trace of the person belongs to the person.
     strongest = torch.where(region_probs[:, 0] > 0.95, 0, region_probs[:, 1:].argmax(1) + 1)
     return Conditions(

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-# Mean and variance of every channel's group, f32 [C] each, by the layer's number.
-Statistics: TypeAlias = dict[int, tuple[torch.Tensor, torch.Tensor]]
+# By the number of a layer, for each of its calls in turn: mean and variance of every channel's group, f32 [C] each.
+Statistics: TypeAlias = dict[int, list[tuple[torch.Tensor, torch.Tensor]]]
 
 
 class Norms:
@@ -25,6 +25,7 @@ class Norms:
         """Replaces them in the networks."""
         self._recorded: Statistics | None = None
         self._used: Statistics | None = None
+        self._calls: dict[int, int] = {}  # of every layer since `use`
         count = 0
         for network in networks:
             for name, layer in list(network.named_modules()):
@@ -43,8 +44,11 @@ class Norms:
 
     @contextmanager
     def use(self, statistics: Statistics) -> Iterator[None]:
-        """Normalize by these statistics in the context."""
-        self._used = statistics
+        """Normalize by these statistics in the context.
+
+        A part of a picture calls the layers as often as the whole did, and each call has its own statistics.
+        """
+        self._used, self._calls = statistics, dict.fromkeys(statistics, 0)
         try:
             yield
         finally:
@@ -53,19 +57,12 @@ class Norms:
     def __call__(self, layer: _Norm, x: torch.Tensor) -> torch.Tensor:
         """Normalize x [B, C, ...] as the context says; by its own statistics outside of any."""
         if self._used is not None:
-            mean, variance = self._used[layer.number]
+            recorded = self._used[layer.number]
+            mean, variance = recorded[self._calls[layer.number] % len(recorded)]
+            self._calls[layer.number] += 1
             return functional.batch_norm(x, mean, variance, layer.weight, layer.bias, False, 0.0, layer.eps)
         if self._recorded is not None:
-            (B, C), groups = x.shape[:2], layer.num_groups
-            normalized, mean, inverse_deviation = torch.native_group_norm(
-                x, layer.weight, layer.bias, B, C, x[0, 0].numel(), groups, layer.eps
-            )
-            variance = inverse_deviation.float() ** -2 - layer.eps
-            self._recorded[layer.number] = (
-                mean.float().mean(0).repeat_interleave(C // groups),
-                variance.mean(0).clamp_min(0).repeat_interleave(C // groups),
-            )
-            return normalized
+            self._recorded.setdefault(layer.number, []).append(_group_moments(x.float(), layer.num_groups))
         return functional.group_norm(x, layer.num_groups, layer.weight, layer.bias, layer.eps)
 
 
@@ -78,3 +75,12 @@ class _Norm(nn.GroupNorm):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.norms(self, x)
+
+
+def _group_moments(x: torch.Tensor, groups: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and variance of the groups of x f32 [B, C, ...] over places and channels, means over B: [C] each."""
+    places = tuple(range(2, x.dim()))
+    mean, square = (m.unflatten(1, (groups, -1)).mean(-1) for m in (x.mean(places), (x * x).mean(places)))
+    per_group = x.shape[1] // groups
+    variance = (square - mean**2).clamp_min(0).mean(0)
+    return mean.mean(0).repeat_interleave(per_group), variance.repeat_interleave(per_group)

@@ -13,6 +13,9 @@ from torch.nn import functional
 
 from stereotalker.records import Control
 
+# A pixel of an enlarged picture is mixed from pixels that are at most so far away (bicubic), px of the small picture.
+_REACH = 2
+
 
 def network_size(size: tuple[int, int], longest: int) -> tuple[int, int]:
     """Height and width of the networks' picture for frames of this size, px: at most `longest` along either axis."""
@@ -21,26 +24,26 @@ def network_size(size: tuple[int, int], longest: int) -> tuple[int, int]:
 
 
 def reduce_maps(maps: Control, size: tuple[int, int]) -> Control:
-    """Control maps at another size (height, width), px: means of colors and normals, and the nearest other values."""
+    """Control maps at another size (height, width), px: means of colors, and the nearest of all other values."""
     if maps.labels.shape[1:] == size:
         return maps
 
     def resized(pictures: np.ndarray, interpolation: int) -> np.ndarray:
         return np.stack([cv2.resize(picture, size[::-1], interpolation=interpolation) for picture in pictures])
 
-    means = (resized(m, cv2.INTER_AREA) for m in (maps.warp, maps.normals, maps.plate, maps.coverage))
-    nearest = (resized(m, cv2.INTER_NEAREST) for m in (maps.visibility, maps.labels))
-    (warp, normals, plate, coverage), (visibility, labels) = means, nearest
+    warp, plate, coverage = (resized(m, cv2.INTER_AREA) for m in (maps.warp, maps.plate, maps.coverage))
+    visibility, labels, normals = (
+        resized(m, cv2.INTER_NEAREST_EXACT) for m in (maps.visibility, maps.labels, maps.normals)
+    )
     return Control(warp, visibility, normals, labels, plate, coverage, maps.azimuth, maps.elevation)
 
 
 def reduce_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A mask bool [H, W] at another size: true for every pixel that one of the mask's falls into."""
-    return (
-        mask
-        if mask.shape == size
-        else cv2.resize(mask.astype(np.float32), size[::-1], interpolation=cv2.INTER_AREA) > 0
-    )
+    """A mask bool [H, W] at another size: true for every pixel from which `enlarge` makes one of the mask's."""
+    if mask.shape == size:
+        return mask
+    reduced = cv2.resize(mask.astype(np.float32), size[::-1], interpolation=cv2.INTER_AREA) > 0
+    return cv2.dilate(reduced.astype(np.uint8), np.ones((2 * _REACH + 1, 2 * _REACH + 1), np.uint8)) > 0
 
 
 def enlarge(

@@ -1,11 +1,13 @@
 """Stage `render`: turns motion, avatar and camera into frames, segment by segment.
 
-A segment depends on the portrait alone, never on frames of another segment, so segments can be rendered in any order.
+A segment depends on the portrait and on its own first run alone, never on frames of another segment, so segments can be
+rendered in any order.
 T: frames, R: regions, M reference tokens of width D.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -65,7 +67,7 @@ class Renderer:
         """masks and denoiser are copied. device: of both. The other models are small and stay on the CPU."""
         self.body, self.params, self.device = body, params, device
         self.masks, self.denoiser = inference_copy(masks, device), inference_copy(denoiser, device)
-        if device == "cpu":
+        if device == "cpu" and params.pretrained is None:
             use_plain_attention(self.denoiser)
         self._norms = Norms(self.masks, self.denoiser.net)
         self._prepared: dict[int, tuple[Reference, torch.Tensor]] = {}  # by id of the avatar, least recently used first
@@ -107,14 +109,18 @@ class Renderer:
         """
         run = self.params.batch
         segment = max(self.params.segment // run, 1) * run
+        is_local = self.denoiser.codec.is_local
         statistics: Statistics = {}
         for start in range(window.start - window.start % run, window.stop, run):
             first = start - start % segment
-            if start == first or not statistics:
+            if not is_local:
+                run_maps = maps(start, min(start + run, count))
+                frames = self._pictures(run_maps, tokens, seed, start, alpha, are_whole=True)
+            elif start == first or not statistics:
                 run_maps = maps(first, min(first + run, count))
                 with self._norms.record() as statistics:
                     frames = self._pictures(run_maps, tokens, seed, first, alpha, are_whole=True)
-            if start != first:
+            if is_local and start != first:
                 run_maps = maps(start, min(start + run, count))
                 with self._norms.use(statistics):
                     frames = self._pictures(run_maps, tokens, seed, start, alpha, are_whole=False)
@@ -149,18 +155,19 @@ class Renderer:
         reduced = reduce_maps(maps, small)
         # Large frames are worked on one by one outside of the networks, which takes less memory.
         step = T if small == (H, W) else 1
-        singles = [slice(t, t + step) for t in range(0, T, step)]
-        share = torch.cat([self._share(maps.frames(t.start, t.stop), max(H, W) / max(small)) for t in singles])
-        if are_whole or not self.denoiser.codec.is_local:
+        chunks = [slice(t, t + step) for t in range(0, T, step)]
+        share = torch.cat([self._share(maps.frames(t.start, t.stop), max(H, W) / max(small)) for t in chunks])
+        if are_whole:
             everything = Area(0, small[0], 0, small[1])
             areas = [(everything, everything)]
         else:
             is_painted = (share < 1).amax((0, 1)).cpu().numpy()
-            areas = cover(reduce_mask(is_painted, small), self.denoiser.multiple)
+            multiple = math.lcm(self.denoiser.multiple, self.masks.multiple)
+            areas = cover(reduce_mask(is_painted, small), multiple)
         picture, person = self._paint(reduced, areas, tokens, seed, start)
         targets = [area.scaled(small, (H, W)) for area, _ in areas]
         finished = []
-        for t in singles:
+        for t in chunks:
             drawn = Drawn(picture[t], person[t], share[t], reduced.warp[t])
             finished.append(self._finish(maps.frames(t.start, t.stop), drawn, targets, alpha))
         return np.concatenate(finished)
