@@ -62,6 +62,7 @@ bench: setup
 	$(BIN)/python -m benchmarks.clip
 	$(BIN)/python -m benchmarks.releases
 	$(BIN)/python -m benchmarks.render
+	$(BIN)/python -m benchmarks.speed
 	$(BIN)/python -m benchmarks.motion
 	$(BIN)/python -m benchmarks.people
 	$(BIN)/python -m benchmarks.orchestration

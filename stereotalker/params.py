@@ -221,7 +221,7 @@ class RenderParams(Section):
     scheduler: str
     segment: int
     batch: int
-    network: int = Field(ge=64)
+    network_side: int = Field(ge=64)
     noise_period: int
     training: DenoiserTraining
 

@@ -86,11 +86,18 @@ def test_the_hair_plane_moves_with_the_head(long_haired, body):
     )
 
 
-@pytest.mark.parametrize(("nearness", "is_drawn"), [(1.0, True), (0.0, False), (-1.0, False)])
-def test_a_hair_plane_is_drawn_only_before_the_camera(nearness, is_drawn):
+@pytest.mark.parametrize(
+    ("nearness", "body_depth", "is_drawn"),
+    [(1.0, np.inf, True), (0.0, np.inf, False), (-1.0, np.inf, False), (1.0, 1.5, True), (1.0, 0.5, False)],
+)
+def test_a_hair_plane_is_drawn_only_before_the_camera_and_before_the_body(nearness, body_depth, is_drawn):
     onto = np.array([[1, 0, 0], [0, 1, 0], [0, 0, nearness]], np.float64)
     hair = np.full((6, 6), REGION["hair"], np.uint8)
-    assert hair_plane.hair_place(onto, hair, 2, 3, np.inf)[0] == is_drawn
+    hair[0, 0] = REGION["face"]
+    is_hair, x, y = hair_plane.hair_place(onto, hair, 2, 3, body_depth)
+    assert is_hair == is_drawn and (not is_drawn or (x, y) == (3.5, 2.5))
+    assert not hair_plane.hair_place(onto, hair, 0, 0, body_depth)[0]
+    assert not hair_plane.hair_place(onto, hair, 2, 9, body_depth)[0]
 
 
 def test_a_bald_portrait_has_no_hair_plane(portrait_body, body):

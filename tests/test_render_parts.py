@@ -222,7 +222,7 @@ def test_what_the_networks_change_is_added_to_the_detail_of_the_warp():
 @pytest.mark.parametrize("size", [(96, 128), (150, 64), (72, 168)])
 def test_large_frames_are_the_warp_where_nothing_is_painted(tiny_models, speech, size):
     renderer = Models(tiny_models.params, tiny_models.folder).renderer
-    renderer.params = renderer.params.model_copy(update={"network": 64})
+    renderer.params = renderer.params.model_copy(update={"network_side": 64})
     avatar = build_actor(2, tiny_models.body, 96, 1).avatar
     motion = act(speech, STYLES[0], 0, 25.0).frames(0, 4)
     view = camera.avatar_camera(avatar, CameraPath(), 4, 25.0, size)

@@ -148,17 +148,29 @@ def draw_frame(
                             light = layers[layer, i, j, LAYER_SHADING]
                             red, green, blue = share * red / light, share * green / light, share * blue / light
                             if share < 1:
-                                _, r, g, b_ = _read_atlas(atlas_faces, corners, atlas_color, origin, t, u, v, w)
+                                _, other_red, other_green, other_blue = _read_atlas(
+                                    atlas_faces, corners, atlas_color, origin, t, u, v, w
+                                )
                                 rest = 1 - share
-                                red, green, blue = red + rest * r, green + rest * g, blue + rest * b_
+                                red, green, blue = (
+                                    red + rest * other_red,
+                                    green + rest * other_green,
+                                    blue + rest * other_blue,
+                                )
                                 if share < 0.5:
                                     visibility = COPIED
                 if has_hair and visibility != SEEN:
                     is_hair, hair_x, hair_y = hair_place(from_pixels, regions, row, column, depth[row, column])
                     if is_hair:
-                        r, g, b_ = mixed_sample(hair_fine, hair_coarse, hair_blend, 0, hair_x / PW, hair_y / PH)
+                        other_red, other_green, other_blue = mixed_sample(
+                            hair_fine, hair_coarse, hair_blend, 0, hair_x / PW, hair_y / PH
+                        )
                         visibility, label = FROM_HAIR_PLANE, _HAIR
-                        red, green, blue = _to_u8(hair_gain * r), _to_u8(hair_gain * g), _to_u8(hair_gain * b_)
+                        red, green, blue = (
+                            _to_u8(hair_gain * other_red),
+                            _to_u8(hair_gain * other_green),
+                            _to_u8(hair_gain * other_blue),
+                        )
                 if t >= 0 and not is_hair:
                     if visibility == 0:
                         visibility, red, green, blue = _read_atlas(

@@ -151,7 +151,7 @@ class Renderer:
         are_whole: the networks work on the whole pictures.
         """
         T, H, W = maps.labels.shape
-        small = network_size((H, W), self.params.network)
+        small = network_size((H, W), self.params.network_side)
         reduced = reduce_maps(maps, small)
         # Large frames are worked on one by one outside of the networks, which takes less memory.
         step = T if small == (H, W) else 1
