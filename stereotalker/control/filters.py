@@ -1,4 +1,4 @@
-"""Filters of torch pictures over square windows. torch's own pooling of a single channel is ten times slower.
+"""Filters of torch pictures over square windows. torch's own pooling of a single channel is slower.
 
 The windows are cut off at the picture's border; a window has 2 radius + 1 px along both axes.
 """

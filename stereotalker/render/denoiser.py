@@ -210,7 +210,8 @@ def set_experts(net: nn.Module, kinds: str, view_experts: int, guidance: Guidanc
 def use_plain_attention(model: RenderDenoiser) -> None:
     """Compute attention by plain matrix products, in place; the results differ by rounding.
 
-    On a CPU and for the short sequences of a model of our own that is three times as fast as torch's fused attention.
+    On a CPU and for the short sequences of a model of our own that saves 7 of 80 ms a frame of 256 px, compared with
+    torch's fused attention.
     """
     for layer in model.net.modules():
         if isinstance(layer, Attention):
