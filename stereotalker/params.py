@@ -273,8 +273,15 @@ class AvatarParams(Section):
 
     detectors: Path | None
     size: int = Field(ge=256, le=2048)
+    photo: int = Field(ge=256, le=4096)
     calibrated: int = Field(gt=0)
     first_identity: int = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _photo_is_not_smaller(self) -> AvatarParams:
+        if self.photo < self.size:
+            raise ValueError(f"photo: {self.photo} px are less than size, {self.size}; the same number turns it off")
+        return self
 
 
 class VideoParams(Section):

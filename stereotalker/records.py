@@ -120,7 +120,7 @@ class Avatar:
 
     name: str
     portrait: np.ndarray  # u8 [H, W, 3] sRGB
-    background: np.ndarray  # u8 [H, W, 3], the portrait without the person
+    background: np.ndarray  # u8 [BH, BW, 3], the portrait without the person, as large as the portrait or larger
     regions: np.ndarray  # u8 [H, W], indices into smplx_layout.REGIONS
     betas: np.ndarray  # f32 [B], shape coefficients
     surface: np.ndarray  # f16 [V, 3] m, offsets from the body in the rest pose to the surface of clothes and hair
@@ -133,15 +133,26 @@ class Avatar:
     # "synthetic"; or "portrait" for a real person, whose consent is on the avatar's card or in the manifest.
     origin: str
     arms: bool = True  # whether the portrait shows a hand; if not, the arms of a clip hardly move
+    # u8 [PH, PW, 3] sRGB, the picture that the portrait was scaled down from, for frames larger than the portrait.
+    photo: np.ndarray | None = None
 
     def __post_init__(self):
         H, W = self.portrait.shape[:2]
         _check(
-            self, portrait=(np.uint8, (H, W, 3)), background=(np.uint8, (H, W, 3)), regions=(np.uint8, (H, W)),
+            self, portrait=(np.uint8, (H, W, 3)), background=(np.uint8, (None, None, 3)), regions=(np.uint8, (H, W)),
             betas=(np.float32, (None,)), surface=(np.float16, (None, 3)), poses=(np.float32, (len(JOINTS), 3)),
             expression=(np.float32, (len(ACTIONS),)), intrinsics=(np.float32, (3, 3)), extrinsics=(np.float32, (4, 4)),
             target=(np.float32, (3,)),
         )  # fmt: skip
+        if self.photo is not None:
+            _check(self, photo=(np.uint8, (None, None, 3)))
+        for name in ("background", "photo"):
+            picture = getattr(self, name)
+            if picture is not None and not _is_enlarged(picture.shape[:2], (H, W)):
+                raise UserError(
+                    f"Avatar.{name}: expected the portrait's {H} x {W} px or an enlargement of it, got "
+                    f"{picture.shape[0]} x {picture.shape[1]}"
+                )
 
 
 @dataclass(frozen=True)
@@ -177,6 +188,9 @@ class Control:
         names = "warp", "visibility", "normals", "labels", "plate", "coverage"
         return replace(self, **{name: getattr(self, name)[:, rows, columns] for name in names})
 
+
+# Largest relative difference of the aspect ratios of a picture and its reduced form, whose sides are whole pixels.
+_MAX_ASPECT_ERROR = 0.01
 
 Record = TypeVar("Record")
 
@@ -228,6 +242,13 @@ def _to_json(value):
         if isinstance(value, tuple) and value and isinstance(value[0], Timed)
         else value
     )
+
+
+def _is_enlarged(size: tuple[int, int], small: tuple[int, int]) -> bool:
+    """Whether a size (height, width) px is not smaller than another, with the same aspect ratio but for rounding."""
+    aspect_ratios = size[0] / size[1], small[0] / small[1]
+    is_large = size[0] >= small[0] and size[1] >= small[1]
+    return is_large and abs(aspect_ratios[0] / aspect_ratios[1] - 1) <= _MAX_ASPECT_ERROR
 
 
 def _check(record, **expected) -> None:

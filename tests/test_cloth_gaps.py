@@ -64,6 +64,6 @@ def test_contacts_lie_on_trunk_and_upper_arms_and_end_where_the_cloth_differs(bo
         is_upper_arm = body.weights[:, JOINT[f"{side}_shoulder"]] > 0.5
         assert (is_upper_arm | (layer == TRUNK))[contacts[k]].all()
     arm = layers[ARM]
-    other = replace(arm, levels=(255 - arm.levels[0], *arm.levels[1:]))
+    other = replace(arm, picture=255 - arm.picture)
     changed = cloth_contacts(body, (*layers[:ARM], other, *layers[ARM + 1 :]), ref.places)
     assert changed[0].sum() < 0.1 * contacts[0].sum() and np.array_equal(changed[1], contacts[1])

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.integration
 KEY_ARGUMENTS = {
     keys.speech_key: [("script", "hi", "en-us", "", 165), -20.0],
     keys.motion_key: ["s", "c", 25.0, 8, ["a", "b", "m"], {"steps": 4}, 2, "cpu bfloat16"],
-    keys.portrait_key: [["picture"], ["mediapipe 1", "model"], 1024, "body", "calibration"],
+    keys.portrait_key: [["picture"], ["mediapipe 1", "model"], [1024, 2160], "body", "calibration"],
     keys.avatar_key: ["record", "portrait"],
     keys.clip_render_key: ["m", "a", ["body", "masks", "render"], [64, 64], {"steps": 1}, 3, "cpu bfloat16"],
     keys.segment_key: ["clip", 0, 8],
@@ -95,7 +95,10 @@ def test_weights_that_are_replaced_after_the_preflight_are_not_used(tiny_models,
 
 
 def test_a_worker_with_another_version_of_anything_is_refused(tiny_models, tmp_path):
-    versions = versions_of(tiny_models)
+    libraries = code.library_versions()
+    assert {"torch", "numpy", "diffusers"} <= libraries.keys() and all(libraries[name] for name in ("torch", "numpy"))
+    versions = versions_of(tiny_models, libraries)
+    assert libraries.items() <= versions.items()
     arguments = [tiny_models.params.model_dump_json(), str(tiny_models.folder), ("", "", "")]
     RenderWorker(*arguments, versions, str(tmp_path), str(tmp_path))
     for name in versions:

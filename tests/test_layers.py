@@ -66,7 +66,7 @@ def test_the_trunk_has_cloth_where_hands_hide_it(fitted, body):
     layers = layers_of(avatar, body)
     assert len(layers) == COUNT
     hidden = (avatar.regions == HANDS) & np.isfinite(layers[TRUNK].depth)
-    assert hidden.sum() > 100 and is_near(layers[TRUNK].levels[0], CLOTH)[hidden].mean() > 0.97
+    assert hidden.sum() > 100 and is_near(layers[TRUNK].picture, CLOTH)[hidden].mean() > 0.97
     assert not layers[TRUNK].is_shown[hidden].any()
 
 
@@ -75,7 +75,7 @@ def test_hands_have_skin_all_over_their_own_shape(fitted, body):
     layers = layers_of(avatar, body)
     for k in (HAND, HAND + 1):
         drawn = np.isfinite(layers[k].depth)
-        assert drawn.sum() > 100 and is_near(layers[k].levels[0], SKIN)[drawn].mean() > 0.97
+        assert drawn.sum() > 100 and is_near(layers[k].picture, SKIN)[drawn].mean() > 0.97
 
 
 def test_a_portrait_without_hands_or_without_a_person_still_has_layers(fitted, body):

@@ -15,6 +15,8 @@ from stereotalker.store.digests import bytes_digest
 
 BACKGROUNDS = ("portrait", "blur", "transparent")
 _BLUR_SIGMA = 0.02  # standard deviation of a blurred background, relative to the picture's longer side
+# Longest side at which the user's picture is kept, px. Frames are not larger.
+_MAX_SIDE_PX = 2160
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,9 @@ class Background:
 
 def with_background(avatar: Avatar, background: Background) -> Avatar:
     """The avatar with another background plate. "portrait" and "transparent" keep its own. Raises ClipError."""
-    H, W = avatar.regions.shape
     if background.name in ("portrait", "transparent"):
         return avatar
+    H, W = avatar.background.shape[:2]
     if background.name == "blur":
         plate = cv2.GaussianBlur(avatar.background, (0, 0), _BLUR_SIGMA * max(H, W))
     elif background.picture is None:
@@ -58,11 +60,17 @@ def with_background(avatar: Avatar, background: Background) -> Avatar:
 
 
 def _scale_to_fill(background: Background, size: tuple[int, int]) -> np.ndarray:
-    """A picture, scaled to fill (height, width) px, and cropped at both ends where it is too long. u8 [H, W, 3]."""
+    """A picture, scaled to the aspect ratio of (height, width) px, and cropped at both ends where it is too long.
+
+    u8 [H, W, 3]: of that size, or as large as the picture itself if it is larger, up to _MAX_SIDE_PX.
+    """
     try:
         picture = read_photo(Path(background.name), data=background.picture)
     except UserError as error:
         raise ClipError(f"background {error}") from None
+    enlargement = min(picture.shape[0] / size[0], picture.shape[1] / size[1], _MAX_SIDE_PX / max(size))
+    if enlargement > 1:
+        size = round(size[0] * enlargement), round(size[1] * enlargement)
     scale = max(size[0] / picture.shape[0], size[1] / picture.shape[1])
     scaled_size = (max(size[1], round(picture.shape[1] * scale)), max(size[0], round(picture.shape[0] * scale)))
     large = cv2.resize(picture, scaled_size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)

@@ -30,7 +30,7 @@ def background_plate(
     own.
     """
     wall = avatar.background if wall is None else wall
-    scale = np.array([*wall.shape[1::-1], 1]) / np.array([*avatar.background.shape[1::-1], 1])
+    scale = np.array([*wall.shape[1::-1], 1]) / np.array([*avatar.portrait.shape[1::-1], 1])
     camera_to_wall_pixels = (
         scale[:, None]
         * _wall_to_pixels(avatar.intrinsics, avatar.extrinsics)

@@ -41,12 +41,12 @@ def cloth_contacts(body: Body, layers: tuple[Layer, ...], places: np.ndarray) ->
     side, layer = max(H, W), vertex_layers(body)
     columns, rows = (np.clip(places[:, k].astype(int), 0, (W, H)[k] - 1) for k in (0, 1))
     result = np.zeros((len(SIDES), len(places)), bool)
-    trunk = _lab(layers[TRUNK].levels[0], side)
+    trunk = _lab(layers[TRUNK].picture, side)
     for k, name in enumerate(SIDES):
         arm = layers[ARM + k]
         reach = _CONTACT * side
         contact = (_distance(layers[TRUNK].is_shown) < reach) & (_distance(arm.is_shown) < reach)
-        contact &= np.linalg.norm(trunk - _lab(arm.levels[0], side), axis=-1) < _MAX_COLOR_DIFFERENCE
+        contact &= np.linalg.norm(trunk - _lab(arm.picture, side), axis=-1) < _MAX_COLOR_DIFFERENCE
         is_beside = (_distance(contact) < _CONTACT_REACH * side)[rows, columns]
         is_upper_arm = body.weights[:, JOINT[f"{name}_shoulder"]] > _MIN_SHOULDER_WEIGHT
         result[k] = is_beside & (is_upper_arm | (layer == TRUNK))

@@ -16,7 +16,6 @@ from scipy.ndimage import distance_transform_edt
 
 from stereotalker.body.model import Body
 from stereotalker.control.limb_materials import LimbMaterials, limb_materials
-from stereotalker.control.mipmaps import halved
 from stereotalker.geometry.rasterizer import rasterize
 from stereotalker.media.inpainting import inpaint
 from stereotalker.media.morphology import disk_kernel
@@ -56,7 +55,7 @@ _FILL_MARGIN = 0.35
 class Layer:
     """One part of the body, as the portrait shows it."""
 
-    levels: tuple[np.ndarray, ...]  # mip map of the completed picture: u8 [H, W, 3], then halved
+    picture: np.ndarray  # u8 [H, W, 3], completed
     depth: np.ndarray  # f32 [H, W] m of this part alone, infinite beside it
     shading: np.ndarray  # f32 [H, W] the light's shading of this part, continued beside it
     is_shown: np.ndarray  # bool [H, W] pixels in which the portrait shows this part
@@ -116,7 +115,7 @@ def make_layers(
         may_sample = _dilated(owned[k], reach) if k >= HAND else np.full(size, k == TRUNK or bool(is_unmixed.any()))
         part_shading = _nearest_known(part_shading, np.isfinite(fragments.depth))
         interior = _hand_interior(is_own) if k >= HAND else _interior(is_own, fragments.depth)
-        result.append(Layer(halved(picture), fragments.depth, part_shading, owned[k], may_sample, interior))
+        result.append(Layer(picture, fragments.depth, part_shading, owned[k], may_sample, interior))
     return tuple(result), materials
 
 

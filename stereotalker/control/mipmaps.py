@@ -9,11 +9,14 @@ import numba
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
-from stereotalker.records import Avatar
+from stereotalker.records import Avatar, Camera
 from stereotalker.smplx_layout import REGION
 
 # No level but the first has a side shorter than this, px.
 _MIN_SIDE = 32
+# Largest difference of a channel, of 255, up to which a pixel of a picture counts as one of the photo. Portrait and
+# reduced photo are scaled down by different filters, and so differ a little at edges.
+_MAX_DIFFERENCE = 12
 
 
 class MipPair(NamedTuple):
@@ -25,14 +28,41 @@ class MipPair(NamedTuple):
 
 
 def levels(avatar: Avatar) -> tuple[np.ndarray, ...]:
-    """The mip map of an avatar's portrait: u8 [H, W, 3], then halved again and again.
+    """The mip map of an avatar's portrait: u8 [h, w, 3], then halved again and again.
 
     Every background pixel takes the color of the nearest pixel of the person, so that no sample at the person's outline
     mixes in the background.
     """
     is_background = avatar.regions == REGION["background"]
     rows, columns = distance_transform_edt(is_background, return_distances=False, return_indices=True)
-    return halved(avatar.portrait if is_background.all() else avatar.portrait[rows, columns])
+    picture = avatar.portrait if is_background.all() else avatar.portrait[rows, columns]
+    return halved(at_photo_size(avatar, picture, ~is_background))
+
+
+def at_photo_size(avatar: Avatar, picture: np.ndarray, is_own: np.ndarray) -> np.ndarray:
+    """A picture u8 [H, W, 3] as large as the avatar's portrait, at the size of its photo; itself without a photo.
+
+    is_own bool [H, W]: pixels that are the portrait's own, and not filled. Where they show what the photo shows, the
+    picture gets the photo's detail. Elsewhere it is only enlarged.
+    """
+    if avatar.photo is None:
+        return picture
+    (H, W), (h, w) = avatar.photo.shape[:2], picture.shape[:2]
+    reduced = cv2.resize(avatar.photo, (w, h), interpolation=cv2.INTER_AREA)
+    difference = np.abs(picture.astype(np.int16) - reduced).max(-1)
+    is_same = cv2.erode((is_own & (difference <= _MAX_DIFFERENCE)).astype(np.uint8), np.ones((3, 3), np.uint8))
+    weight = cv2.resize(is_same.astype(np.float32), (W, H), interpolation=cv2.INTER_LINEAR)[..., None]
+    large, large_reduced = (
+        cv2.resize(p.astype(np.float32), (W, H), interpolation=cv2.INTER_CUBIC) for p in (picture, reduced)
+    )
+    detailed = large + weight * (avatar.photo - large_reduced)
+    return np.clip(np.rint(detailed), 0, 255).astype(np.uint8)
+
+
+def shows_more(avatar: Avatar, camera: Camera) -> bool:
+    """Whether any frame of a camera shows the person larger than the avatar's portrait does."""
+    views = zip(camera.intrinsics, camera.extrinsics, strict=True)
+    return any(_level_of_detail(avatar, avatar.portrait, K, E) < -1e-3 for K, E in views)
 
 
 def halved(picture: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -47,10 +77,10 @@ def halved(picture: np.ndarray) -> tuple[np.ndarray, ...]:
 def pair(avatar: Avatar, pyramid: tuple[np.ndarray, ...], intrinsics: np.ndarray, extrinsics: np.ndarray) -> MipPair:
     """The two levels of a mip map whose resolutions enclose that of a camera, and the share of the coarser.
 
-    pyramid: of pictures as large as the avatar's portrait, every level u8 [L, h, w, 3], the finest first; intrinsics
-    [3, 3] px, extrinsics [3 or 4, 4] world -> camera, m.
+    pyramid: of pictures that show what the avatar's portrait shows, every level u8 [L, h, w, 3], the finest first;
+    intrinsics [3, 3] px, extrinsics [3 or 4, 4] world -> camera, m.
     """
-    level = np.clip(_level_of_detail(avatar, intrinsics, extrinsics), 0, len(pyramid) - 1)
+    level = np.clip(_level_of_detail(avatar, pyramid[0], intrinsics, extrinsics), 0, len(pyramid) - 1)
     # The small term keeps rounding from choosing the level below, where the camera is as fine as a level.
     fine = int(level + 1e-3)
     return MipPair(pyramid[fine], pyramid[min(fine + 1, len(pyramid) - 1)], max(float(level) - fine, 0.0))
@@ -64,18 +94,23 @@ def background_level(
     It is the finest level of which a camera pixel covers at most two pixels along each axis, because a bilinear
     sample mixes that many. intrinsics [3, 3] px, extrinsics [3 or 4, 4] world -> camera, m.
     """
-    level = np.ceil(_level_of_detail(avatar, intrinsics, extrinsics) - 1e-3) - 1
+    level = np.ceil(_level_of_detail(avatar, pyramid[0], intrinsics, extrinsics) - 1e-3) - 1
     return pyramid[int(np.clip(level, 0, len(pyramid) - 1))]
 
 
-def _level_of_detail(avatar: Avatar, intrinsics: np.ndarray, extrinsics: np.ndarray) -> float:
-    """How often to halve the portrait until it shows the person as coarsely as a camera does; may be negative."""
+def _level_of_detail(avatar: Avatar, finest: np.ndarray, intrinsics: np.ndarray, extrinsics: np.ndarray) -> float:
+    """How often to halve a mip map's finest level until it is as coarse as a camera's picture; may be negative.
+
+    finest: u8 [..., h, w, 3], shows what the avatar's portrait shows.
+    """
 
     def pixel_density(K: np.ndarray, E: np.ndarray) -> float:
         """Resolution at the point that cameras look at, px per m."""
         return float(K[1, 1] / max((E[:3, :3] @ avatar.target + E[:3, 3])[2], 1e-3))
 
-    return float(np.log2(pixel_density(avatar.intrinsics, avatar.extrinsics) / pixel_density(intrinsics, extrinsics)))
+    enlargement = finest.shape[-3] / avatar.portrait.shape[0]
+    portrait_density = enlargement * pixel_density(avatar.intrinsics, avatar.extrinsics)
+    return float(np.log2(portrait_density / pixel_density(intrinsics, extrinsics)))
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")

@@ -114,10 +114,13 @@ def reference(avatar: Avatar, body: Body) -> Reference:
     facing = _facing(surface, avatar.extrinsics)
     portrait_layers, materials = layers.make_layers(avatar, body, pixels, shading)
     texture = make_texture(avatar, body, pixels, portrait_layers, materials, region, shading, facing)
+    pyramids = [
+        mipmaps.halved(mipmaps.at_photo_size(avatar, layer.picture, layer.is_shown)) for layer in portrait_layers
+    ]
     return Reference(
         avatar=avatar,
         portrait_levels=tuple(level[None] for level in mipmaps.levels(avatar)),
-        layer_levels=tuple(np.stack(level) for level in zip(*(part.levels for part in portrait_layers), strict=True)),
+        layer_levels=tuple(np.stack(level) for level in zip(*pyramids, strict=True)),
         background_levels=mipmaps.halved(avatar.background),
         portrait=PortraitSource(
             faces=body.faces,

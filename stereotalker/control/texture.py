@@ -156,7 +156,7 @@ def _read_layers(avatar: Avatar, places: np.ndarray, texel_layer: np.ndarray, la
         is_interior[own] = layer.interior[rows[own], columns[own]] > 0.5
         at = [places[own, 1] - 0.5, places[own, 0] - 0.5]
         for k in range(3):
-            color[own, k] = map_coordinates(layer.levels[0][..., k], at, np.float32, order=1, mode="nearest")
+            color[own, k] = map_coordinates(layer.picture[..., k], at, np.float32, order=1, mode="nearest")
     return _Texels(is_front, is_shown, is_interior, color)
 
 

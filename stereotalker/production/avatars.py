@@ -22,6 +22,7 @@ from stereotalker.avatar.fit_portrait import MIN_SIDE_PX, FittedPortrait, fit_po
 from stereotalker.avatar.landmarks import KeypointFile
 from stereotalker.avatar.library import CARD_IMAGE_FILE, RECORD_FILE, TEXTURE_FILE, Card, Library
 from stereotalker.avatar.mediapipe_detector import MediaPipe, detector_version, model_digests
+from stereotalker.avatar.photo_detail import with_photo
 from stereotalker.control.reference_warp import reference
 from stereotalker.errors import ClipError, UserError
 from stereotalker.media.photos import is_picture, read_photo, shrink
@@ -64,12 +65,13 @@ def fit_portrait_once(path: Path, models: Models, store: AnyStore, landmarks: Pa
     except OSError as error:
         raise ClipError(f"{path}: {error.strerror}") from None
     key = fit_key(path, data, models, landmarks)
-    size = models.params.avatar.size
+    size, photo_size = models.params.avatar.size, models.params.avatar.photo
 
     def write(folder: Path) -> None:
         with _FIT_LOCK:
             torch.set_num_threads(_FIT_THREADS)
-            picture = read_photo(path, size, data)
+            full = read_photo(path, data=data)
+            picture = shrink(full, size)
             with KeypointFile(landmarks, path) if landmarks else MediaPipe(detector_folder(models.params)) as detector:
                 calibration = read_calibration(models.calibration_file)
 
@@ -79,17 +81,17 @@ def fit_portrait_once(path: Path, models: Models, store: AnyStore, landmarks: Pa
                 try:
                     result = fit_picture(picture)
                 except ClipError as error:
-                    found = None if landmarks else _fit_fallback_crop(read_photo(path, data=data), size, fit_picture)
+                    found = None if landmarks else _fit_fallback_crop(full, size, fit_picture)
                     if found is None:
                         raise ClipError(f"{path.name}: {error}") from None
-                    picture, result = found
-        save(result.avatar, folder / RECORD_FILE)
+                    full, result = found
+        save(with_photo(result.avatar, shrink(full, photo_size)), folder / RECORD_FILE)
         Image.fromarray(draw_card(result.avatar, models.body)).save(folder / CARD_IMAGE_FILE)
         texture = reference(result.avatar, models.body).texture
         colors = np.clip(np.rint(texture.colour), 0, 255).astype(np.uint8)
         Image.fromarray(np.dstack([colors, texture.seen])).save(folder / TEXTURE_FILE)
         fit = {
-            "size": picture.shape[:2],
+            "size": result.avatar.portrait.shape[:2],
             "detector": detector.name,
             "residuals": result.residuals.as_dict(),
             "notes": result.notes,
@@ -104,14 +106,14 @@ def _fit_fallback_crop(
 ) -> tuple[np.ndarray, FittedPortrait] | None:
     """The first crop of a full-size picture in which a person can be fitted, and the fit; None if there is none."""
     for crop in fallback_crops(picture):
-        crop = shrink(crop, size)
-        if min(crop.shape[:2]) < MIN_SIDE_PX:
+        portrait = shrink(crop, size)
+        if min(portrait.shape[:2]) < MIN_SIDE_PX:
             continue
         try:
-            result = fit(crop)
+            result = fit(portrait)
         except ClipError:
             continue
-        height, width = crop.shape[:2]
+        height, width = portrait.shape[:2]
         note = f"the portrait was cut to {width} x {height} px: no person could be fitted in the whole picture"
         return crop, replace(result, notes=(*result.notes, note))
     return None
@@ -144,7 +146,8 @@ def fit_key(path: Path, data: bytes, models: Models, landmarks: Path | None = No
         raise ClipError(f"{error.filename}: {error.strerror}") from None
     detector = [] if landmarks else [detector_version(), *model_digests(detector_folder(models.params))]
     calibration = file_digest(models.calibration_file)
-    return keys.portrait_key(source, detector, models.params.avatar.size, models.body_version, calibration)
+    settings = models.params.avatar
+    return keys.portrait_key(source, detector, (settings.size, settings.photo), models.body_version, calibration)
 
 
 def detector_folder(params: Params) -> Path:

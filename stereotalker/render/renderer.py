@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch.nn import functional
 from stereotalker.body.model import Body
 from stereotalker.control.filters import max_filter, mean_filter
 from stereotalker.control.masks import RegionMasks, inner_body, one_channel, to_float
+from stereotalker.control.mipmaps import shows_more
 from stereotalker.control.reference_warp import Reference, control, reference
 from stereotalker.control.warp_kernels import COPIED
 from stereotalker.diffusion.sampling import frame_noise, sample
@@ -70,7 +72,8 @@ class Renderer:
         if device == "cpu" and params.pretrained is None:
             use_plain_attention(self.denoiser)
         self._norms = Norms(self.masks, self.denoiser.net)
-        self._prepared: dict[int, tuple[Reference, torch.Tensor]] = {}  # by id of the avatar, least recently used first
+        # By id of the avatar, and whether with its photo; least recently used first.
+        self._prepared: dict[tuple[int, bool], tuple[Reference, torch.Tensor, Avatar]] = {}
 
     def segment(
         self, avatar: Avatar, motion: Motion, camera: Camera, window: Window, seed: int, alpha: bool = False
@@ -79,7 +82,7 @@ class Renderer:
 
         motion and camera are those of the whole clip, and so is the seed.
         """
-        ref, tokens = self._prepare(avatar)
+        ref, tokens = self._prepare(avatar, shows_more(avatar, camera))
 
         def maps(start: int, stop: int) -> Control:
             """The control maps of frames start..stop-1."""
@@ -87,8 +90,10 @@ class Renderer:
 
         count = min(window.stop, len(motion.poses)) - window.start
         result, done = np.empty((count, *camera.size, 4 if alpha else 3), np.uint8), 0
-        for frames, _ in self.runs(maps, tokens, window, len(motion.poses), seed, alpha):
+        for finished in self.runs(maps, tokens, window, len(motion.poses), seed, alpha):
+            frames = finished[0]
             result[done : done + len(frames)], done = frames, done + len(frames)
+            del finished  # its control maps would stay in memory while those of the next run are made
         return result
 
     def runs(
@@ -125,16 +130,25 @@ class Renderer:
                 with self._norms.use(statistics):
                     frames = self._pictures(run_maps, tokens, seed, start, alpha, are_whole=False)
             wanted = max(window.start - start, 0), min(window.stop, count) - start
-            yield frames[slice(*wanted)], run_maps.frames(*wanted)
+            run_maps = run_maps.frames(*wanted)
+            yield frames[slice(*wanted)], run_maps
+            del run_maps
 
-    def _prepare(self, avatar: Avatar) -> tuple[Reference, torch.Tensor]:
-        """The reference warp's tables and the reference network's tokens of an avatar, cached for the latest few."""
-        entry = self._prepared.pop(id(avatar), None) or (reference(avatar, self.body), self.tokens(avatar.portrait))
+    def _prepare(self, avatar: Avatar, with_photo: bool) -> tuple[Reference, torch.Tensor]:
+        """The reference warp's tables and the reference network's tokens of an avatar, cached for the latest few.
+
+        with_photo: whether frames need the photo's detail, which takes memory.
+        """
+        key = id(avatar), with_photo
+        entry = self._prepared.pop(key, None)
+        if entry is None:
+            used = avatar if with_photo else replace(avatar, photo=None)
+            entry = reference(used, self.body), self.tokens(avatar.portrait), avatar
         # The entry holds the avatar, so that no other object can get its id while the entry is there.
-        self._prepared[id(avatar)] = entry
+        self._prepared[key] = entry
         while len(self._prepared) > _CACHED_AVATARS:
             del self._prepared[next(iter(self._prepared))]
-        return entry
+        return entry[:2]
 
     @torch.inference_mode()
     def tokens(self, portrait: np.ndarray) -> torch.Tensor:

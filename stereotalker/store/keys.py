@@ -42,13 +42,17 @@ def motion_key(
     )
 
 
-def portrait_key(files: Sequence[str], detector: Sequence[str], longest_side: int, body: str, calibration: str) -> str:
+def portrait_key(
+    files: Sequence[str], detector: Sequence[str], longest_sides: Sequence[int], body: str, calibration: str
+) -> str:
     """A portrait's fit.
 
-    files: digests of the picture and of a file of key points; detector: its version and models; body: see
-    Models.body_version; calibration: digest of the detector calibration.
+    files: digests of the picture and of a file of key points; detector: its version and models; longest_sides: of the
+    portrait and of its photo, px; body: see Models.body_version; calibration: digest of the detector calibration.
     """
-    return digest("portrait", stage_version("portrait"), list(files), list(detector), longest_side, body, calibration)
+    return digest(
+        "portrait", stage_version("portrait"), list(files), list(detector), list(longest_sides), body, calibration
+    )
 
 
 def avatar_key(record: str, background: str) -> str:
