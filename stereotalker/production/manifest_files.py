@@ -59,6 +59,9 @@ def _text_of(data: bytes) -> str:
 
 # ---- YAML ----
 
+# libyaml's parser, which the wheels of PyYAML contain, reads 10,000 rows ten times as fast as the one in Python.
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
 
 def _yaml_rows(path: Path, text: str) -> tuple[list[Row], list[str]]:
     if bad := yaml.reader.Reader.NON_PRINTABLE.search(text):
@@ -66,7 +69,7 @@ def _yaml_rows(path: Path, text: str) -> tuple[list[Row], list[str]]:
         raise UserError(
             f"{path}, line {line}, column {column}: the character U+{ord(bad[0]):04X} cannot stand in YAML; remove it"
         )
-    loader = yaml.SafeLoader(text)
+    loader = _LOADER(text)
     try:
         node = loader.get_single_node()
         faults = [f"{path}, {fault}" for fault in repeated_keys(node)] if node else []
