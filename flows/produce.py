@@ -264,6 +264,7 @@ def _prefect(batch: BatchRecord, items: list[WorkItem], context: BatchContext, l
                 for item in items:
                     context.admission.wait()
                     turn.begin()
+                    context.pool.prepare(len(items))
                     running.append(task.submit(item.name, item, context))
                     if len(running) >= in_progress:
                         wait_for_one()

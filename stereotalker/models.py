@@ -5,22 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from stereotalker.audio.encoder import read_encoder
 from stereotalker.avatar.detector_calibration import FILE as CALIBRATION_FILE
 from stereotalker.body.model import Body, load_body
 from stereotalker.control.masks import read_masks
 from stereotalker.errors import Unavailable
-from stereotalker.motion.denoiser import read_motion
-from stereotalker.motion.language_prior import MINILM, NO_MODEL
-from stereotalker.motion.synthesize import Synthesizer
 from stereotalker.params import FREE_BODY, Params, resolve
 from stereotalker.render.denoiser import read_denoiser
 from stereotalker.render.renderer import Renderer
 from stereotalker.runtime.device import arithmetic, check_device
 from stereotalker.store.digests import bytes_digest, digest, file_digest
-from stereotalker.store.public_models import fingerprint
+from stereotalker.store.public_models import MINILM, NO_MODEL, fingerprint
 from stereotalker.weights import FOLDER, PRODUCTION_WEIGHTS, read_file, read_header, weights_file
+
+if TYPE_CHECKING:
+    from stereotalker.motion.synthesize import Synthesizer
 
 # Stage -> the entry of its model's config that names public weights, which are not in our files.
 PUBLIC_SETTINGS = {"audio": "pretrained", "motion": "language_model", "render": "pretrained"}
@@ -51,6 +51,11 @@ class Models:
 
     @cached_property
     def synthesizer(self) -> Synthesizer:
+        # Workers render only, and the libraries behind these modules take seconds to import.
+        from stereotalker.audio.encoder import read_encoder
+        from stereotalker.motion.denoiser import read_motion
+        from stereotalker.motion.synthesize import Synthesizer
+
         encoder, motion = (self._files[stage] for stage in ("audio", "motion"))
         return Synthesizer(read_encoder(self.folder, encoder), read_motion(self.folder, motion), self.params.motion)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from stereotalker.errors import Unavailable, WorkerLost
 from stereotalker.models import Models
 from stereotalker.params import WorkerParams
 from stereotalker.production.segments import RenderedSegment, SegmentJob
+from stereotalker.store.code import library_versions
 from stereotalker.tasks.worker import RenderWorker, versions_of
 
 _OBJECT_STORE_BYTES = 200 * 1024**2  # enough, because only small jobs are sent
@@ -36,13 +38,13 @@ class Cluster:
     """
 
     def __init__(self, models: Models, store: str, local_store: Path):
-        params = models.params
-        rules = params.produce.worker
+        params = models.params.produce
+        rules = params.worker
         address = rules.address or os.environ.get("RAY_ADDRESS")
         self._was_initialized = ray.is_initialized()
         if not self._was_initialized:
             local_options: dict[str, Any] = {
-                "num_cpus": params.produce.workers * rules.threads,
+                "num_cpus": params.workers * rules.threads,
                 "object_store_memory": _OBJECT_STORE_BYTES,
                 "include_dashboard": False,
             }
@@ -59,8 +61,8 @@ class Cluster:
                     "start one with `ray start --head`, or leave --ray-address out"
                 ) from None
         _check_resources(rules, address)
-        versions = versions_of(models)
-        self.slots = [ActorSlot(models, versions, store, local_store) for _ in range(params.produce.workers)]
+        versions = versions_of(models, library_versions())
+        self.slots = [ActorSlot(models, versions, store, local_store) for _ in range(params.workers)]
 
     def close(self) -> None:
         """End the connection, unless somebody else had made it before."""
@@ -69,7 +71,10 @@ class Cluster:
 
 
 class ActorSlot:
-    """One actor, with one call at a time. It is started at the first job, and killed by `rest`. See pool.Slot."""
+    """One actor, with one call at a time. It is started by `prepare` or the first job, and killed by `rest`.
+
+    See pool.Slot.
+    """
 
     def __init__(self, models: Models, versions: dict[str, str], store: str, local_store: Path):
         self._rules = models.params.produce.worker
@@ -78,9 +83,14 @@ class ActorSlot:
         self._arguments = (models.params.model_dump_json(), weights, release, versions, store, str(local_store))
         self._actor = None
 
+    def prepare(self) -> None:
+        """Start the actor, and let it load its models. An error comes again, and is raised, at the first job."""
+        with suppress(Exception):
+            self._ready().load.remote()
+
     def run(self, job: SegmentJob) -> RenderedSegment:
         """Render a job. Raises WorkerLost if the actor dies or cannot start, TimeoutError if the job takes too long."""
-        actor = self._actor = self._actor or self._start()
+        actor = self._ready()
         try:
             return ray.get(actor.render.remote(job), timeout=self._rules.segment_timeout)
         except _LOST as error:
@@ -107,8 +117,13 @@ class ActorSlot:
         """Process id of the worker; None if there is no worker."""
         return ray.get(self._actor.process.remote()) if self._actor is not None else None
 
+    def _ready(self):
+        """The actor, which is started if there is none."""
+        self._actor = self._actor or self._start()
+        return self._actor
+
     def _start(self):
-        """Start an actor and wait until it is ready. It loads its models when the first segment needs them."""
+        """Start an actor and wait until it is ready."""
         rules = self._rules
         options = {"num_cpus": rules.threads, "num_gpus": rules.gpus, "max_restarts": 0, "max_task_retries": 0}
         actor = ray.remote(**options)(RenderWorker).remote(*self._arguments)

@@ -34,6 +34,9 @@ _POLL_S = 0.2  # seconds that a slot waits before it looks again for a job that 
 class Slot(Protocol):
     """Room for one worker. It is used by one thread."""
 
+    def prepare(self) -> None:
+        """Start the worker, if that takes time. Raises nothing."""
+
     def run(self, job: SegmentJob) -> RenderedSegment:
         """Render a job. Raises WorkerLost, OutOfMemory, or the error of the job itself."""
 
@@ -46,6 +49,9 @@ class LocalSlot:
 
     def __init__(self, models: Models, store: AnyStore):
         self._models, self._store = models, store
+
+    def prepare(self) -> None:
+        pass
 
     def run(self, job: SegmentJob) -> RenderedSegment:
         torch.set_num_threads(self._models.params.produce.worker.threads)
@@ -84,6 +90,12 @@ class Pool:
         self._idle, self._closing = 0, False  # _idle: threads that wait for a job
         self._threads: list[threading.Thread] = []
         self._failures_elsewhere = [0] * len(slots)  # by slot: jobs that failed there and succeeded elsewhere
+
+    def prepare(self, count: int) -> None:
+        """Start workers until there are `count`, or all, while the audio and motion of the first clips are made."""
+        with self._lock:
+            while len(self._threads) < min(count, len(self._slots)):
+                self._start_thread()
 
     def render(self, jobs: list[SegmentJob], progress: Progress) -> list[RenderedSegment]:
         """Render all segments of a clip, and return them in the order of `jobs`.
@@ -126,17 +138,24 @@ class Pool:
         self._queue.put(work)
         with self._lock:
             if self._queue.qsize() > self._idle and len(self._threads) < len(self._slots):
-                thread = threading.Thread(target=self._serve, args=(len(self._threads),), daemon=True)
-                self._threads.append(thread)
-                thread.start()
+                self._start_thread()
+
+    def _start_thread(self) -> None:
+        thread = threading.Thread(target=self._serve, args=(len(self._threads),), daemon=True)
+        self._threads.append(thread)
+        self._idle += 1  # so that no other thread is started for the job that this one will take
+        thread.start()
 
     def _serve(self, index: int) -> None:
-        """Loop of a slot's thread: take the next job, wait until it may begin, render it.
+        """Loop of a slot's thread: start the worker, then take the next job, wait until it may begin, render it.
 
         If no job comes for `idle` seconds, the slot releases its worker. A slot on which jobs failed that succeeded
         elsewhere takes no more jobs.
         """
         slot, is_resting = self._slots[index], False
+        slot.prepare()
+        with self._lock:
+            self._idle -= 1
         while not self._closing and not self._is_excluded(index):
             with self._lock:
                 self._idle += 1

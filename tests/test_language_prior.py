@@ -10,9 +10,7 @@ from stereotalker.errors import UserError
 from stereotalker.motion.language_prior import (
     GESTURE_INDEX,
     GESTURE_NAMES,
-    MINILM,
     MINILM_SHA256,
-    NO_MODEL,
     SLOTS_PER_TOKEN,
     GestureClassifier,
     LanguagePrior,
@@ -24,6 +22,7 @@ from stereotalker.motion.language_prior import (
 from stereotalker.records import Timed
 from stereotalker.runtime.stage_log import Log
 from stereotalker.store.digests import file_digest
+from stereotalker.store.public_models import MINILM, NO_MODEL
 from stereotalker.training.language_prior import Utterance, gesture_label, training_loss
 from stereotalker.training.loop import Checkpoint, fit
 

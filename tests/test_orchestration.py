@@ -307,17 +307,22 @@ def test_a_killed_worker_is_replaced_and_its_segment_remade(home, tmp_path, tiny
     with pytest.raises(UserError, match="a worker needs 1 CPUs and 4 GPUs"):
         greedy = Models(params.with_produce({"worker": {"gpus": 4}}), tiny_models.folder)
         Cluster(greedy, str(tmp_path / "store"), tmp_path / "store")
-    cluster, store = (
-        Cluster(Models(params, tiny_models.folder), str(tmp_path / "store"), tmp_path / "store"),
-        Store(tmp_path / "store"),
-    )
-    [slot], admission = cluster.slots, AdmissionControl()
-    pool = Pool(cluster.slots, params.produce.worker, admission, store)
+    models, store = Models(params, tiny_models.folder), Store(tmp_path / "store")
+    cluster, admission = Cluster(models, str(store), tmp_path / "store"), AdmissionControl()
+    [slot] = cluster.slots
+    pool = Pool([slot], params.produce.worker, admission, store)
+    pool.prepare(5)
     try:
-        maker = ClipMaker(Models(params, tiny_models.folder), store, library=Library(home.avatars))
+        deadline = time.monotonic() + 120
+        while slot.process is None and time.monotonic() < deadline:
+            time.sleep(0.5)
+        prepared = slot.process
+        assert prepared is not None
+        maker = ClipMaker(models, store, library=Library(home.avatars))
         first, second = read_manifest(write_batch(tmp_path, clips(2))).clips
         make_clip(first, maker, pool.render, lambda *_: None, StageTimings())
-        os.kill(slot.process, signal.SIGKILL)
+        assert slot.process == prepared
+        os.kill(prepared, signal.SIGKILL)
         assert (
             make_clip(second, maker, pool.render, lambda *_: None, StageTimings()).frames and admission.spent.lost > 0
         )

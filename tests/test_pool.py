@@ -34,6 +34,24 @@ def models(tiny_models) -> Models:
     return Models(one_thread(tiny_models.params), tiny_models.folder)
 
 
+class CountingSlot(LocalSlot):
+    """A slot that notes what it was asked for."""
+
+    def __init__(self, models, store):
+        super().__init__(models, store)
+        self.calls = []
+
+    def prepare(self):
+        self.calls.append("prepare")
+
+    def run(self, job):
+        self.calls.append("run")
+        return super().run(job)
+
+    def rest(self):
+        self.calls.append("rest")
+
+
 class ClipJobs(NamedTuple):
     """What makes a clip, the jobs of its segments, and the store that the segments are kept in."""
 
@@ -355,3 +373,22 @@ def test_the_jobs_own_fault_ends_no_worker(clip_jobs, models):
     with pytest.raises(ClipError, match="its own fault"):
         pool_of([slot], models, clip_jobs.store).render(clip_jobs.jobs[:1], no_progress)
     assert slot.jobs == 1 and slot.rests == 0
+
+
+def test_workers_start_before_there_is_work_but_no_more_than_are_needed(models, clip_jobs):
+    slots = [CountingSlot(models, clip_jobs.store) for _ in range(3)]
+    pool = pool_of(slots, models, clip_jobs.store)
+    pool.prepare(1)
+    pool.prepare(1)
+    pool.render(clip_jobs.jobs[:1], no_progress)
+    pool.close()
+    assert slots[0].calls == ["prepare", "run", "rest"]
+    assert slots[1].calls == slots[2].calls == []
+
+
+def test_a_worker_that_was_prepared_in_vain_ends_with_the_batch(models, clip_jobs):
+    slots = [CountingSlot(models, clip_jobs.store) for _ in range(2)]
+    pool = pool_of(slots, models, clip_jobs.store)
+    pool.prepare(9)
+    pool.close()
+    assert [slot.calls for slot in slots] == [["prepare", "rest"]] * 2

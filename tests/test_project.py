@@ -20,6 +20,19 @@ PACKAGE_FILES = {
 }
 
 
+def test_a_worker_imports_only_what_it_renders_with():
+    program = (
+        "import sys; import stereotalker.tasks.worker; "
+        "heavy = ('accelerate', 'peft', 'transformers', 'torch._dynamo', 'mlflow'); "
+        "print([name for name in heavy if name in sys.modules]);"
+        "import peft, transformers, torch; import torch._dynamo; "
+        "assert torch.compiler.disable.__module__ == 'torch.compiler'"
+    )
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout.strip() == "[]"
+
+
 def test_dvc_params_and_code_name_the_same_stages():
     described = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     assert set(described) == set(STAGES)

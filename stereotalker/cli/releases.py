@@ -157,8 +157,8 @@ def verify(
 def public(params: ParamsFile = None) -> None:
     """List the public weights that params.yaml names: whether they are here, their size and their licence."""
     from stereotalker.models import PUBLIC_SETTINGS
-    from stereotalker.motion.language_prior import MINILM, NO_MODEL, minilm_folder
-    from stereotalker.store.public_models import describe
+    from stereotalker.motion.language_prior import minilm_folder
+    from stereotalker.store.public_models import MINILM, NO_MODEL, describe
 
     loaded = load_params(params)
     for stage, setting in PUBLIC_SETTINGS.items():

@@ -13,12 +13,12 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
-from diffusers.models import UNet2DModel
 from torch import nn
 from torch.nn import functional
 
 from stereotalker.control.cells import to_cells
 from stereotalker.control.filters import max_filter
+from stereotalker.diffusion.diffusers_classes import UNet2DModel
 from stereotalker.records import Control
 from stereotalker.runtime.device import autocast
 from stereotalker.smplx_layout import REGION, REGIONS

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+from stereotalker.diffusion.diffusers_classes import DDIMScheduler, DPMSolverMultistepScheduler
 
 TRAIN_TIMESTEPS = 1000
 # Zero terminal SNR: the last timestep is pure noise, because sampling begins with pure noise (Lin et al. 2024).

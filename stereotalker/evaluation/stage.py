@@ -40,7 +40,7 @@ from stereotalker.evaluation.talking_portraits import TalkingPortrait, render_an
 from stereotalker.evaluation.talking_portraits import summary as portraits_summary
 from stereotalker.media.contact_sheet import grid
 from stereotalker.models import Models
-from stereotalker.motion.language_prior import NO_MODEL, GestureClassifier, LanguagePrior
+from stereotalker.motion.language_prior import GestureClassifier, LanguagePrior
 from stereotalker.motion.retargeting import Retargeting
 from stereotalker.motion.synthesize import MotionControls
 from stereotalker.params import Params, resolve
@@ -52,6 +52,7 @@ from stereotalker.runtime.stage_log import Log
 from stereotalker.store.code import modules_version
 from stereotalker.store.digests import digest, tree_digest
 from stereotalker.store.files import write_atomic
+from stereotalker.store.public_models import NO_MODEL
 from stereotalker.synthetic.actor import Actor, build_actor
 from stereotalker.synthetic.shading import render as draw
 from stereotalker.training.loop import Checkpoint

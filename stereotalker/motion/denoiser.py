@@ -20,7 +20,8 @@ from torch.nn import functional
 
 from stereotalker.acting.reference_acting import STYLES
 from stereotalker.motion.features import BODY_COLUMNS, FACE_COLUMNS, from_coefficients, to_coefficients
-from stereotalker.motion.language_prior import GESTURE_NAMES, NO_MODEL, SLOT, LanguagePrior
+from stereotalker.motion.language_prior import GESTURE_NAMES, SLOT, LanguagePrior
+from stereotalker.store.public_models import NO_MODEL
 from stereotalker.weights import FOLDER, load_weights, weights_file
 
 _HEAD = 64  # width of an attention head

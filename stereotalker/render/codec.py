@@ -6,11 +6,11 @@ B pictures of H x W px; h x w cells of `factor` x `factor` px, with `channels` v
 from __future__ import annotations
 
 import torch
-from diffusers.models import AutoencoderKL
 from torch import nn
 from torch.nn import functional
 
 from stereotalker.control.cells import to_cells
+from stereotalker.diffusion.diffusers_classes import AutoencoderKL
 from stereotalker.store.public_models import local_folder
 
 

