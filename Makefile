@@ -67,6 +67,8 @@ bench: setup
 	$(BIN)/python -m benchmarks.people
 	$(BIN)/python -m benchmarks.orchestration
 	$(BIN)/python -m benchmarks.chaos
+	$(BIN)/python -m benchmarks.growth
+	$(BIN)/python -m benchmarks.scale
 
 clean:
 	rm -rf .venv out runs data build site

@@ -1,4 +1,4 @@
-"""Time of one clip: 10 s of 256 x 256 video at 25 fps, with models loaded. `python -m benchmarks.clip [--seconds 10]`.
+"""Time of one clip of 10 s at 25 fps, 256 x 256 and 512 x 512 px, with models loaded. `python -m benchmarks.clip`.
 
 Writes its figures to benchmarks/results.json, with machine and commit; the table in the README is copied from there.
 """
@@ -25,8 +25,11 @@ from stereotalker.tasks.pool import LocalSlot, Pool
 _SENTENCE = "Big problems become small when people talk about them, and the whole world may listen. "
 
 
-def measure(seconds: float, threads: int) -> dict[str, float | str]:
-    """Warm up on a short clip, then time one clip from its script to the finished file."""
+def measure(seconds: float, threads: int) -> dict[str, float | str | dict[str, float]]:
+    """Warm up on a short clip, then time clips of both sizes from their script to the judged file.
+
+    stage_seconds_SIZE: what every stage took for a second of video.
+    """
     params = load_params().with_produce({"worker": {"threads": threads}})
     models = Models(params)
     with tempfile.TemporaryDirectory() as folder:
@@ -36,25 +39,37 @@ def measure(seconds: float, threads: int) -> dict[str, float | str]:
             Pool([LocalSlot(models, store)], params.produce.worker, AdmissionControl(), store),
         )
 
-        def make(name: str, script: str) -> tuple[float, StageTimings, FinishedClip]:
-            clip, timings = Clip(id=name, avatar="ava", script=script), StageTimings()
+        def make(name: str, script: str, size: int) -> tuple[float, StageTimings, FinishedClip]:
+            clip = Clip(id=name, avatar="ava", script=script, width=size, height=size)
+            timings = StageTimings()
             started = time.monotonic()
             finished = make_clip(clip, maker, pool.render, lambda *_: None, timings)
             return time.monotonic() - started, timings, finished
 
-        make("warm-up", "One two three.")
+        make("warm-up", "One two three.", 256)
         repeats = max(1, round(seconds / 5))  # the sentence lasts about five seconds
-        wall, timings, finished = make("clip", _SENTENCE * repeats)
+        wall, timings, finished = make("clip", _SENTENCE * repeats, 256)
+        peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
         video = probe(finished.file)
         assert video.frames == finished.frames
+        # Another sentence, so that its sound and motion are not found in the store.
+        _, large_timings, large = make("large", _SENTENCE.replace("Big", "Great") * repeats, 512)
+        large_seconds = probe(large.file).video_seconds
     return {
         "wall_per_second_256": wall / video.video_seconds,
         "clip_render_fps_256": video.frames / timings.seconds["render"],
         "motion_realtime_factor_clip": video.video_seconds / timings.seconds["motion"],
         "video_seconds": video.video_seconds,
-        "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
+        "peak_gb": peak_gb,
+        "stage_seconds_256": _by_second(timings, video.video_seconds),
+        "stage_seconds_512": _by_second(large_timings, large_seconds),
         "threads": threads,
     }
+
+
+def _by_second(timings: StageTimings, seconds: float) -> dict[str, float]:
+    """Seconds of every stage for a second of video."""
+    return {stage: value / seconds for stage, value in timings.seconds.items()}
 
 
 if __name__ == "__main__":

@@ -8,7 +8,10 @@ import platform
 import subprocess
 from pathlib import Path
 
+import torch
+
 from stereotalker.params import ROOT
+from stereotalker.runtime.device import arithmetic
 
 RESULTS = ROOT / "benchmarks" / "results.json"
 
@@ -26,7 +29,10 @@ def save_figures(name: str, figures: dict) -> None:
 
 
 def machine_info() -> dict[str, str]:
-    """Processor and number of cores of this machine, and the commit of this checkout."""
+    """Number of cores, processor and precision of this machine, and the commit of this checkout.
+
+    Processors of one name differ by two to four times, because only some of them multiply bfloat16.
+    """
     model = next(
         (
             line.split(":")[1].strip()
@@ -38,4 +44,5 @@ def machine_info() -> dict[str, str]:
     commit = subprocess.run(
         ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True
     ).stdout.strip()
-    return {"machine": f"{os.cpu_count()} cores, {model}", "commit": commit}
+    precision = f"{torch.backends.cpu.get_cpu_capability()}, {arithmetic('cpu').removeprefix('cpu ')}"
+    return {"machine": f"{os.cpu_count()} cores, {model}, {precision}", "commit": commit}

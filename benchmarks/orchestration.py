@@ -1,9 +1,9 @@
 """Cost of orchestration. `python -m benchmarks.orchestration [no-work | real | workers | many]`; without a name, all.
 
-no-work: 100 clips that are already in the store, seconds per clip. real: one batch through Prefect and Ray against a
-bare loop over the same clips, with one worker of one thread. workers: one batch with 1 and 2 workers of one thread.
-many: a manifest of 5,000 clips, seconds to the first clip, and the driver's memory after 100 and 500 clips. Writes its
-figures to benchmarks/results.json.
+no-work: 100 clips that are already in the store, seconds per clip, and 50 clips that are delivered already. real: one
+batch through Prefect and Ray against a bare loop over the same clips, with one worker of one thread. workers: one batch
+with 1 and 2 workers of one thread. many: a manifest of 10,000 clips, of which 500 are made: seconds and the driver's
+memory after 1 to 500. Writes its figures to benchmarks/results.json.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from stereotalker.params import ROOT, Params, load_params
 from stereotalker.runtime.home import Home
 
 _SENTENCE = "Big problems become small when people talk about them."
-_FEW_CLIPS, _MANY_CLIPS = 100, 500  # numbers of finished clips at which the driver's memory is read
+_ROWS, _MARKS = 10_000, (1, 10, 50, 100, 500)  # clips of a long manifest, and after how many of them figures are read
 
 
 class BatchContext:
@@ -49,15 +49,16 @@ class BatchContext:
         path.write_text(yaml.safe_dump({"clips": rows}))
         return path
 
-    def produce(self, manifest: Path, params: Params, home: Home, executor: str = "ray") -> float:
-        """Produce a batch, and return the seconds from the call to the report."""
+    def produce(self, manifest: Path, params: Params, home: Home, out: str = "") -> float:
+        """Produce a batch, and return the seconds that the call takes. out: name of its folder; empty: a new one."""
         from stereotalker.flows.produce import produce
 
         self._runs += 1
+        started = time.monotonic()
         with open(os.devnull, "w", encoding="utf-8") as no_output:
-            batch = produce(manifest, self.folder / f"out-{self._runs}", params, home, executor, stream=no_output)
+            batch = produce(manifest, self.folder / (out or f"out-{self._runs}"), params, home, stream=no_output)
         assert batch.end.status in (0, 4), batch.end.summary()
-        return batch.end.wall_seconds
+        return time.monotonic() - started
 
 
 def no_work(batches: BatchContext) -> dict[str, float]:
@@ -68,7 +69,11 @@ def no_work(batches: BatchContext) -> dict[str, float]:
     empty = batches.produce(
         batches.manifest("one", 1, script="Yes.", width=64, height=64, fps=5), _workers(batches.params, 1, 2), home
     )
-    return {"overhead_s_per_clip": (batches.produce(manifest, _workers(batches.params, 1, 2), home) - empty) / 99}
+    finished = batches.produce(manifest, _workers(batches.params, 1, 2), home)
+    fifty = batches.manifest("fifty", 50, script="Yes.", width=64, height=64, fps=5)
+    for _ in range(2):
+        found_again = batches.produce(fifty, _workers(batches.params, 1, 2), home, out="fifty")
+    return {"overhead_s_per_clip": (finished - empty) / 99, "found_again_s_50": found_again}
 
 
 def real(batches: BatchContext) -> dict[str, float]:
@@ -106,7 +111,7 @@ def real(batches: BatchContext) -> dict[str, float]:
         "overhead_fraction_without_start_up": (orchestrated - start_up) / bare - 1,
         "bare_seconds": bare,
         "orchestrated_seconds": orchestrated,
-        "start_up_seconds": start_up,
+        "batch_start_s": start_up,
     }
 
 
@@ -126,26 +131,20 @@ def workers(batches: BatchContext) -> dict[str, float]:
     }
 
 
-def many(batches: BatchContext) -> dict[str, float]:
-    """Start a batch of 5,000 clips, measure until 500 are finished, then stop it as Ctrl-C does."""
+def many(batches: BatchContext) -> dict[str, float | list]:
+    """Start a batch of 10,000 small clips, measure until 500 are finished, then stop it as Ctrl-C does."""
     home, params = batches.home("many"), _workers(batches.params, 2, 1)
-    manifest, memory, first_clip = batches.manifest("many", 5000, script="Yes.", width=64, height=64, fps=5), {}, []
+    manifest, rows = batches.manifest("many", _ROWS, script="Yes.", width=64, height=64, fps=5), []
     clips, started, process = batches.folder / f"out-{batches._runs + 1}" / "clips", time.monotonic(), psutil.Process()
 
     def watch() -> None:
         import signal
 
-        while True:
-            count = len(os.listdir(clips)) if clips.is_dir() else 0
-            if count and not first_clip:
-                first_clip.append(time.monotonic() - started)
-            for mark in (_FEW_CLIPS, _MANY_CLIPS):
-                if count >= mark and mark not in memory:
-                    memory[mark] = process.memory_info().rss / 1e9
-            if count >= _MANY_CLIPS:
-                os.kill(process.pid, signal.SIGINT)
-                return
-            time.sleep(0.2)
+        for mark in _MARKS:
+            while not clips.is_dir() or len(os.listdir(clips)) < mark:
+                time.sleep(0.2)
+            rows.append([mark, time.monotonic() - started, process.memory_info().rss / 1e9])
+        os.kill(process.pid, signal.SIGINT)
 
     threading.Thread(target=watch, daemon=True).start()
     from stereotalker.flows.produce import produce
@@ -153,12 +152,9 @@ def many(batches: BatchContext) -> dict[str, float]:
     with open(os.devnull, "w", encoding="utf-8") as no_output:
         batches._runs += 1
         batch = produce(manifest, batches.folder / f"out-{batches._runs}", params, home, stream=no_output)
-    assert batch.end.count("stopped") + batch.end.count("pass") + batch.end.count("review") == 5000
-    return {
-        "first_clip_of_5000_s": first_clip[0],
-        "driver_gb_at_100": memory[_FEW_CLIPS],
-        "driver_gb_at_500": memory[_MANY_CLIPS],
-    }
+    assert batch.end.count("stopped") + batch.end.count("pass") + batch.end.count("review") == _ROWS
+    assert len(rows) == len(_MARKS), f"the batch ended after {rows}"
+    return {"first_clip_of_10000_s": rows[0][1], "growth_batch": rows}
 
 
 def _workers(params: Params, count: int, threads: int) -> Params:
