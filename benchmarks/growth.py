@@ -101,6 +101,9 @@ def plot() -> None:
         axis.loglog(x, y, "o-", color="tab:blue", label=f"time, {unit}")
         axis.loglog(x, y[-1] * (x / x[-1]) ** exponent, ":", color="gray", label="in proportion")
         axis.set(title=title, xlabel=x_label, ylabel=unit)
+        axis.set_xticks(x, [f"{value:.2g}" if value < 10 else f"{value:.0f}" for value in x])
+        axis.set_yticks([y.min(), y.max()], [f"{y.min():.0f}", f"{y.max():.0f}"])
+        axis.minorticks_off()
         if table.shape[1] > 2:
             memory = axis.twinx()
             memory.plot(x, table[:, 2], "s--", color="tab:orange")
