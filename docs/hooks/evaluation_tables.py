@@ -1,4 +1,4 @@
-"""Figures beside what was asked: tables of metrics/*.json, metrics/*.md and benchmarks/*.json, made at every build.
+"""Figures beside what was asked: tables of the files in metrics/ and benchmarks/, made at every build.
 
 Whether a target is met is computed here from the figure, never written by hand. A page asks for a table by a comment:
 `<!-- figures: rendering -->` becomes `table("rendering", root)`, and `<!-- figures: metrics/render.md: HEADING -->`
@@ -16,7 +16,7 @@ from speed_tables import batches, speed
 
 def table(name: str, root: Path) -> str:
     """The Markdown of a table by its name. Raises KeyError for a name that is none."""
-    if name.startswith("metrics/"):
+    if name.startswith(("metrics/", "benchmarks/")):
         file, _, heading = name.partition(": ")
         return copied(root / file, heading)
     if name == "missed":
