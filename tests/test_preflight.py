@@ -138,7 +138,7 @@ def test_folders_and_weights_are_checked_and_all_faults_reported_at_once(tmp_pat
 
 
 def test_a_disk_that_is_too_small_gives_a_warning(tmp_path, home, tiny_models, monkeypatch):
-    monkeypatch.setattr(preflight, "_DISK_BYTES_PER_PIXEL", 1e15)
+    monkeypatch.setattr(preflight, "SEGMENT_BYTES_PER_PIXEL", 1e15)
     manifest = read_manifest(write_batch(tmp_path, [{"id": "a", "script": "hi"}]))
     result = prepare(manifest, Outputs(tmp_path / "out"), tiny_models, home)
     # This is no error, because much of the work may be in the store already.

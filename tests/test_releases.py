@@ -244,7 +244,7 @@ print(json.dumps(results))
 def test_a_promotion_that_is_killed_at_any_step_happens_as_a_whole_or_not_at_all(registry, tiny_models, home, tmp_path):
     register(registry, tiny_models.folder)
     command = [sys.executable, "-c", KILLED, str(home.root), str(tmp_path / "found")]
-    answer = subprocess.run(command, capture_output=True, text=True, timeout=180)
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert answer.returncode == 0, answer.stderr[-3000:]
     results = json.loads(answer.stdout)
     codes = [code for code, *_ in results]
