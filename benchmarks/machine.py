@@ -31,7 +31,7 @@ def save_figures(name: str, figures: dict) -> None:
 def machine_info() -> dict[str, str]:
     """Number of cores, processor and precision of this machine, and the commit of this checkout.
 
-    Processors of one name differ by two to four times, because only some of them multiply bfloat16.
+    Processors of one name differ several times in speed, because only some of them multiply bfloat16.
     """
     model = next(
         (

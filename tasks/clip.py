@@ -219,7 +219,7 @@ def confirm(item: WorkItem, maker: ClipMaker, outputs: Outputs, before: ClipResu
 
     before: its row of the last run with the same outputs.
     """
-    record = recall(maker, item.clip) if before else None  # looking for 10,000 new clips takes half a minute
+    record = recall(maker, item.clip) if before else None  # new clips need no look into the store
     if record is None or before is None or before.sha256 != record.sha256:
         return None
     if not outputs.holds(before.video, record.bytes, record.sha256):
