@@ -57,6 +57,10 @@ lock: setup
 		--no-emit-index-url --no-emit-trusted-host --no-emit-find-links \
 		--unsafe-package torch --unsafe-package opencv-contrib-python \
 		--extra people --extra photo --extra docs --extra dev -o requirements.lock pyproject.toml
+	sed -i -e '/^# WARNING: The following packages were not pinned/,$$d' \
+		-e '1i # The tested set of packages, for Python 3.11 on Linux. `make lock` writes this file; `make setup` installs it.' \
+		-e '1i # Left out: torch, whose build differs by index, and opencv-contrib-python, for which opencv-python-headless stands in.\n' \
+		requirements.lock
 
 bench: setup
 	$(BIN)/python -m benchmarks.clip

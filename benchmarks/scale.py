@@ -30,7 +30,7 @@ class Costs:
     size: str
     pixels: int  # of a frame
     audio: float
-    motion: float  # for one clip at a time, because the driver has one copy of the models
+    motion: float
     render: float
     finish: float  # encoding and quality gate, in the driver
     overhead: float = 0.0  # of orchestration, core seconds of the driver for a clip
@@ -41,7 +41,7 @@ def measured_costs() -> list[Costs]:
     figures = json.loads(RESULTS.read_text())
     rows = []
     for side in (256, 512):
-        stages = {stage: figures["threads"] * seconds for stage, seconds in figures[f"stage_seconds_{side}"].items()}
+        stages = figures[f"stage_seconds_{side}"]  # every stage has one thread
         rows.append(
             Costs(
                 size=f"{side} x {side}",
@@ -86,34 +86,27 @@ class Night:
 def simulate(costs: Costs, workers: int, driver_cores: int, clips: int = _CLIPS) -> Night:
     """Make clips with workers of one thread each, as flows.produce and tasks.pool do.
 
-    At most workers + CLIPS_AHEAD clips are in progress. A clip's motion waits for the driver's models, its segments
-    wait in the order of clips, and its end waits for a core of the driver.
+    At most workers + CLIPS_AHEAD clips are in progress. A clip's motion waits for a core of the driver, its segments
+    wait in the order of clips, and its end waits for a core of the driver again.
     """
     environment = simpy.Environment()
     segments = math.ceil(_CLIP_SECONDS * _FPS / load_params().render.segment)
     places = simpy.Resource(environment, workers + CLIPS_AHEAD)
     cores = simpy.Resource(environment, driver_cores)
-    models = simpy.Resource(environment, 1)
     pool = simpy.PriorityResource(environment, workers)
-    worked = {"driver's cores": 0.0, "driver's models": 0.0, "workers": 0.0}
+    worked = {"driver's cores": 0.0, "workers": 0.0}
 
-    def use(resource: simpy.Resource, seconds: float, *names: str, **order) -> Generator:
+    def use(resource: simpy.Resource, seconds: float, name: str, **order) -> Generator:
         with resource.request(**order) as turn:
             yield turn
             yield environment.timeout(seconds)
-            for name in names:
-                worked[name] += seconds
-
-    def motion() -> Generator:
-        with models.request() as turn:
-            yield turn
-            yield from use(cores, costs.motion * _CLIP_SECONDS, "driver's cores", "driver's models")
+            worked[name] += seconds
 
     def clip(number: int) -> Generator:
         with places.request() as turn:
             yield turn
             yield from use(cores, costs.audio * _CLIP_SECONDS + costs.overhead, "driver's cores")
-            yield from motion()
+            yield from use(cores, costs.motion * _CLIP_SECONDS, "driver's cores")
             share = costs.render * _CLIP_SECONDS / segments
             parts = [use(pool, share, "workers", priority=number) for _ in range(segments)]
             yield simpy.AllOf(environment, [environment.process(part) for part in parts])
@@ -122,7 +115,7 @@ def simulate(costs: Costs, workers: int, driver_cores: int, clips: int = _CLIPS)
     for number in range(clips):
         environment.process(clip(number))
     environment.run()
-    capacity = {"driver's cores": driver_cores, "driver's models": 1, "workers": workers}
+    capacity = {"driver's cores": driver_cores, "workers": workers}
     return Night(
         hours=float(environment.now) / 3600,
         busy={name: worked[name] / capacity[name] / float(environment.now) for name in worked},

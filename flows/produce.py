@@ -89,6 +89,8 @@ def produce(
     another batch writes them. The fault of one clip becomes its row.
     """
     set_library_defaults()
+    if executor == "inline":
+        params = params.with_produce({"workers": 1})
     manifest, outputs, rules = read_manifest(manifest_path), Outputs(out), params.produce
     with lock_outputs(outputs, manifest.path.stem), BatchTurn(home) as turn:
         source = ModelSource(weights) if weights else _release(manifest, outputs, home, params, release)
@@ -115,7 +117,8 @@ def produce(
                 items = _without_finished(items, maker, outputs, previous, log)
             with ExitStack() as stack:
                 stack.enter_context(store.in_use())
-                pool = stack.enter_context(_open_pool(executor, models, store, home, admission, is_needed=bool(items)))
+                workers = plan.workers if items else 0
+                pool = stack.enter_context(_open_pool(executor, models, workers, store, home, admission))
                 shown = [clip.id for clip in manifest.clips if clip.id not in log.rows]
                 display = stack.enter_context(Display(shown, stream))
 
@@ -287,19 +290,19 @@ def _prefect(batch: BatchRecord, items: list[WorkItem], context: BatchContext, l
 
 @contextmanager
 def _open_pool(
-    executor: str, models: Models, store: AnyStore, home: Home, admission: AdmissionControl, is_needed: bool
+    executor: str, models: Models, workers: int, store: AnyStore, home: Home, admission: AdmissionControl
 ) -> Iterator[Pool]:
-    """Yield the pool of workers. executor: "ray" or "inline"; is_needed: whether there is work, else nothing starts."""
+    """Yield the pool of workers. executor: "ray" or "inline", which has one worker; workers: 0 starts nothing."""
     cluster = None
     slots: Sequence[Slot]
-    if not is_needed:
+    if not workers:
         slots = []
     elif executor == "inline":
         slots = [LocalSlot(models, store)]
     else:
         from stereotalker.tasks.cluster import Cluster
 
-        cluster = Cluster(models, str(store), home.store)
+        cluster = Cluster(models, workers, str(store), home.store)
         slots = cluster.slots
     pool = Pool(slots, models.params.produce.worker, admission, store)
     try:

@@ -324,7 +324,7 @@ class WorkerParams(Section):
 class ProduceParams(Section):
     """How a batch is run."""
 
-    workers: int = Field(gt=0)
+    workers: int | None = Field(gt=0)
     worker: WorkerParams
     store: str | None
     keep_days: float = Field(gt=0)

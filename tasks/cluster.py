@@ -37,14 +37,13 @@ class Cluster:
     Raises Unavailable if no cluster answers, or if a worker does not fit on this machine.
     """
 
-    def __init__(self, models: Models, store: str, local_store: Path):
-        params = models.params.produce
-        rules = params.worker
+    def __init__(self, models: Models, workers: int, store: str, local_store: Path):
+        rules = models.params.produce.worker
         address = rules.address or os.environ.get("RAY_ADDRESS")
         self._was_initialized = ray.is_initialized()
         if not self._was_initialized:
             local_options: dict[str, Any] = {
-                "num_cpus": params.workers * rules.threads,
+                "num_cpus": workers * rules.threads,
                 "object_store_memory": _OBJECT_STORE_BYTES,
                 "include_dashboard": False,
             }
@@ -62,7 +61,7 @@ class Cluster:
                 ) from None
         _check_resources(rules, address)
         versions = versions_of(models, library_versions())
-        self.slots = [ActorSlot(models, versions, store, local_store) for _ in range(params.workers)]
+        self.slots = [ActorSlot(models, versions, store, local_store) for _ in range(workers)]
 
     def close(self) -> None:
         """End the connection, unless somebody else had made it before."""

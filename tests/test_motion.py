@@ -1,5 +1,7 @@
 """Motion synthesis with tiny models: lengths, seeds, conditions, pinned poses, features and training."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -49,6 +51,16 @@ def test_motion_of_any_length_and_rate_is_made(tiny_models, speech, frames, fps)
 def test_motion_is_a_function_of_its_seed(tiny_models, speech):
     poses = [synthesize(tiny_models, speech, seed=seed).poses for seed in (1, 1, 2)]
     assert np.array_equal(poses[0], poses[1]) and not np.array_equal(poses[0], poses[2])
+
+
+def test_motion_made_in_several_threads_is_the_same(tiny_models, speech):
+    def poses(seed):
+        torch.set_num_threads(1)  # torch keeps this for each thread
+        return synthesize(tiny_models, speech, seed=seed).poses
+
+    with ThreadPoolExecutor(4) as threads:
+        at_once = list(threads.map(poses, range(8)))
+    assert all(np.array_equal(together, poses(seed)) for seed, together in enumerate(at_once))
 
 
 def test_phonemes_style_and_strength_change_the_motion(tiny_models, speech):

@@ -306,9 +306,9 @@ def test_a_killed_worker_is_replaced_and_its_segment_remade(home, tmp_path, tiny
     params = one_thread(tiny_models.params)
     with pytest.raises(UserError, match="a worker needs 1 CPUs and 4 GPUs"):
         greedy = Models(params.with_produce({"worker": {"gpus": 4}}), tiny_models.folder)
-        Cluster(greedy, str(tmp_path / "store"), tmp_path / "store")
+        Cluster(greedy, 1, str(tmp_path / "store"), tmp_path / "store")
     models, store = Models(params, tiny_models.folder), Store(tmp_path / "store")
-    cluster, admission = Cluster(models, str(store), tmp_path / "store"), AdmissionControl()
+    cluster, admission = Cluster(models, 1, str(store), tmp_path / "store"), AdmissionControl()
     [slot] = cluster.slots
     pool = Pool([slot], params.produce.worker, admission, store)
     pool.prepare(5)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import datetime
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -149,6 +150,37 @@ def test_too_little_memory_gives_a_warning_for_local_runs(plan_batch, tiny_param
     result = plan_batch([{"id": "a", "script": "hi"}], params=tiny_params.with_produce({"workers": 5000}))
     assert any("segments may have to be halved" in warning for warning in result.warnings)
     assert not replace(result, local=False).warnings
+
+
+def test_workers_are_as_many_as_the_machine_has_room_for(plan_batch, tiny_params, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(preflight, "usable_cores", lambda: 6)
+
+    def workers(width=64, gigabytes=64, **worker):
+        monkeypatch.setattr(preflight.psutil, "virtual_memory", lambda: SimpleNamespace(total=gigabytes * 1e9))
+        params = tiny_params.with_produce({"worker": {"threads": 1, **worker}})
+        clips = [{"id": "a", "script": "hi", "width": width, "height": width}]
+        return plan_batch(clips, params=params.model_copy(update={"produce": free(params.produce)})).workers
+
+    def free(produce):
+        return produce.model_copy(update={"workers": None})
+
+    assert workers() == 6 and workers(threads=2) == 3 and workers(threads=8) == 1
+    assert workers(gigabytes=11) == 4 and workers(2000, gigabytes=11) == 2 and workers(gigabytes=1) == 1
+    monkeypatch.setattr(preflight.torch.cuda, "device_count", lambda: 2)
+    assert workers(gpus=0.5) == 4 and workers(gpus=1) == 2
+    with pytest.raises(UserError, match="how many workers"):
+        workers(address="ray-head:6379")
+
+
+def test_a_moving_camera_takes_more_disk(plan_batch):
+    clip = {"id": "a", "script": "hi"}
+    orbit = {"kind": "orbit", "swing": 10}
+    still, moving, retake = (
+        plan_batch([clip | change]).disk_bytes
+        for change in ({}, {"camera": orbit}, {"retakes": [{"start": 0, "end": 1, "camera": orbit}]})
+    )
+    assert 1.5 * still < moving == retake
 
 
 def test_a_dry_run_writes_nothing(tmp_path, home):

@@ -181,7 +181,7 @@ def test_missing_weights_stop_the_batch_before_any_clip(run_batch, tmp_path, tin
 def test_a_damaged_segment_is_rendered_again(run_batch, tmp_path, home):
     path = write_batch(tmp_path, [{"id": "a", "script": "one two"}])
     first = read_frames(tmp_path / "out" / run_batch(path).results[0].video)
-    next(home.store.glob("render/*/frames.npz")).write_bytes(b"")
+    next(home.store.glob("render/*/frames.npy.zst")).write_bytes(b"")
     shutil.rmtree(home.store / "video")
     shutil.rmtree(tmp_path / "out")
     again = run_batch(path)

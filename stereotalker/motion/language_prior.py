@@ -13,6 +13,7 @@ import zlib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import torch
@@ -176,6 +177,7 @@ class Vocabulary:
 
     def __init__(self, language_model: str):
         self._tokenizer = None
+        self._lock = Lock()  # a tokenizer changes its state in each call
         if language_model != NO_MODEL:
             source = _source(language_model)
             # Words get the tokens that they have in running text, after a space.
@@ -189,11 +191,12 @@ class Vocabulary:
         if self._tokenizer is None:
             rows = [(row, k) for k, word in enumerate(words) for row in _letter_groups(word)] or [(0, -1)]
             return Tokens(*np.array(rows, np.int64).T)
-        encoding = (
-            self._tokenizer(words, is_split_into_words=True, truncation=True, max_length=self._max_tokens)
-            if words
-            else self._tokenizer("")
-        )
+        with self._lock:
+            encoding = (
+                self._tokenizer(words, is_split_into_words=True, truncation=True, max_length=self._max_tokens)
+                if words
+                else self._tokenizer("")
+            )
         word_index = [-1 if k is None or not words else k for k in encoding.word_ids()]
         return Tokens(np.array(encoding["input_ids"] or [0], np.int64), np.array(word_index or [-1], np.int64))
 

@@ -68,7 +68,10 @@ class MotionControls:
 
 
 class Synthesizer:
-    """The models of the motion stage, loaded, with the parameters to sample from them."""
+    """The models of the motion stage, loaded, with the parameters to sample from them.
+
+    Several threads may use one at once.
+    """
 
     def __init__(
         self,

@@ -41,13 +41,16 @@ from stereotalker.production.segments import (
     read_segment,
 )
 from stereotalker.records import Avatar, Camera, Motion, Speech, load, load_bytes, save
+from stereotalker.runtime.cores import usable_cores
 from stereotalker.runtime.device import arithmetic
 from stereotalker.store import keys
 from stereotalker.store.code import code_version
 from stereotalker.store.digests import bytes_digest, file_digest
 from stereotalker.store.remote import AnyStore
 
-_MODEL_LOCK = threading.Lock()  # the clips of a batch share the driver's models
+# How many clips' motion is made at once: their number may be large, but more than one for each core saves no time.
+_MOTION_TURNS = threading.BoundedSemaphore(usable_cores())
+_LOADING = threading.Lock()  # the clips of a batch share the driver's models
 
 
 class ChangedFile(OSError):
@@ -152,9 +155,11 @@ class ClipMaker:
         )
 
         def write(folder: Path) -> None:
-            with _MODEL_LOCK:
+            with _LOADING:
+                synthesizer = self.models.synthesizer
+            with _MOTION_TURNS:
                 torch.set_num_threads(threads)  # torch keeps this setting for each thread
-                motion = self.models.synthesizer.motion(speech, controls, frames, clip.fps)
+                motion = synthesizer.motion(speech, controls, frames, clip.fps)
             save(motion, folder / "motion.safetensors")
 
         self._entry("motion", key, write, timings)

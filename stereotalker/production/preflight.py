@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+import torch
 
 from stereotalker.audio.speech import EMPTY_SCRIPT_MESSAGE, check_alignable
 from stereotalker.avatar.fit_portrait import MIN_SIDE_PX
@@ -28,7 +29,7 @@ from stereotalker.media.content_credentials import needs_local_signer, open_sign
 from stereotalker.media.photos import check_photo, is_picture
 from stereotalker.media.video_files import frame_count, write_video
 from stereotalker.models import Models
-from stereotalker.params import Params, VideoParams
+from stereotalker.params import Params, VideoParams, WorkerParams
 from stereotalker.production.admission import next_window
 from stereotalker.production.avatars import detector_folder
 from stereotalker.production.manifest import WORKER_BYTES, WORKER_BYTES_PER_PIXEL, Clip, Manifest, due
@@ -36,12 +37,13 @@ from stereotalker.production.motion_controls import clip_motion_controls
 from stereotalker.production.outputs import Outputs, existing_part
 from stereotalker.production.pace_history import History
 from stereotalker.production.report import duration
+from stereotalker.runtime.cores import usable_cores
 from stereotalker.runtime.home import Home
 from stereotalker.store.urls import is_url
 
-# Disk that a pixel of a frame takes in a stored segment, and in the three copies of the video. Measured on the shipped
-# models: 1.53, and 0.05 a copy.
-SEGMENT_BYTES_PER_PIXEL, VIDEO_BYTES_PER_PIXEL = 1.53, 0.17
+# Disk that a pixel of a frame takes in a stored segment if the camera rests and if it moves, and in the three copies
+# of the video. Measured on the shipped models: 0.44 to 0.64, 1.14 to 1.25, and 0.05 a copy.
+SEGMENT_BYTES_PER_PIXEL, MOVING_SEGMENT_BYTES_PER_PIXEL, VIDEO_BYTES_PER_PIXEL = 0.7, 1.4, 0.17
 
 # A driver that also renders peaks at 1.9 GB. One that does not render needs less, so this is an upper bound.
 # For each second of the recordings that it reads at once, it takes 0.15 MB for the sound and 0.08 MB for the motion.
@@ -187,26 +189,35 @@ def plan(manifest: Manifest, params: Params, library: Library, history: History,
     with ThreadPoolExecutor(_READER_THREADS) as readers:
         clips = tuple(readers.map(check, manifest.in_order(now)))
     feasible = [planned for planned in clips if not planned.fault]
-    pixels = sum(planned.clip.pixels * planned.frames for planned in feasible)
-    disk = pixels * (SEGMENT_BYTES_PER_PIXEL + VIDEO_BYTES_PER_PIXEL)
+    disk = sum(planned.clip.pixels * planned.frames * _bytes_per_pixel(planned.clip) for planned in feasible)
     largest = max((planned.clip.pixels for planned in feasible), default=0)
     # Clips are prepared ahead of their rendering, at worst the longest ones at once.
     lengths = sorted((planned.frames / planned.clip.fps for planned in feasible), reverse=True)
-    audio_seconds = sum(lengths[: params.produce.workers + CLIPS_AHEAD])
-    memory = (
-        _DRIVER_BYTES
-        + _DRIVER_BYTES_PER_S * audio_seconds
-        + params.produce.workers * (WORKER_BYTES + WORKER_BYTES_PER_PIXEL * largest)
-    )
-    return Plan(
-        clips,
-        begins,
-        params.produce.workers,
-        threads,
-        disk,
-        memory,
-        local=not (params.produce.worker.address or "RAY_ADDRESS" in os.environ),
-    )
+    worker_memory = WORKER_BYTES + WORKER_BYTES_PER_PIXEL * largest
+    local = not (params.produce.worker.address or "RAY_ADDRESS" in os.environ)
+    workers = params.produce.workers or _workers_of_machine(params.produce.worker, worker_memory, local)
+    audio_seconds = sum(lengths[: workers + CLIPS_AHEAD])
+    memory = _DRIVER_BYTES + _DRIVER_BYTES_PER_S * audio_seconds + workers * worker_memory
+    return Plan(clips, begins, workers, threads, disk, memory, local)
+
+
+def _workers_of_machine(rules: WorkerParams, worker_memory: float, local: bool) -> int:
+    """The number of workers that this machine has room for, at least one. Raises UserError if they run on a cluster.
+
+    worker_memory: bytes that each of them needs.
+    """
+    if not local:
+        raise UserError("how many workers are to run on the Ray cluster? Give --workers, or produce.workers")
+    places = torch.cuda.device_count() / rules.gpus if rules.gpus else usable_cores() / rules.threads
+    memory = psutil.virtual_memory().total - _DRIVER_BYTES
+    return max(1, int(min(places, memory / worker_memory)))
+
+
+def _bytes_per_pixel(clip: Clip) -> float:
+    """Disk that a pixel of a frame takes in the store and the results."""
+    cameras = [clip.camera, *(retake.camera for retake in clip.retakes if retake.camera)]
+    moves = any(camera.kind != "fixed" for camera in cameras)
+    return VIDEO_BYTES_PER_PIXEL + (MOVING_SEGMENT_BYTES_PER_PIXEL if moves else SEGMENT_BYTES_PER_PIXEL)
 
 
 def _check_avatar(clip: Clip, library: Library, params: Params, now: datetime) -> None:

@@ -15,6 +15,7 @@ from stereotalker.diffusion.windows import Window
 from stereotalker.errors import OutOfMemory, is_out_of_memory
 from stereotalker.geometry import camera
 from stereotalker.geometry.camera_path import CameraPath
+from stereotalker.media.frame_files import read_frames, write_frames
 from stereotalker.production.manifest import Clip
 from stereotalker.records import Motion, load
 from stereotalker.render.renderer import Renderer
@@ -23,6 +24,8 @@ from stereotalker.store.remote import AnyStore
 
 Progress = Callable[[str, str, int, int], None]  # clip id, stage, units done, units in all
 Render = Callable[[list["SegmentJob"], Progress], list["RenderedSegment"]]  # results in the order of the jobs
+
+_FRAMES = "frames.npy.zst"  # the file of a segment in the store
 
 
 class StaleEntry(OSError):
@@ -110,7 +113,7 @@ def render_segment(job: SegmentJob, renderer: Callable[[], Renderer], store: Any
         views = camera.stereo_pair(view, clip.stereo.ipd_mm, avatar.target) if clip.stereo else (view,)
         eyes = [renderer().segment(avatar, motion, eye, job.window, job.seed, clip.has_alpha) for eye in views]
         frames = np.concatenate(eyes, 1 if clip.stereo and clip.stereo.layout == "over-under" else 2)
-        np.savez_compressed(folder / "frames.npz", frames=frames)
+        write_frames(folder / _FRAMES, frames)
 
     try:
         store.make("render", job.key, write)
@@ -123,8 +126,7 @@ def render_segment(job: SegmentJob, renderer: Callable[[], Renderer], store: Any
 
 def read_segment(folder: Path) -> np.ndarray:
     """Frames of a rendered segment, u8 [T, H, W, 3 or 4]."""
-    with np.load(folder / "frames.npz", allow_pickle=False) as file:
-        return file["frames"]
+    return read_frames(folder / _FRAMES)
 
 
 def assemble(
