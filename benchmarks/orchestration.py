@@ -65,14 +65,14 @@ def no_work(batches: BatchContext) -> dict[str, float]:
     """Seconds per clip of a batch of short clips, all of which the store already holds."""
     home = batches.home("no-work")
     manifest = batches.manifest("no-work", 100, script="Yes.", width=64, height=64, fps=5)
-    batches.produce(manifest, _workers(batches.params, 1, 2), home)
+    batches.produce(manifest, _workers(batches.params, 1, 1), home)
     empty = batches.produce(
-        batches.manifest("one", 1, script="Yes.", width=64, height=64, fps=5), _workers(batches.params, 1, 2), home
+        batches.manifest("one", 1, script="Yes.", width=64, height=64, fps=5), _workers(batches.params, 1, 1), home
     )
-    finished = batches.produce(manifest, _workers(batches.params, 1, 2), home)
+    finished = batches.produce(manifest, _workers(batches.params, 1, 1), home)
     fifty = batches.manifest("fifty", 50, script="Yes.", width=64, height=64, fps=5)
     for _ in range(2):
-        found_again = batches.produce(fifty, _workers(batches.params, 1, 2), home, out="fifty")
+        found_again = batches.produce(fifty, _workers(batches.params, 1, 1), home, out="fifty")
     return {"overhead_s_per_clip": (finished - empty) / 99, "found_again_s_50": found_again}
 
 
@@ -92,7 +92,7 @@ def real(batches: BatchContext) -> dict[str, float]:
     from stereotalker.tasks.pool import LocalSlot, Pool
 
     params = _workers(batches.params, 1, 1)
-    manifest = batches.manifest("real", 4, script=_SENTENCE, width=256, height=256)
+    manifest = batches.manifest("real", 4, script=" ".join([_SENTENCE] * 3), width=256, height=256)  # 10 s each
     store, models, home = Store(batches.folder / "bare-store"), Models(params), batches.home("bare")
     maker = ClipMaker(models, store, open_signer(params.provenance, home.credentials))
     pool = Pool([LocalSlot(models, store)], params.produce.worker, AdmissionControl(), store)
