@@ -55,7 +55,7 @@ def measured_costs() -> list[Costs]:
         )
     small, middle = rows
     large, measured = 1080 * 1920, np.array(figures["growth_size"])
-    # Two threads rendered the frames of benchmarks.growth. The time is interpolated between the areas beside this one.
+    # The time is interpolated between the areas beside this one, see benchmarks.growth.
     milliseconds = float(np.interp(large, measured[:, 0] ** 2, measured[:, 1]))
     slope = (middle.finish - small.finish) / (middle.pixels - small.pixels)
     return [
@@ -64,7 +64,7 @@ def measured_costs() -> list[Costs]:
             middle,
             size="1080 x 1920",
             pixels=large,
-            render=2 * _FPS * milliseconds / 1000,
+            render=_FPS * milliseconds / 1000,
             finish=middle.finish + slope * (large - middle.pixels),
         ),
     ]

@@ -89,13 +89,11 @@ def produce(
     another batch writes them. The fault of one clip becomes its row.
     """
     set_library_defaults()
-    if executor == "inline":
-        params = params.with_produce({"workers": 1})
     manifest, outputs, rules = read_manifest(manifest_path), Outputs(out), params.produce
     with lock_outputs(outputs, manifest.path.stem), BatchTurn(home) as turn:
         source = ModelSource(weights) if weights else _release(manifest, outputs, home, params, release)
         models = Models(params, source.folder, source.release, source.number, source.store)
-        plan = prepare(manifest, outputs, models, home)
+        plan = prepare(manifest, outputs, models, home, executor)
         ids = {clip.id for clip in manifest.clips}
         previous = again.previous(outputs, ids) if again else previous_results(outputs)
         before = _rows_that_stay(plan, previous, again)

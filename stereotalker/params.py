@@ -320,6 +320,11 @@ class WorkerParams(Section):
     lost_nodes: int = Field(ge=0)
     backoff: float = Field(ge=0)
 
+    @property
+    def cluster(self) -> str | None:
+        """Address of the Ray cluster on which workers run; None: they run on this machine."""
+        return self.address or os.environ.get("RAY_ADDRESS") or None
+
 
 class ProduceParams(Section):
     """How a batch is run."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -39,7 +38,7 @@ class Cluster:
 
     def __init__(self, models: Models, workers: int, store: str, local_store: Path):
         rules = models.params.produce.worker
-        address = rules.address or os.environ.get("RAY_ADDRESS")
+        address = rules.cluster
         self._was_initialized = ray.is_initialized()
         if not self._was_initialized:
             local_options: dict[str, Any] = {

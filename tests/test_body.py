@@ -1,5 +1,7 @@
 """The body model against the smplx package, rotations, cameras and the rasterizer."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -28,6 +30,15 @@ def test_the_native_reader_poses_as_the_smplx_package(tiny_params, body):
     betas = np.random.default_rng(1).normal(size=tiny_params.body.betas).astype(np.float32)
     surface = np.random.default_rng(2).normal(0, 0.01, body.template.shape).astype(np.float16)
     assert np.abs(body.pose(motion(3, 0), betas, surface) - native.pose(motion(3, 0), betas, surface)).max() < 1e-5
+
+
+def test_two_threads_may_pose_surfaces_of_their_own(body):
+    betas = np.zeros(body.betas, np.float32)
+    surfaces = [np.full(body.template.shape, shift, np.float16) for shift in (0.0, 1.0)]
+    alone = [body.pose(motion(20, 0), betas, surface) for surface in surfaces]
+    with ThreadPoolExecutor(4) as threads:
+        together = list(threads.map(lambda k: body.pose(motion(20, 0), betas, surfaces[k % 2]), range(12)))
+    assert all(np.allclose(posed, alone[k % 2], atol=1e-4) for k, posed in enumerate(together))
 
 
 def test_the_rest_pose_is_the_t_pose_of_an_adult(body):

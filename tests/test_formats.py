@@ -6,9 +6,10 @@ import av
 import numpy as np
 import pytest
 import torch
+import zstandard
 
 from stereotalker.media import audio_files
-from stereotalker.media.frame_files import read_frames, write_frames
+from stereotalker.media.frame_files import load_frames, save_frames
 from stereotalker.media.video_files import frame_rate, write_video
 from stereotalker.params import load_params
 from stereotalker.records import Speech, save
@@ -35,28 +36,38 @@ def test_equal_records_and_weights_give_equal_bytes(tiny_models, tmp_path):
 
 @pytest.mark.parametrize("channels", [3, 4])
 @pytest.mark.parametrize("count", [1, 7])
-def test_frames_of_the_store_come_back_as_they_were(count, channels, tmp_path):
+def test_stored_frames_are_read_without_loss(count, channels, tmp_path):
     drawn = np.random.default_rng(0).integers(0, 256, (count, 36, 2 * 50, channels), dtype=np.uint8)
-    for frames in (drawn, drawn[:, :, ::2], drawn[::-1]):
-        write_frames(tmp_path / "frames", frames)
-        assert np.array_equal(read_frames(tmp_path / "frames"), frames)
+    for frames in (drawn, drawn[:, :, ::2], drawn[::-1], drawn.transpose(0, 2, 1, 3)):
+        save_frames(tmp_path / "frames", frames)
+        assert np.array_equal(load_frames(tmp_path / "frames"), frames)
 
 
-def test_what_does_not_move_takes_no_room(tmp_path):
+def test_equal_frames_take_the_room_of_one(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     for count in (1, 20):
-        write_frames(tmp_path / f"frames{count}", np.repeat(noise[None], count, 0))
+        save_frames(tmp_path / f"frames{count}", np.repeat(noise[None], count, 0))
     one, twenty = (len((tmp_path / f"frames{count}").read_bytes()) for count in (1, 20))
     assert noise.nbytes < one and twenty < 1.05 * one
 
 
 @pytest.mark.parametrize("part", [0, 0.1, 0.9, 0.999])
 def test_a_file_of_frames_that_is_cut_short_is_refused(part, tmp_path):
-    write_frames(tmp_path / "frames", np.random.default_rng(0).integers(0, 256, (20, 64, 64, 3), dtype=np.uint8))
+    save_frames(tmp_path / "frames", np.random.default_rng(0).integers(0, 256, (20, 64, 64, 3), dtype=np.uint8))
     whole = (tmp_path / "frames").read_bytes()
     (tmp_path / "frames").write_bytes(whole[: int(part * len(whole))])
     with pytest.raises(ValueError, match="ends before frame|EOF"):
-        read_frames(tmp_path / "frames")
+        load_frames(tmp_path / "frames")
+
+
+def test_other_arrays_than_frames_are_refused(tmp_path):
+    for array in (np.zeros((2, 8, 8, 3), np.int16), np.zeros((8, 8, 3), np.uint8)):
+        with pytest.raises(ValueError, match="expected uint8"):
+            save_frames(tmp_path / "frames", array)
+        with open(tmp_path / "frames", "wb") as file, zstandard.ZstdCompressor().stream_writer(file) as stream:
+            np.save(stream, array)
+        with pytest.raises(ValueError, match="expected uint8"):
+            load_frames(tmp_path / "frames")
 
 
 @pytest.mark.parametrize(

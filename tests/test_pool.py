@@ -19,6 +19,8 @@ from stereotalker.diffusion.windows import Window
 from stereotalker.errors import BatchStopped, ClipError, WorkerLost, is_out_of_memory
 from stereotalker.geometry.camera_path import CameraPath
 from stereotalker.models import Models
+from stereotalker.motion.synthesize import Synthesizer
+from stereotalker.production import clip as clip_module
 from stereotalker.production.admission import AdmissionControl
 from stereotalker.production.clip import ClipMaker, StageTimings, make_clip
 from stereotalker.production.manifest import Clip, Retake
@@ -60,13 +62,20 @@ class ClipJobs(NamedTuple):
     store: Store
 
 
+def clip_of(script) -> Clip:
+    return Clip(id="a", avatar=SMALL_AVATAR, script=script, **SMALL)
+
+
+def motion_of(maker, script) -> tuple[str, int]:
+    """Key and frames of the motion of a script."""
+    clip, timings = clip_of(script), StageTimings()
+    return maker.motion(clip, maker.avatar(clip)[1], *maker.speech(clip, timings), timings)
+
+
 def make_jobs(models, store, home, script) -> ClipJobs:
-    maker, timings = ClipMaker(models, store, library=Library(home.avatars)), StageTimings()
-    clip = Clip(id="a", avatar=SMALL_AVATAR, script=script, **SMALL)
-    key, avatar = maker.avatar(clip)
-    speech_key, speech = maker.speech(clip, timings)
-    motion_key, frames = maker.motion(clip, avatar, speech_key, speech, timings)
-    return ClipJobs(maker, maker.segments(clip, key, motion_key, frames), store)
+    maker = ClipMaker(models, store, library=Library(home.avatars))
+    avatar_key, _ = maker.avatar(clip_of(script))
+    return ClipJobs(maker, maker.segments(clip_of(script), avatar_key, *motion_of(maker, script)), store)
 
 
 @pytest.fixture
@@ -74,6 +83,27 @@ def clip_jobs(models, tmp_path, home) -> ClipJobs:
     made = make_jobs(models, Store(tmp_path / "store"), home, "one two three")
     assert len(made.jobs) > 1
     return made
+
+
+def test_clips_prepared_at_once_get_the_motion_that_each_gets_alone(models, tmp_path, home, monkeypatch):
+    scripts = ("one two three", "four five six")
+    alone = [make_jobs(models, Store(tmp_path / "alone"), home, script).jobs[0].motion for script in scripts]
+    # Each motion waits until the other has begun, too.
+    both, motion = threading.Barrier(2, timeout=60), Synthesizer.motion
+
+    def motion_beside_another(*arguments):
+        both.wait()
+        return motion(*arguments)
+
+    monkeypatch.setattr(clip_module, "usable_cores", lambda: 2)
+    monkeypatch.setattr(Synthesizer, "motion", motion_beside_another)
+    maker = ClipMaker(models, Store(tmp_path / "together"), library=Library(home.avatars))
+    with ThreadPoolExecutor(2) as threads:
+        together = list(threads.map(lambda script: motion_of(maker, script)[0], scripts))
+    assert together == alone
+    for key in alone:
+        files = [tmp_path / place / "motion" / key / "motion.safetensors" for place in ("alone", "together")]
+        assert files[0].read_bytes() == files[1].read_bytes()
 
 
 def pool_of(slots, models, store, admission=None, **rules):

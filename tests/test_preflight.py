@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from datetime import datetime
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from PIL import Image
 from scipy.io import wavfile
 
 from stereotalker.avatar.library import Library
-from stereotalker.errors import ClipError, UserError
+from stereotalker.errors import ClipError, Unavailable, UserError
 from stereotalker.media import audio_files
 from stereotalker.models import Models
 from stereotalker.production import preflight
@@ -19,6 +18,7 @@ from stereotalker.production.manifest import read_manifest
 from stereotalker.production.outputs import Outputs
 from stereotalker.production.pace_history import History, Pace
 from stereotalker.production.preflight import plan, prepare
+from stereotalker.runtime import machine
 from stereotalker.runtime.home import Home
 
 pytestmark = pytest.mark.integration
@@ -30,13 +30,14 @@ NOON = datetime(2026, 11, 23, 12)
 def plan_batch(tmp_path, tiny_params, home):
     """A function that plans a batch of the given clips at noon."""
 
-    def run_plan(clips, history=None, params=tiny_params):
+    def run_plan(clips, history=None, params=tiny_params, executor="ray"):
         return plan(
             read_manifest(write_batch(tmp_path, clips)),
             params,
             Library(home.avatars),
             history or History(tmp_path / "none"),
             NOON,
+            executor,
         )
 
     return run_plan
@@ -156,21 +157,35 @@ def test_workers_are_as_many_as_the_machine_has_room_for(plan_batch, tiny_params
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(preflight, "usable_cores", lambda: 6)
 
-    def workers(width=64, gigabytes=64, **worker):
-        monkeypatch.setattr(preflight.psutil, "virtual_memory", lambda: SimpleNamespace(total=gigabytes * 1e9))
+    def workers(width=64, gigabytes=64, executor="ray", **worker):
+        monkeypatch.setattr(preflight, "usable_memory", lambda: gigabytes * 1e9)
         params = tiny_params.with_produce({"worker": {"threads": 1, **worker}})
+        assert params.produce.workers is None
         clips = [{"id": "a", "script": "hi", "width": width, "height": width}]
-        return plan_batch(clips, params=params.model_copy(update={"produce": free(params.produce)})).workers
+        return plan_batch(clips, params=params, executor=executor).workers
 
-    def free(produce):
-        return produce.model_copy(update={"workers": None})
-
-    assert workers() == 6 and workers(threads=2) == 3 and workers(threads=8) == 1
-    assert workers(gigabytes=11) == 4 and workers(2000, gigabytes=11) == 2 and workers(gigabytes=1) == 1
-    monkeypatch.setattr(preflight.torch.cuda, "device_count", lambda: 2)
-    assert workers(gpus=0.5) == 4 and workers(gpus=1) == 2
-    with pytest.raises(UserError, match="how many workers"):
+    assert workers() == 6 and workers(threads=2) == 3 and workers(threads=8) == 1 and workers(executor="inline") == 1
+    assert workers(gigabytes=12) == 4 and workers(2000, gigabytes=12) == 2 and workers(gigabytes=1) == 1
+    for count, gpus, expected in ((2, 0.5, 4), (2, 1, 2), (3, 0.7, 3), (8, 0.1, 6), (5, 2, 2), (0, 1, 1)):
+        monkeypatch.setattr(preflight.torch.cuda, "device_count", lambda count=count: count)
+        assert workers(gpus=gpus) == expected
+    with pytest.raises(Unavailable, match="expected a number"):
         workers(address="ray-head:6379")
+    assert workers(address="ray-head:6379", executor="inline") == 1
+    monkeypatch.setenv("RAY_ADDRESS", "ray-head:6379")
+    with pytest.raises(Unavailable, match="ray-head:6379"):
+        workers()
+    for wrong in (0, "many"):
+        with pytest.raises(UserError, match="workers"):
+            tiny_params.with_produce({"workers": wrong})
+
+
+def test_a_containers_limits_of_memory_count(monkeypatch, tmp_path):
+    (tmp_path / "memory.max").write_text("max\n")
+    monkeypatch.setattr(machine, "_MEMORY_LIMITS", (tmp_path / "memory.max", tmp_path / "none"))
+    whole = machine.usable_memory()
+    (tmp_path / "memory.max").write_text("1000000\n")
+    assert machine.usable_memory() == 1_000_000 < whole and machine.usable_cores() >= 1
 
 
 def test_a_moving_camera_takes_more_disk(plan_batch):
@@ -181,6 +196,7 @@ def test_a_moving_camera_takes_more_disk(plan_batch):
         for change in ({}, {"camera": orbit}, {"retakes": [{"start": 0, "end": 1, "camera": orbit}]})
     )
     assert 1.5 * still < moving == retake
+    assert still < plan_batch([clip | {"background": "transparent"}]).disk_bytes
 
 
 def test_a_dry_run_writes_nothing(tmp_path, home):

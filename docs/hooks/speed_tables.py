@@ -17,7 +17,9 @@ def speed(f: Figures) -> list[Row]:
             (f"{wall:.1f} s",),
             wall <= 6,
         ),
-        Row("peak memory of the same", "at most 3 GB", (f"{peak:.1f} GB",), peak <= 3),
+        Row(
+            "peak memory of the same, with both workers in one process", "at most 3 GB", (f"{peak:.1f} GB",), peak <= 3
+        ),
         Row(
             "rendering alone at 256 px, no bfloat16 (AVX2)",
             "(8 frames a second are asked of AVX-512 with bfloat16)",

@@ -7,6 +7,7 @@ commercial use. T frames, V vertices, F triangles, B shape coefficients.
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -168,6 +169,8 @@ def _joint_mask(joint: str) -> np.ndarray:
 
 # ---- reader "smplx" --------------------------------------------------------------------------------------------------
 
+_SMPLX_LOCK = threading.Lock()  # the layer holds the surface that it poses
+
 
 @lru_cache(maxsize=2)
 def _smplx_model(path: Path, betas: int):
@@ -185,15 +188,16 @@ def _smplx_vertices(body: Body, motion: Motion, betas: np.ndarray, surface: np.n
         if surface is None
         else torch.from_numpy(body.template + surface.astype(np.float32))
     )
-    model.v_template.copy_(template)
     R = axis_angle_to_matrix(torch.from_numpy(motion.poses))
-    output = model(
-        betas=torch.from_numpy(betas)[None].expand(len(R), -1), expression=torch.from_numpy(motion.expression),
-        global_orient=R[:, layout.GLOBAL_ORIENT], body_pose=R[:, layout.BODY], jaw_pose=R[:, layout.JAW],
-        leye_pose=R[:, layout.LEFT_EYE], reye_pose=R[:, layout.RIGHT_EYE],
-        left_hand_pose=R[:, layout.LEFT_HAND], right_hand_pose=R[:, layout.RIGHT_HAND],
-        transl=torch.from_numpy(motion.trans),
-    )  # fmt: skip
+    with _SMPLX_LOCK:
+        model.v_template.copy_(template)
+        output = model(
+            betas=torch.from_numpy(betas)[None].expand(len(R), -1), expression=torch.from_numpy(motion.expression),
+            global_orient=R[:, layout.GLOBAL_ORIENT], body_pose=R[:, layout.BODY], jaw_pose=R[:, layout.JAW],
+            leye_pose=R[:, layout.LEFT_EYE], reye_pose=R[:, layout.RIGHT_EYE],
+            left_hand_pose=R[:, layout.LEFT_HAND], right_hand_pose=R[:, layout.RIGHT_HAND],
+            transl=torch.from_numpy(motion.trans),
+        )  # fmt: skip
     return output.vertices
 
 

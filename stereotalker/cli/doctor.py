@@ -22,6 +22,7 @@ from stereotalker.params import load_params
 from stereotalker.production.outputs import existing_part
 from stereotalker.runtime.device import autocast
 from stereotalker.runtime.home import Home
+from stereotalker.runtime.machine import usable_cores
 
 _REQUIRED = (
     "torch",
@@ -40,6 +41,8 @@ _REQUIRED = (
     "opencv-python-headless",
     "c2pa-python",
     "pocketsphinx",
+    "zstandard",
+    "joblib",
 )
 # Optional packages: the extra that installs each of them, and what it is for.
 _EXTRAS = {
@@ -63,7 +66,7 @@ def examine() -> list[Finding]:
 
     This module imports torch and our own modules, so without those packages `doctor` cannot start at all.
     """
-    findings = [Finding("ok", "python", f"{platform.python_version()} on {platform.machine()}, {os.cpu_count()} cores")]
+    findings = [Finding("ok", "python", f"{platform.python_version()} on {platform.machine()}, {usable_cores()} cores")]
     findings += [
         _check_package(name, "MISSING", "install the package again; in a checkout, `make setup`") for name in _REQUIRED
     ]

@@ -59,7 +59,9 @@ def produce(
         list[str] | None,
         typer.Option(help="make again the clip with this id, from its rendering on; may be repeated"),
     ] = None,
-    workers: Annotated[int | None, produce_override("Ray actors that render, at most")] = None,
+    workers: Annotated[
+        int | None, produce_override("Ray actors that render, at most; default: as many as this machine has room for")
+    ] = None,
     threads: Annotated[int | None, produce_override("threads of every worker")] = None,
     gpus: Annotated[float | None, produce_override("GPUs of every worker; fractions are allowed")] = None,
     ray_address: Annotated[str | None, produce_override("a running Ray cluster instead of a local one")] = None,
@@ -109,7 +111,7 @@ def produce(
         folder = Path(stack.enter_context(TemporaryDirectory())) if dry_run else home.root / "manifests"
         manifest = batch if batch is not None else _write_manifest(folder, avatar, audio, script, background, consent)
         if dry_run:
-            raise typer.Exit(_dry_run(manifest, Outputs(out), batch_params, home, chosen))
+            raise typer.Exit(_dry_run(manifest, Outputs(out), batch_params, home, executor, chosen))
     from stereotalker.tasks.notify import failures_notified
 
     with failures_notified(batch_params.produce.notify, manifest.stem):
@@ -186,7 +188,7 @@ def verify(file: Annotated[Path, typer.Argument(help="a video")]) -> None:
     raise typer.Exit(0 if credentials.good else 1)
 
 
-def _dry_run(manifest: Path, outputs: Outputs, params: Params, home: Home, again: Again | None) -> int:
+def _dry_run(manifest: Path, outputs: Outputs, params: Params, home: Home, executor: str, again: Again | None) -> int:
     """Print the plan of a batch. Returns the exit status."""
     from stereotalker.models import Models
     from stereotalker.production.preflight import prepare
@@ -199,7 +201,7 @@ def _dry_run(manifest: Path, outputs: Outputs, params: Params, home: Home, again
         if not clips:
             print("no clip of the last run is chosen")
             return 0
-    plan = prepare(checked, outputs, Models(params), home, dry_run=True)
+    plan = prepare(checked, outputs, Models(params), home, executor, dry_run=True)
     print("\n".join([plan.text(), *(f"note: {note}" for note in checked.notes)]))
     return 1 if plan.faults else 0
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+import threading
 from pathlib import Path
 
 import cv2
@@ -14,6 +14,8 @@ SIDE = 256  # px of a picture's longer side when it is searched
 # Scale factor between the sizes that are searched, and overlapping detections that make a face. Measured on the frames
 # of the demo: a face is found in all of them, and in none of them upside down (with 1.05 and 3: in 47 %).
 _SCALE_FACTOR, _MIN_NEIGHBORS = 1.1, 6
+
+_of_thread = threading.local()
 
 
 def resize_for_detection(gray: np.ndarray) -> np.ndarray:
@@ -29,6 +31,8 @@ def find_faces(gray: np.ndarray) -> np.ndarray:
     return boxes[np.argsort(-boxes[:, 2], kind="stable")]
 
 
-@cache
 def _detector() -> cv2.CascadeClassifier:
-    return cv2.CascadeClassifier(str(Path(haarcascades) / "haarcascade_frontalface_alt2.xml"))
+    """The detector of this thread, because a detector keeps its picture in itself."""
+    if not hasattr(_of_thread, "detector"):
+        _of_thread.detector = cv2.CascadeClassifier(str(Path(haarcascades) / "haarcascade_frontalface_alt2.xml"))
+    return _of_thread.detector

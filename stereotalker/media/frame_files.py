@@ -15,22 +15,26 @@ from numpy.lib import format as npy
 _LEVEL = 1  # of zstd; higher ones take more time, and the files hardly get smaller
 
 
-def write_frames(path: Path, frames: np.ndarray) -> None:
+def save_frames(path: Path, frames: np.ndarray) -> None:
     """Write frames u8 [T, H, W, C]."""
+    if frames.dtype != np.uint8 or frames.ndim != 4:
+        raise ValueError(f"frames are {frames.dtype} {list(frames.shape)}; expected uint8 [T, H, W, C]")
     compressor = zstandard.ZstdCompressor(_LEVEL)
     with open(path, "wb") as file, compressor.stream_writer(file) as stream:
         npy.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": frames.shape})
         before = np.zeros(frames.shape[1:], np.uint8)
         for frame in frames:
-            stream.write((frame - before).data)
+            stream.write(np.ascontiguousarray(frame - before).data)
             before = frame
 
 
-def read_frames(path: Path) -> np.ndarray:
-    """Frames u8 [T, H, W, C] of a file of `write_frames`. Raises ValueError if the file is cut short."""
+def load_frames(path: Path) -> np.ndarray:
+    """Frames u8 [T, H, W, C] of a file of `save_frames`. Raises ValueError if it is cut short, or another file."""
     with open(path, "rb") as file, zstandard.ZstdDecompressor().stream_reader(file) as stream:
         npy.read_magic(stream)
-        shape, _, _ = npy.read_array_header_1_0(stream)
+        shape, is_fortran, kind = npy.read_array_header_1_0(stream)
+        if is_fortran or kind != np.uint8 or len(shape) != 4:
+            raise ValueError(f"{path} holds an array {kind} {list(shape)}; expected uint8 [T, H, W, C]")
         frames = np.empty(shape, np.uint8)
         for t, frame in enumerate(frames):
             if stream.readinto(frame.reshape(-1).data) != frame.nbytes:

@@ -41,16 +41,12 @@ from stereotalker.production.segments import (
     read_segment,
 )
 from stereotalker.records import Avatar, Camera, Motion, Speech, load, load_bytes, save
-from stereotalker.runtime.cores import usable_cores
 from stereotalker.runtime.device import arithmetic
+from stereotalker.runtime.machine import usable_cores
 from stereotalker.store import keys
 from stereotalker.store.code import code_version
 from stereotalker.store.digests import bytes_digest, file_digest
 from stereotalker.store.remote import AnyStore
-
-# How many clips' motion is made at once: their number may be large, but more than one for each core saves no time.
-_MOTION_TURNS = threading.BoundedSemaphore(usable_cores())
-_LOADING = threading.Lock()  # the clips of a batch share the driver's models
 
 
 class ChangedFile(OSError):
@@ -91,6 +87,12 @@ class ClipMaker:
         """signer: None leaves videos unsigned; library: None knows the shipped avatars alone."""
         self.models, self.params, self.store = models, models.params, store
         self.signer, self.library = signer, library or Library()
+        # The clips of a batch share the driver's models. Without a lock each of them would load them: from Python 3.12
+        # on, cached_property has none.
+        self._loading = threading.Lock()
+        # There may be more clips than cores.
+        turns = max(1, usable_cores() // self.params.produce.worker.threads)
+        self._motion_turns = threading.BoundedSemaphore(turns)
 
     def avatar(self, clip: Clip) -> tuple[str, Avatar]:
         """Put the clip's avatar into the store, where every worker finds it. Returns its key and the record.
@@ -140,9 +142,12 @@ class ClipMaker:
         self, clip: Clip, avatar: Avatar, speech_key: str, speech: Speech, timings: StageTimings
     ) -> tuple[str, int]:
         """Stage motion. Returns the entry's key and the number of frames."""
-        frames = frame_count(speech.seconds, clip.fps)
-        controls = clip_motion_controls(clip, avatar.style, frames, Speaker(avatar, self.models.body))
         threads = self.params.produce.worker.threads
+        torch.set_num_threads(threads)  # torch keeps this setting for each thread; the key depends on it, too
+        with self._loading:
+            body = self.models.body
+        frames = frame_count(speech.seconds, clip.fps)
+        controls = clip_motion_controls(clip, avatar.style, frames, Speaker(avatar, body))
         key = keys.motion_key(
             speech_key,
             controls.digest(),
@@ -155,10 +160,9 @@ class ClipMaker:
         )
 
         def write(folder: Path) -> None:
-            with _LOADING:
+            with self._loading:
                 synthesizer = self.models.synthesizer
-            with _MOTION_TURNS:
-                torch.set_num_threads(threads)  # torch keeps this setting for each thread
+            with self._motion_turns:
                 motion = synthesizer.motion(speech, controls, frames, clip.fps)
             save(motion, folder / "motion.safetensors")
 

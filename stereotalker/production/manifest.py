@@ -66,7 +66,7 @@ def _emotion_keys(value):
 _COLOR = re.compile(r"#[0-9a-fA-F]{6}")
 # Longest side of a frame.
 _LONGEST_PX = 2160
-# Memory of a worker with two threads: of any, and for each pixel of a frame. Measured after 192 frames (two segments at
+# Memory of a worker: of any, and for each pixel of a frame. Measured after 192 frames (two segments at
 # 2,160 px): 1.8 GB at 256 x 256 px, 2.6 GB at 512 x 512, 3.2 GB at 1080 x 1920, 4.5 GB at 2160 x 2160.
 WORKER_BYTES, WORKER_BYTES_PER_PIXEL = 2.2e9, 500
 

@@ -7,7 +7,6 @@ row of that clip in the report, and the other clips are made.
 from __future__ import annotations
 
 import math
-import os
 import shutil
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,6 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
-import psutil
 import torch
 
 from stereotalker.audio.speech import EMPTY_SCRIPT_MESSAGE, check_alignable
@@ -37,17 +35,20 @@ from stereotalker.production.motion_controls import clip_motion_controls
 from stereotalker.production.outputs import Outputs, existing_part
 from stereotalker.production.pace_history import History
 from stereotalker.production.report import duration
-from stereotalker.runtime.cores import usable_cores
 from stereotalker.runtime.home import Home
+from stereotalker.runtime.machine import usable_cores, usable_memory
 from stereotalker.store.urls import is_url
 
 # Disk that a pixel of a frame takes in a stored segment if the camera rests and if it moves, and in the three copies
-# of the video. Measured on the shipped models: 0.44 to 0.64, 1.14 to 1.25, and 0.05 a copy.
-SEGMENT_BYTES_PER_PIXEL, MOVING_SEGMENT_BYTES_PER_PIXEL, VIDEO_BYTES_PER_PIXEL = 0.7, 1.4, 0.17
+# of the video. Measured on two shipped avatars: 0.44 to 0.64, 1.14 to 1.38, and 0.05 a copy.
+SEGMENT_BYTES_PER_PIXEL, MOVING_SEGMENT_BYTES_PER_PIXEL, VIDEO_BYTES_PER_PIXEL = 0.7, 1.5, 0.17
 
 # A driver that also renders peaks at 1.9 GB. One that does not render needs less, so this is an upper bound.
 # For each second of the recordings that it reads at once, it takes 0.15 MB for the sound and 0.08 MB for the motion.
 _DRIVER_BYTES, _DRIVER_BYTES_PER_S = 1.9e9, 0.23e6
+
+# Share of the memory that the chosen number of workers may fill. Ray kills workers at 95 %.
+_MEMORY_SHARE = 0.9
 
 # Clips in progress beyond the number of workers. Their audio and motion are made while other clips are rendered.
 CLIPS_AHEAD = 2
@@ -112,13 +113,21 @@ class Plan:
                 f"the whole batch needs about {self.disk_bytes / 1e6:.0f} MB, {self.free_bytes / 1e6:.0f} MB are free: "
                 "it will stop when the disk is full; make room, or set produce.store"
             )
-        total = psutil.virtual_memory().total
+        total = usable_memory()
         if self.local and self.memory_bytes > total:
             warnings.append(
-                f"{self.workers} workers need about {self.memory_bytes / 1e9:.1f} GB of memory, "
+                f"the batch needs about {self.memory_bytes / 1e9:.1f} GB of memory with {self._workers_text}, "
                 f"the machine has {total / 1e9:.1f}; segments may have to be halved"
             )
         return warnings
+
+    @property
+    def _workers_text(self) -> str:
+        workers, threads = (
+            f"{count} {unit}{'s' if count > 1 else ''}"
+            for count, unit in ((self.workers, "worker"), (self.threads, "thread"))
+        )
+        return f"{workers} of {threads}"
 
     def text(self) -> str:
         """The plan as text for a person: a line for each clip, and a summary."""
@@ -130,19 +139,18 @@ class Plan:
             f"{len(feasible)} of {len(self.clips)} clips can be made: {seconds / 60:.1f} min of video, "
             f"about {self.disk_bytes / 1e9:.2f} GB of disk, {self.memory_bytes / 1e9:.1f} GB of memory"
         )
-        estimate = _duration_text(self.wall_seconds) + (
-            f" with {self.workers} workers of {self.threads} threads"
-            if self.wall_seconds is not None
-            else ": no clip was made here yet"
-        )
+        unknown = "" if self.wall_seconds is not None else ", because no clip was made here yet"
+        estimate = f"{_duration_text(self.wall_seconds)} with {self._workers_text}{unknown}"
         lines.append(f"begins {self.begins:%Y-%m-%d %H:%M}, takes {estimate}")
         return "\n".join(lines + [f"note: {warning}" for warning in self.warnings])
 
 
-def prepare(manifest: Manifest, outputs: Outputs, models: Models, home: Home, dry_run: bool = False) -> Plan:
+def prepare(
+    manifest: Manifest, outputs: Outputs, models: Models, home: Home, executor: str = "ray", dry_run: bool = False
+) -> Plan:
     """Run the whole pre-flight check. Raises Unavailable, with every fault, if the batch cannot start.
 
-    dry_run: nothing is made, not even the local certificate.
+    executor: see `produce`; dry_run: nothing is made, not even the local certificate.
     """
     params = models.params
     store = params.produce.store or str(home.store)
@@ -162,14 +170,16 @@ def prepare(manifest: Manifest, outputs: Outputs, models: Models, home: Home, dr
             faults.append(str(error))
     if faults:
         raise Unavailable("\n".join(faults))
-    result = plan(manifest, params, Library(home.avatars), History(home.history), datetime.now())
+    result = plan(manifest, params, Library(home.avatars), History(home.history), datetime.now(), executor)
     return result if is_url(store) else replace(result, free_bytes=shutil.disk_usage(existing_part(Path(store))).free)
 
 
-def plan(manifest: Manifest, params: Params, library: Library, history: History, now: datetime) -> Plan:
+def plan(
+    manifest: Manifest, params: Params, library: Library, history: History, now: datetime, executor: str = "ray"
+) -> Plan:
     """Check every clip (files, avatar, background, poses) and estimate it. Only headers of files are read.
 
-    now: local time.
+    now: local time; executor: see `produce`.
     """
     begins, _ = next_window(now, params.produce.window)
     threads = params.produce.worker.threads
@@ -194,30 +204,36 @@ def plan(manifest: Manifest, params: Params, library: Library, history: History,
     # Clips are prepared ahead of their rendering, at worst the longest ones at once.
     lengths = sorted((planned.frames / planned.clip.fps for planned in feasible), reverse=True)
     worker_memory = WORKER_BYTES + WORKER_BYTES_PER_PIXEL * largest
-    local = not (params.produce.worker.address or "RAY_ADDRESS" in os.environ)
-    workers = params.produce.workers or _workers_of_machine(params.produce.worker, worker_memory, local)
+    rules = params.produce.worker
+    workers = 1 if executor == "inline" else params.produce.workers or _workers_of_machine(rules, worker_memory)
     audio_seconds = sum(lengths[: workers + CLIPS_AHEAD])
     memory = _DRIVER_BYTES + _DRIVER_BYTES_PER_S * audio_seconds + workers * worker_memory
-    return Plan(clips, begins, workers, threads, disk, memory, local)
+    return Plan(clips, begins, workers, threads, disk, memory, local=rules.cluster is None)
 
 
-def _workers_of_machine(rules: WorkerParams, worker_memory: float, local: bool) -> int:
-    """The number of workers that this machine has room for, at least one. Raises UserError if they run on a cluster.
+def _workers_of_machine(rules: WorkerParams, worker_memory: float) -> int:
+    """The number of workers that this machine has room for, at least one.
 
-    worker_memory: bytes that each of them needs.
+    worker_memory: bytes that each of them needs. Raises Unavailable if workers run on a cluster.
     """
-    if not local:
-        raise UserError("how many workers are to run on the Ray cluster? Give --workers, or produce.workers")
-    places = torch.cuda.device_count() / rules.gpus if rules.gpus else usable_cores() / rules.threads
-    memory = psutil.virtual_memory().total - _DRIVER_BYTES
-    return max(1, int(min(places, memory / worker_memory)))
+    if rules.cluster:
+        raise Unavailable(
+            f"produce.workers is null; expected a number, because the workers run on the Ray cluster at {rules.cluster}"
+        )
+    room = [usable_cores() // rules.threads, (_MEMORY_SHARE * usable_memory() - _DRIVER_BYTES) // worker_memory]
+    if rules.gpus:
+        # Ray places a worker's share of a GPU on one GPU.
+        gpus = torch.cuda.device_count()
+        room.append(gpus * int(1 / rules.gpus) if rules.gpus <= 1 else gpus // rules.gpus)
+    return max(1, int(min(room)))
 
 
 def _bytes_per_pixel(clip: Clip) -> float:
     """Disk that a pixel of a frame takes in the store and the results."""
     cameras = [clip.camera, *(retake.camera for retake in clip.retakes if retake.camera)]
     moves = any(camera.kind != "fixed" for camera in cameras)
-    return VIDEO_BYTES_PER_PIXEL + (MOVING_SEGMENT_BYTES_PER_PIXEL if moves else SEGMENT_BYTES_PER_PIXEL)
+    segment = MOVING_SEGMENT_BYTES_PER_PIXEL if moves else SEGMENT_BYTES_PER_PIXEL
+    return VIDEO_BYTES_PER_PIXEL + segment * (4 / 3 if clip.has_alpha else 1)
 
 
 def _check_avatar(clip: Clip, library: Library, params: Params, now: datetime) -> None:

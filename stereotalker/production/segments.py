@@ -15,7 +15,7 @@ from stereotalker.diffusion.windows import Window
 from stereotalker.errors import OutOfMemory, is_out_of_memory
 from stereotalker.geometry import camera
 from stereotalker.geometry.camera_path import CameraPath
-from stereotalker.media.frame_files import read_frames, write_frames
+from stereotalker.media.frame_files import load_frames, save_frames
 from stereotalker.production.manifest import Clip
 from stereotalker.records import Motion, load
 from stereotalker.render.renderer import Renderer
@@ -113,7 +113,7 @@ def render_segment(job: SegmentJob, renderer: Callable[[], Renderer], store: Any
         views = camera.stereo_pair(view, clip.stereo.ipd_mm, avatar.target) if clip.stereo else (view,)
         eyes = [renderer().segment(avatar, motion, eye, job.window, job.seed, clip.has_alpha) for eye in views]
         frames = np.concatenate(eyes, 1 if clip.stereo and clip.stereo.layout == "over-under" else 2)
-        write_frames(folder / _FRAMES, frames)
+        save_frames(folder / _FRAMES, frames)
 
     try:
         store.make("render", job.key, write)
@@ -126,7 +126,7 @@ def render_segment(job: SegmentJob, renderer: Callable[[], Renderer], store: Any
 
 def read_segment(folder: Path) -> np.ndarray:
     """Frames of a rendered segment, u8 [T, H, W, 3 or 4]."""
-    return read_frames(folder / _FRAMES)
+    return load_frames(folder / _FRAMES)
 
 
 def assemble(
