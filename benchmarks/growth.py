@@ -1,7 +1,7 @@
 """How time and memory grow with length, size, workers and batch. `python -m benchmarks.growth [length | size | plot]`.
 
 length: clips of 10 s to an hour at 64 x 64 px and 5 fps, from the script to the judged video, with one thread. size:
-square frames of 256 to 2,160 px, with one thread. Each point is measured in a process of its own. plot: draws these,
+square frames of 256 to 2,160 px, with two threads. Each point is measured in a process of its own. plot: draws these,
 and the growth with workers and batch that benchmarks.orchestration measured, to docs/growth.png. Without a name all
 three. Figures are written to benchmarks/results.json.
 """
@@ -57,7 +57,7 @@ from stereotalker.geometry.camera_path import CameraPath
 from stereotalker.models import Models
 from stereotalker.motion.synthesize import MotionControls
 from stereotalker.params import load_params
-torch.set_num_threads(1)
+torch.set_num_threads(2)
 models, avatar, size = Models(load_params()), read_avatar(Library().find("ava")), int(sys.argv[1])
 speech = from_script("Big problems become small when people talk about them.", Voice(), -20.0)
 motion = models.synthesizer.motion(speech, MotionControls(0), 32, 25.0)

@@ -12,7 +12,6 @@ import math
 from collections.abc import Generator
 from dataclasses import dataclass, replace
 
-import numpy as np
 import simpy
 
 from benchmarks.machine import RESULTS
@@ -54,9 +53,7 @@ def measured_costs() -> list[Costs]:
             )
         )
     small, middle = rows
-    large, measured = 1080 * 1920, np.array(figures["growth_size"])
-    # The time is interpolated between the areas beside this one, see benchmarks.growth.
-    milliseconds = float(np.interp(large, measured[:, 0] ** 2, measured[:, 1]))
+    large = 1080 * 1920
     slope = (middle.finish - small.finish) / (middle.pixels - small.pixels)
     return [
         *rows,
@@ -64,7 +61,7 @@ def measured_costs() -> list[Costs]:
             middle,
             size="1080 x 1920",
             pixels=large,
-            render=_FPS * milliseconds / 1000,
+            render=2 * _FPS * figures["render_ms_1080x1920"] / 1000,  # by two threads, see benchmarks.speed
             finish=middle.finish + slope * (large - middle.pixels),
         ),
     ]
