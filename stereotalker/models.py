@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stereotalker.audio.recognition import Recognizer, find_recognizer
 from stereotalker.avatar.detector_calibration import FILE as CALIBRATION_FILE
 from stereotalker.body.model import Body, load_body
 from stereotalker.control.masks import read_masks
@@ -58,6 +59,11 @@ class Models:
 
         encoder, motion = (self._files[stage] for stage in ("audio", "motion"))
         return Synthesizer(read_encoder(self.folder, encoder), read_motion(self.folder, motion), self.params.motion)
+
+    @cached_property
+    def recognizer(self) -> Recognizer | None:
+        """The recognizer of the words of recordings; None if there is none. Raises UserError if it cannot be used."""
+        return find_recognizer(self.params.produce.recognizer)
 
     @cached_property
     def renderer(self) -> Renderer:

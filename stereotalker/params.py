@@ -331,6 +331,7 @@ class ProduceParams(Section):
 
     workers: int | None = Field(gt=0)
     worker: WorkerParams
+    recognizer: str
     store: str | None
     keep_days: float = Field(gt=0)
     require_consent: bool

@@ -42,6 +42,9 @@ class Speech:
     words: tuple[Timed, ...] = ()  # empty if they are unknown
     # In order of time; in IPA from espeak-ng and in ARPAbet from forced alignment. Empty if they are unknown.
     phonemes: tuple[Timed, ...] = ()
+    recognized: str = ""  # what was heard in a recording without a transcript; empty if nothing, or if it has one
+    recognized_language: str = ""  # of that text, as Whisper names it
+    unaligned: tuple[tuple[float, float], ...] = ()  # start and end, s, of speech whose words have no times
 
     def __post_init__(self):
         _check(self, samples=(np.float32, (None,)))
@@ -230,6 +233,8 @@ def _record(kind: type[Record], arrays: dict[str, np.ndarray], metadata: dict[st
     for name in ("words", "phonemes"):
         if name in values:
             values[name] = tuple(Timed(*item) for item in values[name])
+    if "unaligned" in values:
+        values["unaligned"] = tuple((start, end) for start, end in values["unaligned"])
     if "size" in values:
         values["size"] = tuple(values["size"])
     return kind(**values)

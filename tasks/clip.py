@@ -143,7 +143,6 @@ def produce_clip(item: WorkItem, context: BatchContext, render: Render, attempt:
         key, inputs = clip_key(context.maker, clip), describe_inputs(context.maker, clip)
         anew = item.anew and attempt == 1  # a later try takes what the first one has rendered
         finished = make_clip(clip, context.maker, render, context.progress, timings, item.place, anew)
-        notes = context.maker.fit_notes(clip)
         signed, made = sign_with_record(context.maker, clip, finished, inputs, timings)
         if item.preview:
             return result(state="done", preview=deliver_preview(context.outputs, clip, signed))
@@ -154,7 +153,7 @@ def produce_clip(item: WorkItem, context: BatchContext, render: Render, attempt:
             file_digest(signed),
             signed.stat().st_size,
             verdict.verdict,
-            (*verdict.reasons, *notes),
+            (*verdict.reasons, *finished.notes),
             verdict.measures,
             finished.frames,
             clip_record,
@@ -174,6 +173,7 @@ def produce_clip(item: WorkItem, context: BatchContext, render: Render, attempt:
         reasons=record.reasons,
         measures=record.measures,
         sha256=record.sha256,
+        recognized=finished.recognized,
         video=places.video,
         poster=places.poster,
         record=places.record,
@@ -236,6 +236,7 @@ def confirm(item: WorkItem, maker: ClipMaker, outputs: Outputs, before: ClipResu
         measures=record.measures,
         frames=record.frames,
         sha256=record.sha256,
+        recognized=(record.clip_record["made"]["recognized"] or {}).get("text", ""),
         video=before.video,
         poster=before.poster,
         preview=before.preview,

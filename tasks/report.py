@@ -12,6 +12,7 @@ from datetime import datetime
 
 from stereotalker.errors import UserError, error_signature
 from stereotalker.production.admission import AdmissionControl
+from stereotalker.production.follow_up import write_follow_up
 from stereotalker.production.manifest import Clip, Manifest, due
 from stereotalker.production.outputs import Outputs
 from stereotalker.production.pace_history import History, Pace
@@ -133,6 +134,7 @@ class BatchLog:
         end = self.ended()
         try:
             page = write_report(self._outputs, self._batch, end)
+            write_follow_up(self._outputs, self._manifest, end.results)
             write_batch(self._outputs, self._batch, has_ended=not end.count("stopped"))
         except (OSError, UserError) as error:  # the disk is full or not mounted; the clips are in the store
             print(f"note: the report could not be written: {error}", file=sys.stderr)

@@ -32,7 +32,7 @@ from stereotalker.weights import PRODUCTION_WEIGHTS, weights_file
 # Stage -> whose weights in artifacts/ it writes. `finish` ends what `render` began.
 _WEIGHTS_OF = {"audio": "audio", "motion": "motion", "gestures": "gestures", "masks": "masks", "finish": "render"}
 _PAUSE_S = 300.0  # after an error of MLflow, before it is asked again
-EvaluationPart = Literal["motion", "render", "avatar", "portraits", "all"]
+EvaluationPart = Literal["motion", "render", "avatar", "portraits", "speech", "all"]
 
 
 def run_stage(name: str, params: Params, home: Home) -> None:
@@ -57,8 +57,9 @@ def evaluate(part: EvaluationPart, params: Params, weights: Path, home: Home) ->
     from stereotalker.evaluation import stage
 
     with _recorded("evaluate", params, home, part) as log:
-        if part == "avatar":
-            stage.evaluate_avatar(params, weights, log)
+        if part in ("avatar", "speech"):
+            of_weights: dict[str, Callable] = {"avatar": stage.evaluate_avatar, "speech": stage.evaluate_speech}
+            of_weights[part](params, weights, log)
         else:
             measure: dict[str, Callable] = {
                 "motion": stage.evaluate_motion,

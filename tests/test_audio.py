@@ -19,7 +19,7 @@ from stereotalker.audio.encoder import (
     phoneme_classes_at,
     speech_level,
 )
-from stereotalker.audio.forced_alignment import align, transcribe
+from stereotalker.audio.forced_alignment import align
 from stereotalker.audio.phonemes import CLASS_INDEX, CLASSES, arpabet, phoneme_class
 from stereotalker.audio.speech import from_file, from_script
 from stereotalker.audio.text_to_speech import Voice, speak
@@ -291,8 +291,6 @@ def test_real_speech_is_aligned_and_other_text_is_not(real_speech):
     assert words[0].text == "six" and words[-1].end <= speech.seconds and len(phonemes) > 50
     assert align(speech.samples, "The quarterly figures will be presented by our new director on Friday.") is None
     assert align(speech.samples, "...") is None
-    transcribed = transcribe(speech.samples)
-    assert transcribed[0] == () and abs(len(transcribed[1]) - len(phonemes)) < 25
 
 
 @pytest.mark.parametrize(("speaker", "language"), [("picovoice_it", "it"), ("kerstin", "de")])

@@ -15,6 +15,7 @@ from stereotalker.dataset.speech_corpus import (
     read_corpus,
     read_index,
     read_sentences,
+    words_only,
 )
 from stereotalker.errors import UserError
 from stereotalker.records import Speech, load
@@ -111,7 +112,8 @@ def test_real_recordings_are_split_by_speaker_and_sentence(real_speech, tiny_par
     )
     spoken = next(row.split(",")[0] for row in rows if "p225_003" in row)
     (folder / "untold").mkdir()
-    shutil.copy(real_speech.parent / spoken, folder / "untold" / "somebody.wav")
+    shutil.copy(real_speech.parent / spoken, folder / "untold" / "held_out_sentence.wav")
+    shutil.copy(real_speech / "whisper" / "jfk.wav", folder / "untold" / "president.wav")
     params = tiny_params.speech.model_copy(
         update={"utterances": 1, "held_out": 0, "recordings": folder, "untranscribed": folder / "untold"}
     )
@@ -122,12 +124,15 @@ def test_real_recordings_are_split_by_speaker_and_sentence(real_speech, tiny_par
         "train": {"ljspeech", "untold"},
         "held_out": {"vctk_p225", "vctk_p228", "librivox_austen", "picovoice_it"},
     }
-    assert "" in texts["train"] and not texts["train"] & texts["held_out"]
-    guessed = load(
-        Speech,
-        next(tmp_path / "s" / "train" / r.file for r in read_index(tmp_path / "s" / "train") if r.voice == "untold"),
-    )
-    assert not guessed.words and len(guessed.phonemes) > 40
+    plain = {part: {words_only(text) for text in texts[part]} for part in PARTS}
+    assert all(plain["train"]) and not plain["train"] & plain["held_out"]
+    heard = next(row for row in read_index(tmp_path / "s" / "train") if row.voice == "untold")
+    assert "ask not what your country can do for you" in words_only(heard.text)
+    speech = load(Speech, tmp_path / "s" / "train" / heard.file)
+    assert len(speech.words) == len(heard.text.split()) and len(speech.phonemes) > 40
+    rejected = (tmp_path / "s" / REJECTED).read_text()
+    assert '"held_out_sentence.wav", "reason": "its sentence belongs to the other part"' in rejected
+    assert not (tmp_path / "s" / "train" / "real-00006.safetensors").exists()
     with pytest.raises(UserError, match="speech.untranscribed: .* holds no .flac"):
         build_corpus(
             tmp_path / "t",

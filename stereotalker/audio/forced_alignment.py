@@ -1,7 +1,7 @@
 """Forced alignment of recordings with their transcripts, by pocketsphinx and the English acoustic model in its wheel.
 
 Words that its dictionary lacks, and words of other languages, are pronounced by espeak-ng and written in the nearest
-ARPAbet symbols. Recordings without a transcript can be transcribed first. Phonemes are returned in ARPAbet.
+ARPAbet symbols. Phonemes are returned in ARPAbet.
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ _ESPEAK_LANGUAGES = {"en": "en-us", "fr": "fr-fr", "pt": "pt-br", "zh": "cmn"}
 Alignment = tuple[tuple[Timed, ...], tuple[Timed, ...]]  # words, phonemes
 
 
-def align(samples: np.ndarray, text: str, language: str = "en-us") -> Alignment | None:
+def align(samples: np.ndarray, text: str, language: str = "en-us", min_score: float | None = None) -> Alignment | None:
     """Word and phoneme times of speech f32 [S] at 16 kHz, or None if the text is not what is said.
 
-    Raises ClipError for a language that espeak-ng does not speak.
+    min_score: lowest mean acoustic score of a frame at which the text counts as what is said; None: that of the
+    language. Raises ClipError for a language that espeak-ng does not speak.
     """
     language = _ESPEAK_LANGUAGES.get(language, language)
     decoder, is_english = _decoder(**_WIDE_BEAMS), language.startswith("en")
@@ -52,7 +53,8 @@ def align(samples: np.ndarray, text: str, language: str = "en-us") -> Alignment 
         return None
     phones = [phone for word in alignment for phone in word]
     voiced = [phone for phone in phones if phone.name != "SIL"]
-    min_score = _MIN_SCORE_ENGLISH if is_english else _MIN_SCORE_FOREIGN
+    if min_score is None:
+        min_score = _MIN_SCORE_ENGLISH if is_english else _MIN_SCORE_FOREIGN
     if sum(p.score for p in voiced) < min_score * sum(p.duration for p in voiced):
         return None
     phonemes = mark_stress(tuple(_timed(phone.name, phone) for phone in phones), samples)
@@ -82,19 +84,6 @@ def _prominence(samples: np.ndarray, phoneme: Timed) -> float:
     """Level of a phoneme times the square root of its length."""
     part = samples[int(phoneme.start * SAMPLE_RATE) : int(phoneme.end * SAMPLE_RATE)]
     return float(np.sqrt((part**2).sum())) if len(part) else 0.0
-
-
-def transcribe(samples: np.ndarray) -> Alignment | None:
-    """Recognize the phonemes of English speech f32 [S] at 16 kHz that has no transcript.
-
-    A fifth of the words that pocketsphinx recognizes are wrong, but they sound like the right ones. Therefore the
-    result has phonemes and no words. It is None if nothing is recognized.
-    """
-    decoder = _decoder()
-    _decode(decoder, samples)
-    hypothesis = decoder.hyp()
-    alignment = align(samples, hypothesis.hypstr) if hypothesis is not None and hypothesis.hypstr else None
-    return ((), alignment[1]) if alignment else None
 
 
 def _decoder(**options):

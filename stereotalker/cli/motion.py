@@ -22,7 +22,9 @@ def motion(
         str | None,
         typer.Option(help="what is said in the file; with it, words select gestures and the lips follow phonemes"),
     ] = None,
-    language: Annotated[str, typer.Option(help="language of script or transcript")] = "en-us",
+    language: Annotated[
+        str | None, typer.Option(help="language of the speech; without it, en-us for a text, else it is recognized")
+    ] = None,
     out: Annotated[Path, typer.Option(help="folder for the files")] = Path("out/motion"),
     formats: Annotated[
         str,
@@ -50,11 +52,11 @@ def motion(
         "audio": audio,
         "script": script,
         "transcript": transcript,
+        "language": language,
         "start_pose": start_pose,
         "end_pose": end_pose,
     }
     keys = {
-        "language": language,
         "style": style,
         "gesture": gesture,
         "seed": seed,
@@ -68,13 +70,17 @@ def motion(
         keys | {name: value for name, value in optional.items() if value is not None},
     )
     from stereotalker.models import Models
+    from stereotalker.production.clip_speech import speech_notes
     from stereotalker.production.motion_controls import make_motion
 
     unique_formats = list(dict.fromkeys(name.strip() for name in formats.split(",")))
-    speech, paths = make_motion(clip, Models(load_params(params)), out, unique_formats)
-    if transcript is not None and not speech.words:
-        print(
-            "note: the transcript is not what is said: words were left out, lips follow the sound alone",
-            file=sys.stderr,
-        )
+    models = Models(load_params(params))
+    speech, paths = make_motion(clip, models, out, unique_formats)
+    notes = [*speech_notes(clip, speech, models.recognizer)]
+    if clip.given_transcript is not None and not speech.words:
+        notes.append("the transcript is not what is said: words were left out, lips follow the sound alone")
+    if speech.recognized:
+        notes.append(f"heard: {speech.recognized}")
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
     print("\n".join(map(str, paths)))

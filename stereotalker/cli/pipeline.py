@@ -23,11 +23,12 @@ def stage(name: Annotated[str, typer.Argument(help="a stage of dvc.yaml")], para
 
 def evaluate(
     part: Annotated[
-        Literal["motion", "render", "avatar", "portraits", "all"],
+        Literal["motion", "render", "avatar", "portraits", "speech", "all"],
         typer.Argument(
             metavar="what",
             help="motion, render: that stage alone; all: the same as the stage `evaluate`; "
-            "avatar: fits of portraits; portraits: their gestures; both need the detector",
+            "avatar: fits of portraits; portraits: their gestures; both need the detector; "
+            "speech: recordings without a transcript, which needs the extra words-all",
         ),
     ] = "all",
     release: Annotated[int | None, typer.Option(help="number of a release; default: the champion")] = None,

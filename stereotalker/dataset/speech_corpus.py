@@ -13,13 +13,13 @@ import shutil
 import unicodedata
 import zlib
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 
 from stereotalker.audio.augmentation import CODECS, through_codec
-from stereotalker.audio.forced_alignment import align, transcribe
+from stereotalker.audio.recognition import Recognizer, find_recognizer
 from stereotalker.audio.speech import from_file, from_script
 from stereotalker.audio.text_to_speech import Voice, speak_in_fresh_process
 from stereotalker.errors import ClipError, UserError
@@ -117,6 +117,12 @@ def build_corpus(
         ]
     for part, result in results:
         rows[part].append(result) if isinstance(result, Utterance) else rejected.append(result)
+    # Only now is it known what recordings without a text say.
+    kept_apart = test_texts | {words_only(row.text) for row in rows["held_out"]}
+    for row in [row for row in rows["train"] if row.kind == "real" and words_only(row.text) in kept_apart]:
+        rows["train"].remove(row)
+        (folder / "train" / row.file).unlink()
+        rejected.append({"file": row.source, "reason": "its sentence belongs to the other part"})
     for part in PARTS:
         (folder / part / INDEX).write_text(_lines(asdict(row) for row in rows[part]), encoding="utf-8")
     (folder / REJECTED).write_text(_lines(rejected), encoding="utf-8")
@@ -330,7 +336,7 @@ def _recordings(params: SpeechParams) -> list[Recording]:
         is_held_out = row.speaker.startswith(tuple(params.held_out_speakers)) or not row.language.startswith("en")
         found.append(replace(row, part="held_out" if is_held_out else "train"))
     tables = sorted(resolve(params.added).glob(f"[!.]*/{TRANSCRIPTS}")) if params.added else []
-    added = [row for table in tables for row in _read_table(table, table.parent, "speech.added")]
+    added = [row for table in tables for row in read_table(table, table.parent, "speech.added")]
     digests = {file_digest(row.path) for row in added if row.path.is_file()}
     if digests:  # what was added is trained on, and does not serve the choice of numbers any more
         found = [row for row in found if not row.path.is_file() or file_digest(row.path) not in digests]
@@ -343,6 +349,8 @@ def _recordings(params: SpeechParams) -> list[Recording]:
                 f"speech.untranscribed: {source} holds no {', '.join(AUDIO_ENDINGS)}; "
                 "expected a folder of English recordings, or null"
             )
+        if find_recognizer("auto") is None:
+            raise UserError("speech.untranscribed: the extra `words` recognizes what is said; install it, or set null")
         found += [
             Recording(len(found) + k, path, str(path.relative_to(source)), path.parent.name, "en", "", "train")
             for k, path in enumerate(files)
@@ -355,12 +363,12 @@ def transcribed_recordings(params: SpeechParams) -> list[Recording]:
     if not params.recordings:
         return []
     source = resolve(params.recordings)
-    rows = _read_table(source / TRANSCRIPTS, source.parent, "speech.recordings")
+    rows = read_table(source / TRANSCRIPTS, source.parent, "speech.recordings")
     inside = [source / row.display_path for row in rows]
     return [replace(row, path=path) if path.is_file() else row for row, path in zip(rows, inside, strict=True)]
 
 
-def _read_table(table: Path, base: Path, setting: str) -> list[Recording]:
+def read_table(table: Path, base: Path, setting: str) -> list[Recording]:
     """The recordings of a table with the columns path, speaker, lang, text, relative to the folder `base`."""
     if not table.is_file():
         raise UserError(
@@ -375,32 +383,37 @@ def _read_table(table: Path, base: Path, setting: str) -> list[Recording]:
 
 def align_recording(folder: Path, audio: AudioParams, recording: Recording) -> tuple[str, Utterance | dict]:
     """Align and save a recording. Returns the part, and the utterance or its row of rejected.jsonl."""
-    reason, times = "", None
-    if recording.text and recording.part == "train" and is_held_out(recording.text):
+    reason, text = "", recording.text
+    if text and recording.part == "train" and is_held_out(text):
         reason = "its sentence belongs to the other part"
     else:
         try:
-            speech = from_file(recording.path, audio.loudness)
-            samples, level = speech.samples, speech.loudness
-            times = align(samples, recording.text, recording.language) if recording.text else transcribe(samples)
-            reason = "" if times else "pocketsphinx cannot align it: another text, or nothing it hears"
+            recognizer = None if text else _recognizer()
+            speech = from_file(recording.path, audio.loudness, text or None, recording.language, None, recognizer)
+            text = text or speech.recognized
+            reason = "" if speech.words and not speech.unaligned else "its words are unknown, or not what is said"
         except ClipError as error:
             reason = str(error)
     if reason:
         return recording.part, {"file": recording.display_path, "reason": reason}
-    assert times is not None
     path = folder / recording.part / f"real-{recording.index:05d}.safetensors"
     return recording.part, _save_utterance(
-        Speech(samples, level, *times),
+        Speech(speech.samples, speech.loudness, speech.words, speech.phonemes),
         path,
         "",
         kind="real",
         language=recording.language,
         voice=recording.speaker,
-        text=recording.text,
+        text=text,
         source=recording.display_path,
         sha256=file_digest(recording.path),
     )
+
+
+@cache
+def _recognizer() -> Recognizer | None:
+    """The recognizer of this process."""
+    return find_recognizer("auto")
 
 
 def _lines(rows) -> str:

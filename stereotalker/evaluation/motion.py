@@ -5,7 +5,7 @@ The formulas of the metrics are in evaluation/motion_metrics.py. T frames.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -228,7 +228,7 @@ def non_speech_metrics(
     return table
 
 
-def mean(values: list[float]) -> float:
+def mean(values: Sequence[float]) -> float:
     """Mean of the finite values; nan where there are none."""
     finite = [v for v in values if np.isfinite(v)]
     return float(np.mean(finite)) if finite else float("nan")

@@ -26,9 +26,9 @@ from stereotalker.avatar.library import Library, read_avatar
 from stereotalker.avatar.mediapipe_detector import MediaPipe
 from stereotalker.body.model import Body
 from stereotalker.dataset.shards import read_summaries
-from stereotalker.dataset.speech_corpus import PARTS, read_corpus, read_index
+from stereotalker.dataset.speech_corpus import PARTS, read_corpus, read_index, read_table
 from stereotalker.errors import UserError
-from stereotalker.evaluation import motion, motion_cases, motion_report, portrait_gestures, rendering
+from stereotalker.evaluation import motion, motion_cases, motion_report, portrait_gestures, rendering, untranscribed
 from stereotalker.evaluation.avatars import evaluate_rendered_people, fit_portraits
 from stereotalker.evaluation.avatars import summary as avatar_summary
 from stereotalker.evaluation.motion import mean
@@ -200,6 +200,29 @@ def evaluate_motion(params: Params, data: Path, weights: Path, log: Log) -> None
     _write("motion", figures, log)
     Image.fromarray(motion_report.contact_sheet(systems, compared, words, body)).save(METRICS / "motion.png")
     write_atomic(METRICS / "motion.md", motion_report.report(table, by_language, non_speech, long_clip).encode())
+
+
+def evaluate_speech(params: Params, weights: Path, log: Log) -> None:
+    """Evaluate recordings without a transcript: write metrics/speech.json, and speech.md with the tables behind it.
+
+    This is not a part of `evaluate_all`, because it needs recordings with transcripts, and the extra `words-all`.
+    Raises UserError without them.
+    """
+    models, settings = Models(params, weights), params.evaluate
+    if settings.transcripts is None or models.recognizer is None:
+        raise UserError("evaluate.transcripts must name recordings, and the extra words-all must be installed")
+    table = resolve(settings.transcripts)
+    recordings = read_table(table, table.parent.parent, "evaluate.transcripts")
+    scores = untranscribed.score_recordings(
+        recordings, params.audio.loudness, models.recognizer, models.synthesizer, models.body
+    )
+    words = motion_cases.held_out_words(params.audio.loudness, params.motion.fps, settings.seed, settings.words)
+    gestures = untranscribed.gesture_accuracy(words, models.recognizer, models.synthesizer)
+    noise = untranscribed.words_in_noise(
+        [resolve(path) for path in settings.unspoken], models.recognizer, settings.seed
+    )
+    _write("speech", untranscribed.summary(scores, gestures, noise), log)
+    write_atomic(METRICS / "speech.md", untranscribed.report(scores, gestures, noise).encode())
 
 
 def evaluate_render(params: Params, data: Path, weights: Path, log: Log) -> None:

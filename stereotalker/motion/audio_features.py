@@ -24,7 +24,7 @@ MIN_CONFIDENCE = 0.45
 class AudioFeatures:
     """Audio features of a Speech, motion frame by motion frame.
 
-    If the phonemes of the speech are given, their one-hot classes replace the encoder's posteriors.
+    Where the phonemes of the speech are known, their one-hot classes replace the encoder's posteriors.
     """
 
     def __init__(self, encoder: SpeechEncoder, speech: Speech, fps: float, closure_odds: float = 1.0):
@@ -67,16 +67,24 @@ class AudioFeatures:
         """Features f32 [N, F] of encoder frames first..first+count-1, with the corrections that the class describes."""
         features = self._encoder.encode(self.speech.samples, first, count, self._level)
         posteriors = features[:, -len(CLASSES) :]
-        if self.speech.phonemes:
-            posteriors[:] = one_hot_posteriors(self.speech, first, count)
-        else:
-            is_unclear = mean_confidence(posteriors) < MIN_CONFIDENCE
-            posteriors *= self._odds
-            posteriors /= posteriors.sum(1, keepdims=True)
-            if is_unclear.any():
-                # Encoder frame 20 of a second of zeros is far from both ends, so it is a typical frame of silence.
-                features[is_unclear] = self._encoder.encode(np.zeros(SAMPLE_RATE, np.float32), 20, 1)
+        is_known = self._has_known_phonemes(first, count)
+        is_unclear = ~is_known & (mean_confidence(posteriors) < MIN_CONFIDENCE)
+        posteriors *= self._odds
+        posteriors /= posteriors.sum(1, keepdims=True)
+        if is_known.any():
+            posteriors[is_known] = one_hot_posteriors(self.speech, first, count)[is_known]
+        if is_unclear.any():
+            # Encoder frame 20 of a second of zeros is far from both ends, so it is a typical frame of silence.
+            features[is_unclear] = self._encoder.encode(np.zeros(SAMPLE_RATE, np.float32), 20, 1)
         return features
+
+    def _has_known_phonemes(self, first: int, count: int) -> np.ndarray:
+        """bool [N]: for which of the encoder frames first..first+count-1 the speech has phonemes, or is silent."""
+        times = frame_times(count, first)
+        is_known = np.full(count, bool(self.speech.phonemes))
+        for start, end in self.speech.unaligned:
+            is_known &= (times < start) | (times >= end)
+        return is_known
 
 
 def mean_confidence(posteriors: np.ndarray) -> np.ndarray:

@@ -15,8 +15,6 @@ from pathlib import Path
 
 import torch
 
-from stereotalker.audio.speech import from_file, from_script
-from stereotalker.audio.text_to_speech import Voice
 from stereotalker.avatar.background_plate import Background, with_background
 from stereotalker.avatar.library import Library, read_avatar
 from stereotalker.diffusion.windows import Window, windows
@@ -29,6 +27,7 @@ from stereotalker.models import Models
 from stereotalker.motion.coverage import Coverage
 from stereotalker.production import quality
 from stereotalker.production.avatars import avatar_record, fit_notes
+from stereotalker.production.clip_speech import make_speech, speech_notes, speech_source
 from stereotalker.production.manifest import Clip
 from stereotalker.production.motion_controls import Speaker, clip_motion_controls, clip_seed
 from stereotalker.production.segments import (
@@ -62,6 +61,9 @@ class FinishedClip:
     poster: Path
     frames: int
     keys: dict[str, str | list[str]]  # of its entries in the store, by stage
+    recognized: str = ""  # what was heard in a recording without a transcript
+    recognized_language: str = ""
+    notes: tuple[str, ...] = ()  # what the author of its row should know
 
 
 @dataclass
@@ -111,29 +113,22 @@ class ClipMaker:
 
         return key, read_avatar(self.store.make("avatar", key, write) / "avatar.safetensors")
 
-    def fit_notes(self, clip: Clip) -> tuple[str, ...]:
-        """What the person who gave a portrait file should know of its fit."""
-        return fit_notes(clip.avatar, self.models, self.store)
+    def notes(self, clip: Clip, speech: Speech) -> tuple[str, ...]:
+        """What the author of a row should know of its portrait's fit, and of its words."""
+        about_fit = fit_notes(clip.avatar, self.models, self.store)
+        return (*about_fit, *speech_notes(clip, speech, self.models.recognizer))
 
     def speech(self, clip: Clip, timings: StageTimings) -> tuple[str, Speech]:
         """Stage audio. Returns the entry's key and the speech; the entry also holds sound.wav."""
         loudness = self.params.audio.loudness
-        source: tuple[str | int | None, ...]
-        if clip.script is not None:
-            source = ("script", clip.script, clip.language, clip.voice, clip.rate)
-        else:
-            sha256 = file_digest(clip.recording)
-            source = ("file", sha256, clip.transcript, clip.transcript and clip.language)
-        key = keys.speech_key(source, loudness)
+        sha256 = file_digest(clip.audio) if clip.audio else ""
+        with self._loading:
+            recognizer = self.models.recognizer
+        key = keys.speech_key(speech_source(clip, sha256, recognizer), loudness)
 
         def write(folder: Path) -> None:
-            sound = folder / "sound.wav"
-            if clip.script is not None:
-                voice = Voice(clip.language, clip.voice, clip.rate)
-                speech = from_script(clip.script, voice, loudness, sound=sound)
-            else:
-                with _unchanged(clip.recording, sha256):
-                    speech = from_file(clip.recording, loudness, clip.transcript, clip.language, sound)
+            with _unchanged(clip.audio, sha256):
+                speech = make_speech(clip, loudness, recognizer, folder / "sound.wav")
             save(speech, folder / "speech.safetensors")
 
         return key, load(Speech, self._entry("audio", key, write, timings) / "speech.safetensors")
@@ -276,7 +271,7 @@ class ClipMaker:
                 aperture=self.models.body.lip_aperture(motion),
                 unseen=Coverage(avatar, self.models.body).unseen(motion, view),
                 loudness=loudness,
-                is_misread=clip.transcript is not None and not speech.words,
+                is_misread=clip.given_transcript is not None and not speech.words,
             )
             result = quality.examine(video, sound, driving, clip, self.params.quality)
             (folder / "verdict.json").write_text(result.verdict.to_json(), encoding="utf-8")
@@ -374,8 +369,14 @@ def make_clip(
 
     rendered = render_and_note(jobs)
     progress(clip.id, "video", 0, 1)
-    return maker.video(
+    finished = maker.video(
         clip, avatar_key, avatar, speech_key, motion_key, rendered, jobs, frames, timings, anew, render_and_note
+    )
+    return replace(
+        finished,
+        recognized=speech.recognized,
+        recognized_language=speech.recognized_language,
+        notes=maker.notes(clip, speech),
     )
 
 
@@ -402,13 +403,13 @@ def clip_camera(clip: Clip, avatar: Avatar, frames: int) -> Camera:
 
 
 @contextmanager
-def _unchanged(path: Path, expected_digest: str) -> Iterator[None]:
+def _unchanged(path: Path | None, expected_digest: str) -> Iterator[None]:
     """Raise ChangedFile if the file is another one after the block, whatever else went wrong inside the block."""
     try:
         yield
     finally:
         try:
-            is_same = file_digest(path) == expected_digest
+            is_same = path is None or file_digest(path) == expected_digest
         except OSError:
             is_same = False
         if not is_same:

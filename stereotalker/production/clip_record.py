@@ -57,6 +57,7 @@ def describe_result(maker: ClipMaker, clip: Clip, finished: FinishedClip) -> dic
     params, models, measures = maker.params, maker.models, finished.verdict.measures
     return {
         "release": {"number": models.release_number, "digest": models.release},
+        "recognized": _recognized(maker, clip, finished),
         "models": models.digests,
         "code": code_version(),
         "libraries": libraries(),
@@ -69,6 +70,19 @@ def describe_result(maker: ClipMaker, clip: Clip, finished: FinishedClip) -> dic
         "reasons": list(finished.verdict.reasons),
         "measures": {name: value if math.isfinite(value) else None for name, value in measures.items()},
         "video": {"sha256": file_digest(finished.file), "signed": maker.signer is not None},
+    }
+
+
+def _recognized(maker: ClipMaker, clip: Clip, finished: FinishedClip) -> dict | None:
+    """What was heard in a recording without a transcript, and by which models."""
+    recognizer = maker.models.recognizer if clip.is_recognized else None
+    if recognizer is None:
+        return None
+    return {
+        "text": finished.recognized,
+        "language": finished.recognized_language,
+        "models": recognizer.description,
+        "digest": recognizer.digest,
     }
 
 

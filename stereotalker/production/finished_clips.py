@@ -86,6 +86,7 @@ def clip_key(maker: ClipMaker, clip: Clip) -> str:
         consent and consent.model_dump(mode="json"),
         models.digests,
         models.arithmetic,
+        models.recognizer.digest if clip.is_recognized and models.recognizer else None,
         [section.model_dump(mode="json") for section in sections],
         params.produce.worker.threads,
         maker.signer and maker.signer.identity,

@@ -63,6 +63,11 @@ def _emotion_keys(value):
     return [{"name": value}] if isinstance(value, str) else value
 
 
+def _auto(value):
+    """An empty transcript is recognized, too."""
+    return "auto" if value is None else value
+
+
 _COLOR = re.compile(r"#[0-9a-fA-F]{6}")
 # Longest side of a frame.
 _LONGEST_PX = 2160
@@ -93,8 +98,14 @@ class Clip(StrictModel):
     )
     audio: Path | None = Field(None, description="a file with speech; any format that ffmpeg reads")
     script: str | None = Field(None, description="words to speak, instead of `audio`")
-    transcript: str | None = Field(None, description="what is said in `audio`, in `language`")
-    language: str = Field("en-us", description="language of `script` or `transcript`, as espeak-ng names it")
+    transcript: Annotated[str, BeforeValidator(_auto)] = Field(
+        "auto", description="what is said in `audio`; auto or null: it is recognized; none: the sound alone is used"
+    )
+    language: str | None = Field(
+        None,
+        description="language of the speech, as espeak-ng names it; null: en-us for a script or a transcript, and "
+        "recognized in other recordings",
+    )
     voice: str = Field("", description="variant of espeak-ng's voice, such as m3 or f4; empty: the plain voice")
     rate: int = Field(165, ge=80, le=400, description="words a minute")
     camera: CameraPath = Field(CameraPath(), description="where the camera stands and how it moves")
@@ -137,8 +148,12 @@ class Clip(StrictModel):
             raise ValueError("retakes must not overlap")
         if (self.audio is None) == (self.script is None):
             raise ValueError("give audio or script, one of them")
-        if self.transcript is not None and self.audio is None:
+        if self.transcript != "auto" and self.audio is None:
             raise ValueError("transcript is what is said in an audio file; a script needs none")
+        if self.given_transcript is not None and not any(c.isalnum() for c in self.given_transcript):
+            raise ValueError(
+                f"transcript {self.transcript[:40]!r} has no letters or digits; expected what is said, auto or none"
+            )
         if (
             self.background not in BACKGROUNDS
             and not _COLOR.fullmatch(self.background)
@@ -177,6 +192,16 @@ class Clip(StrictModel):
         """The file of recorded speech of a clip that has no script."""
         assert self.audio is not None
         return self.audio
+
+    @property
+    def given_transcript(self) -> str | None:
+        """What is said in the recording, if the row tells it."""
+        return None if self.transcript in ("auto", "none") else self.transcript
+
+    @property
+    def is_recognized(self) -> bool:
+        """Whether the words of the recording are to be recognized."""
+        return self.audio is not None and self.transcript == "auto"
 
     @property
     def video_size(self) -> tuple[int, int]:

@@ -10,8 +10,6 @@ from typing import NamedTuple
 import numpy as np
 
 from stereotalker.acting.reference_acting import STYLE_INDEX, STYLES, resting_pose
-from stereotalker.audio.speech import from_file, from_script
-from stereotalker.audio.text_to_speech import Voice
 from stereotalker.body.model import Body
 from stereotalker.errors import UserError
 from stereotalker.geometry import camera
@@ -22,6 +20,7 @@ from stereotalker.motion.post_processing import Emotion
 from stereotalker.motion.preview import write_preview
 from stereotalker.motion.retargeting import Retargeting
 from stereotalker.motion.synthesize import MotionControls
+from stereotalker.production.clip_speech import make_speech
 from stereotalker.production.manifest import REST_POSE, Clip
 from stereotalker.records import Avatar, Motion, Speech
 
@@ -90,10 +89,7 @@ def make_motion(clip: Clip, models: Models, out: Path, formats: list[str]) -> tu
     loudness = models.params.audio.loudness
     with tempfile.TemporaryDirectory() as folder:
         sound = Path(folder) / "sound.wav"
-        if clip.script is not None:
-            speech = from_script(clip.script, Voice(clip.language, clip.voice, clip.rate), loudness, sound=sound)
-        else:
-            speech = from_file(clip.recording, loudness, clip.transcript, clip.language, sound)
+        speech = make_speech(clip, loudness, models.recognizer, sound)
         frames = frame_count(speech.seconds, clip.fps)
         motion = models.synthesizer.motion(speech, clip_motion_controls(clip, 0, frames), frames, clip.fps)
         paths = export(motion, models.body, out / clip.id, [name for name in formats if name in WRITERS])

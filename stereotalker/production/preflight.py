@@ -269,7 +269,7 @@ def _seconds(clip: Clip) -> float:
             raise ClipError(EMPTY_SCRIPT_MESSAGE)
         return max(len(clip.script.split()) * 60 / clip.rate, audio_files.MIN_SECONDS)
     seconds = audio_files.media_seconds(clip.recording)
-    if clip.transcript is not None:
+    if clip.given_transcript is not None:
         check_alignable(clip.recording, seconds)
     return seconds
 

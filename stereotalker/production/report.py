@@ -38,6 +38,7 @@ class ClipResult:
     verdict: str = ""  # of the quality gate, if the clip is done: pass, review or fail
     reasons: tuple[str, ...] = ()  # for the verdict, and other notes
     measures: dict[str, float] = field(default_factory=dict)  # of the quality gate
+    recognized: str = ""  # what was heard in a recording without a transcript
     sha256: str = ""  # of the delivered video
     video: str = ""  # name of the file in the outputs; the same for the next four
     poster: str = ""

@@ -17,7 +17,7 @@ Json = dict | list | str | int | float | bool | None
 
 
 def speech_key(source: Sequence, loudness: float) -> str:
-    """Stage audio. source: ("script", text, language, voice, rate), or ("file", digest, transcript, language)."""
+    """Stage audio. source: see production.clip_speech.speech_source."""
     return digest("audio", stage_version("audio"), list(source), loudness)
 
 
