@@ -56,7 +56,7 @@ lock: setup
 	$(BIN)/pip-compile -q --generate-hashes --strip-extras --no-header \
 		--no-emit-index-url --no-emit-trusted-host --no-emit-find-links \
 		--unsafe-package torch --unsafe-package opencv-contrib-python \
-		--extra people --extra photo --extra words-all --extra docs --extra dev -o requirements.lock pyproject.toml
+		--extra people --extra photo --extra voices-more --extra words-all --extra docs --extra dev -o requirements.lock pyproject.toml
 	sed -i -e '/^# WARNING: The following packages were not pinned/,$$d' \
 		-e '1i # The tested set of packages, for Python 3.11 on Linux. `make lock` writes this file; `make setup` installs it.' \
 		-e '1i # Left out: torch, whose build differs by index, and opencv-contrib-python, for which opencv-python-headless stands in.\n' \

@@ -7,19 +7,20 @@ recognized in it.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 from stereotalker.audio.forced_alignment import align
 from stereotalker.audio.recognition import Recognizer
-from stereotalker.audio.text_to_speech import SpokenText, Voice, speak_in_fresh_process
+from stereotalker.audio.text_to_speech import SpokenText
+from stereotalker.audio.voices import DEFAULT_LANGUAGE
 from stereotalker.errors import ClipError
 from stereotalker.media import audio_files
 from stereotalker.records import SAMPLE_RATE, Speech
 
 MAX_ALIGNMENT_S = 600.0  # longest recording that is aligned with its transcript, s
-DEFAULT_LANGUAGE = "en-us"  # of scripts and transcripts
 EMPTY_SCRIPT_MESSAGE = "script has no letters or digits; expected words to speak"
 
 
@@ -69,21 +70,30 @@ def check_alignable(path: Path, seconds: float) -> None:
         )
 
 
-def from_script(
-    text: str,
-    voice: Voice,
-    loudness: float,
-    speaker: Callable[[str, Voice], SpokenText] = speak_in_fresh_process,
-    sound: Path | None = None,
-) -> Speech:
-    """Speak a script with espeak-ng. Returns the Speech with the times of words and phonemes.
+class Speaker(Protocol):
+    """What speaks a text: a voice of espeak-ng, or a natural one."""
 
-    loudness: target in LUFS; speaker: the function that synthesizes; sound: as of `from_file`. Raises ClipError for a
-    script without letters and digits, and as `text_to_speech.speak` does.
-    """
+    def check(self, text: str) -> None:
+        """Raise ClipError for a text that it cannot speak, as far as the text's letters tell."""
+
+    def speak(self, text: str) -> SpokenText:
+        """Synthesize a text. Raises ClipError if it cannot be spoken."""
+
+
+def check_script(text: str, voice: Speaker) -> None:
+    """Raise ClipError for a script without letters and digits, and as the voice does."""
     if not any(c.isalnum() for c in text):
         raise ClipError(EMPTY_SCRIPT_MESSAGE)
-    spoken = speaker(text, voice)
+    voice.check(text)
+
+
+def from_script(text: str, voice: Speaker, loudness: float, sound: Path | None = None) -> Speech:
+    """Speak a script. Returns the Speech with the times of words and phonemes.
+
+    loudness: target in LUFS; sound: as of `from_file`. Raises ClipError as `check_script` does, and as the voice does.
+    """
+    check_script(text, voice)
+    spoken = voice.speak(text)
     with tempfile.TemporaryDirectory() as folder, _sound_file(sound) as file:
         raw = Path(folder) / "spoken.wav"
         raw.write_bytes(audio_files.wav_bytes(spoken.samples, spoken.sample_rate))

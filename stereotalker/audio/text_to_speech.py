@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from stereotalker.audio.letters import check_letters
 from stereotalker.errors import ClipError
 from stereotalker.records import Timed
 
@@ -31,7 +32,7 @@ _WORD, _PHONEME = 1, 7
 _CHARS_UTF8, _POS_CHARACTER = 1, 1
 _RATE, _PITCH, _RANGE = 1, 3, 4
 # What is cut off at both ends of a word. Signs that are spoken, such as $ and %, are no part of it.
-_PUNCTUATION = " .,;:!?¡¿…()[]{}<>\"'`´‘’‚‛“”„‟«»‹›*_~|/\\–—―-،؛؟।॥。、，．！？；：「」『』（）【】《》"
+PUNCTUATION = " .,;:!?¡¿…()[]{}<>\"'`´‘’‚‛“”„‟«»‹›*_~|/\\–—―-،؛؟।॥。、，．！？；：「」『』（）【】《》"
 # Scripts that do not part words with spaces: Thai to Tibetan, Myanmar, Khmer, kana, Han.
 _NO_SPACES = re.compile("[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 _LOCK = threading.Lock()  # espeak-ng has one global voice for all threads
@@ -75,6 +76,22 @@ class Voice:
     rate: int = 165  # words a minute
     pitch: int = 50  # 0-99
     range: int = 50  # of the pitch, 0-99
+
+    def identity(self) -> list:
+        """What its sound depends on beside the text, for store keys."""
+        return ["espeak-ng", *asdict(self).values()]
+
+    def check(self, text: str) -> None:
+        """Raise ClipError for a text in letters that the voice does not read."""
+        check_letters(text, self.language)
+
+    def spelled_out(self, text: str) -> str:
+        """The text itself: espeak-ng does not tell how it spells numbers out."""
+        return " ".join(text.split())
+
+    def speak(self, text: str) -> SpokenText:
+        """As `speak_in_fresh_process`."""
+        return speak_in_fresh_process(text, self)
 
 
 def speak_in_fresh_process(text: str, voice: Voice) -> SpokenText:
@@ -178,7 +195,7 @@ def words_of(text: str, events: list[tuple[float, int, int]], end: float) -> tup
     for event in events:
         if tokens:
             spoken[max(bisect_right(begins, event[1]) - 1, 0)].append(event)
-    written = [text[begin:stop].strip(_PUNCTUATION) for begin, stop in tokens]
+    written = [text[begin:stop].strip(PUNCTUATION) for begin, stop in tokens]
     for k in range(1, len(tokens)):
         # espeak-ng misplaces words behind accents and signs: the second word of "déjà vu" lies in the first.
         spare = len(spoken[k - 1]) > 1 or (spoken[k - 1] and not written[k - 1])
@@ -187,7 +204,7 @@ def words_of(text: str, events: list[tuple[float, int, int]], end: float) -> tup
     starts: list[tuple[float, str]] = []
     for k, parts in enumerate(spoken):
         if _NO_SPACES.search(written[k]):
-            starts += [(time, text[start : start + length].strip(_PUNCTUATION)) for time, start, length in parts]
+            starts += [(time, text[start : start + length].strip(PUNCTUATION)) for time, start, length in parts]
         elif written[k] and parts:
             starts.append((parts[0][0], written[k]))
         elif starts and any(c.isalnum() for c in written[k]):

@@ -10,7 +10,6 @@ import csv
 import json
 import re
 import shutil
-import unicodedata
 import zlib
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
@@ -19,9 +18,10 @@ from pathlib import Path
 import numpy as np
 
 from stereotalker.audio.augmentation import CODECS, through_codec
+from stereotalker.audio.letters import unreadable_scripts
 from stereotalker.audio.recognition import Recognizer, find_recognizer
 from stereotalker.audio.speech import from_file, from_script
-from stereotalker.audio.text_to_speech import Voice, speak_in_fresh_process
+from stereotalker.audio.text_to_speech import Voice
 from stereotalker.errors import ClipError, UserError
 from stereotalker.params import AudioParams, SpeechParams, resolve
 from stereotalker.records import Speech, load, save
@@ -35,17 +35,6 @@ INDEX, REJECTED, TRANSCRIPTS = "utterances.jsonl", "rejected.jsonl", "transcript
 _VARIANTS = ("", "m1", "m2", "m3", "m4", "m7", "f1", "f4", "belinda", "aunty", "steph")
 _HELD_OUT_VARIANTS = ("m5", "m6", "croak", "linda")
 AUDIO_ENDINGS = (".flac", ".wav", ".mp3", ".ogg", ".m4a")
-# Scripts that the voice of a language reads, by the first word of the Unicode names of their letters. The voices of all
-# other languages read Latin letters.
-_SCRIPTS = {
-    "ru": {"CYRILLIC"},
-    "el": {"GREEK"},
-    "hi": {"DEVANAGARI"},
-    "ar": {"ARABIC"},
-    "ko": {"HANGUL"},
-    "cmn": {"CJK"},
-    "ja": {"HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA"},
-}
 _HELD_OUT_DIVISOR = 9  # one sentence in so many is held out
 
 
@@ -180,11 +169,9 @@ def _readable(line: bytes, language: str) -> tuple[str, str]:
         text = line.decode("utf-8").strip()
     except UnicodeDecodeError:
         return "", "not UTF-8 text"
-    letters = [c for c in text if c.isalpha()]
-    if text and not letters and not any(c.isdigit() for c in text):
+    if text and not any(c.isalnum() for c in text):
         return "", "no letters or digits"
-    scripts = {unicodedata.name(c, "UNKNOWN").split()[0] for c in letters}
-    unreadable = scripts - _SCRIPTS.get(language, {"LATIN"}) - {"MODIFIER", "COMBINING", "FULLWIDTH", "IDEOGRAPHIC"}
+    unreadable = unreadable_scripts(text, language)
     if not unreadable:
         return text, ""
     names = ", ".join(sorted(unreadable)).lower()
@@ -287,7 +274,7 @@ def _synthesize(
         return "train", {"file": "synthetic", "reason": "no sentence is left for this part"}
     name, part, voice = f"synthetic-{script.index:05d}", _part(script.index, params), script.voice
     try:
-        speech = from_script(script.text, voice, audio.loudness, speak_in_fresh_process)
+        speech = from_script(script.text, voice, audio.loudness)
     except ClipError as error:
         return part, {"file": name, "language": script.language, "reason": str(error)}
     voice_name = f"espeak-ng {script.language}+{voice.variant or 'plain'} rate {voice.rate} pitch {voice.pitch}"

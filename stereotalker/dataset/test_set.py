@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from stereotalker.audio.speech import from_script
-from stereotalker.audio.text_to_speech import Voice, speak_in_fresh_process
+from stereotalker.audio.text_to_speech import Voice
 from stereotalker.dataset.build import IdentityJob, write_identity
 from stereotalker.dataset.shards import read_summaries
 from stereotalker.dataset.speech_corpus import (
@@ -90,9 +90,7 @@ def _speak(
     for language, texts in sorted(sentences.items()):
         for text in texts:
             variant = params.voices[len(rows) % len(params.voices)]
-            spoken = from_script(
-                text, Voice(language, variant, _RATE, _PITCH, _RANGE), audio.loudness, speak_in_fresh_process
-            )
+            spoken = from_script(text, Voice(language, variant, _RATE, _PITCH, _RANGE), audio.loudness)
             path = folder / f"synthetic-{len(rows):05d}.safetensors"
             save(spoken, path)
             voice = f"espeak-ng {language}+{variant}"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from stereotalker.audio.recognition import Recognizer
-from stereotalker.audio.speech import DEFAULT_LANGUAGE, from_file, from_script
-from stereotalker.audio.text_to_speech import Voice
+from stereotalker.audio.speech import from_file, from_script
+from stereotalker.audio.voices import DEFAULT_LANGUAGE, find_voice
 from stereotalker.production.manifest import Clip
 from stereotalker.records import Speech
 
@@ -20,16 +20,15 @@ def make_speech(clip: Clip, loudness: float, recognizer: Recognizer | None, soun
     ClipError if the speech cannot be used.
     """
     if clip.script is not None:
-        voice = Voice(clip.language or DEFAULT_LANGUAGE, clip.voice, clip.rate)
-        return from_script(clip.script, voice, loudness, sound=sound)
+        return from_script(clip.script, find_voice(clip.voice, clip.language, clip.rate), loudness, sound)
     used = recognizer if clip.is_recognized else None
     return from_file(clip.recording, loudness, clip.given_transcript, clip.language, sound, used)
 
 
-def speech_source(clip: Clip, sha256: str, recognizer: Recognizer | None) -> tuple[str | int | None, ...]:
+def speech_source(clip: Clip, sha256: str, recognizer: Recognizer | None) -> tuple[str | list | None, ...]:
     """What the speech of a clip is made from, for its key in the store. sha256: of the recording; else unused."""
     if clip.script is not None:
-        return "script", clip.script, clip.language or DEFAULT_LANGUAGE, clip.voice, clip.rate
+        return "script", clip.script, find_voice(clip.voice, clip.language, clip.rate).identity()
     if clip.given_transcript is not None:
         return "transcribed", sha256, clip.given_transcript, clip.language or DEFAULT_LANGUAGE
     if clip.is_recognized and recognizer:

@@ -106,7 +106,11 @@ class Clip(StrictModel):
         description="language of the speech, as espeak-ng names it; null: en-us for a script or a transcript, and "
         "recognized in other recordings",
     )
-    voice: str = Field("", description="variant of espeak-ng's voice, such as m3 or f4; empty: the plain voice")
+    voice: str = Field(
+        "",
+        description="who speaks `script`: heart or kumo (English), espeak or a variant of its voices, such as m3; "
+        "empty: heart for American English if it is installed, else espeak",
+    )
     rate: int = Field(165, ge=80, le=400, description="words a minute")
     camera: CameraPath = Field(CameraPath(), description="where the camera stands and how it moves")
     stereo: Stereo | None = Field(None, description="left and right eye in one video; null: one camera")

@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from stereotalker.audio.speech import EMPTY_SCRIPT_MESSAGE, check_alignable
+from stereotalker.audio.speech import check_alignable, check_script
+from stereotalker.audio.voices import find_voice
 from stereotalker.avatar.fit_portrait import MIN_SIDE_PX
 from stereotalker.avatar.library import Library
 from stereotalker.avatar.mediapipe_detector import check_usable
@@ -65,13 +66,15 @@ class ClipPlan:
     frames: int  # estimated for a script; 0 if the clip has a fault
     worker_seconds: float | None  # None: no earlier clips to estimate from
     fault: str = ""  # why the clip cannot be made; empty if it can
+    spelled_out: str = ""  # the script as it is spoken, if its voice spells numbers and signs out
 
     def text(self) -> str:
         """Length, size and estimated time, or the fault."""
         if self.fault:
             return f"FAULT {self.fault}"
         clip = self.clip
-        return f"{self.frames / clip.fps:7.1f} s {clip.width} x {clip.height}, {_duration_text(self.worker_seconds)}"
+        line = f"{self.frames / clip.fps:7.1f} s {clip.width} x {clip.height}, {_duration_text(self.worker_seconds)}"
+        return f"{line}\n      speaks: {self.spelled_out}" if self.spelled_out else line
 
 
 @dataclass(frozen=True)
@@ -194,7 +197,8 @@ def plan(
             clip_motion_controls(clip, 0, 1)
         except ClipError as error:
             return ClipPlan(row, clip, 0, None, str(error))
-        return ClipPlan(row, clip, frames, speed.worker_seconds(clip.pixels, frames) if speed else None)
+        seconds = speed.worker_seconds(clip.pixels, frames) if speed else None
+        return ClipPlan(row, clip, frames, seconds, spelled_out=_spelled_out(clip))
 
     with ThreadPoolExecutor(_READER_THREADS) as readers:
         clips = tuple(readers.map(check, manifest.in_order(now)))
@@ -265,13 +269,20 @@ def _seconds(clip: Clip) -> float:
     Raises ClipError if the recording or the script cannot be used.
     """
     if clip.script is not None:
-        if not any(c.isalnum() for c in clip.script):
-            raise ClipError(EMPTY_SCRIPT_MESSAGE)
+        check_script(clip.script, find_voice(clip.voice, clip.language, clip.rate))
         return max(len(clip.script.split()) * 60 / clip.rate, audio_files.MIN_SECONDS)
     seconds = audio_files.media_seconds(clip.recording)
     if clip.given_transcript is not None:
         check_alignable(clip.recording, seconds)
     return seconds
+
+
+def _spelled_out(clip: Clip) -> str:
+    """The script as its voice spells it out; empty if that is what is written."""
+    if clip.script is None:
+        return ""
+    text = find_voice(clip.voice, clip.language, clip.rate).spelled_out(clip.script)
+    return text if text != " ".join(clip.script.split()) else ""
 
 
 def _encode(params: VideoParams) -> None:

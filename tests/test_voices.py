@@ -1,0 +1,176 @@
+"""Natural voices: the same sound every time, words as they are written, phonemes at the times of their sounds."""
+
+import hashlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from scipy.signal import resample_poly
+
+from stereotalker.audio import natural_voices
+from stereotalker.audio.forced_alignment import align
+from stereotalker.audio.letters import check_letters
+from stereotalker.audio.natural_voices import NaturalVoice, is_available
+from stereotalker.audio.phonemes import BILABIAL, phoneme_class
+from stereotalker.audio.speech import check_script, from_script
+from stereotalker.audio.text_to_speech import Voice
+from stereotalker.audio.voices import find_voice
+from stereotalker.errors import ClipError, UserError
+from stereotalker.production.clip_speech import speech_source
+from stereotalker.production.manifest import single_clip
+
+needs_heart = pytest.mark.skipif(not is_available("heart"), reason="the extra `voices` is not installed")
+needs_kumo = pytest.mark.skipif(not is_available("kumo"), reason="the extra `voices-more` is not installed")
+both = [pytest.param("heart", marks=needs_heart), pytest.param("kumo", marks=needs_kumo)]
+SENTENCE = "Big problems become small when people talk about them."
+
+
+@pytest.mark.parametrize("name", both)
+def test_the_times_are_those_of_the_sounds(name):
+    """Compared with forced alignment, which knows nothing of the networks' durations."""
+    text = "My mother bought apple pie, Peter and Bob made a map, and people began to talk about both of them."
+    spoken = NaturalVoice(name).speak(text)
+    samples = resample_poly(spoken.samples, 2, 3).astype(np.float32)
+    words, phonemes = align(samples, text)
+    assert [w.text.lower() for w in spoken.words] == [w.text for w in words]
+    late = np.array([a.start - b.start for a, b in zip(spoken.words, words, strict=True)])
+    assert abs(np.median(late)) < 0.03 and np.percentile(np.abs(late), 90) < 0.08
+    closures, ours = (
+        np.array([(p.start + p.end) / 2 for p in items if phoneme_class(p.text) in BILABIAL])
+        for items in (phonemes, spoken.phonemes)
+    )
+    assert len(closures) == len(ours)
+    assert abs(np.median(ours - closures)) < 0.02 and np.percentile(np.abs(ours - closures), 90) < 0.06
+
+
+@pytest.mark.parametrize("name", both)
+def test_times_rise_and_lie_within_the_sound(name):
+    spoken = NaturalVoice(name).speak("Well... hello! On 3 May 2024, Dr. Smith paid $1,234.50 -- didn't he?")
+    end = len(spoken.samples) / spoken.sample_rate
+    for items in (spoken.words, spoken.phonemes):
+        assert all(item.start < item.end <= end for item in items)
+        assert all(a.end <= b.start + 1e-6 for a, b in zip(items, items[1:], strict=False))
+    assert np.abs(spoken.samples).max() <= 1.0
+
+
+@needs_heart
+def test_the_same_text_has_the_same_samples_in_any_process_and_order():
+    once = NaturalVoice("heart").speak(SENTENCE)
+    NaturalVoice("heart").speak("Something else.")
+    assert np.array_equal(once.samples, NaturalVoice("heart").speak(SENTENCE).samples)
+    code = (
+        "import hashlib\nfrom stereotalker.audio.natural_voices import NaturalVoice\n"
+        f"print(hashlib.sha256(NaturalVoice('heart').speak({SENTENCE!r}).samples.tobytes()).hexdigest())"
+    )
+    expected = hashlib.sha256(once.samples.tobytes()).hexdigest()
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert other.split()[-1] == expected
+
+
+@needs_heart
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("It costs $1,234.50 today.", ["It", "costs", "$1,234.50", "today"]),
+        ("Call 555-0199 at 9:30, please.", ["Call", "555-0199", "at", "9:30", "please"]),
+        ("On 3 May 2024 we met.", ["On", "3", "May", "2024", "we", "met"]),
+        ("Déjà vu, isn't it?", ["Déjà", "vu", "isn't", "it"]),
+        ("Rock & roll at 12.5%!", ["Rock", "&", "roll", "at", "12.5%"]),
+        ("See www.example.org or C++.", ["See", "www.example.org", "or", "C++"]),
+        ("One sentence. Another one!", ["One", "sentence", "Another", "one"]),
+    ],
+)
+def test_words_are_those_that_are_written(text, words):
+    assert [w.text for w in NaturalVoice("heart").speak(text).words] == words
+
+
+@needs_heart
+def test_a_faster_rate_is_faster():
+    slow, fast = (NaturalVoice("heart", rate).speak(SENTENCE) for rate in (120, 220))
+    assert len(fast.samples) < 0.7 * len(slow.samples)
+    assert len(fast.words) == len(slow.words)
+
+
+@needs_heart
+def test_ten_thousand_words_without_a_full_stop_are_spoken_in_parts():
+    text = " ".join(["people talk about big problems"] * 60)
+    parts = natural_voices._cut(natural_voices._spoken_words(text))
+    assert all(sum(len(w.symbols) for w in part) <= natural_voices._MAX_SYMBOLS for part in parts)
+    spoken = NaturalVoice("heart").speak(text)
+    assert len(spoken.words) == 300 and len(parts) > 4
+    cuts = natural_voices._cut(natural_voices._spoken_words("one two three four five six seven, " * 40))
+    assert all(part[-1].symbols.rstrip().endswith(",") for part in cuts)
+    assert len(natural_voices._cut(natural_voices._spoken_words(" ".join(["word"] * 10_000)))) > 100
+    assert natural_voices._cut([]) == []
+
+
+@needs_heart
+@pytest.mark.parametrize("text", ["Привет, как дела?", "你好，世界", "こんにちは", "Hello Москва!"])
+def test_no_other_alphabet_is_sent_to_an_english_voice(text):
+    with pytest.raises(ClipError, match="letters, which no voice of en-us reads; set `language`"):
+        check_script(text, find_voice("heart", None, 165))
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [("Привет", "ru"), ("5 kΩ of π", "en-us"), ("Café naïve", "en-us"), ("नमस्ते", "mr"), ("ＯＫ", "de")],
+)
+def test_letters_that_a_voice_may_read_are_let_through(text, language):
+    check_letters(text, language)
+
+
+def test_kanji_are_refused_and_kana_are_not():
+    """espeak-ng 1.52 calls every kanji "Chinese letter"."""
+    with pytest.raises(ClipError, match="'今日は' is in cjk letters, which no voice of ja reads; write it in kana"):
+        check_script("今日は", Voice("ja"))
+    check_script("きょうは", Voice("ja"))
+
+
+def test_scripts_of_punctuation_are_refused():
+    for voice in (Voice(), NaturalVoice("heart")):
+        with pytest.raises(ClipError, match="no letters or digits"):
+            check_script("... !?", voice)
+
+
+def test_the_voice_of_a_row(monkeypatch):
+    assert find_voice("m3", None, 165) == Voice("en-us", "m3", 165)
+    assert find_voice("espeak", None, 165) == Voice("en-us", "", 165)
+    assert find_voice("", "en-gb", 165) == Voice("en-gb", "", 165)  # its accent
+    assert find_voice("", "de", 150) == Voice("de", "", 150)
+    with pytest.raises(ClipError, match="voice 'heart' speaks English, and `language` is 'de'; leave `voice` out"):
+        find_voice("heart", "de", 165)
+    monkeypatch.setattr(natural_voices.importlib.util, "find_spec", lambda name: None)
+    assert find_voice("", None, 165) == Voice("en-us", "", 165)
+    with pytest.raises(ClipError, match=r"the voice 'kumo' is not installed; the extra \[voices-more\] brings it"):
+        find_voice("kumo", "en-us", 165).check("Hello.")
+
+
+@needs_heart
+def test_the_store_key_of_a_script_depends_on_its_voice():
+    rows = [{"script": "Hello."}, {"script": "Hello.", "voice": "espeak"}, {"script": "Hello.", "rate": 150}]
+    rows += [{"script": "Hello.", "voice": "kumo"}, {"script": "Hello.", "voice": "m3"}]
+    sources = [str(speech_source(single_clip("a", row), "", None)) for row in rows]
+    assert len(set(sources)) == len(sources)
+    assert speech_source(single_clip("a", rows[0]), "", None) == speech_source(
+        single_clip("a", {"script": "Hello.", "voice": "heart"}), "", None
+    )
+
+
+@needs_heart
+def test_a_model_that_is_not_the_known_one_is_refused():
+    with pytest.raises(UserError, match="hibari-tts: expected a model of sha256 5f70.*install it again"):
+        natural_voices._session(b"another", natural_voices.MODELS["heart"], "hibari-tts")
+
+
+@needs_heart
+def test_numbers_are_told_as_they_are_spoken():
+    told = NaturalVoice("heart").spelled_out("On 3 May, Dr. Smith ran 5 km.")
+    assert told == "On the third of May, Doctor Smith ran 5 kilometers." or "third of May" in told
+
+
+@needs_heart
+def test_a_script_becomes_speech_of_the_asked_loudness(tmp_path):
+    speech = from_script(SENTENCE, NaturalVoice("heart"), -20.0, tmp_path / "sound.wav")
+    assert abs(speech.loudness + 20) < 0.2 and len(speech.words) == 9
+    assert speech.words[-1].end <= speech.seconds
