@@ -22,9 +22,10 @@ from prefect.tasks import exponential_backoff
 from stereotalker.avatar.library import Library
 from stereotalker.errors import BatchStopped, ClipError, UserError, is_transient, shared_fault
 from stereotalker.production.admission import AdmissionControl
+from stereotalker.production.captions import to_files
 from stereotalker.production.clip import ClipMaker, StageTimings, make_clip
 from stereotalker.production.clip_record import complete, describe_inputs, sign_with_record, to_json
-from stereotalker.production.delivery import Places, deliver, deliver_preview, supersede
+from stereotalker.production.delivery import Places, deliver, deliver_captions, deliver_preview, supersede
 from stereotalker.production.finished_clips import FinishedRecord, clip_key, recall, remember
 from stereotalker.production.manifest import Clip
 from stereotalker.production.outputs import Outputs
@@ -148,7 +149,8 @@ def produce_clip(item: WorkItem, context: BatchContext, render: Render, attempt:
             return result(state="done", preview=deliver_preview(context.outputs, clip, signed))
         verdict, places = finished.verdict, Places.of(clip, finished.verdict.verdict)
         clip_record = complete(made, places.video, signed, context.batch.name, context.batch.manifest)
-        deliver(context.outputs, clip, places, signed, finished.poster, to_json(clip_record))
+        captions = to_files(finished.captions)
+        deliver(context.outputs, clip, places, signed, finished.poster, to_json(clip_record), captions)
         record = FinishedRecord(
             file_digest(signed),
             signed.stat().st_size,
@@ -157,6 +159,7 @@ def produce_clip(item: WorkItem, context: BatchContext, render: Render, attempt:
             verdict.measures,
             finished.frames,
             clip_record,
+            captions,
         )
         remember(context.maker, clip, key, record)
     except BatchStopped as stop:
@@ -224,6 +227,7 @@ def confirm(item: WorkItem, maker: ClipMaker, outputs: Outputs, before: ClipResu
         return None
     if not outputs.holds(before.video, record.bytes, record.sha256):
         return None
+    deliver_captions(outputs, item.clip, record.captions)
     place = Places.of(item.clip, record.verdict).record
     if outputs.read(place) is None:
         outputs.put(place, to_json(record.clip_record))

@@ -34,7 +34,7 @@ _RATE, _PITCH, _RANGE = 1, 3, 4
 # What is cut off at both ends of a word. Signs that are spoken, such as $ and %, are no part of it.
 PUNCTUATION = " .,;:!?¡¿…()[]{}<>\"'`´‘’‚‛“”„‟«»‹›*_~|/\\–—―-،؛؟।॥。、，．！？；：「」『』（）【】《》"
 # Scripts that do not part words with spaces: Thai to Tibetan, Myanmar, Khmer, kana, Han.
-_NO_SPACES = re.compile("[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
+NO_SPACES = re.compile("[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 _LOCK = threading.Lock()  # espeak-ng has one global voice for all threads
 
 
@@ -203,7 +203,7 @@ def words_of(text: str, events: list[tuple[float, int, int]], end: float) -> tup
             spoken[k] = [spoken[k - 1].pop()]
     starts: list[tuple[float, str]] = []
     for k, parts in enumerate(spoken):
-        if _NO_SPACES.search(written[k]):
+        if NO_SPACES.search(written[k]):
             starts += [(time, text[start : start + length].strip(PUNCTUATION)) for time, start, length in parts]
         elif written[k] and parts:
             starts.append((parts[0][0], written[k]))

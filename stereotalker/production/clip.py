@@ -21,13 +21,14 @@ from stereotalker.diffusion.windows import Window, windows
 from stereotalker.errors import ClipError
 from stereotalker.geometry.camera import avatar_camera
 from stereotalker.geometry.camera_path import CameraPath
+from stereotalker.media.burnt_captions import Caption, check_font, draw_captions
 from stereotalker.media.content_credentials import C2paSigner
 from stereotalker.media.video_files import frame_count, write_video
 from stereotalker.models import Models
 from stereotalker.motion.coverage import Coverage
 from stereotalker.production import quality
 from stereotalker.production.avatars import avatar_record, fit_notes
-from stereotalker.production.clip_speech import make_speech, speech_notes, speech_source
+from stereotalker.production.clip_speech import clip_captions, make_speech, speech_notes, speech_source
 from stereotalker.production.manifest import Clip
 from stereotalker.production.motion_controls import Speaker, clip_motion_controls, clip_seed
 from stereotalker.production.segments import (
@@ -63,6 +64,7 @@ class FinishedClip:
     keys: dict[str, str | list[str]]  # of its entries in the store, by stage
     recognized: str = ""  # what was heard in a recording without a transcript
     recognized_language: str = ""
+    captions: tuple[Caption, ...] = ()
     notes: tuple[str, ...] = ()  # what the author of its row should know
 
 
@@ -224,6 +226,10 @@ class ClipMaker:
         anew: see `make_clip`; render: renders segments that turn out to be damaged in the store.
         """
         sound = self._found("audio", speech_key) / "sound.wav"
+        burnt = clip.captions if clip.captions and clip.captions.burn else None
+        shown = clip_captions(clip, load(Speech, sound.with_name("speech.safetensors"))) if burnt else ()
+        if burnt:
+            check_font("".join(caption.text for caption in shown), burnt)
         name = f"clip{Path(clip.file_name).suffix}"
         parts = [(job.window, segment.keys) for job, segment in zip(jobs, rendered, strict=True)]
         video_key = keys.video_key(
@@ -233,6 +239,7 @@ class ClipMaker:
             clip.file_name,
             clip.stereo.layout if clip.stereo else None,
             self.params.video.model_dump(mode="json"),
+            [burnt.identity(), [[c.start, c.end, c.text] for c in shown]] if burnt else None,
         )
 
         def encode(folder: Path) -> None:
@@ -240,9 +247,10 @@ class ClipMaker:
                 # Until now only their markers were looked at. A damaged entry is removed when it is read.
                 if any(self.store.find("render", key) is None for key in segment.keys):
                     render([replace(job, anew=False)])
+            pictures = assemble(parts, frames, lambda key: read_segment(self._found("render", key)))
             write_video(
                 folder / name,
-                assemble(parts, frames, lambda key: read_segment(self._found("render", key))),
+                draw_captions(pictures, shown, burnt, clip.fps, clip.stereo) if burnt else pictures,
                 clip.video_size,
                 clip.fps,
                 sound,
@@ -376,6 +384,7 @@ def make_clip(
         finished,
         recognized=speech.recognized,
         recognized_language=speech.recognized_language,
+        captions=clip_captions(clip, speech),
         notes=maker.notes(clip, speech),
     )
 

@@ -89,7 +89,8 @@ def _recognized(maker: ClipMaker, clip: Clip, finished: FinishedClip) -> dict | 
 def _files(clip: Clip) -> dict[str, Path | None]:
     """The files that a row names, apart from its portrait, by their use."""
     poses = {name: getattr(clip, name) for name in ("start_pose", "end_pose")}
-    return {"audio": clip.audio, **{name: None if pose == REST_POSE else pose for name, pose in poses.items()}}
+    font = clip.captions.font if clip.captions else None
+    return {"audio": clip.audio, **{name: None if p == REST_POSE else p for name, p in poses.items()}, "font": font}
 
 
 def _avatar(maker: ClipMaker, clip: Clip) -> dict:

@@ -7,6 +7,9 @@ from pathlib import Path
 from stereotalker.audio.recognition import Recognizer
 from stereotalker.audio.speech import from_file, from_script
 from stereotalker.audio.voices import DEFAULT_LANGUAGE, find_voice
+from stereotalker.media.burnt_captions import Caption
+from stereotalker.media.video_files import frame_count
+from stereotalker.production.captions import faults, make_captions
 from stereotalker.production.manifest import Clip
 from stereotalker.records import Speech
 
@@ -36,8 +39,26 @@ def speech_source(clip: Clip, sha256: str, recognizer: Recognizer | None) -> tup
     return "sound", sha256
 
 
+def clip_captions(clip: Clip, speech: Speech) -> tuple[Caption, ...]:
+    """The captions of a clip that asks for them; none if its words are not known."""
+    if clip.captions is None or not speech.words:
+        return ()
+    text = clip.script or clip.given_transcript or speech.recognized
+    return make_captions(speech.words, text, frame_count(speech.seconds, clip.fps) / clip.fps)
+
+
 def speech_notes(clip: Clip, speech: Speech, recognizer: Recognizer | None) -> tuple[str, ...]:
-    """What the author of a row should know of its words; nothing if they are known, or not wanted."""
+    """What the author of a row should know of its words and captions; nothing if all is well."""
+    notes: tuple[str, ...] = ()
+    if clip.captions:
+        found = clip_captions(clip, speech)
+        wrong = "; ".join(faults(found, speech.seconds)[:3])
+        notes = (f"captions: {wrong}",) if wrong else () if found else ("no captions: its words are not known",)
+    return (*notes, *_notes_on_words(clip, speech, recognizer))
+
+
+def _notes_on_words(clip: Clip, speech: Speech, recognizer: Recognizer | None) -> tuple[str, ...]:
+    """What the author of a row should know of recognized words."""
     if not clip.is_recognized:
         return ()
     if recognizer is None:

@@ -7,7 +7,7 @@ any of them is made.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from stereotalker.avatar.background_plate import Background
@@ -33,6 +33,7 @@ class FinishedRecord:
     measures: dict[str, float]
     frames: int
     clip_record: dict  # see clip_record.py
+    captions: dict[str, str] = field(default_factory=dict)  # of their files, by ending
 
 
 def remember(maker: ClipMaker, clip: Clip, key: str, record: FinishedRecord) -> None:
@@ -69,7 +70,8 @@ def _read(maker: ClipMaker, key: str) -> FinishedRecord | None:
 def clip_key(maker: ClipMaker, clip: Clip) -> str:
     """Store key of what a clip becomes. Raises UserError or OSError if an input cannot be read."""
     models, params = maker.models, maker.params
-    files = [clip.audio, *(pose for pose in (clip.start_pose, clip.end_pose) if pose != REST_POSE)]
+    font = clip.captions.font if clip.captions else None
+    files = [clip.audio, font, *(pose for pose in (clip.start_pose, clip.end_pose) if pose != REST_POSE)]
     if is_picture(clip.avatar):
         avatar = fit_key(Path(clip.avatar), Path(clip.avatar).read_bytes(), models)
     else:

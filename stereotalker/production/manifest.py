@@ -18,6 +18,7 @@ from stereotalker.avatar.consent import Consent
 from stereotalker.avatar.names import check_safe_id, safe_id
 from stereotalker.errors import UserError
 from stereotalker.geometry.camera_path import CameraPath
+from stereotalker.media.burnt_captions import BurntCaptions
 from stereotalker.media.photos import is_picture
 from stereotalker.media.stereo import Stereo
 from stereotalker.params import hour_of_day
@@ -61,6 +62,17 @@ class EmotionKey(StrictModel):
 def _emotion_keys(value):
     """One name stands for the whole clip."""
     return [{"name": value}] if isinstance(value, str) else value
+
+
+class Captions(BurntCaptions):
+    """Files with captions, and how they are drawn into the pictures."""
+
+    burn: bool = Field(False, description="whether they are drawn into the pictures, too")
+
+
+def _caption_settings(value):
+    """A word for the usual settings."""
+    return {"files": {}, "burnt": {"burn": True}, "none": None}.get(value, value) if isinstance(value, str) else value
 
 
 def _auto(value):
@@ -113,6 +125,10 @@ class Clip(StrictModel):
     )
     rate: int = Field(165, ge=80, le=400, description="words a minute")
     camera: CameraPath = Field(CameraPath(), description="where the camera stands and how it moves")
+    captions: Annotated[Captions | None, BeforeValidator(_caption_settings)] = Field(
+        None,
+        description="files: OUT/captions/ID.srt and ID.vtt; burnt: drawn into the pictures, too; or how they are drawn",
+    )
     stereo: Stereo | None = Field(None, description="left and right eye in one video; null: one camera")
     # `_agree` refuses sides beyond the maximum, because its message says what they would take.
     width: int = Field(
@@ -344,7 +360,7 @@ def single_clip(name: str, values: dict) -> Clip:
 def _with_paths_from(clip: Clip, folder: Path) -> Clip:
     """The clip with paths that no longer depend on the working directory: relative ones are taken from `folder`."""
     named = {name: getattr(clip, name) for name in ("audio", "start_pose", "end_pose")}
-    paths = {
+    paths: dict[str, Any] = {
         name: _existing_spelling(folder.absolute() / path)
         for name, path in named.items()
         if path is not None and path != REST_POSE
@@ -354,6 +370,9 @@ def _with_paths_from(clip: Clip, folder: Path) -> Clip:
         for name in ("avatar", "background")
         if is_picture(getattr(clip, name))
     }
+    if clip.captions and clip.captions.font:
+        font = _existing_spelling(folder.absolute() / clip.captions.font)
+        paths["captions"] = clip.captions.model_copy(update={"font": font})
     return clip.model_copy(update=paths | pictures)
 
 

@@ -24,6 +24,7 @@ from stereotalker.avatar.library import Library
 from stereotalker.avatar.mediapipe_detector import check_usable
 from stereotalker.errors import ClipError, Unavailable, UserError
 from stereotalker.media import audio_files
+from stereotalker.media.burnt_captions import check_font
 from stereotalker.media.content_credentials import needs_local_signer, open_signer
 from stereotalker.media.photos import check_photo, is_picture
 from stereotalker.media.video_files import frame_count, write_video
@@ -195,6 +196,8 @@ def plan(
             _check_background(clip.background)
             frames = frame_count(_seconds(clip), clip.fps)
             clip_motion_controls(clip, 0, 1)
+            if clip.captions and clip.captions.burn:
+                check_font(clip.script or clip.given_transcript or "", clip.captions)
         except ClipError as error:
             return ClipPlan(row, clip, 0, None, str(error))
         seconds = speed.worker_seconds(clip.pixels, frames) if speed else None

@@ -78,10 +78,21 @@ def segment_key(clip_render: str, start: int, stop: int) -> str:
 
 
 def video_key(
-    segments: Sequence, speech: str, fps: float, file_name: str, stereo_layout: str | None, params: Json
+    segments: Sequence,
+    speech: str,
+    fps: float,
+    file_name: str,
+    stereo_layout: str | None,
+    params: Json,
+    captions: Json,
 ) -> str:
-    """Stage video. segments: first frame, frame behind the last, and the keys of every part, in the order of frames."""
-    return digest("video", stage_version("video"), list(segments), speech, fps, file_name, stereo_layout, params)
+    """Stage video.
+
+    segments: first frame, frame behind the last, and the keys of every part, in the order of frames; captions: those
+    that are drawn into the pictures, and how; None: there are none.
+    """
+    made_of = [list(segments), speech, fps, file_name, stereo_layout, params, captions]
+    return digest("video", stage_version("video"), *made_of)
 
 
 def quality_key(video: str, motion: str, avatar: str, loudness: float, cameras: Json, params: Json) -> str:
