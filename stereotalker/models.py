@@ -63,7 +63,8 @@ class Models:
     @cached_property
     def recognizer(self) -> Recognizer | None:
         """The recognizer of the words of recordings; None if there is none. Raises UserError if it cannot be used."""
-        return find_recognizer(self.params.produce.recognizer)
+        source = self.params.produce.recognizer
+        return find_recognizer(source if source in ("auto", "none") else str(resolve(Path(source))))
 
     @cached_property
     def renderer(self) -> Renderer:

@@ -45,6 +45,7 @@ class Speech:
     recognized: str = ""  # what was heard in a recording without a transcript; empty if nothing, or if it has one
     recognized_language: str = ""  # of that text, as Whisper names it
     unaligned: tuple[tuple[float, float], ...] = ()  # start and end, s, of speech whose words have no times
+    unaligned_reason: str = ""  # why they have none, for people
 
     def __post_init__(self):
         _check(self, samples=(np.float32, (None,)))

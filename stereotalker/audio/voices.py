@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 from stereotalker.audio.natural_voices import MODELS, NaturalVoice, is_available
-from stereotalker.audio.text_to_speech import Voice
+from stereotalker.audio.text_to_speech import Voice, variants
 from stereotalker.errors import ClipError
 
 DEFAULT_LANGUAGE = "en-us"  # of scripts and transcripts
 ESPEAK = "espeak"  # the name of espeak-ng's plain voice
 _DEFAULT_ENGLISH = "heart"
-_AMERICAN = ("en", "en-us")  # with other accents, such as en-gb, espeak-ng's voice has that accent
 
 
 def find_voice(name: str, language: str | None, rate: int) -> Voice | NaturalVoice:
     """The voice of a script.
 
     name: one of MODELS; ESPEAK, or a variant of its voices, such as m3; empty: the best there is for the language.
-    language: as espeak-ng names it, None: DEFAULT_LANGUAGE. rate: words a minute. Raises ClipError for an English voice
-    in another language.
+    language: as espeak-ng names it, None: DEFAULT_LANGUAGE. rate: words a minute. Raises ClipError for an unknown voice
+    or language, and for a voice that does not speak the language.
     """
-    language = language or DEFAULT_LANGUAGE
+    language = DEFAULT_LANGUAGE if language in (None, "en") else language
     if name in MODELS:
-        if not language.startswith("en"):
-            raise ClipError(f"voice {name!r} speaks English, and `language` is {language!r}; leave `voice` out")
+        if language != DEFAULT_LANGUAGE:
+            raise ClipError(f"voice {name!r} speaks American English, not {language!r}; leave one of them out")
         return NaturalVoice(name, rate)
-    if not name and language in _AMERICAN and is_available(_DEFAULT_ENGLISH):
+    if not name and language == DEFAULT_LANGUAGE and is_available(_DEFAULT_ENGLISH):
         return NaturalVoice(_DEFAULT_ENGLISH, rate)
+    if name not in ("", ESPEAK) and name not in variants():
+        names = ", ".join((*MODELS, ESPEAK))
+        raise ClipError(f"voice {name!r} is unknown; expected {names}, or a variant of espeak-ng's, such as f4 or m3")
     return Voice(language, "" if name == ESPEAK else name, rate)

@@ -7,6 +7,7 @@ voice and no sentence. What cannot be used is written to rejected.jsonl, and the
 from __future__ import annotations
 
 import csv
+import difflib
 import json
 import re
 import shutil
@@ -35,6 +36,7 @@ INDEX, REJECTED, TRANSCRIPTS = "utterances.jsonl", "rejected.jsonl", "transcript
 _VARIANTS = ("", "m1", "m2", "m3", "m4", "m7", "f1", "f4", "belinda", "aunty", "steph")
 _HELD_OUT_VARIANTS = ("m5", "m6", "croak", "linda")
 AUDIO_ENDINGS = (".flac", ".wav", ".mp3", ".ogg", ".m4a")
+_LIKE = 0.7  # share of equal words from which on a recognized text counts as a sentence that is known
 _HELD_OUT_DIVISOR = 9  # one sentence in so many is held out
 
 
@@ -107,8 +109,11 @@ def build_corpus(
     for part, result in results:
         rows[part].append(result) if isinstance(result, Utterance) else rejected.append(result)
     # Only now is it known what recordings without a text say.
-    kept_apart = test_texts | {words_only(row.text) for row in rows["held_out"]}
-    for row in [row for row in rows["train"] if row.kind == "real" and words_only(row.text) in kept_apart]:
+    kept_apart = [text.split() for text in test_texts | {words_only(row.text) for row in rows["held_out"]}]
+    given_texts = {recording.text for recording in recordings}
+    for row in [row for row in rows["train"] if row.kind == "real" and row.text not in given_texts]:
+        if not _is_like_any(row.text, kept_apart):
+            continue
         rows["train"].remove(row)
         (folder / "train" / row.file).unlink()
         rejected.append({"file": row.source, "reason": "its sentence belongs to the other part"})
@@ -203,6 +208,12 @@ def is_held_out(text: str) -> bool:
 def words_only(text: str) -> str:
     """A sentence without differences of case, punctuation and white space, to find it again in other hands."""
     return " ".join("".join(c if c.isalnum() else " " for c in text.lower()).split())
+
+
+def _is_like_any(text: str, sentences: list[list[str]]) -> bool:
+    """Whether most words of a recognized text are those of one of the sentences: some are heard wrongly."""
+    words = words_only(text).split()
+    return any(difflib.SequenceMatcher(None, words, other, False).ratio() > _LIKE for other in sentences)
 
 
 def normalized(text: str) -> str:

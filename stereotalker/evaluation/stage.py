@@ -209,8 +209,10 @@ def evaluate_speech(params: Params, weights: Path, log: Log) -> None:
     Raises UserError without them.
     """
     models, settings = Models(params, weights), params.evaluate
-    if settings.transcripts is None or models.recognizer is None:
-        raise UserError("evaluate.transcripts must name recordings, and the extra words-all must be installed")
+    if settings.transcripts is None:
+        raise UserError("evaluate.transcripts names the recordings that are recognized; params.yaml leaves it out")
+    if models.recognizer is None:
+        raise UserError("no speech recognition is installed; the extras [words] and [words-all] bring it")
     table = resolve(settings.transcripts)
     recordings = read_table(table, table.parent.parent, "evaluate.transcripts")
     scores = untranscribed.score_recordings(

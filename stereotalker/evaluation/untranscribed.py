@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from stereotalker.audio.encoder import SpeechEncoder, frame_times
 from stereotalker.audio.forced_alignment import align
 from stereotalker.audio.phonemes import BILABIAL, CLASSES, phoneme_class
 from stereotalker.audio.recognition import Recognizer
-from stereotalker.audio.speech import from_file
+from stereotalker.audio.speech import from_file, recognized_speech
 from stereotalker.body.model import Body
 from stereotalker.dataset.speech_corpus import Recording
 from stereotalker.evaluation import motion_metrics
@@ -88,6 +88,7 @@ def score_recordings(
     Recordings whose transcript cannot be aligned count for the words alone.
     """
     scores: dict[str, SpeechScores] = {}
+    recognizer.check()  # loading the models is no part of the time that a recording takes
     for k, recording in enumerate(recordings):
         language = recording.language.split("-")[0]
         score = scores.setdefault(language, SpeechScores())
@@ -108,7 +109,7 @@ def score_recordings(
         if times is None:
             continue
         true = Speech(sound.samples, sound.loudness, *times)
-        recognized = Speech(sound.samples, sound.loudness, found.words, found.phonemes, unaligned=found.unaligned)
+        recognized = recognized_speech(sound, found)
         reference = act(true, STYLES[k % len(STYLES)], k, synthesizer.params.fps)
         for name, speech in zip(SYSTEMS, (sound, recognized, true), strict=True):
             motion = _motion(synthesizer, speech, reference, k)
@@ -134,8 +135,7 @@ def gesture_accuracy(cases: WordCases, recognizer: Recognizer, synthesizer: Synt
     for case, moment, gesture in zip(cases.cases, cases.times, cases.gestures, strict=True):
         sound = Speech(case.speech.samples, case.speech.loudness)
         found = recognizer.recognize(sound.samples)
-        recognized = replace(sound, words=found.words, phonemes=found.phonemes, unaligned=found.unaligned)
-        for name, speech in zip(SYSTEMS, (sound, recognized, case.speech), strict=True):
+        for name, speech in zip(SYSTEMS, (sound, recognized_speech(sound, found), case.speech), strict=True):
             controls = MotionControls(case.style, seed=case.seed)
             motion = synthesizer.motion(speech, controls, len(case.reference.poses), case.reference.fps)
             hits[name].append(by_style[case.style].nearest(motion, moment) == gesture)

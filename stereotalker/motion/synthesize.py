@@ -109,17 +109,28 @@ class Synthesizer:
     def gesture_labels(self, speech: Speech, count: int) -> np.ndarray:
         """Gesture class of each of `count` slots, i64 [S], index into GESTURE_NAMES.
 
-        The language prior predicts it from the words, or from the sound if the speech has no words.
+        The language prior predicts it from the words, or from the sound where the words are not known.
         """
-        if speech.words:
-            labels = choose_gesture_labels(
-                self.gesture_classifier.words([w.text for w in speech.words]), self.params.gesture_threshold
-            )
-            return labels_at_slots(speech.words, labels, count, self.params.fps)
-        audio_features, gesture_labels = self._audio_features(speech), np.zeros(count + SLOTS_PER_TOKEN, np.int64)
+        if not speech.words:
+            return self._gestures_of_sound(speech, 0, count)
+        labels = choose_gesture_labels(
+            self.gesture_classifier.words([w.text for w in speech.words]), self.params.gesture_threshold
+        )
+        gesture_labels = labels_at_slots(speech.words, labels, count, self.params.fps)
+        for begin, end in speech.unaligned:
+            first, last = (min(int(time * self.params.fps / SLOT), count) for time in (begin, end))
+            if first < last:
+                gesture_labels[first:last] = self._gestures_of_sound(speech, first, last)
+        return gesture_labels
+
+    def _gestures_of_sound(self, speech: Speech, first: int, last: int) -> np.ndarray:
+        """Gesture class of the slots first..last-1 as the sound tells, i64 [last - first]."""
+        audio_features, count = self._audio_features(speech), last - first
+        gesture_labels = np.zeros(count + SLOTS_PER_TOKEN, np.int64)
         span = 32 * SLOTS_PER_TOKEN
         for start in range(0, count, span):
-            features = audio_features.frames(start * SLOT, (start + min(span, count - start)) * SLOT)
+            begin = first + start
+            features = audio_features.frames(begin * SLOT, (begin + min(span, count - start)) * SLOT)
             labels = choose_gesture_labels(
                 self.gesture_classifier.sound(features.reshape(-1, SLOT, features.shape[1]).mean(1)),
                 self.params.gesture_threshold,
@@ -188,7 +199,7 @@ class Synthesizer:
             pin(controls.start, 0)
         if controls.end is not None:  # pins only where the clip's last slots lie in this window
             pin(controls.end, count // SLOT - _PINNED_SLOTS - first)
-        has_text = torch.tensor([float(bool(audio_features.speech.words))])
+        has_text = torch.tensor([float(_has_known_words(audio_features.speech, window, self.params.fps))])
         audio = torch.from_numpy(audio_features.frames(window.start, window.start + T))[None]
         window_labels = torch.from_numpy(gesture_labels[first : first + T // SLOT])[None]
         style = torch.tensor([controls.style])
@@ -223,6 +234,13 @@ class Synthesizer:
         start = noise((face_size + shapes[1].numel(),), seed, window.index)
         sampled = sample(predict, start, self.params.scheduler, self.params.steps)
         return Streams(sampled[:face_size].view(shapes[0]), sampled[face_size:].view(shapes[1]))
+
+
+def _has_known_words(speech: Speech, window: Window, fps: float) -> bool:
+    """Whether the words of most of a window are known."""
+    start, stop = window.start / fps, window.stop / fps
+    unknown = sum(max(0.0, min(end, stop) - max(begin, start)) for begin, end in speech.unaligned)
+    return bool(speech.words) and unknown < (stop - start) / 2
 
 
 def _with_unconditional_row(conditions: MotionConditions) -> MotionConditions:

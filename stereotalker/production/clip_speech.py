@@ -63,13 +63,9 @@ def _notes_on_words(clip: Clip, speech: Speech, recognizer: Recognizer | None) -
         return ()
     if recognizer is None:
         return (f"its words are not known: no speech recognition is installed, see `doctor`; {_SOUND_ALONE}",)
-    if not speech.words:
-        language = speech.recognized_language
-        if speech.recognized:
-            return (f"what was heard ({language}) does not fit its sound: {speech.recognized[:80]!r}; {_SOUND_ALONE}",)
-        if speech.unaligned:
-            return (f"its words are not known: no installed model reads {language!r}, see `doctor`; {_SOUND_ALONE}",)
-        return (f"no words were heard in it; {_SOUND_ALONE}",)
+    if not speech.unaligned:
+        return () if speech.words else (f"no words were heard in it; {_SOUND_ALONE}",)
+    heard = f" ({speech.recognized[:80]!r})" if speech.recognized and not speech.words else ""
     spans = ", ".join(f"{start:.1f} to {end:.1f}" for start, end in speech.unaligned[:5])
     more = f" and {len(speech.unaligned) - 5} more" if len(speech.unaligned) > 5 else ""
-    return (f"the words at {spans} s{more} are not known; {_SOUND_ALONE} there",) if spans else ()
+    return (f"the words at {spans} s{more} are not known: {speech.unaligned_reason}{heard}; {_SOUND_ALONE} there",)

@@ -11,8 +11,10 @@ from stereotalker.audio.speech import MAX_ALIGNMENT_S
 from stereotalker.production.manifest import Clip, Manifest
 from stereotalker.production.outputs import Outputs
 from stereotalker.production.report import ClipResult
+from stereotalker.store.digests import bytes_digest
 
 FOLLOW_UP_FILE = "heard.yaml"
+_MARK = b"# written by StereoTalker, and as long as nobody changes it: "
 _HEADING = """\
 # The manifest {manifest}, and what was heard in its recordings. Where that is wrong, remove the # before `transcript`,
 # correct the words, and run
@@ -23,17 +25,25 @@ clips:
 
 
 def write_follow_up(outputs: Outputs, manifest: Manifest, results: Sequence[ClipResult]) -> None:
-    """Write heard.yaml, with every clip of the manifest; remove it if nothing was heard. Raises OSError, Unavailable.
+    """Write heard.yaml, with every clip of the manifest, if anything was heard. Raises OSError, Unavailable.
 
-    results: a row for every clip, in the manifest's order. A recording that is too long to be aligned with a
-    transcript gets none.
+    A file that its author has changed stays as it is. results: a row for every clip, in the manifest's order. A
+    recording that is too long to be aligned with a transcript gets none.
     """
-    if not any(row.recognized for row in results):
-        outputs.remove(FOLLOW_UP_FILE)
+    if not any(row.recognized for row in results) or _is_changed(outputs.read(FOLLOW_UP_FILE)):
         return
     heading = _HEADING.format(manifest=manifest.path.name, path=outputs.name(FOLLOW_UP_FILE), out=outputs)
     rows = [_row(clip, result) for clip, result in zip(manifest.clips, results, strict=True)]
-    outputs.put(FOLLOW_UP_FILE, (heading + "".join(rows)).encode())
+    text = (heading + "".join(rows)).encode()
+    outputs.put(FOLLOW_UP_FILE, _MARK + bytes_digest(text).encode() + b"\n" + text)
+
+
+def _is_changed(data: bytes | None) -> bool:
+    """Whether a file is there and somebody else has written it: its first line tells the digest of the rest."""
+    if data is None:
+        return False
+    mark, _, text = data.partition(b"\n")
+    return mark != _MARK + bytes_digest(text).encode()
 
 
 def _row(clip: Clip, result: ClipResult) -> str:

@@ -168,7 +168,7 @@ class Clip(StrictModel):
             raise ValueError("retakes must not overlap")
         if (self.audio is None) == (self.script is None):
             raise ValueError("give audio or script, one of them")
-        if self.transcript != "auto" and self.audio is None:
+        if self.given_transcript is not None and self.audio is None:
             raise ValueError("transcript is what is said in an audio file; a script needs none")
         if self.given_transcript is not None and not any(c.isalnum() for c in self.given_transcript):
             raise ValueError(

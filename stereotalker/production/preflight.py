@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -17,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from stereotalker.audio.natural_voices import NaturalVoice, is_available
 from stereotalker.audio.speech import check_alignable, check_script
 from stereotalker.audio.voices import find_voice
 from stereotalker.avatar.fit_portrait import MIN_SIDE_PX
@@ -48,6 +50,9 @@ SEGMENT_BYTES_PER_PIXEL, MOVING_SEGMENT_BYTES_PER_PIXEL, VIDEO_BYTES_PER_PIXEL =
 # A driver that also renders peaks at 1.9 GB. One that does not render needs less, so this is an upper bound.
 # For each second of the recordings that it reads at once, it takes 0.15 MB for the sound and 0.08 MB for the motion.
 _DRIVER_BYTES, _DRIVER_BYTES_PER_S = 1.9e9, 0.23e6
+# What recognition takes with both models and a long recording, and what the natural voices take.
+_RECOGNIZER_BYTES = 0.7e9
+_VOICE_BYTES = {"heart": 0.2e9, "kumo": 0.6e9}
 
 # Share of the memory that the chosen number of workers may fill. Ray kills workers at 95 %.
 _MEMORY_SHARE = 0.9
@@ -161,6 +166,7 @@ def prepare(
     can_make_signer = not dry_run or not needs_local_signer(params.provenance)
     checks = (
         lambda: models.digests,
+        lambda: _load_speech_models(manifest, models),
         lambda: _encode(params.video),
         lambda: outputs.check("--out"),
         lambda: Outputs(store).check("produce.store"),
@@ -176,6 +182,27 @@ def prepare(
         raise Unavailable("\n".join(faults))
     result = plan(manifest, params, Library(home.avatars), History(home.history), datetime.now(), executor)
     return result if is_url(store) else replace(result, free_bytes=shutil.disk_usage(existing_part(Path(store))).free)
+
+
+def _load_speech_models(manifest: Manifest, models: Models) -> None:
+    """Load what recognizes recordings and speaks scripts. Raises UserError if a model is damaged or unknown."""
+    if models.recognizer and any(clip.is_recognized for clip in manifest.clips):
+        models.recognizer.check()
+    for name in _natural_voices(manifest.clips):
+        NaturalVoice(name).load()
+
+
+def _natural_voices(clips: Iterable[Clip]) -> set[str]:
+    """Names of the natural voices that are installed and speak a clip."""
+    names = set()
+    for clip in clips:
+        try:
+            voice = find_voice(clip.voice, clip.language, clip.rate) if clip.script is not None else None
+        except ClipError:  # the row of the clip says so
+            continue
+        if isinstance(voice, NaturalVoice) and is_available(voice.name):
+            names.add(voice.name)
+    return names
 
 
 def plan(
@@ -214,7 +241,9 @@ def plan(
     rules = params.produce.worker
     workers = 1 if executor == "inline" else params.produce.workers or _workers_of_machine(rules, worker_memory)
     audio_seconds = sum(lengths[: workers + CLIPS_AHEAD])
-    memory = _DRIVER_BYTES + _DRIVER_BYTES_PER_S * audio_seconds + workers * worker_memory
+    driver = _DRIVER_BYTES + sum(_VOICE_BYTES[name] for name in _natural_voices(manifest.clips))
+    driver += _RECOGNIZER_BYTES * any(clip.is_recognized for clip in manifest.clips)
+    memory = driver + _DRIVER_BYTES_PER_S * audio_seconds + workers * worker_memory
     return Plan(clips, begins, workers, threads, disk, memory, local=rules.cluster is None)
 
 
