@@ -261,6 +261,7 @@ def clip_facts(clip: Clip, library: Library) -> dict[str, str]:
         "speech": str(clip.audio) if clip.audio else (clip.script or "")[:80],
         "picture": f"{clip.width} x {clip.height}, {clip.fps:g} fps{stereo}",
         "camera": _camera_text(clip),
+        **({"language": clip.language} if clip.language else {}),
         "seed": str(clip.seed),
         **({"consent": consent.holder} if consent else {}),
     }

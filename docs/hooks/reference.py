@@ -23,7 +23,7 @@ _FIGURES = re.compile(r"^<!-- figures: (.+) -->$", re.MULTILINE)
 # The manifest's keys by what they are about. A key that no group names is put into the last one.
 GROUPS = {
     "who": ("id", "avatar", "consent", "arms", "background"),
-    "speech": ("audio", "script", "transcript", "language", "voice", "rate", "captions"),
+    "speech": ("audio", "part", "script", "transcript", "language", "voice", "rate", "loudness", "captions"),
     "picture": ("width", "height", "fps", "camera", "stereo"),
     "motion": ("seed", "gesture", "style", "gaze", "body", "emotion", "start_pose", "end_pose"),
     "order": ("retakes", "priority", "deadline"),
@@ -33,6 +33,7 @@ _ANCHORS = {
     "CameraKeyFrame": "camera-points",
     "Stereo": "stereo",
     "Captions": "captions",
+    "Part": "part",
     "Consent": "consent",
     "EmotionKey": "emotion",
     "Retake": "retakes",

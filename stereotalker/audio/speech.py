@@ -32,16 +32,18 @@ def from_file(
     language: str | None = None,
     sound: Path | None = None,
     recognizer: Recognizer | None = None,
+    part: tuple[float, float | None] | None = None,
 ) -> Speech:
     """Read a recording, or the sound of a video.
 
     loudness: target in LUFS; transcript: what is said; language: of the transcript (None: DEFAULT_LANGUAGE) or of the
     recording (None: it is recognized), as espeak-ng names it; sound: where the sound of the clip is written, see
-    audio_files.write_normalized; recognizer: gives the words if there is no transcript. A transcript that is not what
-    is said gives no words. Raises ClipError for a recording with a transcript that is longer than MAX_ALIGNMENT_S.
+    audio_files.write_normalized; recognizer: gives the words if there is no transcript; part: start and length in s,
+    see audio_files.write_normalized. A transcript that is not what is said gives no words. Raises ClipError for a
+    recording with a transcript that is longer than MAX_ALIGNMENT_S.
     """
     with _sound_file(sound) as file:
-        level = audio_files.write_normalized(path, loudness, file)
+        level = audio_files.write_normalized(path, loudness, file, part)
         samples = audio_files.speech_samples(file)
     if transcript is not None:
         check_alignable(path, len(samples) / SAMPLE_RATE)

@@ -51,15 +51,16 @@ _CHUNK = 60 * OUTPUT_RATE  # samples that are resampled at once; a multiple of _
 _MARGIN = 100 * _DECIMATION  # samples on both sides that the filter of the resampling may need
 
 
-def write_normalized(path: Path, target: float, out: Path) -> float:
+def write_normalized(path: Path, target: float, out: Path, part: tuple[float, float | None] | None = None) -> float:
     """Write the speech of a file as a 16-bit stereo WAV file at OUTPUT_RATE, at a loudness of `target` LUFS.
 
     Loudness is that of ITU-R BS.1770, as ffmpeg's filter ebur128 measures it. Peaks reach at most 0.97 of full scale.
     Returns the loudness of the result, -inf for silence, which is kept as it is. ffmpeg reads the file twice and writes
     to the disk, so that hours of sound take no memory. A sound track that begins later than the pictures begins with
-    silence. Raises ClipError, which says what is wrong with the file.
+    silence. part: start and length in s of what is written, None: all; a length of None reaches to the end. Raises
+    ClipError, which says what is wrong with the file.
     """
-    stream = _speech_stream(path)
+    stream = _cut(path, _speech_stream(path), part)
     measured = _measure(path, stream, _STEREO)
     layout = _STEREO
     if not measured.peak and stream.channels > 2:
@@ -69,7 +70,7 @@ def write_normalized(path: Path, target: float, out: Path) -> float:
     gain_db = 0.0
     if np.isfinite(measured.lufs):
         gain_db = min(target - measured.lufs, 20 * np.log10(_MAX_PEAK / max(measured.peak, 1e-9)))
-    filters = _chain([layout, f"volume={gain_db}dB"])
+    filters = _chain(stream, [layout, f"volume={gain_db}dB"])
     output = ffmpeg.output(
         _input(path, stream), str(out.absolute()), f="wav", acodec="pcm_s16le", rf64="auto", af=filters
     )
@@ -114,9 +115,12 @@ def speech_samples(path: Path) -> np.ndarray:
     return samples
 
 
-def media_seconds(path: Path) -> float:
-    """Seconds of sound in a file, from its header, or else from its packets. Raises ClipError as `write_normalized`."""
-    seconds = _speech_stream(path).seconds
+def media_seconds(path: Path, part: tuple[float, float | None] | None = None) -> float:
+    """Seconds of sound in a file or a part of it, from its header, or else from its packets.
+
+    Raises ClipError as `write_normalized`.
+    """
+    seconds = _cut(path, _speech_stream(path), part).seconds
     if not MIN_SECONDS <= seconds <= MAX_SECONDS:
         raise ClipError(f"{path} lasts {seconds:.2f} s; expected {MIN_SECONDS} s to {MAX_SECONDS / 3600:.0f} h")
     return seconds
@@ -128,6 +132,7 @@ class _Stream(NamedTuple):
     number: int  # among the file's sound tracks
     channels: int
     seconds: float
+    cut: tuple[str, ...] = ()  # ffmpeg's filters that take a part of it
 
 
 class _Measured(NamedTuple):
@@ -176,7 +181,7 @@ def _measure(path: Path, stream: _Stream, layout: str) -> _Measured:
     """Integrated loudness and peak of a sound track. A sound that is too short to be measured is repeated."""
     repeated = f"aloop=loop=-1:size={10 * OUTPUT_RATE},atrim=end={2 * _BLOCK_S}"
     filters = [layout, *([repeated] if stream.seconds < 2 * _BLOCK_S else []), _MEASURES]
-    report = _run(path, ffmpeg.output(_input(path, stream), "-", f="null", af=_chain(filters)), "info")
+    report = _run(path, ffmpeg.output(_input(path, stream), "-", f="null", af=_chain(stream, filters)), "info")
     found = {name: float(pattern.findall(report)[-1]) for name, pattern in _FIGURES.items()}
     if found["nans"] or found["infs"]:
         raise ClipError(f"{path} holds NaN or infinite samples; export it again")
@@ -189,9 +194,21 @@ def _input(path: Path, stream: _Stream):
     return ffmpeg.input(str(path.absolute()))[f"a:{stream.number}"]
 
 
-def _chain(filters: list[str]) -> str:
-    """A chain of ffmpeg's filters, behind the one that sets the rate and begins when the pictures do."""
-    return ",".join([f"aresample={OUTPUT_RATE}:first_pts=0", *filters])
+def _chain(stream: _Stream, filters: list[str]) -> str:
+    """A chain of ffmpeg's filters, behind those that set the rate, begin when the pictures do, and cut a part out."""
+    return ",".join([f"aresample={OUTPUT_RATE}:first_pts=0", *stream.cut, *filters])
+
+
+def _cut(path: Path, stream: _Stream, part: tuple[float, float | None] | None) -> _Stream:
+    """The part of a sound track, see `write_normalized`. Raises ClipError if it begins behind the track's end."""
+    if part is None:
+        return stream
+    start, seconds = part
+    rest = stream.seconds - start
+    if rest < MIN_SECONDS:
+        raise ClipError(f"part begins at {start:g} s, but {path} lasts {stream.seconds:.2f} s")
+    seconds = rest if seconds is None else min(seconds, rest)
+    return stream._replace(seconds=seconds, cut=(f"atrim=start={start}:duration={seconds}", "asetpts=PTS-STARTPTS"))
 
 
 def _run(path: Path, output, level: str = "error") -> str:

@@ -28,7 +28,7 @@ from stereotalker.models import Models
 from stereotalker.motion.coverage import Coverage
 from stereotalker.production import quality
 from stereotalker.production.avatars import avatar_record, fit_notes
-from stereotalker.production.clip_speech import clip_captions, make_speech, speech_notes, speech_source
+from stereotalker.production.clip_speech import clip_captions, make_speech, speech_notes, speech_source, target_loudness
 from stereotalker.production.manifest import Clip
 from stereotalker.production.motion_controls import Speaker, clip_motion_controls, clip_seed
 from stereotalker.production.segments import (
@@ -122,7 +122,7 @@ class ClipMaker:
 
     def speech(self, clip: Clip, timings: StageTimings) -> tuple[str, Speech]:
         """Stage audio. Returns the entry's key and the speech; the entry also holds sound.wav."""
-        loudness = self.params.audio.loudness
+        loudness = target_loudness(clip, self.params.audio.loudness)
         sha256 = file_digest(clip.audio) if clip.audio else ""
         with self._loading:
             recognizer = self.models.recognizer
@@ -263,7 +263,7 @@ class ClipMaker:
         if anew:
             self.store.discard("video", video_key)
         video = self._entry("video", video_key, encode, timings) / name
-        loudness = self.params.audio.loudness
+        loudness = target_loudness(clip, self.params.audio.loudness)
         cameras = [
             path.model_dump(mode="json") for path in (clip.camera, *(r.camera for r in clip.retakes if r.camera))
         ]

@@ -19,24 +19,32 @@ _SOUND_ALONE = "lips and gestures follow the sound alone"
 def make_speech(clip: Clip, loudness: float, recognizer: Recognizer | None, sound: Path) -> Speech:
     """Speak the script or read the recording of a clip, and write its sound.
 
-    loudness: target in LUFS; recognizer: of the words of a recording without a transcript, None: there is none. Raises
-    ClipError if the speech cannot be used.
+    loudness: target in LUFS, unless the row has its own; recognizer: of the words of a recording without a transcript,
+    None: there is none. Raises ClipError if the speech cannot be used.
     """
+    loudness = target_loudness(clip, loudness)
     if clip.script is not None:
         return from_script(clip.script, find_voice(clip.voice, clip.language, clip.rate), loudness, sound)
     used = recognizer if clip.is_recognized else None
-    return from_file(clip.recording, loudness, clip.given_transcript, clip.language, sound, used)
+    part = (clip.part.start, clip.part.seconds) if clip.part else None
+    return from_file(clip.recording, loudness, clip.given_transcript, clip.language, sound, used, part)
+
+
+def target_loudness(clip: Clip, loudness: float) -> float:
+    """The loudness in LUFS that a clip shall have. loudness: that of clips that ask for none."""
+    return loudness if clip.loudness is None else clip.loudness
 
 
 def speech_source(clip: Clip, sha256: str, recognizer: Recognizer | None) -> tuple[str | list | None, ...]:
     """What the speech of a clip is made from, for its key in the store. sha256: of the recording; else unused."""
     if clip.script is not None:
         return "script", clip.script, find_voice(clip.voice, clip.language, clip.rate).identity()
+    recording = [sha256, clip.part.model_dump(mode="json") if clip.part else None]
     if clip.given_transcript is not None:
-        return "transcribed", sha256, clip.given_transcript, clip.language or DEFAULT_LANGUAGE
+        return "transcribed", recording, clip.given_transcript, clip.language or DEFAULT_LANGUAGE
     if clip.is_recognized and recognizer:
-        return "recognized", sha256, clip.language, recognizer.digest
-    return "sound", sha256
+        return "recognized", recording, clip.language, recognizer.digest
+    return "sound", recording
 
 
 def clip_captions(clip: Clip, speech: Speech) -> tuple[Caption, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterator
 from datetime import datetime, time, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -22,6 +23,7 @@ from stereotalker.media.burnt_captions import BurntCaptions
 from stereotalker.media.photos import is_picture
 from stereotalker.media.stereo import Stereo
 from stereotalker.params import hour_of_day
+from stereotalker.production.localization import by_language
 from stereotalker.production.manifest_files import Row, read_rows
 from stereotalker.validation import StrictModel, explain, invalid_character, is_text
 
@@ -49,6 +51,13 @@ class Retake(StrictModel):
     def frames(self, fps: float, frames: int) -> tuple[int, int]:
         """First frame of the retake, and the frame behind its last one. frames: number of frames of the clip."""
         return round(self.start * fps), min(round(self.end * fps), frames)
+
+
+class Part(StrictModel):
+    """The part of a recording that a clip is made of."""
+
+    start: float = Field(0.0, ge=0, description="where it begins, s from the recording's start")
+    seconds: float | None = Field(None, ge=0.2, description="how long it is; null: to the recording's end")
 
 
 class EmotionKey(StrictModel):
@@ -109,7 +118,11 @@ class Clip(StrictModel):
         "portrait", description="portrait, blur, transparent (a .mov in ProRes 4444), #rrggbb, or a picture's file"
     )
     audio: Path | None = Field(None, description="a file with speech; any format that ffmpeg reads")
+    part: Part | None = Field(None, description="the part of `audio` that is used; null: all of it")
     script: str | None = Field(None, description="words to speak, instead of `audio`")
+    loudness: float | None = Field(
+        None, ge=-40, le=-5, description="LUFS of the clip's sound; null: that of params.yaml"
+    )
     transcript: Annotated[str, BeforeValidator(_auto)] = Field(
         "auto", description="what is said in `audio`; auto or null: it is recognized; none: the sound alone is used"
     )
@@ -170,6 +183,8 @@ class Clip(StrictModel):
             raise ValueError("give audio or script, one of them")
         if self.given_transcript is not None and self.audio is None:
             raise ValueError("transcript is what is said in an audio file; a script needs none")
+        if self.part is not None and self.audio is None:
+            raise ValueError("part is of an audio file; a script is spoken whole")
         if self.given_transcript is not None and not any(c.isalnum() for c in self.given_transcript):
             raise ValueError(
                 f"transcript {self.transcript[:40]!r} has no letters or digits; expected what is said, auto or none"
@@ -280,7 +295,7 @@ def read_manifest(path: Path) -> Manifest:
     rows, faults = read_rows(path)
     clips: list[Clip] = []
     row_of: dict[str, int] = {}
-    for row in rows:
+    for row in _in_all_languages(path, rows, faults):
         name = row.values.get("id")
         where = f"{path}, row {row.number}, clip {name!r}" if name else f"{path}, row {row.number}"
         unknown = [key for key in row.values if key not in Clip.model_fields]
@@ -303,6 +318,14 @@ def read_manifest(path: Path) -> Manifest:
         raise UserError("\n".join(faults))
     located = tuple(_with_paths_from(clip, path.parent) for clip in clips)
     return Manifest(path=path, clips=located, notes=tuple(_old_names([row.values for row in rows])))
+
+
+def _in_all_languages(path: Path, rows: list[Row], faults: list[str]) -> Iterator[Row]:
+    """The rows of a manifest, each once for every language that it is spoken in. Faults are added to the list."""
+    for row in rows:
+        found, wrong = by_language(row)
+        faults += [f"{path}, row {row.number}, clip {row.values.get('id')!r}: {fault}" for fault in wrong]
+        yield from found
 
 
 def _explain(fault: ErrorDetails, row: Row) -> str:

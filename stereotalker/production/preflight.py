@@ -303,7 +303,7 @@ def _seconds(clip: Clip) -> float:
     if clip.script is not None:
         check_script(clip.script, find_voice(clip.voice, clip.language, clip.rate))
         return max(len(clip.script.split()) * 60 / clip.rate, audio_files.MIN_SECONDS)
-    seconds = audio_files.media_seconds(clip.recording)
+    seconds = audio_files.media_seconds(clip.recording, (clip.part.start, clip.part.seconds) if clip.part else None)
     if clip.given_transcript is not None:
         check_alignable(clip.recording, seconds)
     return seconds
