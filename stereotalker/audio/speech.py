@@ -11,11 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 from stereotalker.audio.forced_alignment import align
+from stereotalker.audio.marks import MarkedVoice, Speaker, without_marks
 from stereotalker.audio.recognition import Recognition, Recognizer
-from stereotalker.audio.text_to_speech import SpokenText
 from stereotalker.audio.voices import DEFAULT_LANGUAGE
 from stereotalker.errors import ClipError
 from stereotalker.media import audio_files
@@ -86,24 +85,14 @@ def check_alignable(path: Path, seconds: float) -> None:
         )
 
 
-class Speaker(Protocol):
-    """What speaks a text: a voice of espeak-ng, or a natural one."""
-
-    def check(self, text: str) -> None:
-        """Raise ClipError for a text that it cannot speak, as far as the text's letters tell."""
-
-    def speak(self, text: str) -> SpokenText:
-        """Synthesize a text. Raises ClipError if it cannot be spoken."""
-
-
-def check_script(text: str, voice: Speaker) -> None:
+def check_script(text: str, voice: Speaker | MarkedVoice) -> None:
     """Raise ClipError for a script without letters and digits, and as the voice does."""
-    if not any(c.isalnum() for c in text):
-        raise ClipError(EMPTY_SCRIPT_MESSAGE)
     voice.check(text)
+    if not any(c.isalnum() for c in without_marks(text)):
+        raise ClipError(EMPTY_SCRIPT_MESSAGE)
 
 
-def from_script(text: str, voice: Speaker, loudness: float, sound: Path | None = None) -> Speech:
+def from_script(text: str, voice: Speaker | MarkedVoice, loudness: float, sound: Path | None = None) -> Speech:
     """Speak a script. Returns the Speech with the times of words and phonemes.
 
     loudness: target in LUFS; sound: as of `from_file`. Raises ClipError as `check_script` does, and as the voice does.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from stereotalker.audio.marks import MarkedVoice
 from stereotalker.audio.natural_voices import MODELS, NaturalVoice, is_available
 from stereotalker.audio.text_to_speech import Voice, variants
 from stereotalker.errors import ClipError
@@ -9,6 +10,15 @@ from stereotalker.errors import ClipError
 DEFAULT_LANGUAGE = "en-us"  # of scripts and transcripts
 ESPEAK = "espeak"  # the name of espeak-ng's plain voice
 _DEFAULT_ENGLISH = "heart"
+
+
+def script_voice(name: str, language: str | None, rate: int) -> MarkedVoice:
+    """The voice of a script with marks. Passages in other languages are spoken by the best voice there is for those.
+
+    Raises ClipError as `find_voice` does; for other languages only when it speaks them.
+    """
+    own = find_voice(name, language, rate)
+    return MarkedVoice(lambda other: own if other is None else find_voice("", other, rate))
 
 
 def find_voice(name: str, language: str | None, rate: int) -> Voice | NaturalVoice:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from stereotalker.audio.marks import without_marks
 from stereotalker.audio.recognition import Recognizer
 from stereotalker.audio.speech import from_file, from_script
-from stereotalker.audio.voices import DEFAULT_LANGUAGE, find_voice
+from stereotalker.audio.voices import DEFAULT_LANGUAGE, script_voice
 from stereotalker.media.burnt_captions import Caption
 from stereotalker.media.video_files import frame_count
 from stereotalker.production.captions import faults, make_captions
@@ -24,7 +25,7 @@ def make_speech(clip: Clip, loudness: float, recognizer: Recognizer | None, soun
     """
     loudness = target_loudness(clip, loudness)
     if clip.script is not None:
-        return from_script(clip.script, find_voice(clip.voice, clip.language, clip.rate), loudness, sound)
+        return from_script(clip.script, script_voice(clip.voice, clip.language, clip.rate), loudness, sound)
     used = recognizer if clip.is_recognized else None
     part = (clip.part.start, clip.part.seconds) if clip.part else None
     return from_file(clip.recording, loudness, clip.given_transcript, clip.language, sound, used, part)
@@ -38,7 +39,7 @@ def target_loudness(clip: Clip, loudness: float) -> float:
 def speech_source(clip: Clip, sha256: str, recognizer: Recognizer | None) -> tuple[str | list | None, ...]:
     """What the speech of a clip is made from, for its key in the store. sha256: of the recording; else unused."""
     if clip.script is not None:
-        return "script", clip.script, find_voice(clip.voice, clip.language, clip.rate).identity()
+        return "script", clip.script, script_voice(clip.voice, clip.language, clip.rate).identity(clip.script)
     recording = [sha256, clip.part.model_dump(mode="json") if clip.part else None]
     if clip.given_transcript is not None:
         return "transcribed", recording, clip.given_transcript, clip.language or DEFAULT_LANGUAGE
@@ -51,7 +52,7 @@ def clip_captions(clip: Clip, speech: Speech) -> tuple[Caption, ...]:
     """The captions of a clip that asks for them; none if its words are not known."""
     if clip.captions is None or not speech.words:
         return ()
-    text = clip.script or clip.given_transcript or speech.recognized
+    text = without_marks(clip.script) if clip.script else clip.given_transcript or speech.recognized
     return make_captions(speech.words, text, frame_count(speech.seconds, clip.fps) / clip.fps)
 
 

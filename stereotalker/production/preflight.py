@@ -18,9 +18,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from stereotalker.audio.marks import passages, without_marks
 from stereotalker.audio.natural_voices import NaturalVoice, is_available
 from stereotalker.audio.speech import check_alignable, check_script
-from stereotalker.audio.voices import find_voice
+from stereotalker.audio.voices import find_voice, script_voice
 from stereotalker.avatar.fit_portrait import MIN_SIDE_PX
 from stereotalker.avatar.library import Library
 from stereotalker.avatar.mediapipe_detector import check_usable
@@ -224,7 +225,7 @@ def plan(
             frames = frame_count(_seconds(clip), clip.fps)
             clip_motion_controls(clip, 0, 1)
             if clip.captions and clip.captions.burn:
-                check_font(clip.script or clip.given_transcript or "", clip.captions)
+                check_font(without_marks(clip.script or clip.given_transcript or ""), clip.captions)
         except ClipError as error:
             return ClipPlan(row, clip, 0, None, str(error))
         seconds = speed.worker_seconds(clip.pixels, frames) if speed else None
@@ -301,8 +302,10 @@ def _seconds(clip: Clip) -> float:
     Raises ClipError if the recording or the script cannot be used.
     """
     if clip.script is not None:
-        check_script(clip.script, find_voice(clip.voice, clip.language, clip.rate))
-        return max(len(clip.script.split()) * 60 / clip.rate, audio_files.MIN_SECONDS)
+        check_script(clip.script, script_voice(clip.voice, clip.language, clip.rate))
+        spoken = passages(clip.script)
+        words = sum(len(passage.text.split()) for passage in spoken)
+        return max(words * 60 / clip.rate + sum(passage.pause for passage in spoken), audio_files.MIN_SECONDS)
     seconds = audio_files.media_seconds(clip.recording, (clip.part.start, clip.part.seconds) if clip.part else None)
     if clip.given_transcript is not None:
         check_alignable(clip.recording, seconds)
@@ -313,8 +316,8 @@ def _spelled_out(clip: Clip) -> str:
     """The script as its voice spells it out; empty if that is what is written."""
     if clip.script is None:
         return ""
-    text = find_voice(clip.voice, clip.language, clip.rate).spelled_out(clip.script)
-    return text if text != " ".join(clip.script.split()) else ""
+    text = script_voice(clip.voice, clip.language, clip.rate).spelled_out(clip.script)
+    return text if text != " ".join(without_marks(clip.script).split()) else ""
 
 
 def _encode(params: VideoParams) -> None:

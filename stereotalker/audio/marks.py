@@ -1,0 +1,152 @@
+"""Marks in a script that every voice understands: pauses, and passages in another language.
+
+`[pause 0.5]` is a silence of half a second. `<lang xml:lang="de">Guten Morgen</lang>`, as in SSML, is spoken by the
+voice of that language.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+from scipy.signal import resample_poly
+
+from stereotalker.audio.text_to_speech import SpokenText
+from stereotalker.errors import ClipError
+
+MAX_PAUSE_S = 30.0
+_MARK = re.compile(r"\[\s*pause\b([^\]]*)\]|<\s*lang\b([^>]*)>|<\s*/\s*lang\s*>", re.IGNORECASE)
+_LANGUAGE = re.compile(r"""\s*xml:lang\s*=\s*["']([\w-]+)["']\s*""")
+
+
+class Speaker(Protocol):
+    """What speaks a text: a voice of espeak-ng, or a natural one."""
+
+    def identity(self) -> list:
+        """What its sound depends on beside the text, for store keys."""
+
+    def check(self, text: str) -> None:
+        """Raise ClipError for a text that it cannot speak, as far as the text's letters tell."""
+
+    def spelled_out(self, text: str) -> str:
+        """The text as it is spoken, with numbers and signs as words where the voice tells."""
+
+    def speak(self, text: str) -> SpokenText:
+        """Synthesize a text. Raises ClipError if it cannot be spoken."""
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A part of a script that one voice speaks."""
+
+    text: str
+    language: str | None  # None: that of the script
+    pause: float  # s of silence before it
+
+
+@dataclass(frozen=True)
+class MarkedVoice:
+    """Speaks a script with marks: each passage by the voice of its language."""
+
+    voice_of: Callable[[str | None], Speaker]  # language -> its voice; None: that of the script
+
+    def identity(self, text: str) -> list:
+        """What the sound of a text depends on beside it, for store keys. Raises ClipError for a faulty mark."""
+        return [self.voice_of(passage.language).identity() for passage in passages(text)]
+
+    def check(self, text: str) -> None:
+        """Raise ClipError for a faulty mark, and for a passage that its voice does not speak."""
+        for passage in passages(text):
+            self.voice_of(passage.language).check(passage.text)
+
+    def spelled_out(self, text: str) -> str:
+        """The text as it is spoken, without marks."""
+        return " ".join(self.voice_of(p.language).spelled_out(p.text) for p in passages(text) if p.text)
+
+    def speak(self, text: str) -> SpokenText:
+        """The passages one after the other, equally loud, at the sample rate of the first."""
+        spoken: SpokenText | None = None
+        for passage in passages(text):
+            if not any(c.isalnum() for c in passage.text):
+                part = SpokenText(np.zeros(0, np.float32), spoken.sample_rate if spoken else 24_000, (), ())
+            else:
+                part = self.voice_of(passage.language).speak(passage.text)
+            spoken = _joined(spoken, part, passage.pause)
+        assert spoken is not None
+        return spoken
+
+
+def passages(script: str) -> list[Passage]:
+    """The passages of a script, at least one. Raises ClipError for a faulty mark."""
+    result: list[Passage] = []
+    position, pause, language = 0, 0.0, None
+    for mark in [*_MARK.finditer(script), None]:
+        text = script[position : mark.start() if mark else None].strip()
+        if text or (mark is None and (pause or not result)):
+            result.append(Passage(text, language, pause))
+            pause = 0.0
+        if mark is None:
+            break
+        position = mark.end()
+        if mark[1] is not None:
+            pause += _pause_seconds(mark)
+        elif mark[2] is None:
+            if language is None:
+                raise ClipError(f"script: {mark[0]} closes no <lang>")
+            language = None
+        else:
+            if language is not None:
+                raise ClipError(f"script: {mark[0]} stands within another <lang>; close that first")
+            found = _LANGUAGE.fullmatch(mark[2])
+            if found is None:
+                raise ClipError(f'script: {mark[0]}; expected <lang xml:lang="de">')
+            language = found[1]
+    if language is not None:
+        raise ClipError(f"script: <lang> of {language!r} is not closed; expected </lang>")
+    return result
+
+
+def without_marks(script: str) -> str:
+    """The words of a script, as captions show them. Raises ClipError for a faulty mark."""
+    return " ".join(passage.text for passage in passages(script) if passage.text)
+
+
+def _pause_seconds(mark: re.Match) -> float:
+    try:
+        seconds = float(mark[1])
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds <= MAX_PAUSE_S:
+        raise ClipError(f"script: {mark[0]}; expected seconds up to {MAX_PAUSE_S:g}, such as [pause 0.5]")
+    return seconds
+
+
+def _joined(first: SpokenText | None, second: SpokenText, pause: float) -> SpokenText:
+    """Two passages, with silence between them; None: there is nothing before the second."""
+    rate = first.sample_rate if first else second.sample_rate
+    samples = second.samples
+    if rate != second.sample_rate:
+        common = int(np.gcd(rate, second.sample_rate))
+        samples = resample_poly(samples, rate // common, second.sample_rate // common).astype(np.float32)
+    before = first.samples if first else np.zeros(0, np.float32)
+    if level := _level(before):
+        samples = samples * min(level / max(_level(samples), 1e-6), 1 / max(np.abs(samples).max(initial=0), 1e-6))
+    silence = np.zeros(round(pause * rate), np.float32)
+    start = (len(before) + len(silence)) / rate
+    words, phonemes = (
+        (*before_items, *(replace(item, start=item.start + start, end=item.end + start) for item in items))
+        for before_items, items in (
+            (first.words if first else (), second.words),
+            (first.phonemes if first else (), second.phonemes),
+        )
+    )
+    return SpokenText(np.concatenate([before, silence, samples]).astype(np.float32), rate, words, phonemes)
+
+
+def _level(samples: np.ndarray) -> float:
+    """Root mean square of the sound that is not silence; 0 for none."""
+    loud = samples[np.abs(samples) > 0.01]
+    return float(np.sqrt((loud**2).mean())) if len(loud) else 0.0
