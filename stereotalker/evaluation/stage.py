@@ -19,6 +19,9 @@ import torch
 from PIL import Image
 
 from stereotalker.acting.reference_acting import STYLES, act, lip_closure_spans
+from stereotalker.audio import whisper_models
+from stereotalker.audio.natural_voices import NaturalVoice, is_available
+from stereotalker.audio.recognition import Recognizer
 from stereotalker.audio.speech import from_file
 from stereotalker.avatar.detector_calibration import read_calibration
 from stereotalker.avatar.frame_detectors import HandFinder, JawTracker
@@ -223,7 +226,12 @@ def evaluate_speech(params: Params, weights: Path, log: Log) -> None:
     noise = untranscribed.words_in_noise(
         [resolve(path) for path in settings.unspoken], models.recognizer, settings.seed
     )
-    _write("speech", untranscribed.summary(scores, gestures, noise), log)
+    figures = untranscribed.summary(scores, gestures, noise)
+    if (judge := whisper_models.base()) is not None and is_available("heart"):
+        texts = [recording.text for recording in recordings if recording.language.startswith("en")][::3]
+        voice = NaturalVoice("heart")
+        figures["voice_wer"] = untranscribed.voice_word_error_rate(texts, voice, Recognizer(None, judge))
+    _write("speech", figures, log)
     write_atomic(METRICS / "speech.md", untranscribed.report(scores, gestures, noise).encode())
 
 

@@ -18,9 +18,10 @@ import numpy as np
 from stereotalker.acting.reference_acting import STYLES, act
 from stereotalker.audio.encoder import SpeechEncoder, frame_times
 from stereotalker.audio.forced_alignment import align
+from stereotalker.audio.marks import Speaker
 from stereotalker.audio.phonemes import BILABIAL, CLASSES, phoneme_class
 from stereotalker.audio.recognition import Recognizer
-from stereotalker.audio.speech import from_file, recognized_speech
+from stereotalker.audio.speech import from_file, from_script, recognized_speech
 from stereotalker.body.model import Body
 from stereotalker.dataset.speech_corpus import Recording
 from stereotalker.evaluation import motion_metrics
@@ -140,6 +141,17 @@ def gesture_accuracy(cases: WordCases, recognizer: Recognizer, synthesizer: Synt
             motion = synthesizer.motion(speech, controls, len(case.reference.poses), case.reference.fps)
             hits[name].append(by_style[case.style].nearest(motion, moment) == gesture)
     return {name: float(np.mean(values)) for name, values in hits.items()}
+
+
+def voice_word_error_rate(texts: list[str], voice: Speaker, judge: Recognizer) -> float:
+    """Word error rate of a synthetic voice, as a recognizer hears it."""
+    errors = words = 0
+    for text in texts:
+        spoken = from_script(text, voice, -20.0)
+        true = plain_words(text)
+        errors += edit_distance(true, plain_words(judge.recognize(spoken.samples, "en-us").text))
+        words += len(true)
+    return errors / max(words, 1)
 
 
 def words_in_noise(files: list[Path], recognizer: Recognizer, seed: int) -> dict[str, int]:
