@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from stereotalker.audio.text_to_speech import Voice
 from stereotalker.audio.voices import find_voice
-from stereotalker.errors import ClipError
+from stereotalker.errors import ClipError, UserError
 from stereotalker.media.audio_files import FFMPEG
 from stereotalker.media.burnt_captions import BurntCaptions, Caption, check_font, draw_captions
 from stereotalker.media.stereo import Stereo
@@ -235,20 +235,75 @@ def test_a_font_without_the_letters_and_a_file_that_is_no_font_are_refused(tmp_p
     check_font("Grüße, Привет, مرحبا", BurntCaptions())
 
 
+@pytest.mark.parametrize("size", [(128, 128), (256, 144), (144, 256), (480, 270), (256, 256)])
+@pytest.mark.parametrize("letters", [0.055, 0.12])
+def test_burnt_captions_of_a_clip_have_one_size_and_lie_within_the_picture(size, letters):
+    text = "Good morning, dear friends of the wonderful wide sea, and welcome. Yes, we really do!"
+    plain = [w for w in text.replace(",", "").replace(".", "").replace("!", "").split()]
+    words = tuple(Timed(w, 0.4 * k, 0.4 * k + 0.35) for k, w in enumerate(plain))
+    clip = single_clip(
+        "a", {"script": text, "width": size[1], "height": size[0], "captions": {"burn": True, "size": letters}}
+    )
+    speech = Speech(np.zeros(16000 * 8, np.float32), -20.0, words)
+    captions = clip_captions(clip, speech, are_burnt=True)
+    frames = np.zeros((int(8 * 5), *size, 3), np.uint8)
+    drawn = np.concatenate(list(draw_captions([frames], captions, clip.captions, 5.0, None)))
+    where = np.flatnonzero(drawn.any((0, 1, 3)))
+    assert where.min() >= 1 and where.max() <= size[1] - 2
+    pictures = (drawn[int((caption.start + 0.1) * 5) + 1] for caption in captions)
+    heights = [p.any((1, 2)).sum() / len(c.lines) for c, p in zip(captions, pictures, strict=True)]
+    assert max(heights) < 1.9 * min(heights)
+    assert [c for caption in captions for c in caption.text if c.isalnum()] == [c for c in text if c.isalnum()]
+
+
+def test_speakers_who_stop_part_captions():
+    """As in: And so, my fellow Americans - ask not what your country can do for you."""
+    plain = "And so my fellow Americans ask not what your country can do for you".split()
+    starts = [0.3, 0.6, 0.9, 1.1, 1.4, 3.2, 4.0, 5.4, 5.7, 5.9, 6.3, 6.5, 6.7, 6.9]
+    words = [Timed(w, start, start + 0.25) for w, start in zip(plain, starts, strict=True)]
+    captions = make_captions(words, "And so, my fellow Americans ask not what your country can do for you.", 8.0)
+    assert captions[0].text == "And so, my fellow Americans"
+
+
+def test_numbers_with_a_full_stop_end_no_sentence():
+    plain = "Am 3 4 2026 zahlten wir alles".split()
+    words = [Timed(w, 0.4 * k, 0.4 * k + 0.35) for k, w in enumerate(plain)]
+    assert len(make_captions(words, "Am 3. 4. 2026 zahlten wir alles.", 4.0)) == 1
+
+
+@pytest.mark.parametrize(
+    ("captions", "complaint"),
+    [
+        ("burned", "captions 'burned'; expected files, burnt, none, or settings such as {burn: true}"),
+        ({"highlight": True}, "highlight: only for captions in the pictures; add burn: true"),
+        ({"burn": False, "size": 0.1, "font": "a.ttf"}, "font, size: only for captions in the pictures"),
+        (3, "captions"),
+    ],
+)
+def test_faulty_settings_of_captions_are_refused(captions, complaint):
+    with pytest.raises(UserError, match=complaint):
+        single_clip("a", {"script": "Hello.", "captions": captions})
+
+
+def test_captions_without_words_are_refused():
+    with pytest.raises(UserError, match="captions need words: give a transcript, or leave transcript: none out"):
+        single_clip("a", {"audio": "a.wav", "transcript": "none", "captions": "files"})
+
+
 def test_a_row_asks_for_captions_by_a_word_or_with_settings():
     row = {"script": "Hello.", "captions": "files"}
     assert single_clip("a", row).captions == Captions()
     assert single_clip("a", row | {"captions": "burnt"}).captions.burn
     assert single_clip("a", row | {"captions": "none"}).captions is None
+    assert single_clip("a", row | {"captions": True}).captions == Captions()
     assert single_clip("a", row | {"captions": {"burn": True, "size": 0.1}}).captions.size == 0.1
 
 
 def test_a_row_without_known_words_says_that_it_has_no_captions():
-    clip = single_clip("a", {"audio": "a.wav", "transcript": "none", "captions": "files"})
+    clip = single_clip("a", {"audio": "a.wav", "captions": "files"})
     speech = Speech(np.zeros(16000, np.float32), -20.0)
-    assert clip_captions(clip, speech) == () and speech_notes(clip, speech, None) == (
-        "no captions: its words are not known",
-    )
+    assert clip_captions(clip, speech) == ()
+    assert speech_notes(clip, speech, None)[0] == "no captions: its words are not known"
     fast = Speech(
         np.zeros(16000, np.float32), -20.0, (Timed("incomprehensibilities", 0.0, 0.5), Timed("yes", 0.5, 0.6))
     )
@@ -262,7 +317,7 @@ def test_a_batch_delivers_captions_and_burns_them_in(tmp_path, run_batch):
         "defaults: {avatar: ava, width: 64, height: 64, fps: 10, voice: espeak}\nclips:\n"
         "- {id: plain, script: Good morning to all of you.}\n"
         "- {id: files, script: Good morning to all of you., captions: files}\n"
-        "- {id: burnt, script: Good morning to all of you., captions: {burn: true, size: 0.15}}\n"
+        "- {id: burnt, script: Good morning to all of you., captions: {burn: true, size: 0.13}}\n"
     )
     batch = run_batch(tmp_path / "night.yaml")
     assert all(row.state == "done" for row in batch.results)

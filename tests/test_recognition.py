@@ -1,5 +1,6 @@
 """Words of recordings without a transcript: passages with speech, their text, and its times."""
 
+import csv
 import shutil
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from stereotalker.errors import Unavailable, UserError
 from stereotalker.media import audio_files
 from stereotalker.motion.audio_features import AudioFeatures
 from stereotalker.production.clip_speech import make_speech, speech_notes, speech_source
-from stereotalker.production.follow_up import FOLLOW_UP_FILE, write_follow_up
+from stereotalker.production.follow_up import FOLLOW_UP_FILE, NEW_FOLLOW_UP_FILE, write_follow_up
 from stereotalker.production.manifest import read_manifest, single_clip
 from stereotalker.production.outputs import Outputs
 from stereotalker.production.report import ClipResult
@@ -218,7 +219,7 @@ def test_the_store_key_of_a_recording_depends_on_how_its_words_are_known():
     none = single_clip("a", {"audio": "a.wav", "transcript": "none"})
     given = single_clip("a", {"audio": "a.wav", "transcript": "Hello."})
     sources = [speech_source(row, "f", known), speech_source(row, "f", other), speech_source(row, "f", None)]
-    assert len({*sources, speech_source(given, "f", known)}) == 4
+    assert len({str(source) for source in (*sources, speech_source(given, "f", known))}) == 4
     assert speech_source(none, "f", known) == speech_source(row, "f", None)
 
 
@@ -303,6 +304,7 @@ def test_what_was_heard_becomes_a_manifest_to_correct(tmp_path):
     for again in (results, [ClipResult(row.id, row.row, "done") for row in results]):
         write_follow_up(outputs, manifest, again)  # what its author has written is never lost
         assert (tmp_path / "out" / FOLLOW_UP_FILE).read_bytes() == changed
+    assert read_manifest(tmp_path / "out" / NEW_FOLLOW_UP_FILE).clips == manifest.clips
 
 
 def test_a_file_of_what_was_heard_that_nobody_changed_is_written_anew(tmp_path):
@@ -403,3 +405,22 @@ def test_gestures_of_passages_without_known_words_come_from_the_sound(tiny_model
     sound = Speech(truth.samples, -20.0)
     mixed = Speech(truth.samples, -20.0, truth.words, truth.phonemes, unaligned=((0.0, truth.seconds),))
     assert np.array_equal(synthesizer.gesture_labels(mixed, slots)[:-1], synthesizer.gesture_labels(sound, slots)[:-1])
+
+
+@needs_words
+@needs_recordings
+def test_what_whisper_itself_takes_for_no_speech_gives_no_words(recognizer):
+    """Eight seconds of jazz, in which tiny.en hears "Thank you."."""
+    path = SHARED / "bad_input" / "librosa" / "Kevin_MacLeod_-_Vibe_Ace.ogg"
+    speech = from_file(path, -20.0, recognizer=recognizer, part=(8.0, 8.0))
+    assert not speech.words and not speech.recognized
+
+
+@needs_all
+@needs_recordings
+def test_a_transcript_finds_its_language(recognizer):
+    rows = csv.DictReader((SHARED / "speech" / "transcripts.csv").open(encoding="utf-8"))
+    row = next(row for row in rows if "de_rhasspy-0079" in row["path"])
+    path, text = SHARED / row["path"], row["text"]
+    assert len(from_file(path, -20.0, text, recognizer=recognizer).words) == len(text.split())
+    assert not from_file(path, -20.0, text).words

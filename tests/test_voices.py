@@ -148,6 +148,9 @@ def test_the_voice_of_a_row(monkeypatch):
     assert find_voice("", "de", 150) == Voice("de", "", 150)
     with pytest.raises(ClipError, match="voice 'heart' speaks American English, not 'de'; leave one of them out"):
         find_voice("heart", "de", 165)
+    with pytest.raises(ClipError, match="language 'xx' is not one of espeak-ng's; expected e.g. en-us"):
+        find_voice("", "xx", 165)
+    assert find_voice("", "zh", 165) == Voice("cmn", "", 165) and find_voice("", "fr", 165) == Voice("fr-fr", "", 165)
     with pytest.raises(ClipError, match="voice 'Heart' is unknown; expected heart, kumo, espeak, or a variant"):
         find_voice("Heart", None, 165)
     monkeypatch.setattr(natural_voices.importlib.util, "find_spec", lambda name: None)
@@ -175,8 +178,18 @@ def test_a_model_that_is_not_the_known_one_is_refused():
 
 @needs_heart
 def test_numbers_are_spelled_out_as_they_are_spoken():
-    spelled = NaturalVoice("heart").spelled_out("On 3 May, Dr. Smith ran 5 km.")
-    assert spelled == "On the third of May, Dr Smith ran 5 kilometers."
+    voice = NaturalVoice("heart")
+    assert voice.spelled_out("On 3 May, Dr. Smith ran 5 km.") == "On the third of May, Dr Smith ran 5 kilometers."
+    spelled = voice.spelled_out("It costs $1.5bn, or £3m, from 10:30-11:00, at 100 MB/s and 5 km/h, 24/7.")
+    for words in (
+        "1.5 billion dollars",
+        "3 million pounds",
+        "ten thirty to eleven",
+        "per second",
+        "per hour",
+        "twenty-four seven",
+    ):
+        assert words in spelled, spelled
 
 
 @needs_heart

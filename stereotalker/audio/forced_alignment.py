@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from stereotalker.audio.phonemes import VOWELS, arpabet, phoneme_class
-from stereotalker.audio.text_to_speech import Voice, speak_in_fresh_process
+from stereotalker.audio.text_to_speech import Voice, espeak_code, speak_in_fresh_process
 from stereotalker.errors import ClipError
 from stereotalker.records import SAMPLE_RATE, Timed
 
@@ -25,8 +25,6 @@ _WIDE_BEAMS = {"beam": 1e-200, "pbeam": 1e-200, "wbeam": 1e-150, "fwdflat": Fals
 # languages. Measured: English texts that fit score -12 to -25, other sentences -58 to -78; in other languages texts
 # that fit score -23 to -48 and other sentences -61 to -84.
 _MIN_SCORE_ENGLISH, _MIN_SCORE_FOREIGN = -40, -55
-# espeak-ng's names of the languages for which they differ from the usual codes.
-_ESPEAK_LANGUAGES = {"en": "en-us", "fr": "fr-fr", "pt": "pt-br", "zh": "cmn", "no": "nb", "nn": "nb"}
 Alignment = tuple[tuple[Timed, ...], tuple[Timed, ...]]  # words, phonemes
 
 
@@ -36,7 +34,7 @@ def align(samples: np.ndarray, text: str, language: str = "en-us", min_score: fl
     min_score: lowest mean acoustic score of a frame at which the text counts as what is said; None: that of the
     language. Raises ClipError for a language that espeak-ng does not speak.
     """
-    language = _ESPEAK_LANGUAGES.get(language, language)
+    language = espeak_code(language)
     decoder, is_english = _decoder(**_WIDE_BEAMS), language.startswith("en")
     words = _english(decoder, text) if is_english else _foreign(decoder, text, language)
     if not words:

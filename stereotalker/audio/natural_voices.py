@@ -45,6 +45,15 @@ _IPA = {
 }  # fmt: skip
 _MARKS, _LONG, _SPACE = "ˈˌ", "ː", " "
 _SILENT, _PAUSES = ';:,.!?—…"()“”', ";:,.!?—…"
+# What hibari reads wrongly, and how it is spoken: billions, ranges of times, units by time.
+_SPOKEN = (
+    (re.compile(r"([$£€]\s?[\d.,]+)\s?bn\b"), r"\1 billion"),
+    (re.compile(r"([$£€]\s?[\d.,]+)\s?mn?\b"), r"\1 million"),
+    (re.compile(r"(\d{1,2}:\d{2})\s?[-–]\s?(?=\d{1,2}:\d{2})"), r"\1 to "),
+    (re.compile(r"(?<=\d)(\s?[A-Za-z]+)/s\b"), r"\1 per second"),
+    (re.compile(r"(?<=\d)(\s?[A-Za-z]+)/h\b"), r"\1 per hour"),
+    (re.compile(r"\b24/7\b"), "twenty-four seven"),
+)
 _MOST_DIGITS = 30  # hibari has no names for longer numbers; their digits are read one by one
 
 
@@ -169,8 +178,10 @@ def _spoken_words(sentence: str) -> list[_Word]:
 
 
 def _plain(sentence: str) -> str:
-    """The sentence without hibari's own markup, and with the digits of very long numbers apart."""
+    """The sentence without what hibari's rules read wrongly: its own markup, very long numbers, and _SPOKEN."""
     sentence = sentence.replace("](", "] (")
+    for pattern, spoken in _SPOKEN:
+        sentence = pattern.sub(spoken, sentence)
     return re.sub(rf"\d{{{_MOST_DIGITS},}}", lambda found: " ".join(found.group()), sentence)
 
 

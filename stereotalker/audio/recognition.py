@@ -111,6 +111,11 @@ class Recognizer:
         found.text = " ".join(texts)
         return found
 
+    def language(self, samples: np.ndarray) -> str:
+        """Whisper's name of the language of speech f32 [S] at 16 kHz; empty if nobody speaks."""
+        passages = joined(speech_spans(samples))
+        return self._detect_language(samples, passages) if passages else ""
+
     def _align(self, samples: np.ndarray, text: str, language: str, reason: str) -> tuple[Alignment | None, str]:
         """The times of a text, and why there are none, or `reason`."""
         try:

@@ -16,6 +16,7 @@ from stereotalker.audio.forced_alignment import align
 from stereotalker.audio.marks import MarkedVoice, Speaker, without_marks
 from stereotalker.audio.recognition import Recognition, Recognizer
 from stereotalker.audio.voices import DEFAULT_LANGUAGE
+from stereotalker.audio.whisper_models import ENGLISH
 from stereotalker.errors import ClipError
 from stereotalker.media import audio_files
 from stereotalker.records import SAMPLE_RATE, Speech
@@ -35,18 +36,22 @@ def from_file(
 ) -> Speech:
     """Read a recording, or the sound of a video.
 
-    loudness: target in LUFS; transcript: what is said; language: of the transcript (None: DEFAULT_LANGUAGE) or of the
-    recording (None: it is recognized), as espeak-ng names it; sound: where the sound of the clip is written, see
-    audio_files.write_normalized; recognizer: gives the words if there is no transcript; part: start and length in s,
-    see audio_files.write_normalized. A transcript that is not what is said gives no words. Raises ClipError for a
-    recording with a transcript that is longer than MAX_ALIGNMENT_S.
+    loudness: target in LUFS; transcript: what is said; language: of the speech, as espeak-ng names it, None: it is
+    recognized, and that of a transcript is DEFAULT_LANGUAGE if it fits; sound, part: where the sound of the clip is
+    written, and start and length in s of what is read, see audio_files.write_normalized; recognizer: gives the words if
+    there is no transcript. A transcript that is not what is said gives no words. Raises ClipError for a recording with
+    a transcript that is longer than MAX_ALIGNMENT_S.
     """
     with _sound_file(sound) as file:
         level = audio_files.write_normalized(path, loudness, file, part)
         samples = audio_files.speech_samples(file)
     if transcript is not None:
         check_alignable(path, len(samples) / SAMPLE_RATE)
-        return Speech(samples, level, *(align(samples, transcript, language or DEFAULT_LANGUAGE) or ()))
+        times = align(samples, transcript, language or DEFAULT_LANGUAGE)
+        if times is None and language is None and recognizer:
+            heard = recognizer.language(samples)
+            times = align(samples, transcript, heard) if heard not in ("", ENGLISH) else None
+        return Speech(samples, level, *(times or ()))
     if recognizer is None:
         return Speech(samples, level)
     found = recognizer.recognize(samples, language)

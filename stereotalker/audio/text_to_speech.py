@@ -57,6 +57,21 @@ class _Event(ctypes.Structure):
 _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
 
 
+# espeak-ng's names of the languages for which they differ from the usual codes.
+_ESPEAK_LANGUAGES = {"en": "en-us", "fr": "fr-fr", "pt": "pt-br", "zh": "cmn", "no": "nb", "nn": "nb"}
+
+
+def espeak_code(language: str) -> str:
+    """espeak-ng's code of a language that may have its usual code, such as fr."""
+    return _ESPEAK_LANGUAGES.get(language, language)
+
+
+def check_language(language: str) -> None:
+    """Raise ClipError for a language that espeak-ng does not know."""
+    with _LOCK:
+        _voice_file(espeak_code(language))
+
+
 @dataclass(frozen=True)
 class SpokenText:
     """Synthesized speech with the times of its words and phonemes."""
@@ -140,11 +155,7 @@ def speak(text: str, voice: Voice) -> SpokenText:
     """Synthesize `text`. Raises ClipError if the voice is unknown or the result is silent."""
     with _LOCK:
         library, sample_rate = _library()
-        file = _languages().get(voice.language)
-        if file is None:
-            raise ClipError(
-                f"language {voice.language!r} is not one of espeak-ng's; expected e.g. en-us, en-gb, de, fr-fr, es, ja"
-            )
+        file = _voice_file(voice.language)
         # espeak-ng ignores an unknown variant without an error.
         is_known = not voice.variant or voice.variant in variants()
         if not is_known or library.espeak_SetVoiceByName(f"{file}+{voice.variant}".rstrip("+").encode()) != 0:
@@ -240,6 +251,14 @@ def _languages() -> dict[str, str]:
         files.setdefault(entry.languages[1:].decode(), entry.identifier.decode())  # the first byte is a priority
         index += 1
     return files
+
+
+def _voice_file(language: str) -> str:
+    """The file of a language's voice. Raises ClipError for an unknown language."""
+    if (file := _languages().get(language)) is None:
+        examples = "en-us, en-gb, de, fr-fr, es, cmn, ja"
+        raise ClipError(f"language {language!r} is not one of espeak-ng's; expected e.g. {examples}")
+    return file
 
 
 @cache

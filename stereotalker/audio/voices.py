@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stereotalker.audio.marks import MarkedVoice
 from stereotalker.audio.natural_voices import MODELS, NaturalVoice, is_available
-from stereotalker.audio.text_to_speech import Voice, variants
+from stereotalker.audio.text_to_speech import Voice, check_language, espeak_code, variants
 from stereotalker.errors import ClipError
 
 DEFAULT_LANGUAGE = "en-us"  # of scripts and transcripts
@@ -28,7 +28,8 @@ def find_voice(name: str, language: str | None, rate: int) -> Voice | NaturalVoi
     language: as espeak-ng names it, None: DEFAULT_LANGUAGE. rate: words a minute. Raises ClipError for an unknown voice
     or language, and for a voice that does not speak the language.
     """
-    language = DEFAULT_LANGUAGE if language in (None, "en") else language
+    language = espeak_code(language or DEFAULT_LANGUAGE)
+    check_language(language)
     if name in MODELS:
         if language != DEFAULT_LANGUAGE:
             raise ClipError(f"voice {name!r} speaks American English, not {language!r}; leave one of them out")

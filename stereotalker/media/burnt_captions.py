@@ -27,6 +27,7 @@ from stereotalker.validation import StrictModel
 _WHITE, _HIGHLIGHT, _OUTLINE = (255, 255, 255), (255, 214, 10), (0, 0, 0)
 _OUTLINE_SHARE = 0.09  # width of the outline over the height of the letters
 _LINE_HEIGHT = 1.25  # distance of two lines over the height of the letters
+_USUAL_TEXT = "The usual text of a caption, with Capitals, commas and words."  # tells how wide letters are
 _MIN_PX = 8  # letters that are smaller cannot be read
 # Scripts whose letters join or change their order, which Pillow leaves to Raqm.
 _SHAPED = {"ARABIC", "HEBREW", "DEVANAGARI", "BENGALI", "TAMIL", "THAI", "TELUGU", "GUJARATI", "KHMER", "SYRIAC"}
@@ -35,7 +36,7 @@ _SHAPED = {"ARABIC", "HEBREW", "DEVANAGARI", "BENGALI", "TAMIL", "THAI", "TELUGU
 class BurntCaptions(StrictModel):
     """How captions are drawn into the pictures."""
 
-    size: float = Field(0.055, ge=0.02, le=0.15, description="height of the letters over the height of the picture")
+    size: float = Field(0.055, ge=0.02, le=0.15, description="height of the letters over the picture's smaller side")
     position: Literal["bottom", "top"] = Field("bottom", description="where they stand")
     margin: float = Field(0.07, ge=0, le=0.3, description="distance from the edge over the height of the picture")
     highlight: bool = Field(False, description="whether the word that is spoken is coloured")
@@ -76,6 +77,22 @@ def check_font(text: str, style: BurntCaptions) -> None:
     scripts = {unicodedata.name(c, "UNKNOWN").split()[0] for c in text if c.isalpha()}
     if scripts & _SHAPED and not features.check("raqm"):
         raise ClipError("captions: Pillow lacks Raqm here, which joins the letters of this script; leave `burn` out")
+
+
+def line_columns(style: BurntCaptions, size: tuple[int, int]) -> int:
+    """How many columns of text a picture of a size (height, width) has room for, at least 8."""
+    font = _font(_font_file(style), _letters(style, size))
+    return max(8, int(_room(style, size) / (font.getlength(_USUAL_TEXT) / len(_USUAL_TEXT))))
+
+
+def _letters(style: BurntCaptions, size: tuple[int, int]) -> int:
+    """Height of the letters in px."""
+    return max(_MIN_PX, round(style.size * min(size)))
+
+
+def _room(style: BurntCaptions, size: tuple[int, int]) -> float:
+    """Width in px that lines may have."""
+    return size[1] * (1 - 2 * min(style.margin, 0.07))
 
 
 def draw_captions(
@@ -138,10 +155,10 @@ def _font_file(style: BurntCaptions) -> Path:
 def _layer(caption: Caption, spoken: int, style: BurntCaptions, size: tuple[int, int]) -> np.ndarray:
     """A caption drawn for pictures of a size (height, width), u8 [H, W, 4]. spoken: a coloured word's number, or -1."""
     height, width = size
-    letters = max(_MIN_PX, round(style.size * height))
-    room = width * (1 - 2 * min(style.margin, 0.1))
+    letters = _letters(style, size)
     widest = max(_font(_font_file(style), letters).getlength(text) for text in caption.texts)
-    letters = max(_MIN_PX, int(letters * min(1.0, room / widest)))
+    # Lines are cut to the room by their number of letters; of broad letters a few less have room.
+    letters = max(1, int(letters * min(1.0, _room(style, size) / widest)))
     font, step = _font(_font_file(style), letters), round(letters * _LINE_HEIGHT)
     layer = Image.new("RGBA", (width, height))
     draw, outline = ImageDraw.Draw(layer), max(1, round(letters * _OUTLINE_SHARE))

@@ -30,25 +30,32 @@ _CLOSING = "\"'”’»)]」』）】》"
 # What a break between two captions costs, behind a pause and elsewhere; behind a sentence it costs nothing. A caption
 # costs something itself, because few long ones are easier to read than many short ones.
 _PAUSE_COST, _BREAK_COST, _CAPTION_COST = 1.0, 4.0, 1.5
-_ALONE_COST, _BRIEF_COST, _FAST_COST = 30.0, 20.0, 3.0  # of one word alone, of less than MIN_S, of a column too many
+_ALONE_COST, _BRIEF_COST, _FAST_COST = (
+    30.0,
+    200.0,
+    3.0,
+)  # of one word alone, of a second less than MIN_S, of a column too many
 _MAX_UNTIMED = 4  # words without a time that may follow one with a time
+# A silence in which the speaker stops; what it costs to have one within a caption.
+_LONG_GAP_S, _LONG_GAP_COST = 0.6, 3.0
 _LOOK_BACK = 40  # words of a caption, at most
 
 
-def make_captions(words: Sequence[Timed], text: str, seconds: float) -> tuple[Caption, ...]:
+def make_captions(words: Sequence[Timed], text: str, seconds: float, max_line: int = MAX_LINE) -> tuple[Caption, ...]:
     """The captions of a clip.
 
-    words: what is said, at rising times; text: the same as it is written, with punctuation; seconds: of the clip.
+    words: what is said, at rising times; text: the same as it is written, with punctuation; seconds: of the clip;
+    max_line: columns of a line, fewer where they are drawn into small pictures.
     """
     tokens = written_words(words, text)
     if not tokens:
         return ()
-    spans = _best_spans(tokens, seconds)
+    spans = _best_spans(tokens, seconds, max_line)
     starts = [_shown_from(tokens, first) for first, _ in spans]
     limits = [*(start - GAP_S for start in starts[1:]), seconds]
     result = []
     for start, (first, last), limit in zip(starts, spans, limits, strict=True):
-        words, lines = tokens[first:last], _lines(tokens[first:last])
+        words, lines = tokens[first:last], _lines(tokens[first:last], max_line)
         result.append(Caption(start, _shown_until(words, start, limit), lines, tuple(map(_join, lines))))
     return tuple(result)
 
@@ -105,16 +112,16 @@ def _join(words: Sequence[Timed], marked: Sequence[str] | None = None) -> str:
     return text
 
 
-def _best_spans(tokens: Sequence[Timed], seconds: float) -> list[tuple[int, int]]:
+def _best_spans(tokens: Sequence[Timed], seconds: float, max_line: int) -> list[tuple[int, int]]:
     """The first word of each caption and the one behind its last, so that the captions together cost least."""
     costs, previous = [0.0], [0]
     for last in range(1, len(tokens) + 1):
-        is_last = last == len(tokens)
-        limit = seconds if is_last else _shown_from(tokens, last) - GAP_S
+        following = tokens[last] if last < len(tokens) else None
+        limit = _shown_from(tokens, last) - GAP_S if following else seconds
         options = [
-            (costs[first] + _caption_cost(tokens[first:last], _shown_from(tokens, first), limit, is_last), first)
+            (costs[first] + _caption_cost(tokens[first:last], _shown_from(tokens, first), limit, following), first)
             for first in range(max(0, last - _LOOK_BACK), last)
-            if first == last - 1 or _fits(tokens[first:last])
+            if first == last - 1 or _fits(tokens[first:last], max_line)
         ]
         cost, first = min(options)
         costs.append(cost)
@@ -127,31 +134,34 @@ def _best_spans(tokens: Sequence[Timed], seconds: float) -> list[tuple[int, int]
     return spans
 
 
-def _fits(words: Sequence[Timed]) -> bool:
+def _fits(words: Sequence[Timed], max_line: int) -> bool:
     """Whether words can stand in one caption."""
     return words[-1].end - words[0].start <= MAX_S - _LEAD_S and all(
-        columns(_join(line)) <= MAX_LINE for line in _lines(words)
+        columns(_join(line)) <= max_line for line in _lines(words, max_line)
     )
 
 
-def _caption_cost(words: Sequence[Timed], start: float, limit: float, is_last: bool) -> float:
-    """How bad a caption is. start, limit: when it begins, and when the next one comes, s."""
+def _caption_cost(words: Sequence[Timed], start: float, limit: float, following: Timed | None) -> float:
+    """How bad a caption is. start, limit: when it begins, and when the next one comes, s; following: its first word."""
     shown = _shown_until(words, start, limit) - start
-    cost = _CAPTION_COST + (0.0 if is_last else _break_cost(words[-1].text))
+    cost = _CAPTION_COST + (_break_cost(words[-1], following) if following else 0.0)
+    cost += _LONG_GAP_COST * sum(b.start - a.end > _LONG_GAP_S for a, b in pairwise(words))
     cost += _ALONE_COST * (len(words) == 1 and not _is_sentence_end(words[0].text))
     cost += _BRIEF_COST * max(0.0, MIN_S - shown)
     return cost + _FAST_COST * max(0.0, columns(_join(words)) - MAX_RATE * shown)
 
 
-def _break_cost(text: str) -> float:
-    """How bad it is to break behind a word."""
-    if _is_sentence_end(text):
+def _break_cost(word: Timed, following: Timed) -> float:
+    """How bad it is to break between two words: not at all where a sentence ends or the speaker stops."""
+    if _is_sentence_end(word.text) or following.start - word.end > _LONG_GAP_S:
         return 0.0
-    return _PAUSE_COST if text.rstrip(_CLOSING).endswith(tuple(_PAUSES)) else _BREAK_COST
+    return _PAUSE_COST if word.text.rstrip(_CLOSING).endswith(tuple(_PAUSES)) else _BREAK_COST
 
 
 def _is_sentence_end(text: str) -> bool:
-    return text.rstrip(_CLOSING).endswith(tuple(_SENTENCE_ENDS))
+    """Whether a sentence ends with a word. A number with a full stop is a date or an ordinal."""
+    is_number = text.endswith(".") and text[-2:-1].isdigit()
+    return text.rstrip(_CLOSING).endswith(tuple(_SENTENCE_ENDS)) and not is_number
 
 
 def _shown_from(tokens: Sequence[Timed], first: int) -> float:
@@ -166,17 +176,17 @@ def _shown_until(words: Sequence[Timed], start: float, limit: float) -> float:
     return min(max(words[-1].end, needed), limit, start + MAX_S, words[-1].end + _MAX_WAIT_S)
 
 
-def _lines(words: Sequence[Timed]) -> tuple[tuple[Timed, ...], ...]:
+def _lines(words: Sequence[Timed], max_line: int) -> tuple[tuple[Timed, ...], ...]:
     """The words in one line if they fit, else in two: parted where they pause, and of equal length."""
     words = tuple(words)
-    if len(words) == 1 or columns(_join(words)) <= MAX_LINE:
+    if len(words) == 1 or columns(_join(words)) <= max_line:
         return (words,)
 
     def cost(k: int) -> float:
         first, second = columns(_join(words[:k])), columns(_join(words[k:]))
-        too_long = max(0, first - MAX_LINE) + max(0, second - MAX_LINE)
+        too_long = max(0, first - max_line) + max(0, second - max_line)
         alone = (k == 1) + (k == len(words) - 1)
-        return 100 * too_long + 20 * alone + 3 * _break_cost(words[k - 1].text) + abs(first - second) / 2
+        return 100 * too_long + 20 * alone + 3 * _break_cost(words[k - 1], words[k]) + abs(first - second) / 2
 
     k = min(range(1, len(words)), key=cost)
     return words[:k], words[k:]

@@ -227,7 +227,7 @@ class ClipMaker:
         """
         sound = self._found("audio", speech_key) / "sound.wav"
         burnt = clip.captions if clip.captions and clip.captions.burn else None
-        shown = clip_captions(clip, load(Speech, sound.with_name("speech.safetensors"))) if burnt else ()
+        shown = clip_captions(clip, load(Speech, sound.with_name("speech.safetensors")), True) if burnt else ()
         if burnt:
             check_font("".join(caption.text for caption in shown), burnt)
         name = f"clip{Path(clip.file_name).suffix}"

@@ -8,9 +8,9 @@ from stereotalker.audio.marks import without_marks
 from stereotalker.audio.recognition import Recognizer
 from stereotalker.audio.speech import from_file, from_script
 from stereotalker.audio.voices import DEFAULT_LANGUAGE, script_voice
-from stereotalker.media.burnt_captions import Caption
+from stereotalker.media.burnt_captions import Caption, line_columns
 from stereotalker.media.video_files import frame_count
-from stereotalker.production.captions import faults, make_captions
+from stereotalker.production.captions import MAX_LINE, faults, make_captions
 from stereotalker.production.manifest import Clip
 from stereotalker.records import Speech
 
@@ -26,7 +26,7 @@ def make_speech(clip: Clip, loudness: float, recognizer: Recognizer | None, soun
     loudness = target_loudness(clip, loudness)
     if clip.script is not None:
         return from_script(clip.script, script_voice(clip.voice, clip.language, clip.rate), loudness, sound)
-    used = recognizer if clip.is_recognized else None
+    used = recognizer if clip.transcript != "none" else None
     part = (clip.part.start, clip.part.seconds) if clip.part else None
     return from_file(clip.recording, loudness, clip.given_transcript, clip.language, sound, used, part)
 
@@ -42,18 +42,25 @@ def speech_source(clip: Clip, sha256: str, recognizer: Recognizer | None) -> tup
         return "script", clip.script, script_voice(clip.voice, clip.language, clip.rate).identity(clip.script)
     recording = [sha256, clip.part.model_dump(mode="json") if clip.part else None]
     if clip.given_transcript is not None:
-        return "transcribed", recording, clip.given_transcript, clip.language or DEFAULT_LANGUAGE
+        language = clip.language or (recognizer.digest if recognizer else DEFAULT_LANGUAGE)
+        return "transcribed", recording, clip.given_transcript, language
     if clip.is_recognized and recognizer:
         return "recognized", recording, clip.language, recognizer.digest
     return "sound", recording
 
 
-def clip_captions(clip: Clip, speech: Speech) -> tuple[Caption, ...]:
-    """The captions of a clip that asks for them; none if its words are not known."""
+def clip_captions(clip: Clip, speech: Speech, are_burnt: bool = False) -> tuple[Caption, ...]:
+    """The captions of a clip that asks for them, for files or for its pictures; none if its words are not known."""
     if clip.captions is None or not speech.words:
         return ()
+    max_line = min(MAX_LINE, line_columns(clip.captions, (clip.height, clip.width))) if are_burnt else MAX_LINE
     text = without_marks(clip.script) if clip.script else clip.given_transcript or speech.recognized
-    return make_captions(speech.words, text, frame_count(speech.seconds, clip.fps) / clip.fps)
+    return make_captions(speech.words, text, _clip_seconds(clip, speech), max_line)
+
+
+def _clip_seconds(clip: Clip, speech: Speech) -> float:
+    """Length of the pictures of a clip."""
+    return frame_count(speech.seconds, clip.fps) / clip.fps
 
 
 def speech_notes(clip: Clip, speech: Speech, recognizer: Recognizer | None) -> tuple[str, ...]:
@@ -61,7 +68,7 @@ def speech_notes(clip: Clip, speech: Speech, recognizer: Recognizer | None) -> t
     notes: tuple[str, ...] = ()
     if clip.captions:
         found = clip_captions(clip, speech)
-        wrong = "; ".join(faults(found, speech.seconds)[:3])
+        wrong = "; ".join(faults(found, _clip_seconds(clip, speech))[:3])
         notes = (f"captions: {wrong}",) if wrong else () if found else ("no captions: its words are not known",)
     return (*notes, *_notes_on_words(clip, speech, recognizer))
 

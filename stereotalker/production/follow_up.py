@@ -14,10 +14,11 @@ from stereotalker.production.report import ClipResult
 from stereotalker.store.digests import bytes_digest
 
 FOLLOW_UP_FILE = "heard.yaml"
-_MARK = b"# written by StereoTalker, and as long as nobody changes it: "
+NEW_FOLLOW_UP_FILE = "heard.new.yaml"
+_MARK = b"# Digest of the lines below; if they are changed, this file is not replaced: "
 _HEADING = """\
-# The manifest {manifest}, and what was heard in its recordings. Where that is wrong, remove the # before `transcript`,
-# correct the words, and run
+# The clips of {manifest}, and what was heard in their recordings. Where that is wrong, remove the # before
+# `transcript`, correct the words (or write none: then the sound alone is used), and run
 #   stereotalker produce {path} --out {out}
 # Only the clips that you changed are made again.
 clips:
@@ -27,15 +28,17 @@ clips:
 def write_follow_up(outputs: Outputs, manifest: Manifest, results: Sequence[ClipResult]) -> None:
     """Write heard.yaml, with every clip of the manifest, if anything was heard. Raises OSError, Unavailable.
 
-    A file that its author has changed stays as it is. results: a row for every clip, in the manifest's order. A
-    recording that is too long to be aligned with a transcript gets none.
+    A file that its author has changed stays as it is, and the new one is heard.new.yaml. results: a row for every clip,
+    in the manifest's order. A recording that is too long to be aligned with a transcript gets none.
     """
-    if not any(row.recognized for row in results) or _is_changed(outputs.read(FOLLOW_UP_FILE)):
+    if not any(row.recognized for row in results):
         return
-    heading = _HEADING.format(manifest=manifest.path.name, path=outputs.name(FOLLOW_UP_FILE), out=outputs)
+    name = NEW_FOLLOW_UP_FILE if _is_changed(outputs.read(FOLLOW_UP_FILE)) else FOLLOW_UP_FILE
+    out = outputs.folder.absolute() if outputs.folder else outputs
+    heading = _HEADING.format(manifest=manifest.path.name, path=outputs.name(name), out=out)
     rows = [_row(clip, result) for clip, result in zip(manifest.clips, results, strict=True)]
     text = (heading + "".join(rows)).encode()
-    outputs.put(FOLLOW_UP_FILE, _MARK + bytes_digest(text).encode() + b"\n" + text)
+    outputs.put(name, _MARK + bytes_digest(text).encode() + b"\n" + text)
 
 
 def _is_changed(data: bytes | None) -> bool:

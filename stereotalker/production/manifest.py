@@ -78,10 +78,20 @@ class Captions(BurntCaptions):
 
     burn: bool = Field(False, description="whether they are drawn into the pictures, too")
 
+    @model_validator(mode="after")
+    def _agree(self):
+        if not self.burn and (unused := self.model_fields_set - {"burn"}):
+            raise ValueError(f"{', '.join(sorted(unused))}: only for captions in the pictures; add burn: true")
+        return self
+
 
 def _caption_settings(value):
-    """A word for the usual settings."""
-    return {"files": {}, "burnt": {"burn": True}, "none": None}.get(value, value) if isinstance(value, str) else value
+    """A word for the usual settings; YAML makes a truth value of `yes` and `no`."""
+    words = {"files": {}, "true": {}, "burnt": {"burn": True}, "none": None, "false": None}
+    name = str(value).lower() if isinstance(value, str | bool) else ""
+    if name and name not in words:
+        raise ValueError(f"captions {value!r}; expected files, burnt, none, or settings such as {{burn: true}}")
+    return words[name] if name else value
 
 
 def _auto(value):
@@ -183,6 +193,8 @@ class Clip(StrictModel):
             raise ValueError("give audio or script, one of them")
         if self.given_transcript is not None and self.audio is None:
             raise ValueError("transcript is what is said in an audio file; a script needs none")
+        if self.captions and self.transcript == "none":
+            raise ValueError("captions need words: give a transcript, or leave transcript: none out")
         if self.part is not None and self.audio is None:
             raise ValueError("part is of an audio file; a script is spoken whole")
         if self.given_transcript is not None and not any(c.isalnum() for c in self.given_transcript):

@@ -21,6 +21,7 @@ import torch
 from stereotalker.audio.marks import passages, without_marks
 from stereotalker.audio.natural_voices import NaturalVoice, is_available
 from stereotalker.audio.speech import check_alignable, check_script
+from stereotalker.audio.text_to_speech import check_language
 from stereotalker.audio.voices import find_voice, script_voice
 from stereotalker.avatar.fit_portrait import MIN_SIDE_PX
 from stereotalker.avatar.library import Library
@@ -307,6 +308,8 @@ def _seconds(clip: Clip) -> float:
         words = sum(len(passage.text.split()) for passage in spoken)
         return max(words * 60 / clip.rate + sum(passage.pause for passage in spoken), audio_files.MIN_SECONDS)
     seconds = audio_files.media_seconds(clip.recording, (clip.part.start, clip.part.seconds) if clip.part else None)
+    if clip.language:
+        check_language(clip.language)
     if clip.given_transcript is not None:
         check_alignable(clip.recording, seconds)
     return seconds
