@@ -30,11 +30,8 @@ _CLOSING = "\"'”’»)]」』）】》"
 # What a break between two captions costs, behind a pause and elsewhere; behind a sentence it costs nothing. A caption
 # costs something itself, because few long ones are easier to read than many short ones.
 _PAUSE_COST, _BREAK_COST, _CAPTION_COST = 1.0, 4.0, 1.5
-_ALONE_COST, _BRIEF_COST, _FAST_COST = (
-    30.0,
-    200.0,
-    3.0,
-)  # of one word alone, of a second less than MIN_S, of a column too many
+# Of one word alone, of a second less than MIN_S, and of a column too many to be read.
+_ALONE_COST, _BRIEF_COST, _FAST_COST = 30.0, 200.0, 3.0
 _MAX_UNTIMED = 4  # words without a time that may follow one with a time
 # A silence in which the speaker stops; what it costs to have one within a caption.
 _LONG_GAP_S, _LONG_GAP_COST = 0.6, 3.0
