@@ -18,6 +18,7 @@ from stereotalker.production import avatars
 from stereotalker.production.avatars import fit_portrait_once
 from stereotalker.production.clip import ClipMaker
 from stereotalker.production.manifest import Clip
+from stereotalker.records import Speech
 from stereotalker.smplx_layout import REGION
 from stereotalker.store.local import Store
 from tests.conftest import REAL_DATA
@@ -166,8 +167,9 @@ def test_one_fit_for_a_portrait_named_in_a_batch(detector, portrait, tiny_models
     assert {path.name for path in folder.iterdir()} >= {RECORD_FILE, "card.png", "fit.json"}
     monkeypatch.setattr(avatars, "fit_portrait", lambda *_: pytest.fail("fitted twice"))
     assert fit_portrait_once(tmp_path / "me.png", tiny_models, store) == (key, folder)
+    silence = Speech(np.zeros(16000, np.float32), -20.0)
     notes = {
-        name: ClipMaker(tiny_models, store).fit_notes(Clip(id="a", avatar=name, script="x"))
+        name: ClipMaker(tiny_models, store).notes(Clip(id="a", avatar=name, script="x"), silence)
         for name in (str(tmp_path / "me.png"), "ava")
     }
     assert "no hand is in the picture" in notes[str(tmp_path / "me.png")][0] and notes["ava"] == ()

@@ -150,7 +150,7 @@ def test_a_recording_that_vanishes_while_it_is_read_is_retried(run_batch, tmp_pa
             threading.Timer(0.5, os.rename, (moved, recording)).start()
         return from_file(*arguments)
 
-    monkeypatch.setattr("stereotalker.production.clip.from_file", read_while_it_vanishes)
+    monkeypatch.setattr("stereotalker.production.clip_speech.from_file", read_while_it_vanishes)
     [row] = run_batch(write_batch(tmp_path, [{"id": "a", "audio": "take.wav"}])).results
     assert row.shown == "pass" and row.attempts == 2
 
@@ -164,7 +164,7 @@ def test_a_recording_that_changes_while_it_is_read_never_enters_the_store(run_ba
             file.write(b"x")
         return result
 
-    monkeypatch.setattr("stereotalker.production.clip.from_file", read_while_it_grows)
+    monkeypatch.setattr("stereotalker.production.clip_speech.from_file", read_while_it_grows)
     batch = write_batch(tmp_path, [{"id": "a", "audio": "take.wav"}])
     [row] = run_batch(batch, retries=0).results
     assert row.state == "failed" and "changed while it was read" in row.error and not list(home.store.glob("audio/*"))

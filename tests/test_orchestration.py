@@ -14,6 +14,7 @@ import httpx
 import numpy as np
 import pytest
 from batch_helpers import all_frames, cli, copy_home, one_thread, start_driver, write_batch
+from scipy.io import wavfile
 
 from stereotalker.flows.produce import produce
 from stereotalker.media.video_files import probe
@@ -127,7 +128,9 @@ def test_a_batch_continues_after_its_driver_was_killed(run_batch, tmp_path, tiny
 @pytest.mark.xdist_group("prefect")
 def test_prefect_shows_the_state_and_artifacts_of_every_clip(production, tmp_path, tiny_models):
     home, url = production
-    rows = [*clips(1), {"id": "mute", "script": "hi", "language": "xx-none"}]
+    # The header of this sound is right, so that only reading it finds the fault.
+    wavfile.write(tmp_path / "broken.wav", 16000, np.full(16000, np.nan, np.float32))
+    rows = [*clips(1), {"id": "mute", "audio": "broken.wav"}]
     process = start_driver(
         home, write_batch(tmp_path, rows, "states"), tmp_path / "out", tiny_models.folder, **TWO_WORKERS
     )

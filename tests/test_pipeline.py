@@ -28,7 +28,7 @@ from stereotalker.training import loop
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("dataset")]
 
 # These need the package anny, or the detector.
-UNAVAILABLE = ("body", "avatar", "evaluate_avatars", "evaluate_portraits")
+UNAVAILABLE = ("body", "avatar", "evaluate_avatars", "evaluate_portraits", "evaluate_speech")
 TRAINED = ("audio", "motion", "gestures", "masks", "dense", "render", "finish", "ablation")
 METRICS = {
     "people": {"identities", "bilabial_closed"},

@@ -26,7 +26,7 @@ def age(store, days):
 
 
 def test_old_entries_are_collected_and_those_of_listed_batches_kept(run_batch, tmp_path, home, tiny_models):
-    batches = [write_batch(tmp_path, [{"id": "a", "script": word}], word) for word in ("one", "two")]
+    batches = [write_batch(tmp_path, [{"id": "a", "script": word, "voice": "espeak"}], word) for word in ("one", "two")]
     for batch in batches:
         run_batch(batch, out=batch.stem)
     before = usage(Store(home.store))

@@ -14,7 +14,8 @@ from stereotalker.runtime.stage_log import Log
 
 DATA_STAGES = ("body", "test_set", "speech", "people", "photographs", "avatar")  # they have no training curves
 TRAINING_STAGES = ("audio", "motion", "gestures", "masks", "dense", "render", "finish", "ablation")
-EVALUATIONS = ("evaluate", "evaluate_avatars", "evaluate_portraits")  # the last two need the detector
+# evaluate_avatars and evaluate_portraits need the detector, evaluate_speech the extra words-all.
+EVALUATIONS = ("evaluate", "evaluate_avatars", "evaluate_portraits", "evaluate_speech")
 STAGES = (*DATA_STAGES, *TRAINING_STAGES, *EVALUATIONS)
 
 
