@@ -133,6 +133,7 @@ def test_words_get_their_capitals_and_signs_back():
     shown = [w.text for w in written_words(words, '"He said: no" – then, (1,234).')]
     assert shown == ['"He', "said:", 'no"', "–", "then,", "(1,234)."] or shown[:3] == ['"He', "said:", 'no" –']
     assert written_words((), "Nobody says this.") == []
+    assert [w.text for w in written_words([Timed("", 0.0, 0.1), Timed("so", 0.1, 0.2)], "So!")] == ["So!"]
     unknown = written_words([Timed("one", 0.0, 1.0)], "One " + "not aligned at all, a whole passage of words")
     assert [w.text for w in unknown] == ["One"]
 

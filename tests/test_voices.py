@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.signal import resample_poly
 
-from stereotalker.audio import natural_voices
+from stereotalker.audio import natural_voices, voices
 from stereotalker.audio.forced_alignment import align
 from stereotalker.audio.letters import check_letters
 from stereotalker.audio.natural_voices import NaturalVoice, is_available
@@ -17,8 +17,11 @@ from stereotalker.audio.speech import check_script, from_script
 from stereotalker.audio.text_to_speech import Voice
 from stereotalker.audio.voices import find_voice
 from stereotalker.errors import ClipError, UserError
+from stereotalker.production.clip import ClipMaker
 from stereotalker.production.clip_speech import speech_source
-from stereotalker.production.manifest import single_clip
+from stereotalker.production.finished_clips import clip_key
+from stereotalker.production.manifest import Clip, single_clip
+from stereotalker.store.local import Store
 
 needs_heart = pytest.mark.skipif(not is_available("heart"), reason="the extra `voices` is not installed")
 needs_kumo = pytest.mark.skipif(not is_available("kumo"), reason="the extra `voices-more` is not installed")
@@ -214,3 +217,13 @@ def test_a_script_becomes_speech_of_the_asked_loudness(tmp_path):
     speech = from_script(SENTENCE, NaturalVoice("heart"), -20.0, tmp_path / "sound.wav")
     assert abs(speech.loudness + 20) < 0.2 and len(speech.words) == 9
     assert speech.words[-1].end <= speech.seconds
+
+
+@needs_heart
+def test_a_finished_clip_is_not_found_again_when_another_voice_would_speak_it(tiny_models, tmp_path, monkeypatch):
+    maker = ClipMaker(tiny_models, Store(tmp_path))
+    clip = Clip(id="a", avatar="ava", script="Hello.")
+    natural = clip_key(maker, clip)
+    assert clip_key(maker, clip) == natural
+    monkeypatch.setattr(voices, "is_available", lambda name: False)
+    assert clip_key(maker, clip) != natural

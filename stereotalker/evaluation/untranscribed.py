@@ -84,7 +84,7 @@ def score_recordings(
     body: Body,
     log: Callable[[str], None] = print,
 ) -> dict[str, SpeechScores]:
-    """Language -> scores. The language is told neither to the recognizer nor to the other systems.
+    """Language -> scores. No system knows the language beforehand.
 
     Recordings whose transcript cannot be aligned count for the words alone.
     """

@@ -90,6 +90,8 @@ _TOKEN = re.compile(rf"{NO_SPACES.pattern}[^\w\s]*|(?:(?!{NO_SPACES.pattern})\S)
 
 def _shared(tokens: Sequence[str], start: float, end: float) -> list[Timed]:
     """Words that share a time by their letters."""
+    if not tokens:
+        return []
     letters = [len(token) for token in tokens]
     borders = [start + (end - start) * sum(letters[:k]) / sum(letters) for k in range(len(tokens) + 1)]
     return [Timed(token, *span) for token, span in zip(tokens, pairwise(borders), strict=True)]

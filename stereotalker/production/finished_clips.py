@@ -15,6 +15,7 @@ from stereotalker.errors import UserError
 from stereotalker.media.photos import is_picture
 from stereotalker.production.avatars import fit_key
 from stereotalker.production.clip import ClipMaker
+from stereotalker.production.clip_speech import speech_source
 from stereotalker.production.manifest import REST_POSE, Clip
 from stereotalker.store.code import code_version
 from stereotalker.store.digests import digest, file_digest
@@ -71,7 +72,7 @@ def clip_key(maker: ClipMaker, clip: Clip) -> str:
     """Store key of what a clip becomes. Raises UserError or OSError if an input cannot be read."""
     models, params = maker.models, maker.params
     font = clip.captions.font if clip.captions else None
-    files = [clip.audio, font, *(pose for pose in (clip.start_pose, clip.end_pose) if pose != REST_POSE)]
+    files = [font, *(pose for pose in (clip.start_pose, clip.end_pose) if pose != REST_POSE)]
     if is_picture(clip.avatar):
         avatar = fit_key(Path(clip.avatar), Path(clip.avatar).read_bytes(), models)
     else:
@@ -88,7 +89,8 @@ def clip_key(maker: ClipMaker, clip: Clip) -> str:
         consent and consent.model_dump(mode="json"),
         models.digests,
         models.arithmetic,
-        models.recognizer.digest if clip.is_recognized and models.recognizer else None,
+        # A voice or a recognizer that was installed meanwhile speaks or hears otherwise.
+        speech_source(clip, file_digest(clip.audio) if clip.audio else "", models.recognizer),
         [section.model_dump(mode="json") for section in sections],
         params.produce.worker.threads,
         maker.signer and maker.signer.identity,

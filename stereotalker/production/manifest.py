@@ -138,8 +138,8 @@ class Clip(StrictModel):
     )
     language: str | None = Field(
         None,
-        description="language of the speech, as espeak-ng names it; null: en-us for a script or a transcript, and "
-        "recognized in other recordings",
+        description="language of the speech, as espeak-ng names it; null: en-us for a script, and recognized in "
+        "recordings; that of a transcript is en-us if this fits",
     )
     voice: str = Field(
         "",
