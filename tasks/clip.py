@@ -160,6 +160,7 @@ def produce_clip(item: WorkItem, context: BatchContext, render: Render, attempt:
             finished.frames,
             clip_record,
             captions,
+            verdict.cues,
         )
         remember(context.maker, clip, key, record)
     except BatchStopped as stop:
@@ -177,6 +178,7 @@ def produce_clip(item: WorkItem, context: BatchContext, render: Render, attempt:
         measures=record.measures,
         sha256=record.sha256,
         recognized=finished.recognized,
+        cues=record.cues,
         video=places.video,
         poster=places.poster,
         record=places.record,
@@ -240,6 +242,7 @@ def confirm(item: WorkItem, maker: ClipMaker, outputs: Outputs, before: ClipResu
         measures=record.measures,
         frames=record.frames,
         sha256=record.sha256,
+        cues=record.cues,
         recognized=(record.clip_record["made"]["recognized"] or {}).get("text", ""),
         video=before.video,
         poster=before.poster,

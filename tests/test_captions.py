@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from stereotalker.audio.text_to_speech import Voice
 from stereotalker.audio.voices import find_voice
+from stereotalker.audio.written_words import written_words
 from stereotalker.errors import ClipError, UserError
 from stereotalker.media.audio_files import FFMPEG
 from stereotalker.media.burnt_captions import BurntCaptions, Caption, check_font, draw_captions
@@ -23,7 +24,6 @@ from stereotalker.production.captions import (
     to_files,
     to_srt,
     to_vtt,
-    written_words,
 )
 from stereotalker.production.clip_speech import clip_captions, speech_notes
 from stereotalker.production.manifest import Captions, single_clip

@@ -24,7 +24,7 @@ KEY_ARGUMENTS = {
     keys.clip_render_key: ["m", "a", ["body", "masks", "render"], [64, 64], {"steps": 1}, 3, "cpu bfloat16"],
     keys.segment_key: ["clip", 0, 8],
     keys.video_key: [[[0, 8, "k"]], "s", 25.0, "a.mp4", None, {"crf": 18}, None],
-    keys.quality_key: ["v", "m", "a", -20.0, [{}], {"black": 12}],
+    keys.quality_key: ["v", "m", "a", -20.0, [{}], [{"place": "word 1"}], {"black": 12}],
     keys.provenance_key: ["v", "signer", {"clip": "a"}],
 }
 

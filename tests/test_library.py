@@ -348,7 +348,7 @@ def test_arms_that_a_portrait_does_not_show_hardly_move(tiny_models, home, speec
     for arms in ("auto", "invent"):
         clip = single_clip("x", {"script": "Good morning.", "arms": arms})
         key, spoken = maker.speech(clip, StageTimings())
-        folder = home.store / "motion" / maker.motion(clip, hidden, key, spoken, StageTimings())[0]
+        folder = home.store / "motion" / maker.motion(clip, hidden, key, spoken, StageTimings()).key
         poses = load(Motion, folder / "motion.safetensors").poses
         moved[arms] = np.abs(poses[:, elbow] - hidden.poses[elbow]).max()
     assert moved["auto"] < 0.1 < moved["invent"]  # rad

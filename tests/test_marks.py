@@ -29,8 +29,8 @@ def test_passages_of_a_script():
     assert without_marks("One [pause 1] <lang xml:lang='fr-fr'>deux</lang>.") == "One deux ."
 
 
-def test_brackets_that_are_no_marks_are_text():
-    text = "An aside [he laughs], 3 < 4 and a <b>bold</b> word, a [pauseless] day."
+def test_other_signs_are_text():
+    text = "An aside (he laughs), 3 < 4 and a <b>bold</b> word."
     assert passages(text) == [Passage(text, None, 0.0)]
 
 

@@ -69,7 +69,8 @@ def clip_of(script) -> Clip:
 def motion_of(maker, script) -> tuple[str, int]:
     """Key and frames of the motion of a script."""
     clip, timings = clip_of(script), StageTimings()
-    return maker.motion(clip, maker.avatar(clip)[1], *maker.speech(clip, timings), timings)
+    made = maker.motion(clip, maker.avatar(clip)[1], *maker.speech(clip, timings), timings)
+    return made.key, made.frames
 
 
 def make_jobs(models, store, home, script) -> ClipJobs:

@@ -25,7 +25,7 @@ GROUPS = {
     "who": ("id", "avatar", "consent", "arms", "background"),
     "speech": ("audio", "part", "script", "transcript", "language", "voice", "rate", "loudness", "captions"),
     "picture": ("width", "height", "fps", "camera", "stereo"),
-    "motion": ("seed", "gesture", "style", "gaze", "body", "emotion", "start_pose", "end_pose"),
+    "motion": ("seed", "gesture", "style", "gaze", "body", "emotion", "cues", "start_pose", "end_pose"),
     "order": ("retakes", "priority", "deadline"),
 }
 _ANCHORS = {
@@ -36,6 +36,7 @@ _ANCHORS = {
     "Part": "part",
     "Consent": "consent",
     "EmotionKey": "emotion",
+    "CueKey": "cues",
     "Retake": "retakes",
 }
 
@@ -67,6 +68,7 @@ def on_page_markdown(markdown, page, config, files):
 
 
 def manifest_page() -> str:
+    from stereotalker.acting.cues import cue_names
     from stereotalker.acting.reference_acting import STYLE_INDEX
     from stereotalker.production.manifest import Clip
 
@@ -81,6 +83,7 @@ def manifest_page() -> str:
     parts["order"] += key_table(models, schema, "Clip", rest).split("\n", 2)[-1] if rest else ""
     for model, anchor in _ANCHORS.items():
         parts[anchor.replace("-", "_")] = key_table(models, schema, model)
+    parts["cue_names"] = ", ".join(f"`{name}`" for name in cue_names())
     parts["styles"] = ", ".join(f"`{name}`" for name in STYLE_INDEX)
     return _fill("manifest.md", parts)
 

@@ -17,6 +17,7 @@ from stereotalker.acting.collision import keep_clear
 from stereotalker.acting.gesture_planning import Gesture, hand_trajectories, plan_gestures
 from stereotalker.acting.gestures import HEAD_MOVES
 from stereotalker.audio.phonemes import BILABIAL, phoneme_class
+from stereotalker.geometry.easing import minimum_jerk
 from stereotalker.records import SAMPLE_RATE, Motion, Speech, Timed
 from stereotalker.smplx_layout import ACTIONS, JOINT, JOINTS
 
@@ -147,8 +148,7 @@ def _sway(rng, T: int, fps: float, hertz: float) -> np.ndarray:
 
 def _pulse(time: np.ndarray, peak: float, rise: float, fall: float) -> np.ndarray:
     """A pulse 0 -> 1 -> 0 with minimum-jerk flanks, [T]. All times are in s; rise and fall are durations."""
-    x = np.minimum(np.clip((time - peak + rise) / rise, 0, 1), np.clip((peak + fall - time) / fall, 0, 1))
-    return x**3 * (10 - 15 * x + 6 * x**2)
+    return minimum_jerk(np.minimum((time - peak + rise) / rise, (peak + fall - time) / fall))
 
 
 def _add_head_motion(
@@ -191,7 +191,8 @@ def _add_arm_motion(
     poses, gestures: list[Gesture], style: Style, strength: float, girth: float, rng, T: int, fps: float
 ) -> None:
     """Write the arms' and fingers' joints into poses [T, 55, 3], in place."""
-    hands = hand_trajectories(gestures if strength > 0 else [], style.rest, style.amplitude * strength, T, fps, rng)
+    strokes = [gesture.stroke for gesture in gestures] if strength > 0 else []
+    hands = hand_trajectories(strokes, style.rest, style.amplitude * strength, T, fps, rng)
     for side, rows in hands.items():  # hands that rest still move a little: the wrist in m, and the curl of the fingers
         idle = np.stack([_sway(rng, T, fps, 0.2) for _ in range(3)], 1)
         rows[:, :3] += (0.004, 0.004, 0.003) * idle

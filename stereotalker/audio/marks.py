@@ -1,7 +1,8 @@
-"""Marks in a script that every voice understands: pauses, and passages in another language.
+"""Marks in a script that every voice understands: pauses, passages in another language, and cues for the speaker.
 
 `[pause 0.5]` is a silence of half a second. `<lang xml:lang="de">Guten Morgen</lang>`, as in SSML, is spoken by the
-voice of that language.
+voice of that language. Anything else in square brackets is a cue such as `[nod]`, which is not spoken: see
+`acting.cues`.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ import numpy as np
 from scipy.signal import resample_poly
 
 from stereotalker.audio.text_to_speech import SpokenText
+from stereotalker.audio.written_words import count_words
 from stereotalker.errors import ClipError
 
 MAX_PAUSE_S = 30.0
 _MARK = re.compile(r"\[\s*pause\b([^\]]*)\]|<\s*lang\b([^>]*)>|<\s*/\s*lang\s*>", re.IGNORECASE)
+_CUE = re.compile(r"\s*\[(?!\s*pause\b)([^\[\]]*)\]\s*", re.IGNORECASE)
 _LANGUAGE = re.compile(r"""\s*xml:lang\s*=\s*["']([\w-]+)["']\s*""")
 
 
@@ -82,7 +85,7 @@ class MarkedVoice:
 def passages(script: str) -> list[Passage]:
     """The passages of a script, at least one. Raises ClipError for a faulty mark."""
     result: list[Passage] = []
-    position, pause, language = 0, 0.0, None
+    script, position, pause, language = without_cues(script), 0, 0.0, None
     for mark in [*_MARK.finditer(script), None]:
         text = script[position : mark.start() if mark else None].strip()
         if text or (mark is None and (pause or not result)):
@@ -107,6 +110,28 @@ def passages(script: str) -> list[Passage]:
     if language is not None:
         raise ClipError(f"script: <lang> of {language!r} is not closed; expected </lang>")
     return result
+
+
+@dataclass(frozen=True)
+class CueMark:
+    """A cue in a script."""
+
+    text: str  # what stands in the brackets
+    word: int  # how many words of the script stand before it
+
+
+def cue_marks(script: str) -> list[CueMark]:
+    """The cues of a script. Raises ClipError for a faulty mark."""
+    passages(script)
+    return [
+        CueMark(mark[1].strip(), count_words(_MARK.sub(" ", without_cues(script[: mark.start()]))))
+        for mark in _CUE.finditer(script)
+    ]
+
+
+def without_cues(script: str) -> str:
+    """The script as if it had no cues."""
+    return _CUE.sub(" ", script).strip() if _CUE.search(script) else script
 
 
 def without_marks(script: str) -> str:

@@ -63,6 +63,11 @@ class Body:
         """Positions of the joints of a shape in the rest pose. betas f32 [B] -> f32 [55, 3] m."""
         return _file(self.path)["J_regressor"].astype(np.float32) @ self.rest(betas)
 
+    def rest_joints(self, betas: np.ndarray, surface: np.ndarray | None = None) -> np.ndarray:
+        """Positions of a clothed shape's joints when all rotations are 0, f32 [55, 3] m. Arguments as of `pose`."""
+        zero = Motion.still(np.zeros((len(layout.JOINTS), 3), np.float32), np.zeros(52, np.float32))
+        return self.posed_joints(zero, betas, surface)[0][0]
+
     def hand_weight(self, side: str = "") -> np.ndarray:
         """Summed skinning weight of the wrist and the finger joints, f32 [V]. side: "left", "right" or "" for both."""
         hands = [

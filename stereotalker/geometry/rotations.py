@@ -48,12 +48,11 @@ def scaled_rotation(rotvec: np.ndarray, factor: np.ndarray | float) -> Rotation:
     return Rotation.from_rotvec(rotvec * np.reshape(factor, (-1, 1)))
 
 
-def limited_rotation(rotation: Rotation, limit: float) -> Rotation:
-    """Rotations whose angles approach `limit` (rad) but never reach it."""
+def limited_rotation(rotation: Rotation, limit: float | np.ndarray) -> Rotation:
+    """Rotations [T] whose angles approach `limit` (rad, one for all or [T]) but never reach it."""
     rotvec = rotation.as_rotvec()
     angle = np.linalg.norm(rotvec, axis=-1, keepdims=True)
-    if limit <= 0:
-        return Rotation.from_rotvec(0 * rotvec)
+    limit = np.maximum(np.reshape(limit, (-1, 1)), 1e-9)
     return Rotation.from_rotvec(rotvec * limit * np.tanh(angle / limit) / np.maximum(angle, 1e-9))
 
 

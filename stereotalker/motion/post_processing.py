@@ -11,6 +11,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from stereotalker.acting.face import add_blinks
+from stereotalker.geometry.easing import minimum_jerk
 from stereotalker.motion.features import BODY_JOINTS
 from stereotalker.records import Motion
 from stereotalker.smplx_layout import ACTION, JOINT, PARENTS
@@ -62,8 +63,7 @@ def with_emotion(motion: Motion, keys: tuple[Emotion, ...]) -> Motion:
     )
     for index, key in enumerate(keys):
         face, smile_factor = _face(key)
-        weight = np.clip((time - key.time) / _CHANGE_S + (key.time <= 0 and index == 0), 0, 1)
-        weight = weight**3 * (10 - 15 * weight + 6 * weight**2)  # minimum jerk
+        weight = minimum_jerk((time - key.time) / _CHANGE_S + (key.time <= 0 and index == 0))
         added += weight[:, None] * (face - previous[0])
         smile_factors += weight * (smile_factor - previous[1])
         previous = face, smile_factor

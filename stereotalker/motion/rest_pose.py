@@ -25,6 +25,8 @@ class RestPose:
     poses: np.ndarray  # f32 [55, 3] axis-angle rad
     joints: np.ndarray  # f32 [55, 3] m, positions of the joints when all rotations are 0
     room: tuple[float, float] = (np.inf, np.inf)  # m from a hand outwards to the edge of the picture, as SIDES
+    # m from a hand down to the lower edge of the picture, as SIDES; negative for a hand that rests below it
+    room_below: tuple[float, float] = (np.inf, np.inf)
 
     @classmethod
     def of_avatar(cls, avatar: Avatar, body: Body, arms: str = "portrait") -> RestPose:
@@ -34,18 +36,21 @@ class RestPose:
             for side, target in zip(SIDES, REST_POSES[name], strict=True):
                 pose_arm(side, target.vector()[None], poses[None])
         posed = body.posed_joints(Motion.still(poses, avatar.expression), avatar.betas, avatar.surface)[0][0]
-        room = (_outward_room(avatar, posed, "left"), _outward_room(avatar, posed, "right"))
-        return cls(poses, _rest_joints(body, avatar.betas, avatar.surface), room)
+        left, right = (_room(avatar, posed, side) for side in SIDES)
+        joints = body.rest_joints(avatar.betas, avatar.surface)
+        return cls(poses, joints, (max(left[0], 0.0), max(right[0], 0.0)), (left[1], right[1]))
 
     @classmethod
     def of_style(cls, style: int, body: Body) -> RestPose:
         """The pose of the mean body that the motion model gestures from in an acting style."""
         poses = resting_pose(STYLES[style]).poses[0]
-        return cls(poses, _rest_joints(body, np.zeros(body.betas, np.float32), None))
+        return cls(poses, body.rest_joints(np.zeros(body.betas, np.float32)))
 
 
-def _outward_room(avatar: Avatar, joints: np.ndarray, side: str) -> float:
-    """How far a hand at rest is from the edge of the picture on its own side, m; 0 if it lies beyond the edge.
+def _room(avatar: Avatar, joints: np.ndarray, side: str) -> tuple[float, float]:
+    """How far a hand at rest is from the edge of the picture on its own side, and from the lower one, m.
+
+    Negative beyond the edge.
 
     joints f32 [55, 3] m: of the avatar in its portrait.
     """
@@ -53,9 +58,6 @@ def _outward_room(avatar: Avatar, joints: np.ndarray, side: str) -> float:
     pixels = project(joints[hand], avatar.intrinsics, avatar.extrinsics)
     # The person's left is on the right of the picture.
     px = avatar.regions.shape[1] - pixels[:, 0].max() if side == "left" else pixels[:, 0].min()
-    return max(float(px * pixels[:, 2].mean() / avatar.intrinsics[0, 0]), 0.0)
-
-
-def _rest_joints(body: Body, betas: np.ndarray, surface: np.ndarray | None) -> np.ndarray:
-    zero = Motion.still(np.zeros((len(JOINTS), 3), np.float32), np.zeros(52, np.float32))
-    return body.posed_joints(zero, betas, surface)[0][0]
+    below_px = avatar.regions.shape[0] - pixels[:, 1].max()
+    m_per_px = float(pixels[:, 2].mean() / avatar.intrinsics[0, 0])
+    return float(px) * m_per_px, float(below_px) * m_per_px

@@ -19,6 +19,7 @@ from stereotalker.acting.collision import keep_clear
 from stereotalker.body.model import Body
 from stereotalker.geometry.camera import avatar_camera
 from stereotalker.geometry.camera_path import CameraPath
+from stereotalker.geometry.easing import minimum_jerk
 from stereotalker.geometry.rotations import (
     frame_rotation,
     limited_rotation,
@@ -28,6 +29,7 @@ from stereotalker.geometry.rotations import (
     unit_and_length,
     wrapped_angle,
 )
+from stereotalker.motion.arm_positions import ArmPositions
 from stereotalker.motion.coverage import Coverage
 from stereotalker.motion.features import BODY_JOINTS
 from stereotalker.motion.rest_pose import RestPose
@@ -43,6 +45,7 @@ _MAX_OUT, _MAX_IN, _MAX_UP, _MAX_DOWN, _MAX_FRONT, _MAX_BACK = 0.20, 0.14, 0.45,
 _WIDEST, _MIN_OUT = 0.38, 0.05
 # Outward room between a hand at rest and the edge of the picture that stays free, m.
 _FRAME_MARGIN = 0.06
+_HAND_M = 0.17  # from the wrist to the tips of the fingers, m
 # Share of the arm's length that a hand may be away from the shoulder. Nearly straight arms would jitter.
 _MAX_REACH = 0.965
 # Share of the rotations of wrist and fingers, relative to their parents, that is kept.
@@ -51,6 +54,8 @@ _WRIST_SHARE, _FINGER_SHARE = 0.5, 0.35
 _MAX_HAND_TURN = np.radians(38.0)
 # Largest rotation of the wrist away from its angle at rest, rad.
 _MAX_WRIST_SWING = 0.8
+# The same for an arm that follows a cue: a director who asks for three fingers wants to see them.
+_MAX_CUED_WRIST_SWING = 1.5
 # Share of a forearm's twist that the elbow makes; the wrist makes the rest.
 _ELBOW_TWIST_SHARE = 0.6
 # Scapulohumeral rhythm (Inman et al. 1944): above this elevation of the upper arm, rad, the clavicle makes a third of
@@ -104,16 +109,26 @@ class Retargeting:
             for name in ("regions", "betas", "surface", "expression", "intrinsics", "extrinsics", "target")
         ]
         return digest(
-            *(a for pose in (self.source, self.target) for a in (pose.poses, pose.joints, pose.room)),
+            *(a for pose in (self.source, self.target) for a in (pose.poses, pose.joints, pose.room, pose.room_below)),
             self.amount,
             inputs,
         )
 
-    def apply(self, motion: Motion, start: Motion | None = None, end: Motion | None = None) -> Motion:
-        """The motion from and to the speaker's rest pose, or from and to given poses (of one frame each)."""
+    def apply(
+        self,
+        motion: Motion,
+        start: Motion | None = None,
+        end: Motion | None = None,
+        cued: dict[str, np.ndarray] | None = None,
+    ) -> Motion:
+        """The motion from and to the speaker's rest pose, or from and to given poses (of one frame each).
+
+        cued: how much each side's arm follows a cue, see `cues.with_arm_cues`; None: there are none.
+        """
         result = motion
+        eases = start is None, end is None
         for hand_turn in _HAND_TURNS:
-            result = retarget(motion, self.source, self.target, self.amount, hand_turn, start is None, end is None)
+            result = retarget(motion, self.source, self.target, self.amount, hand_turn, *eases, cued)
             if self.coverage is None or self._unseen_hands(result) <= _MAX_UNSEEN_HANDS:
                 break
         return _with_end_poses(result, start, end)
@@ -133,23 +148,26 @@ def retarget(
     hand_turn: float = 1.0,
     ease_in: bool = True,
     ease_out: bool = True,
+    cued: dict[str, np.ndarray] | None = None,
 ) -> Motion:
     """Apply a motion's movements away from the pose `source` to the pose `target`.
 
     amount: share of the arms' movements that is kept; hand_turn: factor on the limit of the hands' rotations; both 0
-    to 1. ease_in, ease_out: whether the motion begins, and ends, in the pose `target`.
+    to 1. ease_in, ease_out: whether the motion begins, and ends, in the pose `target`. cued: see `Retargeting.apply`;
+    an arm that follows a cue keeps its whole movement, with its wrist and its fingers.
     """
     ease = _ease(len(motion.poses), motion.fps, ease_in, ease_out)
-    weight = amount * ease
+    cued = cued or {side: np.zeros(len(ease)) for side in SIDES}
+    weights = {side: np.maximum(amount * ease, cued[side]) for side in SIDES}
     poses = motion.poses.copy()
     for joint in _TRUNK_JOINTS:
         poses[:, joint] = _added(target.poses[joint], scaled_rotation(motion.poses[:, joint], ease)).as_rotvec()
     arms = {side: _ArmChain(side, source, target) for side in SIDES}
-    chains = {side: _Chain.of(side, motion.poses, source.joints) for side in SIDES}
-    wrists = {side: arms[side].wrist_goal(chains[side].wrist, weight) for side in SIDES}
+    chains = {side: ArmPositions.of(side, motion.poses, source.joints) for side in SIDES}
+    wrists = {side: arms[side].wrist_goal(chains[side], weights[side], cued[side]) for side in SIDES}
     _keep_clear(wrists, arms)
     for side in SIDES:
-        arms[side].write(poses, motion.poses, wrists[side], weight, hand_turn)
+        arms[side].write(poses, motion.poses, wrists[side], weights[side], hand_turn, cued[side], chains[side].hand)
     return replace(motion, poses=poses.astype(np.float32), trans=motion.trans * ease[:, None].astype(np.float32))
 
 
@@ -163,7 +181,7 @@ def _with_end_poses(motion: Motion, start: Motion | None, end: Motion | None) ->
     for pose, distance in ((start, time), (end, time[::-1])):
         if pose is None:
             continue
-        weight = (1 - _minimum_jerk(distance / _EASE_S)).astype(np.float32)
+        weight = (1 - minimum_jerk(distance / _EASE_S)).astype(np.float32)
         for joint in (JOINT[name] for name in BODY_JOINTS):
             way = Rotation.from_rotvec(poses[:, joint]).inv() * Rotation.from_rotvec(pose.poses[0, joint])
             poses[:, joint] = (
@@ -180,13 +198,7 @@ def _ease(frames: int, fps: float, ease_in: bool, ease_out: bool) -> np.ndarray:
     for is_eased, distance in ((ease_in, time), (ease_out, time[::-1])):
         if is_eased:
             x = np.minimum(x, np.clip(distance / _EASE_S, 0, 1))
-    return _minimum_jerk(x)
-
-
-def _minimum_jerk(x: np.ndarray) -> np.ndarray:
-    """The minimum-jerk ramp (Flash and Hogan 1985) from 0 at x = 0 to 1 at x = 1, constant outside."""
-    x = np.clip(x, 0, 1)
-    return x**3 * (10 - 15 * x + 6 * x**2)
+    return minimum_jerk(x)
 
 
 def _added(rest: np.ndarray, change: Rotation) -> Rotation:
@@ -200,46 +212,27 @@ def _soft_limit(x: np.ndarray, most: float | np.ndarray, least: float | np.ndarr
     return bound * np.tanh(x / bound)
 
 
-@dataclass(frozen=True)
-class _Chain:
-    """An arm in the trunk's frame, in every frame of a motion (or in one)."""
-
-    shoulder: np.ndarray  # [T, 3] m
-    elbow: np.ndarray  # [T, 3] m
-    wrist: np.ndarray  # [T, 3] m
-    upper_arm: Rotation  # [T]
-    forearm: Rotation  # [T]
-    hand: Rotation  # [T]
-
-    @classmethod
-    def of(cls, side: str, poses: np.ndarray, joints: np.ndarray) -> _Chain:
-        """poses [T, 55, 3] axis-angle rad; joints [55, 3] m."""
-        collar, shoulder, elbow, wrist = (JOINT[f"{side}_{name}"] for name in ("collar", "shoulder", "elbow", "wrist"))
-        R = [Rotation.from_rotvec(poses[:, collar])]
-        for joint in (shoulder, elbow, wrist):
-            R.append(R[-1] * Rotation.from_rotvec(poses[:, joint]))
-        p = [joints[collar] + R[0].apply(joints[shoulder] - joints[collar])]
-        p.append(p[-1] + R[1].apply(joints[elbow] - joints[shoulder]))
-        p.append(p[-1] + R[2].apply(joints[wrist] - joints[elbow]))
-        return cls(p[0], p[1], p[2], R[1], R[2], R[3])
-
-
 class _ArmChain:
     """One arm: how it rests in the source and in the target."""
 
     def __init__(self, side: str, source: RestPose, target: RestPose):
         self.side, self.source, self.target = side, source, target
         self.outward = 1.0 if side == "left" else -1.0
-        self.source_rest = _Chain.of(side, source.poses[None], source.joints)
-        self.rest = _Chain.of(side, target.poses[None], target.joints)
+        self.source_rest = ArmPositions.of(side, source.poses[None], source.joints)
+        self.rest = ArmPositions.of(side, target.poses[None], target.joints)
         joint = [JOINT[f"{side}_{name}"] for name in ("shoulder", "elbow", "wrist")]
         bones = np.linalg.norm(np.diff(target.joints[joint], axis=0), axis=1)
         self.bones = float(bones[0]), float(bones[1])
         source_bones = np.linalg.norm(np.diff(source.joints[joint], axis=0), axis=1)
         self.scale = float(bones.sum() / source_bones.sum())
 
-    def wrist_goal(self, wrist: np.ndarray, weight: np.ndarray) -> np.ndarray:
-        """Where the target's wrist goes when the source's is at `wrist` [T, 3] m: [T, 3] m."""
+    def wrist_goal(self, arm: ArmPositions, weight: np.ndarray, cued: np.ndarray) -> np.ndarray:
+        """Where the target's wrist goes when the source's arm is at `arm`: [T, 3] m.
+
+        Usually it moves as far from its rest as the source's does. Where the arm follows a cue (cued [T] in 0..1), it
+        goes where the source's wrist is, seen from the shoulder: whoever counts does so before the chest.
+        """
+        wrist = arm.wrist
         moved = self.scale * (wrist - self.source_rest.wrist) * (self.outward, 1, 1)
         rest_out = float(self.rest.wrist[0, 0] * self.outward)
         room_out = np.clip(_WIDEST - rest_out, _MIN_OUT, _MAX_OUT)
@@ -252,7 +245,15 @@ class _ArmChain:
             ],
             1,
         )
-        return self.rest.wrist + weight[:, None] * limited * (self.outward, 1, 1)
+        goal = self.rest.wrist + weight[:, None] * limited * (self.outward, 1, 1)
+        same_place = self.rest.shoulder + self.scale * (wrist - self.source_rest.shoulder)
+        # A hand that points outwards needs room for its fingers.
+        fingers = np.maximum(arm.hand.apply((1.0, 0.0, 0.0))[:, 0], 0)
+        out = np.minimum(same_place[:, 0] * self.outward - rest_out, room_out - _HAND_M * fingers)
+        same_place[:, 0] = (rest_out + out) * self.outward
+        lowest = self.rest.wrist[0, 1] - self.target.room_below[SIDES.index(self.side)] + _FRAME_MARGIN
+        same_place[:, 1] = np.maximum(same_place[:, 1], min(lowest, self.rest.shoulder[0, 1]))
+        return goal + cued[:, None] * (same_place - goal)
 
     def write(
         self,
@@ -261,10 +262,13 @@ class _ArmChain:
         wrist: np.ndarray,
         weight: np.ndarray,
         hand_turn: float,
+        cued: np.ndarray,
+        cued_hand: Rotation,
     ) -> None:
         """Write the joints of the arm and the hand into poses [T, 55, 3], in place.
 
-        source_poses [T, 55, 3]: the source's motion; wrist [T, 3] m: goals, see `wrist_goal`.
+        source_poses [T, 55, 3]: the source's motion; wrist [T, 3] m: goals, see `wrist_goal`; cued [T] in 0..1: how
+        much the arm follows a cue; cued_hand [T]: how the hand is turned then, in the trunk's frame.
         """
         rest_poses, source_rest = self.target.poses, self.source.poses
         joint = {name: JOINT[f"{self.side}_{name}"] for name in ("collar", "shoulder", "elbow", "wrist")}
@@ -280,6 +284,7 @@ class _ArmChain:
                 self.rest.upper_arm.apply(self._bone("shoulder", "elbow"))
             )
         hand = self._hand(source_poses, forearm, weight, hand_turn)
+        hand = _between(hand, cued_hand, cued)
         twist = twist_angle(forearm.inv() * hand, self._bone("elbow", "wrist")) - twist_angle(
             self.rest.forearm.inv() * self.rest.hand, self._bone("elbow", "wrist")
         )
@@ -287,7 +292,8 @@ class _ArmChain:
         forearm = forearm * Rotation.from_rotvec(np.outer(_ELBOW_TWIST_SHARE * wrapped_angle(twist), axis))
         local = forearm.inv() * hand
         rest_local = Rotation.from_rotvec(rest_poses[joint["wrist"]])
-        local = rest_local * limited_rotation(rest_local.inv() * local, _MAX_WRIST_SWING)
+        swing = _blend(_MAX_WRIST_SWING, _MAX_CUED_WRIST_SWING, cued)
+        local = rest_local * limited_rotation(rest_local.inv() * local, swing)
         poses[:, joint["collar"]] = lifted.as_rotvec()
         poses[:, joint["shoulder"]] = (lifted.inv() * upper_arm).as_rotvec()
         poses[:, joint["elbow"]] = (upper_arm.inv() * forearm).as_rotvec()
@@ -295,9 +301,9 @@ class _ArmChain:
         for k, name in enumerate(JOINTS):
             if name.startswith(self.side) and name[-1] in "123":
                 change = Rotation.from_rotvec(source_rest[k]).inv() * Rotation.from_rotvec(source_poses[:, k])
-                poses[:, k] = _added(
-                    rest_poses[k], scaled_rotation(change.as_rotvec(), _FINGER_SHARE * weight)
-                ).as_rotvec()
+                finger = _added(rest_poses[k], scaled_rotation(change.as_rotvec(), _FINGER_SHARE * weight))
+                cued_finger = Rotation.from_rotvec(source_poses[:, k])
+                poses[:, k] = _between(finger, cued_finger, cued).as_rotvec()
 
     def _bone(self, start: str, end: str) -> np.ndarray:
         """A bone of the arm in the rest pose, [3] m."""
@@ -338,6 +344,16 @@ class _ArmChain:
         local = _added(self.target.poses[wrist], scaled_rotation(change.as_rotvec(), _WRIST_SHARE * weight))
         turned = (forearm * local) * self.rest.hand.inv()
         return limited_rotation(turned, _MAX_HAND_TURN * hand_turn) * self.rest.hand
+
+
+def _between(first: Rotation, second: Rotation, weight: np.ndarray) -> Rotation:
+    """Rotations [T] on the way from the first to the second ones; weight [T]: 0 is the first."""
+    return first * scaled_rotation((first.inv() * second).as_rotvec(), weight)
+
+
+def _blend(usual: float, cued_value: float, cued: np.ndarray) -> np.ndarray:
+    """Between a usual value and that of an arm that follows a cue wholly, [T]."""
+    return usual + cued * (cued_value - usual)
 
 
 def _keep_clear(wrists: dict[str, np.ndarray], arms: dict[str, _ArmChain]) -> None:

@@ -17,6 +17,7 @@ from stereotalker.diffusion.sampling import noise, sample
 from stereotalker.diffusion.windows import Window, windows
 from stereotalker.geometry.rotations import resample_axis_angle
 from stereotalker.motion.audio_features import AudioFeatures
+from stereotalker.motion.cues import TimedCue, with_arm_cues, with_head_and_face_cues
 from stereotalker.motion.denoiser import MotionConditions, MotionDenoiser, Streams
 from stereotalker.motion.features import FACE_COLUMNS, body_columns, face_columns, from_slots, to_motion
 from stereotalker.motion.language_prior import (
@@ -51,6 +52,7 @@ class MotionControls:
     # f32 [2, frames]: azimuth and elevation, degrees, of the camera that the eyes look at. None leaves the gaze free.
     gaze: np.ndarray | None = None
     retargeting: Retargeting | None = None  # to the pose of the speaker's portrait; None: none
+    cues: tuple[TimedCue, ...] = ()  # what a director asks for, in the order of time
 
     def digest(self) -> str:
         """Equal for equal controls."""
@@ -64,6 +66,7 @@ class MotionControls:
             [asdict(emotion) for emotion in self.emotions],
             self.gaze,
             self.retargeting and self.retargeting.digest(),
+            [asdict(cue) for cue in self.cues],
         )
 
 
@@ -97,14 +100,15 @@ class Synthesizer:
             Streams(torch.from_numpy(np.concatenate(faces)), torch.from_numpy(np.concatenate(bodies)))
         )
         motion = resample(to_motion(face.numpy(), from_slots(slots.numpy()), model_fps), frames, fps)
+        motion, cued = with_arm_cues(motion, controls.cues, controls.style, controls.seed)
         if controls.retargeting is not None:
-            motion = controls.retargeting.apply(motion, controls.start, controls.end)
+            motion = controls.retargeting.apply(motion, controls.start, controls.end, cued)
         motion = with_blinks(motion, controls.seed)
         motion = with_still_body(motion) if controls.still else motion
         if controls.gaze is not None:
             azimuth, elevation = controls.gaze
             motion = with_gaze(motion, azimuth, elevation, controls.start is not None, controls.end is not None)
-        return with_emotion(motion, controls.emotions)
+        return with_head_and_face_cues(with_emotion(motion, controls.emotions), controls.cues)
 
     def gesture_labels(self, speech: Speech, count: int) -> np.ndarray:
         """Gesture class of each of `count` slots, i64 [S], index into GESTURE_NAMES.

@@ -6,15 +6,13 @@ The rules are those that broadcasters and streaming services share: two lines of
 
 from __future__ import annotations
 
-import difflib
 import html
-import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import pairwise
 
-from stereotalker.audio.text_to_speech import NO_SPACES, PUNCTUATION
+from stereotalker.audio.text_to_speech import NO_SPACES
+from stereotalker.audio.written_words import written_words
 from stereotalker.media.burnt_captions import Caption
 from stereotalker.records import Timed
 
@@ -32,7 +30,6 @@ _CLOSING = "\"'”’»)]」』）】》"
 _PAUSE_COST, _BREAK_COST, _CAPTION_COST = 1.0, 4.0, 1.5
 # Of one word alone, of a second less than MIN_S, and of a column too many to be read.
 _ALONE_COST, _BRIEF_COST, _FAST_COST = 30.0, 200.0, 3.0
-_MAX_UNTIMED = 4  # words without a time that may follow one with a time
 # A silence in which the speaker stops; what it costs to have one within a caption.
 _LONG_GAP_S, _LONG_GAP_COST = 0.6, 3.0
 _LOOK_BACK = 40  # words of a caption, at most
@@ -55,46 +52,6 @@ def make_captions(words: Sequence[Timed], text: str, seconds: float, max_line: i
         words, lines = tokens[first:last], _lines(tokens[first:last], max_line)
         result.append(Caption(start, _shown_until(words, start, limit), lines, tuple(map(_join, lines))))
     return tuple(result)
-
-
-def written_words(words: Sequence[Timed], text: str) -> list[Timed]:
-    """The words as the text writes them, with capitals and punctuation.
-
-    A word that the text does not have stays as it is. A few words of the text without a time share that of the word
-    before them: espeak-ng speaks some words as one. More of them are left out: nobody knows when they are said.
-    """
-    words = [part for word in words for part in _shared(_TOKEN.findall(word.text), word.start, word.end)]
-    written = _TOKEN.findall(text)
-    plain = [token.strip(PUNCTUATION).lower() for token in written]
-    spoken = [word.text.strip(PUNCTUATION).lower() for word in words]
-    result: list[Timed] = []
-    for kind, first, last, begin, end in difflib.SequenceMatcher(None, plain, spoken, False).get_opcodes():
-        if kind == "equal":
-            pairs = zip(written[first:last], words[begin:end], strict=True)
-            result += [Timed(token, word.start, word.end) for token, word in pairs]
-        elif kind == "replace":
-            result += _shared(written[first:last], words[begin].start, words[end - 1].end)
-        elif kind == "insert":
-            result += words[begin:end]
-        elif result and not any(plain[first:last]):  # signs that nobody speaks, such as a dash
-            result[-1] = replace(result[-1], text=" ".join([result[-1].text, *written[first:last]]))
-        elif result and last - first <= _MAX_UNTIMED:
-            before = result.pop()
-            result += _shared([before.text, *written[first:last]], before.start, before.end)
-    return result
-
-
-# A word with its punctuation; in scripts without spaces between words, a character.
-_TOKEN = re.compile(rf"{NO_SPACES.pattern}[^\w\s]*|(?:(?!{NO_SPACES.pattern})\S)+")
-
-
-def _shared(tokens: Sequence[str], start: float, end: float) -> list[Timed]:
-    """Words that share a time by their letters."""
-    if not tokens:
-        return []
-    letters = [len(token) for token in tokens]
-    borders = [start + (end - start) * sum(letters[:k]) / sum(letters) for k in range(len(tokens) + 1)]
-    return [Timed(token, *span) for token, span in zip(tokens, pairwise(borders), strict=True)]
 
 
 def columns(text: str) -> int:

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import date
 from pathlib import Path
 
@@ -19,15 +19,15 @@ from stereotalker.avatar.background_plate import Background, with_background
 from stereotalker.avatar.library import Library, read_avatar
 from stereotalker.diffusion.windows import Window, windows
 from stereotalker.errors import ClipError
-from stereotalker.geometry.camera import avatar_camera
 from stereotalker.geometry.camera_path import CameraPath
 from stereotalker.media.burnt_captions import Caption, check_font, draw_captions
 from stereotalker.media.content_credentials import C2paSigner
 from stereotalker.media.video_files import frame_count, write_video
 from stereotalker.models import Models
-from stereotalker.motion.coverage import Coverage
 from stereotalker.production import quality
 from stereotalker.production.avatars import avatar_record, fit_notes
+from stereotalker.production.clip_cues import PlannedCue, plan_cues, timed_cues
+from stereotalker.production.clip_judgement import judge_clip
 from stereotalker.production.clip_speech import clip_captions, make_speech, speech_notes, speech_source, target_loudness
 from stereotalker.production.manifest import Clip
 from stereotalker.production.motion_controls import Speaker, clip_motion_controls, clip_seed
@@ -40,7 +40,7 @@ from stereotalker.production.segments import (
     assemble,
     read_segment,
 )
-from stereotalker.records import Avatar, Camera, Motion, Speech, load, load_bytes, save
+from stereotalker.records import Avatar, Motion, Speech, load, load_bytes, save
 from stereotalker.runtime.device import arithmetic
 from stereotalker.runtime.machine import usable_cores
 from stereotalker.store import keys
@@ -66,6 +66,15 @@ class FinishedClip:
     recognized_language: str = ""
     captions: tuple[Caption, ...] = ()
     notes: tuple[str, ...] = ()  # what the author of its row should know
+
+
+@dataclass(frozen=True)
+class MotionStage:
+    """The motion of a clip."""
+
+    key: str  # of its entry in the store
+    frames: int
+    cues: tuple[PlannedCue, ...]  # that the clip asks for
 
 
 @dataclass
@@ -135,16 +144,17 @@ class ClipMaker:
 
         return key, load(Speech, self._entry("audio", key, write, timings) / "speech.safetensors")
 
-    def motion(
-        self, clip: Clip, avatar: Avatar, speech_key: str, speech: Speech, timings: StageTimings
-    ) -> tuple[str, int]:
-        """Stage motion. Returns the entry's key and the number of frames."""
+    def motion(self, clip: Clip, avatar: Avatar, speech_key: str, speech: Speech, timings: StageTimings) -> MotionStage:
+        """Stage motion. Raises ClipError for a cue that does not exist."""
         threads = self.params.produce.worker.threads
         torch.set_num_threads(threads)  # torch keeps this setting for each thread; the key depends on it, too
         with self._loading:
             body = self.models.body
         frames = frame_count(speech.seconds, clip.fps)
         controls = clip_motion_controls(clip, avatar.style, frames, Speaker(avatar, body))
+        moves_arms = controls.retargeting is None or controls.retargeting.amount == 1
+        cues = plan_cues(clip, speech, frames / clip.fps, moves_arms)
+        controls = replace(controls, cues=timed_cues(cues))
         key = keys.motion_key(
             speech_key,
             controls.digest(),
@@ -164,7 +174,7 @@ class ClipMaker:
             save(motion, folder / "motion.safetensors")
 
         self._entry("motion", key, write, timings)
-        return key, frames
+        return MotionStage(key, frames, cues)
 
     def segments(self, clip: Clip, avatar_key: str, motion_key: str, frames: int, order: int = 0) -> list[SegmentJob]:
         """Stage render, cut into jobs. Jobs of retakes come last, because their frames replace those of the clip."""
@@ -213,10 +223,9 @@ class ClipMaker:
         avatar_key: str,
         avatar: Avatar,
         speech_key: str,
-        motion_key: str,
         rendered: list[RenderedSegment],
         jobs: list[SegmentJob],
-        frames: int,
+        motion: MotionStage,
         timings: StageTimings,
         anew: bool,
         render: Callable[[list[SegmentJob]], object],
@@ -225,6 +234,7 @@ class ClipMaker:
 
         anew: see `make_clip`; render: renders segments that turn out to be damaged in the store.
         """
+        motion_key, frames = motion.key, motion.frames
         sound = self._found("audio", speech_key) / "sound.wav"
         burnt = clip.captions if clip.captions and clip.captions.burn else None
         shown = clip_captions(clip, load(Speech, sound.with_name("speech.safetensors")), True) if burnt else ()
@@ -268,20 +278,23 @@ class ClipMaker:
             path.model_dump(mode="json") for path in (clip.camera, *(r.camera for r in clip.retakes if r.camera))
         ]
         key = keys.quality_key(
-            video_key, motion_key, avatar_key, loudness, cameras, self.params.quality.model_dump(mode="json")
+            video_key,
+            motion_key,
+            avatar_key,
+            loudness,
+            cameras,
+            [asdict(cue) for cue in motion.cues],
+            self.params.quality.model_dump(mode="json"),
         )
 
         def judge(folder: Path) -> None:
-            motion = load(Motion, self._found("motion", motion_key) / "motion.safetensors")
-            speech = load(Speech, sound.with_name("speech.safetensors"))
-            view = clip_camera(clip, avatar, frames)
-            driving = quality.ClipInputs(
-                aperture=self.models.body.lip_aperture(motion),
-                unseen=Coverage(avatar, self.models.body).unseen(motion, view),
-                loudness=loudness,
-                is_misread=clip.given_transcript is not None and not speech.words,
+            made_from = (
+                load(Speech, sound.with_name("speech.safetensors")),
+                load(Motion, self._found("motion", motion_key) / "motion.safetensors"),
+                avatar,
             )
-            result = quality.examine(video, sound, driving, clip, self.params.quality)
+            body, limits = self.models.body, self.params.quality
+            result = judge_clip(video, sound, clip, made_from, body, loudness, motion.cues, limits)
             (folder / "verdict.json").write_text(result.verdict.to_json(), encoding="utf-8")
             (folder / "poster.jpg").write_bytes(result.poster)
 
@@ -358,11 +371,12 @@ def make_clip(
     progress(clip.id, "audio", 0, 1)
     speech_key, speech = maker.speech(clip, timings)
     progress(clip.id, "motion", 0, 1)
-    motion_key, frames = maker.motion(clip, avatar, speech_key, speech, timings)
+    motion = maker.motion(clip, avatar, speech_key, speech, timings)
+    frames = motion.frames
     for retake in clip.retakes:
         if retake.start * clip.fps >= frames:
             raise ClipError(f"a retake starts at {retake.start:g} s, but the clip lasts {frames / clip.fps:.2f} s")
-    jobs = maker.segments(clip, avatar_key, motion_key, frames, order)
+    jobs = maker.segments(clip, avatar_key, motion.key, frames, order)
     if anew:
         jobs = [replace(job, anew=True) for job in jobs]
     progress(clip.id, "render", 0, sum(job.frames for job in jobs))
@@ -377,9 +391,7 @@ def make_clip(
 
     rendered = render_and_note(jobs)
     progress(clip.id, "video", 0, 1)
-    finished = maker.video(
-        clip, avatar_key, avatar, speech_key, motion_key, rendered, jobs, frames, timings, anew, render_and_note
-    )
+    finished = maker.video(clip, avatar_key, avatar, speech_key, rendered, jobs, motion, timings, anew, render_and_note)
     return replace(
         finished,
         recognized=speech.recognized,
@@ -396,19 +408,6 @@ def preview(clip: Clip, side: int) -> Clip:
         return clip
     small = {name: max(32, round(getattr(clip, name) * scale / 2) * 2) for name in ("width", "height")}
     return clip.model_copy(update=small)
-
-
-def clip_camera(clip: Clip, avatar: Avatar, frames: int) -> Camera:
-    """The camera of every frame of a clip, with those of its retakes in their places."""
-    size = clip.height, clip.width
-    view = avatar_camera(avatar, clip.camera, frames, clip.fps, size)
-    for retake in clip.retakes:
-        if retake.camera is not None:
-            span = slice(*retake.frames(clip.fps, frames))
-            other = avatar_camera(avatar, retake.camera, frames, clip.fps, size)
-            for name in ("intrinsics", "extrinsics", "azimuth", "elevation"):
-                getattr(view, name)[span] = getattr(other, name)[span]
-    return view
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import math
 import os
 import platform
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 from stereotalker.avatar.background_plate import Background
@@ -68,6 +69,7 @@ def describe_result(maker: ClipMaker, clip: Clip, finished: FinishedClip) -> dic
         "frames": finished.frames,
         "verdict": finished.verdict.verdict,
         "reasons": list(finished.verdict.reasons),
+        "cues": [asdict(cue) for cue in finished.verdict.cues],
         "measures": {name: value if math.isfinite(value) else None for name, value in measures.items()},
         "video": {"sha256": file_digest(finished.file), "signed": maker.signer is not None},
     }

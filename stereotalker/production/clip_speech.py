@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stereotalker.audio.marks import without_marks
+from stereotalker.audio.marks import without_cues, without_marks
 from stereotalker.audio.recognition import Recognizer
 from stereotalker.audio.speech import from_file, from_script
 from stereotalker.audio.voices import DEFAULT_LANGUAGE, script_voice
@@ -39,7 +39,8 @@ def target_loudness(clip: Clip, loudness: float) -> float:
 def speech_source(clip: Clip, sha256: str, recognizer: Recognizer | None) -> tuple[str | list | None, ...]:
     """What the speech of a clip is made from, for its key in the store. sha256: of the recording; else unused."""
     if clip.script is not None:
-        return "script", clip.script, script_voice(clip.voice, clip.language, clip.rate).identity(clip.script)
+        script = without_cues(clip.script)
+        return "script", script, script_voice(clip.voice, clip.language, clip.rate).identity(script)
     recording = [sha256, clip.part.model_dump(mode="json") if clip.part else None]
     if clip.given_transcript is not None:
         language = clip.language or (recognizer.digest if recognizer else DEFAULT_LANGUAGE)
@@ -54,11 +55,15 @@ def clip_captions(clip: Clip, speech: Speech, are_burnt: bool = False) -> tuple[
     if clip.captions is None or not speech.words:
         return ()
     max_line = min(MAX_LINE, line_columns(clip.captions, (clip.height, clip.width))) if are_burnt else MAX_LINE
-    text = without_marks(clip.script) if clip.script else clip.given_transcript or speech.recognized
-    return make_captions(speech.words, text, _clip_seconds(clip, speech), max_line)
+    return make_captions(speech.words, spoken_text(clip, speech), clip_seconds(clip, speech), max_line)
 
 
-def _clip_seconds(clip: Clip, speech: Speech) -> float:
+def spoken_text(clip: Clip, speech: Speech) -> str:
+    """What is said in a clip, as it is written; empty if nobody knows."""
+    return without_marks(clip.script) if clip.script else clip.given_transcript or speech.recognized
+
+
+def clip_seconds(clip: Clip, speech: Speech) -> float:
     """Length of the pictures of a clip."""
     return frame_count(speech.seconds, clip.fps) / clip.fps
 
@@ -68,7 +73,7 @@ def speech_notes(clip: Clip, speech: Speech, recognizer: Recognizer | None) -> t
     notes: tuple[str, ...] = ()
     if clip.captions:
         found = clip_captions(clip, speech)
-        wrong = "; ".join(faults(found, _clip_seconds(clip, speech))[:3])
+        wrong = "; ".join(faults(found, clip_seconds(clip, speech))[:3])
         notes = (f"captions: {wrong}",) if wrong else () if found else ("no captions: its words are not known",)
     return (*notes, *_notes_on_words(clip, speech, recognizer))
 

@@ -15,6 +15,7 @@ from stereotalker.errors import UserError
 from stereotalker.media.photos import is_picture
 from stereotalker.production.avatars import fit_key
 from stereotalker.production.clip import ClipMaker
+from stereotalker.production.clip_cues import CueOutcome
 from stereotalker.production.clip_speech import speech_source
 from stereotalker.production.manifest import REST_POSE, Clip
 from stereotalker.store.code import code_version
@@ -35,6 +36,7 @@ class FinishedRecord:
     frames: int
     clip_record: dict  # see clip_record.py
     captions: dict[str, str] = field(default_factory=dict)  # of their files, by ending
+    cues: tuple[CueOutcome, ...] = ()
 
 
 def remember(maker: ClipMaker, clip: Clip, key: str, record: FinishedRecord) -> None:
@@ -65,7 +67,8 @@ def _read(maker: ClipMaker, key: str) -> FinishedRecord | None:
     if folder is None:
         return None
     values = json.loads((folder / _FILE).read_text(encoding="utf-8"))
-    return FinishedRecord(**values | {"reasons": tuple(values["reasons"])})
+    cues = tuple(CueOutcome(**cue) for cue in values["cues"])
+    return FinishedRecord(**values | {"reasons": tuple(values["reasons"]), "cues": cues})
 
 
 def clip_key(maker: ClipMaker, clip: Clip) -> str:

@@ -19,79 +19,25 @@ from stereotalker.avatar.consent import Consent
 from stereotalker.avatar.names import check_safe_id, safe_id
 from stereotalker.errors import UserError
 from stereotalker.geometry.camera_path import CameraPath
-from stereotalker.media.burnt_captions import BurntCaptions
 from stereotalker.media.photos import is_picture
 from stereotalker.media.stereo import Stereo
 from stereotalker.params import hour_of_day
 from stereotalker.production.localization import by_language
 from stereotalker.production.manifest_files import Row, read_rows
+from stereotalker.production.row_records import (
+    Captions,
+    CueKey,
+    EmotionKey,
+    Part,
+    Retake,
+    caption_settings,
+    emotion_keys,
+)
 from stereotalker.validation import StrictModel, explain, invalid_character, is_text
 
 FILE_ENDINGS = (".mp4", ".mov")  # of videos, without and with a transparent background
 REST_POSE = Path("rest")  # what start_pose and end_pose call the resting pose
 OLD_NAMES = {"rise": "vertical_shift", "pupils": "ipd_mm"}  # keys of older manifests, which still work
-
-
-class Retake(StrictModel):
-    """A stretch of the clip that is rendered again with another seed or camera; the rest stays as it was."""
-
-    start: float = Field(ge=0, description="where the stretch begins, s from the clip's start")
-    end: float = Field(gt=0, description="where it ends, s")
-    seed: int | None = Field(None, ge=0, description="another seed for this stretch")
-    camera: CameraPath | None = Field(None, description="another camera for this stretch")
-
-    @model_validator(mode="after")
-    def _agree(self):
-        if self.end <= self.start:
-            raise ValueError(f"retake must end after its start, got {self.start:g} to {self.end:g} s")
-        if self.seed is None and self.camera is None:
-            raise ValueError("retake needs a seed or a camera, or both")
-        return self
-
-    def frames(self, fps: float, frames: int) -> tuple[int, int]:
-        """First frame of the retake, and the frame behind its last one. frames: number of frames of the clip."""
-        return round(self.start * fps), min(round(self.end * fps), frames)
-
-
-class Part(StrictModel):
-    """The part of a recording that a clip is made of."""
-
-    start: float = Field(0.0, ge=0, description="where it begins, s from the recording's start")
-    seconds: float | None = Field(None, ge=0.2, description="how long it is; null: to the recording's end")
-
-
-class EmotionKey(StrictModel):
-    """From `time` on, the face shows the emotion `name`."""
-
-    time: float = Field(0.0, ge=0, description="s from the clip's start")
-    name: Literal["neutral", "happy", "serious"] = Field(description="what the face shows from `time` on")
-    amount: float = Field(1.0, ge=0, le=1, description="how strongly the face shows it")
-
-
-def _emotion_keys(value):
-    """One name stands for the whole clip."""
-    return [{"name": value}] if isinstance(value, str) else value
-
-
-class Captions(BurntCaptions):
-    """Files with captions, and how they are drawn into the pictures."""
-
-    burn: bool = Field(False, description="whether they are drawn into the pictures, too")
-
-    @model_validator(mode="after")
-    def _agree(self):
-        if not self.burn and (unused := self.model_fields_set - {"burn"}):
-            raise ValueError(f"{', '.join(sorted(unused))}: only for captions in the pictures; add burn: true")
-        return self
-
-
-def _caption_settings(value):
-    """A word for the usual settings; YAML makes a truth value of `yes` and `no`."""
-    words = {"files": {}, "true": {}, "burnt": {"burn": True}, "none": None, "false": None}
-    name = str(value).lower() if isinstance(value, str | bool) else ""
-    if name and name not in words:
-        raise ValueError(f"captions {value!r}; expected files, burnt, none, or settings such as {{burn: true}}")
-    return words[name] if name else value
 
 
 def _auto(value):
@@ -148,7 +94,7 @@ class Clip(StrictModel):
     )
     rate: int = Field(165, ge=80, le=400, description="words a minute")
     camera: CameraPath = Field(CameraPath(), description="where the camera stands and how it moves")
-    captions: Annotated[Captions | None, BeforeValidator(_caption_settings)] = Field(
+    captions: Annotated[Captions | None, BeforeValidator(caption_settings)] = Field(
         None,
         description="files: OUT/captions/ID.srt and ID.vtt; burnt: drawn into the pictures, too; or how they are drawn",
     )
@@ -168,8 +114,11 @@ class Clip(StrictModel):
     style: str | None = Field(None, description="a personality, such as presenter; null: the avatar's own")
     gaze: Literal["free", "camera"] = Field("free", description="camera: the eyes stay on the clip's camera")
     body: Literal["moving", "still"] = Field("moving", description="still: only head and face move")
-    emotion: Annotated[tuple[EmotionKey, ...], BeforeValidator(_emotion_keys)] = Field(
+    emotion: Annotated[tuple[EmotionKey, ...], BeforeValidator(emotion_keys)] = Field(
         (), description="one name for the whole clip, or key frames of the face's emotion"
+    )
+    cues: tuple[CueKey, ...] = Field(
+        (), description="what the speaker does at a word or a time, beside the cues in the script's brackets"
     )
     start_pose: Path | None = Field(
         None, description="`rest` or null: it begins at rest; or a motion .npz, in its last frame"

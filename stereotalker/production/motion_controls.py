@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from stereotalker.motion.post_processing import Emotion
 from stereotalker.motion.preview import write_preview
 from stereotalker.motion.retargeting import Retargeting
 from stereotalker.motion.synthesize import MotionControls
+from stereotalker.production.clip_cues import plan_cues, timed_cues
 from stereotalker.production.clip_speech import make_speech
 from stereotalker.production.manifest import REST_POSE, Clip
 from stereotalker.records import Avatar, Motion, Speech
@@ -35,12 +37,12 @@ class Speaker(NamedTuple):
 
 
 def clip_motion_controls(clip: Clip, style: int, frames: int, speaker: Speaker | None = None) -> MotionControls:
-    """What the clip asks of the motion model.
+    """What the clip asks of the motion model, apart from its cues, which need its words: see clip_cues.py.
 
     style: index of the speaker's style, used if the clip names none; frames: number of frames of the clip; speaker:
     whom the motion is retargeted to, None for the mean body. Raises ClipError if a pose file cannot be read.
     """
-    style = style if clip.style is None else STYLE_INDEX[clip.style]
+    style = clip_style(clip, style)
     retargeting = speaker and Retargeting.of_speaker(*speaker, style, clip.rest, clip.arms == "invent")
     gaze = None
     if clip.gaze == "camera":
@@ -53,8 +55,21 @@ def clip_motion_controls(clip: Clip, style: int, frames: int, speaker: Speaker |
     )
     emotions = tuple(Emotion(key.time, key.name, key.amount) for key in clip.emotion)
     return MotionControls(
-        style, clip.gesture, clip_seed(clip), start, end, clip.body == "still", emotions, gaze, retargeting
+        style,
+        clip.gesture,
+        clip_seed(clip),
+        start,
+        end,
+        clip.body == "still",
+        emotions,
+        gaze,
+        retargeting,
     )
+
+
+def clip_style(clip: Clip, style: int) -> int:
+    """Index of the style that a clip is acted in. style: that of its speaker."""
+    return style if clip.style is None else STYLE_INDEX[clip.style]
 
 
 def clip_seed(clip: Clip, seed: int | None = None) -> int:
@@ -91,7 +106,9 @@ def make_motion(clip: Clip, models: Models, out: Path, formats: list[str]) -> tu
         sound = Path(folder) / "sound.wav"
         speech = make_speech(clip, loudness, models.recognizer, sound)
         frames = frame_count(speech.seconds, clip.fps)
-        motion = models.synthesizer.motion(speech, clip_motion_controls(clip, 0, frames), frames, clip.fps)
+        cues = plan_cues(clip, speech, frames / clip.fps)
+        controls = replace(clip_motion_controls(clip, 0, frames), cues=timed_cues(cues))
+        motion = models.synthesizer.motion(speech, controls, frames, clip.fps)
         paths = export(motion, models.body, out / clip.id, [name for name in formats if name in WRITERS])
         if "mp4" in formats:
             paths.append(out / f"{clip.id}.mp4")

@@ -36,6 +36,7 @@ from stereotalker.models import Models
 from stereotalker.params import Params, VideoParams, WorkerParams
 from stereotalker.production.admission import next_window
 from stereotalker.production.avatars import detector_folder
+from stereotalker.production.clip_cues import check_cues
 from stereotalker.production.manifest import WORKER_BYTES, WORKER_BYTES_PER_PIXEL, Clip, Manifest, due
 from stereotalker.production.motion_controls import clip_motion_controls
 from stereotalker.production.outputs import Outputs, existing_part
@@ -225,6 +226,7 @@ def plan(
             _check_background(clip.background)
             frames = frame_count(_seconds(clip), clip.fps)
             clip_motion_controls(clip, 0, 1)
+            check_cues(clip)
             if clip.captions and clip.captions.burn:
                 check_font(without_marks(clip.script or clip.given_transcript or ""), clip.captions)
         except ClipError as error:

@@ -29,6 +29,7 @@ from stereotalker.media.faces import find_faces, resize_for_detection
 from stereotalker.media.time_lag import sound_lag
 from stereotalker.motion.coverage import Unseen
 from stereotalker.params import QualityParams
+from stereotalker.production.clip_cues import CueOutcome
 from stereotalker.production.lip_sync import lip_lag
 from stereotalker.production.manifest import Clip
 
@@ -79,6 +80,7 @@ class Verdict:
     verdict: str  # one of VERDICTS
     reasons: tuple[str, ...]
     measures: dict[str, float]  # nan: could not be measured
+    cues: tuple[CueOutcome, ...] = ()  # what the speaker was asked to do
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1)
@@ -86,7 +88,8 @@ class Verdict:
     @classmethod
     def from_json(cls, text: str) -> Verdict:
         values = json.loads(text)
-        return cls(values["verdict"], tuple(values["reasons"]), values["measures"])
+        cues = tuple(CueOutcome(**cue) for cue in values["cues"])
+        return cls(values["verdict"], tuple(values["reasons"]), values["measures"], cues)
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,7 @@ class ClipInputs:
     loudness: float  # asked for, LUFS
     unseen: Unseen  # what the clip shows of hands and arms that the portrait does not
     is_misread: bool = False  # the clip has a transcript, and it is not what is said
+    cues: tuple[CueOutcome, ...] = ()
 
 
 def examine(file: Path, sound: Path, inputs: ClipInputs, clip: Clip, limits: QualityParams) -> Examination:
@@ -153,11 +157,11 @@ def examine(file: Path, sound: Path, inputs: ClipInputs, clip: Clip, limits: Qua
         "unseen_arms": inputs.unseen.arms,
     }
     measures = {name: float(value) for name, value in m.items()}
-    return Examination(judge(measures, clip.fps, limits), measured.poster)
+    return Examination(judge(measures, clip.fps, limits, inputs.cues), measured.poster)
 
 
-def judge(m: dict[str, float], fps: float, limits: QualityParams) -> Verdict:
-    """The verdict on the measures of `examine`. A measure that is nan breaks no rule."""
+def judge(m: dict[str, float], fps: float, limits: QualityParams, cues: tuple[CueOutcome, ...] = ()) -> Verdict:
+    """The verdict on the measures of `examine` and on cues. A measure that is nan breaks no rule."""
     broken_rules: list[tuple[str, str]] = []
 
     def rule(verdict: str, is_broken: bool, reason: str) -> None:
@@ -215,8 +219,10 @@ def judge(m: dict[str, float], fps: float, limits: QualityParams) -> Verdict:
             abs(deviation) > limits.loudness and not is_peak_limited,
             f"loudness is {m['lufs']:.1f} LUFS, {deviation:+.1f} off the target",
         )
+    for cue in cues:
+        rule("review", bool(cue.missed), cue.text)
     worst = max((VERDICTS.index(verdict) for verdict, _ in broken_rules), default=0)
-    return Verdict(VERDICTS[worst], tuple(reason for _, reason in broken_rules), m)
+    return Verdict(VERDICTS[worst], tuple(reason for _, reason in broken_rules), m, cues)
 
 
 def _measure_frames(file: Path, expected: int, clip: Clip) -> _FrameMeasures:

@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 
 from stereotalker.errors import UserError, error_signature
 from stereotalker.media.contact_sheet import grid, split_into_rows
+from stereotalker.production.clip_cues import CueOutcome
 from stereotalker.production.manifest import Manifest
 from stereotalker.production.outputs import Outputs
 from stereotalker.validation import as_utf8
@@ -39,6 +40,7 @@ class ClipResult:
     reasons: tuple[str, ...] = ()  # for the verdict, and other notes
     measures: dict[str, float] = field(default_factory=dict)  # of the quality gate
     recognized: str = ""  # what was heard in a recording without a transcript
+    cues: tuple[CueOutcome, ...] = ()  # what the speaker was asked to do, and when it is done
     sha256: str = ""  # of the delivered video
     video: str = ""  # name of the file in the outputs; the same for the next four
     poster: str = ""
@@ -214,7 +216,8 @@ def previous_results(outputs: Outputs) -> dict[str, ClipResult]:
 def _result(values: dict) -> ClipResult:
     """A ClipResult from results.json, where null stands for nan."""
     measures = {name: math.nan if value is None else value for name, value in values["measures"].items()}
-    return ClipResult(**values | {"reasons": tuple(values["reasons"]), "measures": measures})
+    cues = tuple(CueOutcome(**cue) for cue in values.get("cues", ()))
+    return ClipResult(**values | {"reasons": tuple(values["reasons"]), "measures": measures, "cues": cues})
 
 
 def without_nan(value):

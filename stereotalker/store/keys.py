@@ -95,13 +95,13 @@ def video_key(
     return digest("video", stage_version("video"), *made_of)
 
 
-def quality_key(video: str, motion: str, avatar: str, loudness: float, cameras: Json, params: Json) -> str:
+def quality_key(video: str, motion: str, avatar: str, loudness: float, cameras: Json, cues: Json, params: Json) -> str:
     """Stage quality: the verdict on a video that should follow a motion.
 
-    avatar: key of the avatar that the video shows; cameras: paths of the clip's camera and of its retakes'; params: the
-    section `quality`.
+    avatar: key of the avatar that the video shows; cameras: paths of the clip's camera and of its retakes'; cues: what
+    the speaker was asked to do; params: the section `quality`.
     """
-    return digest("quality", stage_version("quality"), video, motion, avatar, loudness, cameras, params)
+    return digest("quality", stage_version("quality"), video, motion, avatar, loudness, cameras, cues, params)
 
 
 def provenance_key(video: str, signer: str, claims: Json) -> str:
