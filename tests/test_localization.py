@@ -8,6 +8,7 @@ from scipy.io import wavfile
 from stereotalker.audio.speech import from_file
 from stereotalker.errors import ClipError, UserError
 from stereotalker.media import audio_files
+from stereotalker.media.audio_files import SoundPart
 from stereotalker.production.clip_speech import make_speech, speech_source, target_loudness
 from stereotalker.production.manifest import read_manifest, single_clip
 from stereotalker.records import SAMPLE_RATE
@@ -97,16 +98,16 @@ def pitch(samples):
     [((1.0, 1.0), 1.0, 400), ((2.0, None), 1.0, 800), ((0.0, 0.5), 0.5, 200), ((2.5, 9.0), 0.5, 800)],
 )
 def test_a_part_of_a_recording_is_cut_to_the_sample(steps, part, seconds, hertz):
-    speech = from_file(steps, -20.0, part=part)
+    speech = from_file(steps, -20.0, part=SoundPart(*part))
     assert abs(speech.seconds - seconds) < 2 / SAMPLE_RATE and abs(pitch(speech.samples) - hertz) < 3
     assert abs(speech.loudness + 20) < 0.3
-    assert audio_files.media_seconds(steps, part) == pytest.approx(seconds, abs=0.001)
+    assert audio_files.media_seconds(steps, SoundPart(*part)) == pytest.approx(seconds, abs=0.001)
 
 
 def test_a_part_behind_the_end_is_refused(steps):
     for function in (
-        lambda: from_file(steps, -20.0, part=(5.0, 1.0)),
-        lambda: audio_files.media_seconds(steps, (5, 1)),
+        lambda: from_file(steps, -20.0, part=SoundPart(5.0, 1.0)),
+        lambda: audio_files.media_seconds(steps, SoundPart(5, 1)),
     ):
         with pytest.raises(ClipError, match="part begins at 5 s, but .*steps.wav lasts 3.00 s"):
             function()

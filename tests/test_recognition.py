@@ -15,6 +15,7 @@ from stereotalker.audio.speech import from_file, from_script, recognized_speech
 from stereotalker.audio.text_to_speech import Voice
 from stereotalker.errors import Unavailable, UserError
 from stereotalker.media import audio_files
+from stereotalker.media.audio_files import SoundPart
 from stereotalker.motion.audio_features import AudioFeatures
 from stereotalker.production.clip_speech import make_speech, speech_notes, speech_source
 from stereotalker.production.follow_up import FOLLOW_UP_FILE, NEW_FOLLOW_UP_FILE, write_follow_up
@@ -184,7 +185,7 @@ def test_a_wrong_language_in_the_row_costs_no_words(recognizer, tmp_path):
 @needs_words
 def test_the_row_of_a_text_that_does_not_fit_the_sound_says_so(recognizer, monkeypatch):
     other = "The quarterly figures will be presented by our new director on Friday."
-    monkeypatch.setattr(whisper_models.Whisper, "text", lambda self, part, language: other)
+    monkeypatch.setattr(whisper_models.Whisper, "text", lambda self, part, language, likely: other)
     path = SHARED / "speech" / "whisper" / "jfk.wav"
     if not path.is_file():
         pytest.skip("real recordings are not at ../shared/data")
@@ -387,7 +388,7 @@ def test_only_tokens_with_numbers_and_their_signs_are_suppressed():
 @needs_words
 def test_speech_that_whisper_skips_is_left_to_the_sound(recognizer, monkeypatch):
     samples = np.concatenate([spoken("Yes.").samples, np.tile(spoken().samples, 2)])
-    monkeypatch.setattr(whisper_models.Whisper, "text", lambda self, part, language: "Yes.")
+    monkeypatch.setattr(whisper_models.Whisper, "text", lambda self, part, language, likely: "Yes.")
     found = recognizer.recognize(samples, "en-us")
     assert [w.text for w in found.words] == ["yes"] and found.reason == "the recognition skipped them"
     assert sum(end - start for start, end in found.unaligned) > 5
@@ -412,7 +413,7 @@ def test_gestures_of_passages_without_known_words_come_from_the_sound(tiny_model
 def test_what_whisper_itself_takes_for_no_speech_gives_no_words(recognizer):
     """Eight seconds of jazz, in which tiny.en hears "Thank you."."""
     path = SHARED / "bad_input" / "librosa" / "Kevin_MacLeod_-_Vibe_Ace.ogg"
-    speech = from_file(path, -20.0, recognizer=recognizer, part=(8.0, 8.0))
+    speech = from_file(path, -20.0, recognizer=recognizer, part=SoundPart(8.0, 8.0))
     assert not speech.words and not speech.recognized
 
 

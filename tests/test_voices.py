@@ -9,6 +9,7 @@ import pytest
 from scipy.signal import resample_poly
 
 from stereotalker.audio import natural_voices, voices
+from stereotalker.audio.english_pronunciation import MAX_SYMBOLS, spoken_words
 from stereotalker.audio.forced_alignment import align
 from stereotalker.audio.letters import check_letters
 from stereotalker.audio.natural_voices import NaturalVoice, is_available
@@ -98,13 +99,13 @@ def test_a_faster_rate_is_faster():
 @needs_heart
 def test_ten_thousand_words_without_a_full_stop_are_spoken_in_parts():
     text = " ".join(["people talk about big problems"] * 60)
-    parts = natural_voices._cut(natural_voices._spoken_words(text))
-    assert all(sum(len(w.symbols) for w in part) <= natural_voices._MAX_SYMBOLS for part in parts)
+    parts = natural_voices._cut(spoken_words(text))
+    assert all(sum(len(w.symbols) for w in part) <= MAX_SYMBOLS for part in parts)
     spoken = NaturalVoice("heart").speak(text)
     assert len(spoken.words) == 300 and len(parts) > 4
-    cuts = natural_voices._cut(natural_voices._spoken_words("one two three four five six seven, " * 40))
+    cuts = natural_voices._cut(spoken_words("one two three four five six seven, " * 40))
     assert all(part[-1].symbols.rstrip().endswith(",") for part in cuts)
-    assert len(natural_voices._cut(natural_voices._spoken_words(" ".join(["word"] * 10_000)))) > 100
+    assert len(natural_voices._cut(spoken_words(" ".join(["word"] * 10_000)))) > 100
     assert natural_voices._cut([]) == []
 
 

@@ -23,7 +23,20 @@ _FIGURES = re.compile(r"^<!-- figures: (.+) -->$", re.MULTILINE)
 # The manifest's keys by what they are about. A key that no group names is put into the last one.
 GROUPS = {
     "who": ("id", "avatar", "consent", "arms", "background"),
-    "speech": ("audio", "part", "script", "transcript", "language", "voice", "rate", "loudness", "captions"),
+    "speech": (
+        "audio",
+        "part",
+        "speaker",
+        "script",
+        "transcript",
+        "language",
+        "voice",
+        "rate",
+        "pitch",
+        "lexicon",
+        "loudness",
+        "captions",
+    ),
     "picture": ("width", "height", "fps", "camera", "stereo"),
     "motion": ("seed", "gesture", "style", "gaze", "body", "emotion", "cues", "start_pose", "end_pose"),
     "order": ("retakes", "priority", "deadline"),

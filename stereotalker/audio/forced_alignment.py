@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from stereotalker.audio.lexicon import NO_LEXICON, Lexicon, ipa_symbols, pronunciation
 from stereotalker.audio.phonemes import VOWELS, arpabet, phoneme_class
 from stereotalker.audio.text_to_speech import Voice, espeak_code, speak_in_fresh_process
 from stereotalker.errors import ClipError
@@ -28,15 +29,21 @@ _MIN_SCORE_ENGLISH, _MIN_SCORE_FOREIGN = -40, -55
 Alignment = tuple[tuple[Timed, ...], tuple[Timed, ...]]  # words, phonemes
 
 
-def align(samples: np.ndarray, text: str, language: str = "en-us", min_score: float | None = None) -> Alignment | None:
+def align(
+    samples: np.ndarray,
+    text: str,
+    language: str = "en-us",
+    min_score: float | None = None,
+    lexicon: Lexicon = NO_LEXICON,
+) -> Alignment | None:
     """Word and phoneme times of speech f32 [S] at 16 kHz, or None if the text is not what is said.
 
     min_score: lowest mean acoustic score of a frame at which the text counts as what is said; None: that of the
-    language. Raises ClipError for a language that espeak-ng does not speak.
+    language; lexicon: how words are pronounced. Raises ClipError for a language that espeak-ng does not speak.
     """
     language = espeak_code(language)
     decoder, is_english = _decoder(**_WIDE_BEAMS), language.startswith("en")
-    words = _english(decoder, text) if is_english else _foreign(decoder, text, language)
+    words = _english(decoder, text, lexicon) if is_english else _foreign(decoder, text, language, lexicon)
     if not words:
         return None
     decoder.set_align_text(" ".join(name for name, _ in words))
@@ -92,10 +99,10 @@ def _decoder(**options):
     return Decoder(samprate=16000, loglevel="FATAL", **options)
 
 
-def _english(decoder, text: str) -> list[tuple[str, str]]:
+def _english(decoder, text: str, lexicon: Lexicon = NO_LEXICON) -> list[tuple[str, str]]:
     """(name in the dictionary, word) of every word of an English text; [] if one of them cannot be pronounced."""
     words = re.findall(r"[^\W_]+(?:'[^\W_]+)*", text.lower().replace("’", "'"))
-    names = [_without_accents(word) for word in words]
+    names = [_user_word(decoder, word, lexicon) or _without_accents(word) for word in words]
     if any(not c.isascii() for name in names for c in name):  # no English word has other letters
         return []
     for name in names:
@@ -104,18 +111,32 @@ def _english(decoder, text: str) -> list[tuple[str, str]]:
     return list(zip(names, words, strict=True))
 
 
+def _user_word(decoder, word: str, lexicon: Lexicon) -> str:
+    """The name in the dictionary of a word that the user pronounces, which is added to it; empty if there is none."""
+    ipa = pronunciation(word, lexicon) or pronunciation(word.removesuffix("'s"), lexicon)
+    if not ipa:
+        return ""
+    sounds = [symbol for sound in ipa_symbols(ipa) for symbol in arpabet(sound)]
+    sounds += ["Z"] if word.endswith("'s") and pronunciation(word, lexicon) is None else []
+    name = "user-" + word.encode("ascii", "xmlcharrefreplace").decode()
+    decoder.add_word(name, " ".join(sounds), True)
+    return name
+
+
 def _without_accents(word: str) -> str:
     """The word without accents, as the dictionary has it: "cafe" for "café"."""
     return "".join(c for c in unicodedata.normalize("NFKD", word) if not unicodedata.combining(c))
 
 
-def _foreign(decoder, text: str, language: str) -> list[tuple[str, str]]:
+def _foreign(decoder, text: str, language: str, lexicon: Lexicon) -> list[tuple[str, str]]:
     """(name in the dictionary, word) of every word of a text in another language, as espeak-ng pronounces it."""
     spoken = speak_in_fresh_process(text, Voice(language))
     words = []
     for index, word in enumerate(spoken.words):
         sounds = [symbol for p in spoken.phonemes if word.start <= p.start < word.end for symbol in arpabet(p.text)]
-        if sounds:
+        if name := _user_word(decoder, word.text, lexicon):
+            words.append((name, word.text))
+        elif sounds:
             words.append((f"w{index}", word.text))
             decoder.add_word(f"w{index}", " ".join(sounds), True)
     return words

@@ -1,14 +1,14 @@
-"""Marks in a script that every voice understands: pauses, passages in another language, and cues for the speaker.
+"""Marks in a script: pauses, stress, passages in another language, and cues for the speaker.
 
-`[pause 0.5]` is a silence of half a second. `<lang xml:lang="de">Guten Morgen</lang>`, as in SSML, is spoken by the
-voice of that language. Anything else in square brackets is a cue such as `[nod]`, which is not spoken: see
-`acting.cues`.
+`[pause 0.5]` is a silence of half a second. `*this*` is stressed by the natural voices. `<lang xml:lang="de">Guten
+Morgen</lang>`, as in SSML, is spoken by the voice of that language. Anything else in square brackets is a cue such as
+`[nod]`, which is not spoken: see `acting.cues`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -22,6 +22,7 @@ from stereotalker.errors import ClipError
 MAX_PAUSE_S = 30.0
 _MARK = re.compile(r"\[\s*pause\b([^\]]*)\]|<\s*lang\b([^>]*)>|<\s*/\s*lang\s*>", re.IGNORECASE)
 _CUE = re.compile(r"\s*\[(?!\s*pause\b)([^\[\]]*)\]\s*", re.IGNORECASE)
+_STRESS = re.compile(r"(?<![\w*])\*([^\s*](?:[^*]*[^\s*])?)\*(?![\w*])")
 _LANGUAGE = re.compile(r"""\s*xml:lang\s*=\s*["']([\w-]+)["']\s*""")
 
 
@@ -37,8 +38,11 @@ class Speaker(Protocol):
     def spelled_out(self, text: str) -> str:
         """The text as it is spoken, with numbers and signs as words where the voice tells."""
 
-    def speak(self, text: str) -> SpokenText:
-        """Synthesize a text. Raises ClipError if it cannot be spoken."""
+    def speak(self, text: str, stressed: Collection[int] = ()) -> SpokenText:
+        """Synthesize a text. Raises ClipError if it cannot be spoken.
+
+        stressed: numbers of its words, from 0, that are stressed if the voice can; words are parted by spaces.
+        """
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ class Passage:
     text: str
     language: str | None  # None: that of the script
     pause: float  # s of silence before it
+    stressed: tuple[int, ...] = ()  # numbers of its words, from 0, that are stressed
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,7 @@ class MarkedVoice:
             if not any(c.isalnum() for c in passage.text):
                 part = SpokenText(np.zeros(0, np.float32), spoken.sample_rate if spoken else 24_000, (), ())
             else:
-                part = self.voice_of(passage.language).speak(passage.text)
+                part = self.voice_of(passage.language).speak(passage.text, passage.stressed)
             spoken = _joined(spoken, part, passage.pause)
         assert spoken is not None
         return spoken
@@ -89,7 +94,7 @@ def passages(script: str) -> list[Passage]:
     for mark in [*_MARK.finditer(script), None]:
         text = script[position : mark.start() if mark else None].strip()
         if text or (mark is None and (pause or not result)):
-            result.append(Passage(text, language, pause))
+            result.append(_stressed(text, language, pause))
             pause = 0.0
         if mark is None:
             break
@@ -137,6 +142,20 @@ def without_cues(script: str) -> str:
 def without_marks(script: str) -> str:
     """The words of a script, as captions show them. Raises ClipError for a faulty mark."""
     return " ".join(passage.text for passage in passages(script) if passage.text)
+
+
+def _stressed(text: str, language: str | None, pause: float) -> Passage:
+    """A passage whose text may have words in asterisks."""
+    parts = _STRESS.split(text)  # every second one stands in asterisks
+    stressed: list[int] = []
+    count = 0
+    for k, part in enumerate(parts):
+        words = len(part.split())
+        joins_word = k > 0 and count > 0 and part[:1].strip() != "" and parts[k - 1][-1:].strip() != ""
+        count -= joins_word  # what follows an asterisk without a space belongs to the word before it
+        stressed += range(count, count + words) if k % 2 else ()
+        count += words
+    return Passage("".join(parts), language, pause, tuple(stressed))
 
 
 def _pause_seconds(mark: re.Match) -> float:

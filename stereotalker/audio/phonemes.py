@@ -58,6 +58,11 @@ def phoneme_class(symbol: str) -> str:
     return "sil" if not letters else "ah"
 
 
+def is_ipa(symbol: str) -> bool:
+    """Whether the table has an IPA symbol, or both letters of a diphthong or an affricate."""
+    return symbol in _FROM_IPA or (len(symbol) == 2 and all(letter in _FROM_IPA for letter in symbol))
+
+
 # IPA symbol -> the nearest ARPAbet symbols, for classes with several of them. Any other IPA symbol takes the first
 # ARPAbet symbol of its class.
 _NEAREST_ARPABET = {

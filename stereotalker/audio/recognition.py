@@ -16,6 +16,7 @@ import numpy as np
 
 from stereotalker.audio import whisper_models
 from stereotalker.audio.forced_alignment import Alignment, align
+from stereotalker.audio.lexicon import NO_LEXICON, Lexicon
 from stereotalker.audio.phonemes import phoneme_class
 from stereotalker.audio.whisper_models import ENGLISH, Whisper, repeats_itself
 from stereotalker.errors import ClipError
@@ -75,10 +76,11 @@ class Recognizer:
     def _models(self) -> list[Whisper]:
         return [whisper for whisper in (self._english, self._multilingual) if whisper]
 
-    def recognize(self, samples: np.ndarray, language: str | None = None) -> Recognition:
+    def recognize(self, samples: np.ndarray, language: str | None = None, lexicon: Lexicon = NO_LEXICON) -> Recognition:
         """The words of speech f32 [S] at 16 kHz. Memory holds the samples, and ten minutes of them some times more.
 
-        language: what espeak-ng calls it; None: it is recognized.
+        language: what espeak-ng calls it; None: it is recognized. lexicon: words that are likely to be said, with their
+        sounds.
         """
         spoken = speech_spans(samples)
         if not spoken:
@@ -88,7 +90,7 @@ class Recognizer:
         whisper, texts = self._model_for(found.language), []
         for start, end in passages:
             part = samples[round(start * SAMPLE_RATE) : round(end * SAMPLE_RATE)]
-            text = whisper.text(part, found.language) if whisper else ""
+            text = whisper.text(part, found.language, tuple(lexicon)) if whisper else ""
             times = None
             if whisper is None:
                 found.reason = f"no installed model reads {found.language!r}, see `doctor`"
@@ -98,7 +100,7 @@ class Recognizer:
                 found.reason = "the recognition repeated itself"
             else:
                 texts.append(text)
-                times, found.reason = self._align(part, text, language or found.language, found.reason)
+                times, found.reason = self._align(part, text, language or found.language, lexicon, found.reason)
             if times is None:
                 found.unaligned.append((start, end))
                 continue
@@ -116,10 +118,12 @@ class Recognizer:
         passages = joined(speech_spans(samples))
         return self._detect_language(samples, passages) if passages else ""
 
-    def _align(self, samples: np.ndarray, text: str, language: str, reason: str) -> tuple[Alignment | None, str]:
+    def _align(
+        self, samples: np.ndarray, text: str, language: str, lexicon: Lexicon, reason: str
+    ) -> tuple[Alignment | None, str]:
         """The times of a text, and why there are none, or `reason`."""
         try:
-            times = align(samples, text, language, _MIN_SCORE)
+            times = align(samples, text, language, _MIN_SCORE, lexicon)
         except ClipError:
             return None, f"espeak-ng does not pronounce {language!r}"
         return times, reason if times else "what was heard does not fit the sound"

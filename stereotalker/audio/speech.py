@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from stereotalker.audio.forced_alignment import align
+from stereotalker.audio.lexicon import NO_LEXICON, Lexicon
 from stereotalker.audio.marks import MarkedVoice, Speaker, without_marks
 from stereotalker.audio.recognition import Recognition, Recognizer
 from stereotalker.audio.voices import DEFAULT_LANGUAGE
@@ -32,29 +33,30 @@ def from_file(
     language: str | None = None,
     sound: Path | None = None,
     recognizer: Recognizer | None = None,
-    part: tuple[float, float | None] | None = None,
+    part: audio_files.SoundPart = audio_files.ALL,
+    lexicon: Lexicon = NO_LEXICON,
 ) -> Speech:
     """Read a recording, or the sound of a video.
 
     loudness: target in LUFS; transcript: what is said; language: of the speech, as espeak-ng names it, None: it is
     recognized, and that of a transcript is DEFAULT_LANGUAGE if it fits; sound, part: where the sound of the clip is
-    written, and start and length in s of what is read, see audio_files.write_normalized; recognizer: gives the words if
-    there is no transcript. A transcript that is not what is said gives no words. Raises ClipError for a recording with
-    a transcript that is longer than MAX_ALIGNMENT_S.
+    written, and what is read, see audio_files.write_normalized; recognizer: gives the words if there is no transcript;
+    lexicon: how words are pronounced. A transcript that is not what is said gives no words. Raises ClipError for a
+    recording with a transcript that is longer than MAX_ALIGNMENT_S.
     """
     with _sound_file(sound) as file:
         level = audio_files.write_normalized(path, loudness, file, part)
         samples = audio_files.speech_samples(file)
     if transcript is not None:
         check_alignable(path, len(samples) / SAMPLE_RATE)
-        times = align(samples, transcript, language or DEFAULT_LANGUAGE)
+        times = align(samples, transcript, language or DEFAULT_LANGUAGE, lexicon=lexicon)
         if times is None and language is None and recognizer:
             heard = recognizer.language(samples)
-            times = align(samples, transcript, heard) if heard not in ("", ENGLISH) else None
+            times = align(samples, transcript, heard, lexicon=lexicon) if heard not in ("", ENGLISH) else None
         return Speech(samples, level, *(times or ()))
     if recognizer is None:
         return Speech(samples, level)
-    found = recognizer.recognize(samples, language)
+    found = recognizer.recognize(samples, language, lexicon)
     return recognized_speech(Speech(samples, level), found)
 
 

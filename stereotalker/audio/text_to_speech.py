@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 from bisect import bisect_right
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -104,8 +105,8 @@ class Voice:
         """The text itself: espeak-ng does not tell how it spells numbers out."""
         return " ".join(text.split())
 
-    def speak(self, text: str) -> SpokenText:
-        """As `speak_in_fresh_process`."""
+    def speak(self, text: str, stressed: Collection[int] = ()) -> SpokenText:
+        """As `speak_in_fresh_process`. espeak-ng stresses no words."""
         return speak_in_fresh_process(text, self)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from stereotalker.audio.marks import MarkedVoice
 from stereotalker.audio.natural_voices import MODELS, NaturalVoice, is_available
 from stereotalker.audio.text_to_speech import Voice, check_language, espeak_code, variants
@@ -12,31 +14,42 @@ ESPEAK = "espeak"  # the name of espeak-ng's plain voice
 _DEFAULT_ENGLISH = "heart"
 
 
-def script_voice(name: str, language: str | None, rate: int) -> MarkedVoice:
+Pronunciations = tuple[tuple[str, str], ...]  # words and their sounds in IPA, see lexicon.py
+
+
+def script_voice(
+    name: str, language: str | None, rate: int, pitch: int | None = None, lexicon: Pronunciations = ()
+) -> MarkedVoice:
     """The voice of a script with marks. Passages in other languages are spoken by the best voice there is for those.
 
     Raises ClipError as `find_voice` does; for other languages only when it speaks them.
     """
-    own = find_voice(name, language, rate)
-    return MarkedVoice(lambda other: own if other is None else find_voice("", other, rate))
+    own = find_voice(name, language, rate, pitch, lexicon)
+    return MarkedVoice(lambda other: own if other is None else find_voice("", other, rate, None, lexicon))
 
 
-def find_voice(name: str, language: str | None, rate: int) -> Voice | NaturalVoice:
+def find_voice(
+    name: str, language: str | None, rate: int, pitch: int | None = None, lexicon: Pronunciations = ()
+) -> Voice | NaturalVoice:
     """The voice of a script.
 
     name: one of MODELS; ESPEAK, or a variant of its voices, such as m3; empty: the best there is for the language.
-    language: as espeak-ng names it, None: DEFAULT_LANGUAGE. rate: words a minute. Raises ClipError for an unknown voice
-    or language, and for a voice that does not speak the language.
+    language: as espeak-ng names it, None: DEFAULT_LANGUAGE. rate: words a minute. pitch: 0 to 99, of espeak-ng's voices
+    alone; None: their own. lexicon: for the natural voices alone. Raises ClipError for an unknown voice or language,
+    and for a voice that does not speak the language or has no pitch.
     """
     language = espeak_code(language or DEFAULT_LANGUAGE)
     check_language(language)
-    if name in MODELS:
-        if language != DEFAULT_LANGUAGE:
-            raise ClipError(f"voice {name!r} speaks American English, not {language!r}; leave one of them out")
-        return NaturalVoice(name, rate)
+    if name in MODELS and language != DEFAULT_LANGUAGE:
+        raise ClipError(f"voice {name!r} speaks American English, not {language!r}; leave one of them out")
     if not name and language == DEFAULT_LANGUAGE and is_available(_DEFAULT_ENGLISH):
-        return NaturalVoice(_DEFAULT_ENGLISH, rate)
+        name = _DEFAULT_ENGLISH
+    if name in MODELS:
+        if pitch is not None:
+            raise ClipError(f"pitch: the voice {name!r} has its own; leave pitch out, or choose voice: {ESPEAK}")
+        return NaturalVoice(name, rate, lexicon)
     if name not in ("", ESPEAK) and name not in variants():
         names = ", ".join((*MODELS, ESPEAK))
         raise ClipError(f"voice {name!r} is unknown; expected {names}, or a variant of espeak-ng's, such as f4 or m3")
-    return Voice(language, "" if name == ESPEAK else name, rate)
+    voice = Voice(language, "" if name == ESPEAK else name, rate)
+    return voice if pitch is None else replace(voice, pitch=pitch)

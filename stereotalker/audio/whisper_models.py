@@ -101,13 +101,16 @@ class Whisper:
             best, share, probabilities = self._model.detect_language(samples)
             return ENGLISH if dict(probabilities)[ENGLISH] > _ENGLISH_SHARE * share else best
 
-    def text(self, samples: np.ndarray, language: str) -> str:
-        """What is said in a passage f32 [S] at 16 kHz of at most 30 s, with numbers as words; empty for nothing."""
+    def text(self, samples: np.ndarray, language: str, likely: tuple[str, ...] = ()) -> str:
+        """What is said in a passage f32 [S] at 16 kHz of at most 30 s, with numbers as words; empty for nothing.
+
+        likely: words that may be said, such as names, as they are written.
+        """
         with self._lock:
             texts: list[str] = []
             position, seconds = 0.0, len(samples) / SAMPLE_RATE
             while True:
-                words = self._words(samples[round(position * SAMPLE_RATE) :], language)
+                words = self._words(samples[round(position * SAMPLE_RATE) :], language, likely)
                 has_stopped = len(words) > 1 and words[-1].end - words[-1].start > _MAX_WORD_S
                 read_until = (words[-1].start if has_stopped else words[-1].end) if words else 0.0
                 can_go_on = read_until > _MIN_REST_S and seconds - position - read_until > _MIN_REST_S
@@ -116,7 +119,7 @@ class Whisper:
                     return join_overlapping(texts)
                 position += read_until - _STEP_BACK_S
 
-    def _words(self, samples: np.ndarray, language: str) -> list[Word]:
+    def _words(self, samples: np.ndarray, language: str, likely: tuple[str, ...]) -> list[Word]:
         """The words that Whisper reads at once: always the same, because without a temperature it samples no tokens."""
         segments, _ = self._model.transcribe(
             samples,
@@ -124,6 +127,7 @@ class Whisper:
             temperature=0.0,
             word_timestamps=True,
             condition_on_previous_text=False,
+            hotwords=", ".join(likely) or None,
             suppress_tokens=[-1, *self._number_tokens],
         )
         return [

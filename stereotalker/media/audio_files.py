@@ -51,19 +51,29 @@ _CHUNK = 60 * OUTPUT_RATE  # samples that are resampled at once; a multiple of _
 _MARGIN = 100 * _DECIMATION  # samples on both sides that the filter of the resampling may need
 
 
-def write_normalized(path: Path, target: float, out: Path, part: tuple[float, float | None] | None = None) -> float:
+class SoundPart(NamedTuple):
+    """What is used of the sound of a file."""
+
+    start: float = 0.0  # s
+    seconds: float | None = None  # None: to the end
+    speaker: int | None = None  # number of a sound track, or else of a channel, from 1; None: what players play
+
+
+ALL = SoundPart()
+
+
+def write_normalized(path: Path, target: float, out: Path, part: SoundPart = ALL) -> float:
     """Write the speech of a file as a 16-bit stereo WAV file at OUTPUT_RATE, at a loudness of `target` LUFS.
 
     Loudness is that of ITU-R BS.1770, as ffmpeg's filter ebur128 measures it. Peaks reach at most 0.97 of full scale.
     Returns the loudness of the result, -inf for silence, which is kept as it is. ffmpeg reads the file twice and writes
     to the disk, so that hours of sound take no memory. A sound track that begins later than the pictures begins with
-    silence. part: start and length in s of what is written, None: all; a length of None reaches to the end. Raises
-    ClipError, which says what is wrong with the file.
+    silence. part: what is written. Raises ClipError, which says what is wrong with the file.
     """
-    stream = _cut(path, _speech_stream(path), part)
-    measured = _measure(path, stream, _STEREO)
-    layout = _STEREO
-    if not measured.peak and stream.channels > 2:
+    stream = _cut(path, _speech_stream(path, part.speaker), part)
+    layout = _STEREO if stream.channel is None else f"pan=stereo|c0=c{stream.channel}|c1=c{stream.channel}"
+    measured = _measure(path, stream, layout)
+    if not measured.peak and stream.channels > 2 and stream.channel is None:
         # The conversion to stereo leaves out some channels, such as that of low frequencies.
         layouts = [f"pan=stereo|c0=c{k}|c1=c{k}" for k in range(stream.channels)]
         measured, layout = max(((_measure(path, stream, each), each) for each in layouts), key=lambda m: m[0].peak)
@@ -115,12 +125,12 @@ def speech_samples(path: Path) -> np.ndarray:
     return samples
 
 
-def media_seconds(path: Path, part: tuple[float, float | None] | None = None) -> float:
+def media_seconds(path: Path, part: SoundPart = ALL) -> float:
     """Seconds of sound in a file or a part of it, from its header, or else from its packets.
 
     Raises ClipError as `write_normalized`.
     """
-    seconds = _cut(path, _speech_stream(path), part).seconds
+    seconds = _cut(path, _speech_stream(path, part.speaker), part).seconds
     if not MIN_SECONDS <= seconds <= MAX_SECONDS:
         raise ClipError(f"{path} lasts {seconds:.2f} s; expected {MIN_SECONDS} s to {MAX_SECONDS / 3600:.0f} h")
     return seconds
@@ -132,6 +142,7 @@ class _Stream(NamedTuple):
     number: int  # among the file's sound tracks
     channels: int
     seconds: float
+    channel: int | None = None  # of these, which holds the speech; None: all of them
     cut: tuple[str, ...] = ()  # ffmpeg's filters that take a part of it
 
 
@@ -140,8 +151,11 @@ class _Measured(NamedTuple):
     peak: float  # of full scale
 
 
-def _speech_stream(path: Path) -> _Stream:
-    """The sound track that players choose: the one marked as default, or else the first. Raises ClipError."""
+def _speech_stream(path: Path, speaker: int | None = None) -> _Stream:
+    """The sound track that players choose: the one marked as default, or else the first. Raises ClipError.
+
+    speaker: another sound track, or in a file with one track a channel of it, from 1.
+    """
     _check_readable(path)
     try:
         with av.open(str(path.absolute())) as container:
@@ -151,6 +165,13 @@ def _speech_stream(path: Path) -> _Stream:
                     f"{path} cannot be read as audio (it has no audio stream); expected a file with an audio stream"
                 )
             index = next((k for k, s in enumerate(streams) if s.disposition & Disposition.default), 0)
+            channel = None
+            if speaker is not None:
+                tracks, channels = len(streams), streams[index].channels
+                if speaker > (tracks if tracks > 1 else channels):
+                    has = f"{tracks} sound tracks" if tracks > 1 else f"one sound track of {channels} channel(s)"
+                    raise ClipError(f"speaker {speaker}: {path} has {has}; expected a lower number")
+                index, channel = (speaker - 1, None) if tracks > 1 else (index, speaker - 1)
             stream = streams[index]
             time_base = stream.time_base or Fraction(1, stream.rate)
             if stream.duration:
@@ -160,7 +181,7 @@ def _speech_stream(path: Path) -> _Stream:
             else:  # a file that was written to a pipe
                 ends = [p.pts + (p.duration or 0) for p in container.demux(stream) if p.pts is not None]
                 seconds = float(max(ends, default=0) * time_base)
-            return _Stream(index, stream.channels, seconds)
+            return _Stream(index, stream.channels, seconds, channel)
     except av.FFmpegError as error:
         raise ClipError(
             f"{path} cannot be read as audio ({error.strerror}); expected a file with an audio stream"
@@ -199,11 +220,11 @@ def _chain(stream: _Stream, filters: list[str]) -> str:
     return ",".join([f"aresample={OUTPUT_RATE}:first_pts=0", *stream.cut, *filters])
 
 
-def _cut(path: Path, stream: _Stream, part: tuple[float, float | None] | None) -> _Stream:
+def _cut(path: Path, stream: _Stream, part: SoundPart) -> _Stream:
     """The part of a sound track, see `write_normalized`. Raises ClipError if it begins behind the track's end."""
-    if part is None:
+    start, seconds, _ = part
+    if start == 0 and seconds is None:
         return stream
-    start, seconds = part
     rest = stream.seconds - start
     if rest < MIN_SECONDS:
         raise ClipError(f"part begins at {start:g} s, but {path} lasts {stream.seconds:.2f} s")

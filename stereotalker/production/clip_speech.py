@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stereotalker.audio.marks import without_cues, without_marks
+from stereotalker.audio.marks import MarkedVoice, passages, without_cues, without_marks
 from stereotalker.audio.recognition import Recognizer
 from stereotalker.audio.speech import from_file, from_script
-from stereotalker.audio.voices import DEFAULT_LANGUAGE, script_voice
+from stereotalker.audio.text_to_speech import Voice
+from stereotalker.audio.voices import DEFAULT_LANGUAGE, find_voice, script_voice
+from stereotalker.media.audio_files import SoundPart
 from stereotalker.media.burnt_captions import Caption, line_columns
 from stereotalker.media.video_files import frame_count
 from stereotalker.production.captions import MAX_LINE, faults, make_captions
@@ -25,10 +27,22 @@ def make_speech(clip: Clip, loudness: float, recognizer: Recognizer | None, soun
     """
     loudness = target_loudness(clip, loudness)
     if clip.script is not None:
-        return from_script(clip.script, script_voice(clip.voice, clip.language, clip.rate), loudness, sound)
+        return from_script(clip.script, clip_voice(clip), loudness, sound)
     used = recognizer if clip.transcript != "none" else None
-    part = (clip.part.start, clip.part.seconds) if clip.part else None
-    return from_file(clip.recording, loudness, clip.given_transcript, clip.language, sound, used, part)
+    return from_file(
+        clip.recording, loudness, clip.given_transcript, clip.language, sound, used, clip_part(clip), clip.lexicon
+    )
+
+
+def clip_voice(clip: Clip) -> MarkedVoice:
+    """The voice of a clip with a script. Raises ClipError, see `find_voice`."""
+    return script_voice(clip.voice, clip.language, clip.rate, clip.pitch, tuple(sorted(clip.lexicon.items())))
+
+
+def clip_part(clip: Clip) -> SoundPart:
+    """What of its recording a clip uses."""
+    start, seconds = (clip.part.start, clip.part.seconds) if clip.part else (0.0, None)
+    return SoundPart(start, seconds, clip.speaker)
 
 
 def target_loudness(clip: Clip, loudness: float) -> float:
@@ -40,8 +54,8 @@ def speech_source(clip: Clip, sha256: str, recognizer: Recognizer | None) -> tup
     """What the speech of a clip is made from, for its key in the store. sha256: of the recording; else unused."""
     if clip.script is not None:
         script = without_cues(clip.script)
-        return "script", script, script_voice(clip.voice, clip.language, clip.rate).identity(script)
-    recording = [sha256, clip.part.model_dump(mode="json") if clip.part else None]
+        return "script", script, clip_voice(clip).identity(script)
+    recording = [sha256, *clip_part(clip), sorted(clip.lexicon.items())]
     if clip.given_transcript is not None:
         language = clip.language or (recognizer.digest if recognizer else DEFAULT_LANGUAGE)
         return "transcribed", recording, clip.given_transcript, language
@@ -70,12 +84,25 @@ def clip_seconds(clip: Clip, speech: Speech) -> float:
 
 def speech_notes(clip: Clip, speech: Speech, recognizer: Recognizer | None) -> tuple[str, ...]:
     """What the author of a row should know of its words and captions; nothing if all is well."""
-    notes: tuple[str, ...] = ()
+    notes = _notes_on_voice(clip)
     if clip.captions:
         found = clip_captions(clip, speech)
         wrong = "; ".join(faults(found, clip_seconds(clip, speech))[:3])
-        notes = (f"captions: {wrong}",) if wrong else () if found else ("no captions: its words are not known",)
+        about = (f"captions: {wrong}",) if wrong else () if found else ("no captions: its words are not known",)
+        notes = (*notes, *about)
     return (*notes, *_notes_on_words(clip, speech, recognizer))
+
+
+def _notes_on_voice(clip: Clip) -> tuple[str, ...]:
+    """What of a script its voice cannot do."""
+    if clip.script is None or not isinstance(find_voice(clip.voice, clip.language, clip.rate), Voice):
+        return ()
+    notes = []
+    if any(passage.stressed for passage in passages(clip.script)):
+        notes.append("espeak-ng stresses no words: the asterisks in the script change nothing")
+    if clip.lexicon:
+        notes.append("espeak-ng reads no IPA: the lexicon changes nothing in its speech")
+    return tuple(notes)
 
 
 def _notes_on_words(clip: Clip, speech: Speech, recognizer: Recognizer | None) -> tuple[str, ...]:

@@ -31,6 +31,7 @@ from stereotalker.production.row_records import (
     Part,
     Retake,
     caption_settings,
+    checked_lexicon,
     emotion_keys,
 )
 from stereotalker.validation import StrictModel, explain, invalid_character, is_text
@@ -75,6 +76,9 @@ class Clip(StrictModel):
     )
     audio: Path | None = Field(None, description="a file with speech; any format that ffmpeg reads")
     part: Part | None = Field(None, description="the part of `audio` that is used; null: all of it")
+    speaker: int | None = Field(
+        None, ge=1, description="which track of `audio` speaks: the number of its sound track, or else of its channel"
+    )
     script: str | None = Field(None, description="words to speak, instead of `audio`")
     loudness: float | None = Field(
         None, ge=-40, le=-5, description="LUFS of the clip's sound; null: that of params.yaml"
@@ -93,6 +97,10 @@ class Clip(StrictModel):
         "empty: heart for American English if it is installed, else espeak",
     )
     rate: int = Field(165, ge=80, le=400, description="words a minute")
+    pitch: int | None = Field(None, ge=0, le=99, description="of espeak-ng's voices; null: their own, which is 50")
+    lexicon: Annotated[dict[str, str], AfterValidator(checked_lexicon)] = Field(
+        {}, description="words and how they sound in IPA, for the natural voices and for the alignment of recordings"
+    )
     camera: CameraPath = Field(CameraPath(), description="where the camera stands and how it moves")
     captions: Annotated[Captions | None, BeforeValidator(caption_settings)] = Field(
         None,
@@ -146,6 +154,8 @@ class Clip(StrictModel):
             raise ValueError("captions need words: give a transcript, or leave transcript: none out")
         if self.part is not None and self.audio is None:
             raise ValueError("part is of an audio file; a script is spoken whole")
+        if self.speaker is not None and self.audio is None:
+            raise ValueError("speaker is a track of an audio file; a script has one voice")
         if self.given_transcript is not None and not any(c.isalnum() for c in self.given_transcript):
             raise ValueError(
                 f"transcript {self.transcript[:40]!r} has no letters or digits; expected what is said, auto or none"

@@ -20,7 +20,7 @@ import yaml
 from stereotalker.errors import UserError
 from stereotalker.validation import repeated_keys
 
-_JSON_COLUMNS = ("camera.points", "retakes", "emotion", "cues")  # columns of a CSV file that may hold JSON
+_JSON_COLUMNS = ("camera.points", "retakes", "emotion", "cues", "lexicon")  # columns of a CSV file that may hold JSON
 _DELIMITERS = ",;\t"
 
 

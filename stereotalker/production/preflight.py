@@ -22,7 +22,7 @@ from stereotalker.audio.marks import passages, without_marks
 from stereotalker.audio.natural_voices import NaturalVoice, is_available
 from stereotalker.audio.speech import check_alignable, check_script
 from stereotalker.audio.text_to_speech import check_language
-from stereotalker.audio.voices import find_voice, script_voice
+from stereotalker.audio.voices import find_voice
 from stereotalker.avatar.fit_portrait import MIN_SIDE_PX
 from stereotalker.avatar.library import Library
 from stereotalker.avatar.mediapipe_detector import check_usable
@@ -37,6 +37,7 @@ from stereotalker.params import Params, VideoParams, WorkerParams
 from stereotalker.production.admission import next_window
 from stereotalker.production.avatars import detector_folder
 from stereotalker.production.clip_cues import check_cues
+from stereotalker.production.clip_speech import clip_part, clip_voice
 from stereotalker.production.manifest import WORKER_BYTES, WORKER_BYTES_PER_PIXEL, Clip, Manifest, due
 from stereotalker.production.motion_controls import clip_motion_controls
 from stereotalker.production.outputs import Outputs, existing_part
@@ -305,11 +306,11 @@ def _seconds(clip: Clip) -> float:
     Raises ClipError if the recording or the script cannot be used.
     """
     if clip.script is not None:
-        check_script(clip.script, script_voice(clip.voice, clip.language, clip.rate))
+        check_script(clip.script, clip_voice(clip))
         spoken = passages(clip.script)
         words = sum(len(passage.text.split()) for passage in spoken)
         return max(words * 60 / clip.rate + sum(passage.pause for passage in spoken), audio_files.MIN_SECONDS)
-    seconds = audio_files.media_seconds(clip.recording, (clip.part.start, clip.part.seconds) if clip.part else None)
+    seconds = audio_files.media_seconds(clip.recording, clip_part(clip))
     if clip.language:
         check_language(clip.language)
     if clip.given_transcript is not None:
@@ -321,7 +322,7 @@ def _spelled_out(clip: Clip) -> str:
     """The script as its voice spells it out; empty if that is what is written."""
     if clip.script is None:
         return ""
-    text = script_voice(clip.voice, clip.language, clip.rate).spelled_out(clip.script)
+    text = clip_voice(clip).spelled_out(clip.script)
     return text if text != " ".join(without_marks(clip.script).split()) else ""
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from stereotalker.acting.cues import parse_cue
+from stereotalker.audio.lexicon import check_lexicon
 from stereotalker.errors import UserError
 from stereotalker.geometry.camera_path import CameraPath
 from stereotalker.media.burnt_captions import BurntCaptions
@@ -73,6 +74,15 @@ def caption_settings(value):
     if name and name not in words:
         raise ValueError(f"captions {value!r}; expected files, burnt, none, or settings such as {{burn: true}}")
     return words[name] if name else value
+
+
+def checked_lexicon(lexicon: dict[str, str]) -> dict[str, str]:
+    """A lexicon with words and IPA."""
+    try:
+        check_lexicon(lexicon)
+    except UserError as error:
+        raise ValueError(str(error).removeprefix("lexicon: ")) from None
+    return lexicon
 
 
 def _existing_cue(text: str) -> str:

@@ -1,0 +1,137 @@
+"""How English text is spoken by the natural voices: words, their symbols in misaki's alphabet, and stress.
+
+The rules and the lexicon are those of hibari.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from stereotalker.audio.lexicon import NO_LEXICON, Lexicon, pronunciation
+from stereotalker.audio.phonemes import VOWELS, phoneme_class
+from stereotalker.audio.text_to_speech import PUNCTUATION
+
+MAX_SYMBOLS = 400  # in one call of a network; both were trained on fewer than 510
+# What misaki writes -> IPA. Some of its letters mean other sounds in ARPAbet.
+IPA = {
+    "A": "eɪ", "I": "aɪ", "W": "aʊ", "O": "oʊ", "Y": "ɔɪ", "Q": "əʊ", "ʤ": "dʒ", "ʧ": "tʃ", "T": "ɾ",
+    "ᵊ": "ə", "ᵻ": "ɪ", "ʣ": "dz", "ʦ": "ts", "ʥ": "dʑ", "ʨ": "tɕ",
+}  # fmt: skip
+STRESS_MARKS, LONG, SPACE = "ˈˌ", "ː", " "
+# What hibari reads wrongly, and how it is spoken: billions, ranges of times, units by time.
+_SPOKEN = (
+    (re.compile(r"([$£€]\s?[\d.,]+)\s?bn\b"), r"\1 billion"),
+    (re.compile(r"([$£€]\s?[\d.,]+)\s?mn?\b"), r"\1 million"),
+    (re.compile(r"(\d{1,2}:\d{2})\s?[-–]\s?(?=\d{1,2}:\d{2})"), r"\1 to "),
+    (re.compile(r"(?<=\d)(\s?[A-Za-z]+)/s\b"), r"\1 per second"),
+    (re.compile(r"(?<=\d)(\s?[A-Za-z]+)/h\b"), r"\1 per hour"),
+    (re.compile(r"\b24/7\b"), "twenty-four seven"),
+)
+_MOST_DIGITS = 30  # hibari has no names for longer numbers; their digits are read one by one
+_LOOK_AHEAD = 20  # written words among which a spoken one is looked for
+_RULES_LOCK = threading.Lock()  # the rules of pronunciation keep a state while they read
+
+
+def spelled_out(text: str) -> str:
+    """English text with numbers, dates, money, units and abbreviations as words."""
+    from hibari import Hibari
+    from hibari.g2p import normalize
+
+    with _RULES_LOCK:
+        return " ".join(normalize(_plain(sentence)) for sentence in Hibari.split_sentences(text))
+
+
+@dataclass(frozen=True)
+class SpokenWord:
+    """What stands between two spaces of a text that is spelled out, such as "twelve" or "$1,234.50,"."""
+
+    text: str  # without punctuation at its ends
+    symbols: str  # phonemes and punctuation in misaki's alphabet, with the space behind it
+
+
+def spoken_words(sentence: str, lexicon: Lexicon = NO_LEXICON, stressed: Collection[int] = ()) -> list[SpokenWord]:
+    """The words of a sentence with numbers, dates and units spelled out, and their phonemes.
+
+    stressed: numbers of the sentence's written words that are stressed.
+    """
+    from hibari.g2p import normalize
+
+    words: list[SpokenWord] = []
+    written = [word.strip(PUNCTUATION).lower() for word in sentence.split()]
+    position = 0  # in the written words
+    with _RULES_LOCK:
+        rules, known, text, symbols = _pronunciation(), alphabet(), "", ""
+        tokens = rules.tokenize(normalize(_plain(sentence)))
+        for token in tokens:
+            if ipa := pronunciation(token.text, lexicon):
+                token.phonemes, token.rating = to_misaki(ipa), 5
+        for token in rules.phonemize_tokens(tokens):
+            text += token.text
+            sounds = "".join(symbol for symbol in token.phonemes or "" if symbol in known)
+            if token.text.lower() in written[position : position + _LOOK_AHEAD]:
+                position = written.index(token.text.lower(), position) + 1
+                sounds = _with_stress(sounds) if position - 1 in stressed else sounds
+            symbols += sounds
+            if token.whitespace:
+                words += _in_parts(text, symbols + SPACE)
+                text = symbols = ""
+        words += _in_parts(text, symbols)
+    return [word for word in words if word.symbols.strip()]
+
+
+def to_misaki(ipa: str) -> str:
+    """Sounds in misaki's alphabet."""
+    for letter, sound in IPA.items():
+        if len(sound) == 2:
+            ipa = ipa.replace(sound, letter)
+    return ipa.replace("r", "ɹ").replace("g", "ɡ")
+
+
+def _with_stress(sounds: str) -> str:
+    """The sounds of a word with a longer vowel that bears the main stress."""
+    vowels = [
+        k for k, c in enumerate(sounds) if phoneme_class(IPA.get(c, c)) in VOWELS and c not in STRESS_MARKS + LONG
+    ]
+    if not vowels:
+        return sounds
+    marked = sounds.find(STRESS_MARKS[0])
+    main = next((k for k in vowels if k > marked), vowels[-1]) if marked >= 0 else vowels[0]
+    before = sounds[:main] if marked >= 0 else sounds[:main] + STRESS_MARKS[0]
+    return before + sounds[main] + LONG * 2 + sounds[main + 1 :]
+
+
+def _plain(sentence: str) -> str:
+    """The sentence without what hibari's rules read wrongly: its own markup, very long numbers, and _SPOKEN."""
+    sentence = sentence.replace("](", "] (")
+    for pattern, spoken in _SPOKEN:
+        sentence = pattern.sub(spoken, sentence)
+    return re.sub(rf"\d{{{_MOST_DIGITS},}}", lambda found: " ".join(found.group()), sentence)
+
+
+def _in_parts(text: str, symbols: str) -> list[SpokenWord]:
+    """A word, or several if it is too long to be spoken at once, such as an address. Only the first has the text."""
+    parts = [symbols[k : k + MAX_SYMBOLS] for k in range(0, len(symbols), MAX_SYMBOLS)]
+    return [SpokenWord(text.strip(PUNCTUATION) if k == 0 else "", part) for k, part in enumerate(parts)]
+
+
+@cache
+def _pronunciation() -> Any:
+    """hibari's rules of American pronunciation, a hibari.g2p.G2P."""
+    from hibari.g2p import G2P
+
+    return G2P()
+
+
+@cache
+def alphabet() -> dict[str, int]:
+    """The symbols that both networks know, with their numbers in hibari."""
+    from hibari.tts import ASSETS
+
+    return json.loads((Path(ASSETS) / "vocab.json").read_text(encoding="utf-8"))
