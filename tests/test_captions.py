@@ -1,7 +1,13 @@
 """Captions: the rules of the trade, files that players take, and letters in the pictures."""
 
+import html
+import http.server
 import io
+import json
+import shutil
 import subprocess
+import threading
+from functools import partial
 
 import av
 import numpy as np
@@ -82,6 +88,57 @@ def test_captions_of_spoken_scripts_follow_the_rules_and_ffmpeg_reads_them(langu
         assert not done.stderr and read.count("-->") == len(captions)
         lines = [line for line in read.splitlines() if "-->" not in line and not line.isdigit()]
         assert [c for c in "".join(lines) if c.isalnum()] == letters
+
+
+_PAGE = """<!DOCTYPE html><meta charset="utf-8"><body><video>{tracks}</video><pre id="out"></pre><script>
+const list = [...document.querySelectorAll("track")];
+for (const track of list) track.track.mode = "hidden";
+const loaded = t => new Promise(done => {{ t.onload = () => done(t); t.onerror = () => done(t); }});
+Promise.all(list.map(loaded)).then(all => {{
+  const cues = all.map(t => t.readyState == 2
+    ? [...t.track.cues].map(c => [c.startTime, c.endTime, c.getCueAsHTML().textContent]) : null);
+  document.getElementById("out").textContent = JSON.stringify(cues);
+}});
+</script>"""
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="Chromium is not installed")
+def test_chromium_reads_the_captions(tmp_path, served):
+    """All twenty clips at once: texts and times, and the times of words inside, which a browser takes out."""
+    expected, tracks = [], ""
+    for k, (language, text) in enumerate(CLIPS):
+        spoken = Voice(language, rate=140).speak(text)
+        captions = make_captions(spoken.words, text, len(spoken.samples) / spoken.sample_rate)
+        (tmp_path / f"{k}.vtt").write_text(to_vtt(captions), encoding="utf-8")
+        tracks += f'<track kind="captions" src="{k}.vtt">'
+        expected.append([[round(c.start, 3), round(c.end, 3), c.text] for c in captions])
+    (tmp_path / "page.html").write_text(_PAGE.format(tracks=tracks), encoding="utf-8")
+    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    address = served(tmp_path) + "/page.html"
+    command = ["chromium", *options, "--virtual-time-budget=20000", "--dump-dom", address]
+    page = subprocess.run(command, capture_output=True, check=True, timeout=120).stdout.decode()
+    shown = json.loads(html.unescape(page.split('<pre id="out">')[1].split("</pre>")[0]))
+    assert len(shown) == 20 and all(shown)
+    for cues, wanted in zip(shown, expected, strict=True):
+        assert [cue[2] for cue in cues] == [caption[2] for caption in wanted]
+        assert np.allclose([cue[:2] for cue in cues], [caption[:2] for caption in wanted], atol=0.001)
+
+
+@pytest.fixture
+def served():
+    """Serves a folder on this machine: folder -> its address."""
+    servers = []
+
+    def serve(folder) -> str:
+        handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_address[1]}"
+
+    yield serve
+    for server in servers:
+        server.shutdown()
 
 
 def test_sentences_are_parted_where_they_end():

@@ -202,6 +202,13 @@ def test_a_damaged_segment_is_rendered_again(run_batch, tmp_path, home):
             ["produce", "--avatar", "ava", "--script", "x", "--workers", "0", "--executor", "inline"],
             "workers: Input should be greater than 0",
         ),
+        (["produce", "--avatar", "ava", "--script", "x", "--set", "voice"], "--set 'voice'; expected KEY=VALUE"),
+        (
+            ["produce", "--avatar", "ava", "--script", "x", "--set", "voice=[a"],
+            "expected KEY=VALUE with a value in YAML",
+        ),
+        (["produce", "--avatar", "ava", "--script", "x", "--set", "audio=a.wav"], "there is an option for it"),
+        (["produce", "nowhere.yaml", "--set", "voice=kumo"], "--set and consent belong to the short form"),
         (["stage", "nonsense"], "expected one of body"),
     ],
 )
@@ -210,6 +217,12 @@ def test_bad_commands_end_with_one_line_and_status_2(home, tmp_path, arguments, 
     answer = cli(*arguments, *extra, home=home)
     assert answer.returncode == 2 and complaint in answer.stderr and "Traceback" not in answer.stderr
     assert len(answer.stderr.strip().splitlines()) == 1
+
+
+def test_any_key_of_a_clip_can_be_set_without_a_manifest(home):
+    keys = ["--set", "width=512", "--set", "cues=[{gesture: nod, time: 0.4}]", "--set", "language=de"]
+    answer = cli("produce", "--avatar", "ava", "--script", "Guten Morgen.", *keys, "--dry-run", home=home)
+    assert answer.returncode == 0 and "512 x 256" in answer.stdout, answer.stderr
 
 
 def test_a_failed_clip_gives_status_1_and_a_row_in_the_report(home, tmp_path):

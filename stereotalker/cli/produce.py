@@ -41,6 +41,12 @@ def produce(
     background: Annotated[
         str | None, typer.Option(help="one clip: portrait, blur, transparent, #rrggbb or a picture's file")
     ] = None,
+    keys: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="one clip: any other key of a manifest, like voice=kumo or captions=files; may be repeated"
+        ),
+    ] = None,
     consent_holder: ConsentHolder = None,
     consent_scope: ConsentScope = None,
     consent_expires: ConsentExpires = None,
@@ -103,13 +109,15 @@ def produce(
     if not is_url(out) and Path(out).exists() and not Path(out).is_dir():
         raise UserError(f"--out {out} is a file; expected a folder, new or old")
     consent = consent_of(consent_holder, consent_scope, consent_expires)
-    if batch is not None and (background or consent):
-        raise UserError("--background and consent belong to the short form; in a manifest they are keys of the clips")
+    if batch is not None and (background or consent or keys):
+        raise UserError(
+            "--background, --set and consent belong to the short form; in a manifest they are keys of the clips"
+        )
     chosen = _again(status, failed, again)
     with ExitStack() as stack:
         # A dry run makes nothing, so the manifest of a single clip does not stay either.
         folder = Path(stack.enter_context(TemporaryDirectory())) if dry_run else home.root / "manifests"
-        manifest = batch if batch is not None else _write_manifest(folder, avatar, audio, script, background, consent)
+        manifest = batch or _write_manifest(folder, avatar, audio, script, background, consent, keys or [])
         if dry_run:
             raise typer.Exit(_dry_run(manifest, Outputs(out), batch_params, home, executor, chosen))
     from stereotalker.tasks.notify import failures_notified
@@ -232,10 +240,12 @@ def _write_manifest(
     script: str | None,
     background: str | None,
     consent: Consent | None,
+    keys: list[str],
 ) -> Path:
     """Write the manifest of one clip into a folder, so that the same clip can be made again. Returns its path.
 
-    Paths in it are absolute, because the manifest does not lie in the working directory.
+    keys: other keys of the clip, as KEY=VALUE. Paths of its files are absolute, because the manifest does not lie in
+    the working directory; those in `keys` have to be.
     """
     if avatar is None or (audio is None) == (script is None):
         raise UserError("expected a manifest, or --avatar NAME with --audio FILE or --script TEXT")
@@ -244,7 +254,10 @@ def _write_manifest(
     def absolute(name: str) -> str:
         return os.path.abspath(name) if is_picture(name) else name
 
-    clip: dict[str, Any] = {"id": clip_id, "avatar": absolute(avatar)}
+    clip: dict[str, Any] = dict(_key_and_value(text) for text in keys)
+    if given := {"id", "avatar", "audio", "script", "background", "consent"} & clip.keys():
+        raise UserError(f"--set {sorted(given)[0]}=...: there is an option for it")
+    clip |= {"id": clip_id, "avatar": absolute(avatar)}
     if background:
         clip["background"] = absolute(background)
     if consent:
@@ -257,6 +270,17 @@ def _write_manifest(
         path = folder / f"{clip['id']}.yaml"
     write_atomic(path, yaml.safe_dump({"clips": [clip]}, allow_unicode=True).encode())
     return path
+
+
+def _key_and_value(text: str) -> tuple[str, Any]:
+    """A key of a clip and its value, as YAML reads it. Raises UserError unless it is KEY=VALUE."""
+    key, is_given, value = text.partition("=")
+    try:
+        if is_given and key.strip():
+            return key.strip(), yaml.safe_load(value)
+    except yaml.YAMLError:
+        pass
+    raise UserError(f"--set {text!r}; expected KEY=VALUE with a value in YAML, such as voice=kumo")
 
 
 def _names_other_files(path: Path, clip: dict[str, Any]) -> bool:
