@@ -14,6 +14,7 @@ from stereotalker.audio.written_words import count_words, find_word, word_at
 from stereotalker.avatar.library import SHIPPED, read_avatar
 from stereotalker.errors import ClipError, UserError
 from stereotalker.motion.cues import TimedCue, done_cues, with_arm_cues, with_head_and_face_cues
+from stereotalker.motion.post_processing import Emotion, with_emotion
 from stereotalker.motion.retargeting import Retargeting
 from stereotalker.production.clip_cues import check_cues, outcomes, plan_cues, timed_cues
 from stereotalker.production.clip_judgement import _cue_outcomes, clip_camera
@@ -74,14 +75,14 @@ def test_every_cue_that_is_offered_exists():
     [
         ("nodd", "cue 'nodd' does not exist; did you mean nod"),
         ("he laughs", "does not exist; expected one of beat, "),
-        ("", "does not exist"),
+        ("", "there is nothing in the brackets"),
         ("point", "expected one of point: left, point: right, point: up, point: down"),
         ("point: sideways", "expected one of point: left"),
         ("count: 6", "expected one of count: 1"),
         ("nod: left", "expected nod alone"),
         ("smile 0", "more than 0 and at most 1"),
         ("smile 1.5", "more than 0 and at most 1"),
-        ("smile -1", "does not exist"),
+        ("smile -1", "more than 0 and at most 1"),
     ],
 )
 def test_a_cue_that_does_not_exist_is_refused(text, complaint):
@@ -94,11 +95,16 @@ def test_a_cue_that_does_not_exist_is_refused(text, complaint):
 
 
 def test_cues_of_a_row_have_a_word_or_a_time(tmp_path):
+    yes_and_no = [{"gesture": False, "time": 1.0}, {"gesture": True, "time": 3.0}]  # as YAML reads them
+    assert [c.gesture for c in single_clip("a", {"script": "Hello.", "cues": yes_and_no}).cues] == ["no", "yes"]
+    for word, complaint in ((True, "put the word in quotes"), (0, "a number from 1"), ("-", "a number from 1")):
+        with pytest.raises(UserError, match=complaint):
+            single_clip("a", {"script": "Hello.", "cues": [{"gesture": "nod", "word": word}]})
+    with pytest.raises(UserError, match="cues: expected a list such as"):
+        single_clip("a", {"script": "Hello.", "cues": "nod"})
     for keys in ({}, {"word": 1, "time": 2.0}):
         with pytest.raises(UserError, match="give its word or its time"):
             single_clip("a", {"script": "Hello.", "cues": [{"gesture": "nod", **keys}]})
-    with pytest.raises(UserError, match="cues"):
-        single_clip("a", {"script": "Hello.", "cues": [{"gesture": "nod", "word": 0}]})
     manifest = tmp_path / "m.csv"
     manifest.write_text('id,avatar,script,cues\na,ava,Hello.,"[{""gesture"": ""nod"", ""word"": ""hello""}]"\n')
     assert read_manifest(manifest).clips[0].cues[0].word == "hello"
@@ -111,6 +117,9 @@ def test_cues_are_found_in_a_script_and_are_not_spoken():
     script = "[nod] Well, [pause 0.5] this – [smile 0.8]is[tilt] it. [wave]"
     assert cue_marks(script) == [CueMark("nod", 0), CueMark("smile 0.8", 2), CueMark("tilt", 3), CueMark("wave", 4)]
     assert without_marks(script) == "Well, this – is it."
+    assert without_cues("Hello [nod], there [smile]. これは[nod]ほんです。") == "Hello, there. これはほんです。"
+    assert without_cues("A title\n\n[nod] A text [wave]\nand more.") == "A title\n\nA text\nand more."
+    assert without_marks("*[nod] this* one, *that [nod]* one") == "this one, that one"
     plain, cued = (single_clip("a", {"script": s}) for s in ("Well, this is it.", "Well, [nod] this is it. [wave]"))
     assert without_cues(cued.script) == plain.script
     assert speech_source(plain, "", None) == speech_source(cued, "", None)  # the voice need not speak again
@@ -120,6 +129,8 @@ def test_words_are_found_by_number_and_by_text():
     text = "“Well” – one, two, 1,234 and one."
     spoken = words("Well", "one", "two", "1,234", "and", "one")
     assert count_words(text) == 6 and find_word(text, "ONE") == 1 and find_word(text, "three") is None
+    assert find_word("I don’t like New York or Straße.", "don't") == 1
+    assert find_word("I don’t like New York or STRASSE.", "new york") == 3 and find_word("Die STRASSE.", "Straße") == 1
     assert word_at(spoken, text, 3).start == spoken[3].start
     assert word_at(spoken, text, 6) is None and word_at((), text, 0) is None
 
@@ -147,13 +158,9 @@ def test_cues_come_in_the_order_of_time_and_say_where_they_stand():
 @pytest.mark.parametrize(
     ("cues", "more", "reason"),
     [
-        ([{"gesture": "nod", "word": 9}], {}, "there are only 6 words"),
-        ([{"gesture": "nod", "word": "seven"}], {}, "nobody says it"),
         ([{"gesture": "nod", "time": 30}], {}, "the clip lasts only 8.00 s"),
-        ([{"gesture": "stop", "time": 1}], {"body": "still"}, "body: still lets the arms not gesture"),
         ([{"gesture": "stop", "time": 1}], {"moves_arms": False}, "the portrait does not show the hands"),
         ([{"gesture": "stop", "time": 0.2}], {"seconds": 0.4}, "the clip of 0.40 s is too short for it"),
-        ([{"gesture": "nod", "word": 1}], {"speech": Speech(np.zeros(SAMPLE_RATE, np.float32), -20.0)}, "not known"),
     ],
 )
 def test_a_cue_that_cannot_be_done_says_why(cues, more, reason):
@@ -161,6 +168,37 @@ def test_a_cue_that_cannot_be_done_says_why(cues, more, reason):
     assert cue.time is None and reason in cue.reason
     [outcome] = outcomes([cue], [], [], FPS)
     assert reason in outcome.missed and outcome.done is None and f"[{cues[0]['gesture']}]" in outcome.text
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"cues": [{"gesture": "nod", "word": 9}]}, "cue at word 9: there are only 6 words"),
+        ({"cues": [{"gesture": "nod", "word": "seven"}]}, "cue at word 'seven': nobody says it"),
+        ({"cues": [{"gesture": "stop", "time": 1}], "body": "still"}, "body: still keeps them still"),
+        ({"script": "One [stop] two.", "body": "still"}, "body: still keeps them still"),
+        ({"script": None, "audio": "a.wav", "transcript": "none", "cues": [{"gesture": "nod", "word": 1}]}, "no words"),
+        (
+            {"script": None, "audio": "a.wav", "transcript": "Hi.", "cues": [{"gesture": "nod", "word": 2}]},
+            "only 1 words",
+        ),
+        ({"script": "Hello [nod there."}, "a square bracket that pairs with none"),
+        ({"script": "Hello nod] there."}, "a square bracket that pairs with none"),
+    ],
+)
+def test_what_can_never_be_done_is_refused_before_the_batch(row, reason):
+    clip = single_clip("a", {k: v for k, v in ({"script": "One two three four five six."} | row).items() if v})
+    with pytest.raises(ClipError, match=reason):
+        check_cues(clip)
+
+
+def test_the_words_of_a_recording_may_not_be_known():
+    row = {"audio": "a.wav", "cues": [{"gesture": "nod", "word": 1}]}
+    [cue] = plan_cues(single_clip("a", row), Speech(np.zeros(SAMPLE_RATE, np.float32), -20.0), 8.0)
+    assert cue.time is None and cue.reason == "the words of the recording are not known"
+    heard = replace(silent_speech("hello", "you"), recognized="Hello, you.")
+    [cue] = plan_cues(single_clip("a", row | {"cues": [{"gesture": "nod", "word": "hello"}]}), heard, 8.0)
+    assert cue.place == "word 1, 'Hello,'" and cue.time is not None
 
 
 def test_of_overlapping_cues_the_first_is_done():
@@ -192,7 +230,7 @@ def perform(script, speaker, style=0, **row):
     motion = act(speech, STYLES[style], 1, FPS)
     cues = plan_cues(clip, speech, len(motion.poses) / FPS)
     seed = clip_seed(clip)
-    motion, cued = with_arm_cues(motion, timed_cues(cues), clip_style(clip, style), seed)
+    cued = with_arm_cues(motion, timed_cues(cues), clip_style(clip, style), seed)
     motion = Retargeting.of_speaker(*speaker, style).apply(motion, cued=cued)
     return clip, with_head_and_face_cues(motion, timed_cues(cues)), cues
 
@@ -242,7 +280,10 @@ def test_a_late_cue_is_listed_with_its_frame(speaker):
     clip, motion, cues = perform("[big] Go on now, please, and do it.", speaker)
     view = clip_camera(clip, avatar, len(motion.poses))
     [outcome] = _cue_outcomes(clip, motion, replace(avatar, style=0), body, view, cues)
-    assert outcome.done > outcome.due + 2 and "a [pause 0.7] before it would make room" in outcome.missed
+    assert outcome.done > outcome.due + 2 and "a [pause 0.7] before it makes room" in outcome.missed
+    clip, motion, cues = perform("Go on now, please, and do it.", speaker, cues=[{"gesture": "big", "time": 0.1}])
+    [outcome] = _cue_outcomes(clip, motion, replace(avatar, style=0), body, view, cues)
+    assert "the clip begins too near to it" in outcome.missed and "pause" not in outcome.missed
 
 
 def test_a_hand_outside_the_picture_is_a_missed_cue(speaker):
@@ -254,16 +295,52 @@ def test_a_hand_outside_the_picture_is_a_missed_cue(speaker):
     assert stop.missed == "the hand is outside the picture" and not nod.missed
 
 
-def test_arms_are_free_again_at_the_end_of_a_clip(speaker):
-    _, motion, cues = perform("Goodbye. [wave]", speaker)
-    assert cues[0].time is not None
-    _, plain, _ = perform("Goodbye.", speaker)
-    assert np.abs(motion.poses[-1] - plain.poses[-1]).max() < 0.05
-
-
 def test_the_eyes_stay_where_they_look_while_the_head_nods(speaker):
     _, plain, _ = perform("Yes, that is so, and it stays so.", speaker)
     nodding = with_head_and_face_cues(plain, [TimedCue(parse_cue("nod"), 1.0)])
     change = nodding.poses - plain.poses
     turned = change[:, JOINT["head"]] + change[:, JOINT["neck"]] + change[:, JOINT["left_eye"]]
     assert np.abs(turned).max() < 1e-5 and np.abs(change[:, JOINT["head"], 0]).max() > 0.1
+
+
+@pytest.mark.parametrize("fps", [10.0, 25.0, 60.0])
+@pytest.mark.parametrize("name", cue_names())
+def test_every_cue_is_found_at_every_frame_rate(name, fps, body):
+    cue, still = parse_cue(name), act(silent_speech(seconds=5.0), STYLES[0], 1, fps, 0.0)
+    timed = [TimedCue(cue, 2.0)]
+    cued = with_arm_cues(still, timed, 0, 1)
+    motion = with_head_and_face_cues(cued.motion if cued else still, timed)
+    [found] = done_cues(motion, timed, 0, 1, body.rest_joints(np.zeros(body.betas, np.float32)))
+    assert found.frame is not None and abs(found.frame - 2.0 * fps) <= max(2, 0.08 * fps), found
+
+
+def test_neighbouring_cues_and_emotions_hide_none(speaker):
+    avatar, body = speaker
+    row = [{"gesture": "nod", "time": 1.0}, {"gesture": "nod", "time": 1.95}, {"gesture": "smile 0.5", "time": 2.0}]
+    clip, motion, cues = perform("This is a longer sentence that goes on for a while.", speaker, cues=row)
+    happy = with_head_and_face_cues(with_emotion(motion, (Emotion(0.0, "happy"),)), ())
+    view = clip_camera(clip, avatar, len(motion.poses))
+    for shown in (motion, happy):
+        found = _cue_outcomes(clip, shown, replace(avatar, style=0), body, view, cues)
+        assert not any(cue.missed for cue in found), found
+
+
+def test_cues_at_the_end_of_a_clip_are_done_and_leave_its_end_pose(speaker):
+    avatar, body = speaker
+    for gesture in ("nod", "tilt", "shake", "smile", "wave"):
+        clip, motion, cues = perform(f"Goodbye to all of you and good night. [{gesture}]", speaker)
+        view = clip_camera(clip, avatar, len(motion.poses))
+        [outcome] = _cue_outcomes(clip, motion, replace(avatar, style=0), body, view, cues)
+        assert not outcome.missed, outcome
+        _, plain, _ = perform("Goodbye to all of you and good night.", speaker)
+        assert np.abs(motion.poses[-1] - plain.poses[-1]).max() < 0.03
+        assert np.abs(motion.expression[-1] - plain.expression[-1]).max() < 0.05
+
+
+def test_a_cue_leaves_the_gestures_before_it_alone(speaker):
+    _, plain, _ = perform("We all know this very well, and there is nothing more to say about it now.", speaker)
+    _, motion, cues = perform(
+        "We all know this very well, and there is nothing more to say about it [wave] now.", speaker
+    )
+    before = int((cues[0].time - 1.2) * FPS)
+    assert before > 30 and np.abs(motion.poses[:before] - plain.poses[:before]).max() < 1e-4

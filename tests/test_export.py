@@ -213,7 +213,7 @@ def test_invalid_motion_controls_are_refused(values, complaint):
 
 def test_motion_files_of_a_script_are_written_in_every_format(tiny_models, tmp_path):
     clip = single_clip("my first.take", {"script": "Maybe my mother."})
-    speech, paths = make_motion(clip, tiny_models, tmp_path, ["npz", "csv", "bvh", "mp4"])
+    speech, paths, _ = make_motion(clip, tiny_models, tmp_path, ["npz", "csv", "bvh", "mp4"])
     name = safe_id("my first.take")
     assert [p.name for p in paths] == [f"{name}.{x}" for x in ("npz", "csv", "bvh", "mp4")] and speech.words
     frames = len(read_npz(paths[0]).poses)

@@ -1,12 +1,13 @@
 """What users say about pronunciation: a lexicon in IPA, stressed words, pitch, and which track of a file speaks."""
 
 import subprocess
+import unicodedata
 
 import numpy as np
 import pytest
 
 from stereotalker.audio.forced_alignment import align
-from stereotalker.audio.lexicon import check_lexicon, ipa_symbols, pronunciation
+from stereotalker.audio.lexicon import check_lexicon, ipa_symbols, pronunciation, words_of
 from stereotalker.audio.marks import passages, without_marks
 from stereotalker.audio.natural_voices import is_available
 from stereotalker.audio.speech import from_file, from_script
@@ -29,13 +30,25 @@ def test_sounds_of_a_word():
     assert ipa_symbols("ˈdʒeɪmz") == ["ˈdʒ", "eɪ", "m", "z"]
     assert pronunciation("SIOBHAN", LEXICON) == "ʃɪvˈɔːn" and pronunciation("Sean", LEXICON) is None
     assert pronunciation("o’brien", {"O'Brien": "oʊbɹˈaɪən"}) == "oʊbɹˈaɪən"
-    check_lexicon(LEXICON)
+    check_lexicon(
+        LEXICON
+        | {"Bon": "bɔ̃", "Chen": "t͡ʃɛn", "Tom": "tʰɒm", "हिन्दी": "hˈɪn.diː", unicodedata.normalize("NFD", "Łód"): "wˈut"}
+    )
+    assert [pronunciation(w, {"Max": "mæks", "Pat": "pæt", "Ann": "æn"}) for w in ("Max's", "pat’s", "Ann's")] == [
+        "mæksɪz", "pæts", "ænz"
+    ]  # fmt: skip
+    assert words_of(LEXICON, "Ask *Siobhan’s* dog.") == {"Siobhan": "ʃɪvˈɔːn"} and not words_of(LEXICON, "Ask me.")
 
 
 @pytest.mark.parametrize(
     ("lexicon", "complaint"),
     [
         ({"New York": "nuː"}, "'New York' is not one word"),
+        ({"Jean-Luc": "ʒɑ"}, "'Jean-Luc' is not one word of letters"),
+        ({"3M": "ɛm"}, "is not one word of letters"),
+        ({"Polish": "pˈoʊlɪʃ", "polish": "pˈɑlɪʃ"}, "stands in it twice"),
+        ({"Ab": "ʔ"}, "is no sound in IPA"),
+        ({"Ab": "/a/"}, "without slashes"),
         ({"": "nuː"}, "is not one word"),
         ({"Siobhan": "shi-VAWN"}, "is no sound in IPA; expected IPA such as"),
         ({"Siobhan": ""}, "it has no sounds"),
@@ -58,7 +71,7 @@ def test_a_natural_voice_speaks_the_lexicon_and_its_key_knows():
     plain = single_clip("a", {"script": "We met siobhan."})
     assert speech_source(clip, "", None) != speech_source(plain, "", None) and speech_notes(clip, spoken, None) == ()
     with pytest.raises(ClipError, match="lexicon: Siobhan: the voice 'heart' has no sound 'ʙ'"):
-        clip_voice(single_clip("a", {"script": "x", "lexicon": {"Siobhan": "ʙa"}})).check("We met Siobhan.")
+        clip_voice(clip.model_copy(update={"lexicon": {"Siobhan": "ʙa"}})).check(clip.script)
 
 
 def test_alignment_uses_the_lexicon_in_every_language():
@@ -73,11 +86,17 @@ def test_alignment_uses_the_lexicon_in_every_language():
     [name] = [w for w in words if w.text == "łódź"]
     assert [p.text.rstrip("01") for p in phonemes if name.start <= p.start < name.end] == ["SH", "AO", "N"]
     german, sounds = align(spoken.samples, "This is Qqq Łódź speaking to you.", "de", -90.0, lexicon)
-    assert "Łódź" in [w.text for w in german]
+    [name] = [w for w in german if w.text == "Łódź"]
+    assert [p.text.rstrip("01") for p in sounds if name.start <= p.start < name.end] == ["SH", "AO", "N"]
+    for language in ("en-us", "de"):  # a name that is said twice
+        twice = align(spoken.samples, "This is Qqq Qqq speaking to you.", language, -200.0, lexicon)
+        assert twice is not None and len(twice[0]) == 7
 
 
 def test_espeak_says_that_it_reads_no_ipa():
     clip = single_clip("a", {"script": "We met *Siobhan*.", "voice": "espeak", "lexicon": LEXICON})
+    unused = single_clip("a", {"script": "We met.", "voice": "espeak", "lexicon": LEXICON})
+    assert speech_notes(unused, from_script(unused.script, clip_voice(unused), -20.0), None) == ()
     notes = speech_notes(clip, from_script(clip.script, clip_voice(clip), -20.0), None)
     assert len(notes) == 2 and "stresses no words" in notes[0] and "reads no IPA" in notes[1]
 
@@ -100,6 +119,9 @@ def test_a_stressed_word_lasts_longer():
     lengths = [s.words[2].end - s.words[2].start for s in (plain, stressed)]
     assert [w.text for w in stressed.words] == ["I", "want", "that", "one"]
     assert lengths[1] > 1.2 * lengths[0], lengths
+    units = script_voice("heart", None, 165).speak("It is 5 km, *not* ten kilometers.")
+    [negation] = [word for word in units.words if word.text == "not"]
+    assert any("ˈ" in p.text and "ː" in p.text for p in units.phonemes if negation.start <= p.start < negation.end)
     others = [s.words[k].end - s.words[k].start for s in (plain, stressed) for k in (0, 1)]
     assert max(abs(a - b) for a, b in zip(others[:2], others[2:], strict=True)) < 0.06
     assert "ˈ" in "".join(
@@ -115,6 +137,9 @@ def test_pitch_is_of_espeak_alone():
     if is_available("heart"):
         with pytest.raises(ClipError, match="pitch: the voice 'heart' has its own"):
             script_voice("", None, 165, 60)
+    assert script_voice("espeak", None, 165, 30).voice_of("de").pitch == 30
+    with pytest.raises(UserError, match="pitch is of the voice that speaks a script"):
+        single_clip("a", {"audio": "a.wav", "pitch": 30})
 
 
 # ---- which track speaks ----

@@ -81,7 +81,6 @@ def on_page_markdown(markdown, page, config, files):
 
 
 def manifest_page() -> str:
-    from stereotalker.acting.cues import cue_names
     from stereotalker.acting.reference_acting import STYLE_INDEX
     from stereotalker.production.manifest import Clip
 
@@ -96,7 +95,7 @@ def manifest_page() -> str:
     parts["order"] += key_table(models, schema, "Clip", rest).split("\n", 2)[-1] if rest else ""
     for model, anchor in _ANCHORS.items():
         parts[anchor.replace("-", "_")] = key_table(models, schema, model)
-    parts["cue_names"] = ", ".join(f"`{name}`" for name in cue_names())
+    parts["cue_names"] = _cue_lists()
     parts["styles"] = ", ".join(f"`{name}`" for name in STYLE_INDEX)
     return _fill("manifest.md", parts)
 
@@ -139,6 +138,18 @@ def cli_page() -> str:
 
 
 # ---- pydantic's schema as tables
+
+
+def _cue_lists() -> str:
+    """All cues, by what they move."""
+    from stereotalker.acting.cues import cue_names, parse_cue
+
+    groups: dict[str, list[str]] = {"The head": [], "The face": [], "A hand or both, as on such a word": []}
+    for name in cue_names():
+        cue = parse_cue(name)
+        group = "A hand or both, as on such a word" if cue.arms else "The head" if cue.head else "The face"
+        groups[group].append(f"`{name}`")
+    return "\n".join(f"- {group}: {', '.join(names)}" for group, names in groups.items())
 
 
 def key_table(models: dict[str, type], schema: dict, model: str, keys: list[str] | None = None) -> str:

@@ -17,7 +17,7 @@ from stereotalker.acting.arm_ik import HandTarget
 from stereotalker.acting.gestures import GESTURE_CLASSES, GestureClass
 from stereotalker.errors import UserError
 
-_GRAMMAR = re.compile(r"(?P<name>[a-z][a-z -]*?)(?:\s*:\s*(?P<choice>[a-z0-9-]+))?(?:\s+(?P<amount>\d*\.?\d+))?")
+_GRAMMAR = re.compile(r"(?P<name>[a-z][a-z -]*?)(?:\s*:\s*(?P<choice>[a-z0-9-]+))?(?:\s+(?P<amount>-?\d*\.?\d+))?")
 _NUMBERS = ("one", "two", "three", "four", "five")
 
 
@@ -120,6 +120,8 @@ def parse_cue(text: str) -> Cue:
 
     Raises UserError for a cue that does not exist; the message names those that do.
     """
+    if not text.strip():
+        raise UserError("cue: there is nothing in the brackets; expected one such as nod")
     found = _GRAMMAR.fullmatch(" ".join(text.lower().split()))
     name = found["name"].strip() if found else ""
     if found is None or name not in _CUES:

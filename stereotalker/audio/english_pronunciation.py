@@ -5,6 +5,7 @@ The rules and the lexicon are those of hibari.
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 import threading
@@ -35,7 +36,6 @@ _SPOKEN = (
     (re.compile(r"\b24/7\b"), "twenty-four seven"),
 )
 _MOST_DIGITS = 30  # hibari has no names for longer numbers; their digits are read one by one
-_LOOK_AHEAD = 20  # written words among which a spoken one is looked for
 _RULES_LOCK = threading.Lock()  # the rules of pronunciation keep a state while they read
 
 
@@ -64,26 +64,37 @@ def spoken_words(sentence: str, lexicon: Lexicon = NO_LEXICON, stressed: Collect
     from hibari.g2p import normalize
 
     words: list[SpokenWord] = []
-    written = [word.strip(PUNCTUATION).lower() for word in sentence.split()]
-    position = 0  # in the written words
     with _RULES_LOCK:
         rules, known, text, symbols = _pronunciation(), alphabet(), "", ""
         tokens = rules.tokenize(normalize(_plain(sentence)))
         for token in tokens:
             if ipa := pronunciation(token.text, lexicon):
                 token.phonemes, token.rating = to_misaki(ipa), 5
-        for token in rules.phonemize_tokens(tokens):
+        spoken = rules.phonemize_tokens(tokens)
+        bears_stress = _stressed_tokens(sentence, [token.text for token in spoken], stressed)
+        for k, token in enumerate(spoken):
             text += token.text
             sounds = "".join(symbol for symbol in token.phonemes or "" if symbol in known)
-            if token.text.lower() in written[position : position + _LOOK_AHEAD]:
-                position = written.index(token.text.lower(), position) + 1
-                sounds = _with_stress(sounds) if position - 1 in stressed else sounds
-            symbols += sounds
+            symbols += _with_stress(sounds) if k in bears_stress else sounds
             if token.whitespace:
                 words += _in_parts(text, symbols + SPACE)
                 text = symbols = ""
         words += _in_parts(text, symbols)
     return [word for word in words if word.symbols.strip()]
+
+
+def _stressed_tokens(sentence: str, tokens: list[str], stressed: Collection[int]) -> set[int]:
+    """Numbers of the tokens that stand for stressed words. What is spoken otherwise than written shares the stress."""
+    if not stressed:
+        return set()
+    written, spoken = ([word.strip(PUNCTUATION).lower() for word in words] for words in (sentence.split(), tokens))
+    result: set[int] = set()
+    for kind, first, last, begin, end in difflib.SequenceMatcher(None, written, spoken, False).get_opcodes():
+        if kind == "equal":
+            result |= {begin + k - first for k in range(first, last) if k in stressed}
+        elif kind == "replace" and any(k in stressed for k in range(first, last)):
+            result |= set(range(begin, end))
+    return result
 
 
 def to_misaki(ipa: str) -> str:

@@ -113,13 +113,12 @@ def _english(decoder, text: str, lexicon: Lexicon = NO_LEXICON) -> list[tuple[st
 
 def _user_word(decoder, word: str, lexicon: Lexicon) -> str:
     """The name in the dictionary of a word that the user pronounces, which is added to it; empty if there is none."""
-    ipa = pronunciation(word, lexicon) or pronunciation(word.removesuffix("'s"), lexicon)
-    if not ipa:
+    sounds = [symbol for sound in ipa_symbols(pronunciation(word, lexicon) or "") for symbol in arpabet(sound)]
+    if not sounds:
         return ""
-    sounds = [symbol for sound in ipa_symbols(ipa) for symbol in arpabet(sound)]
-    sounds += ["Z"] if word.endswith("'s") and pronunciation(word, lexicon) is None else []
     name = "user-" + word.encode("ascii", "xmlcharrefreplace").decode()
-    decoder.add_word(name, " ".join(sounds), True)
+    if decoder.lookup_word(name) is None:
+        decoder.add_word(name, " ".join(sounds), True)
     return name
 
 

@@ -21,7 +21,10 @@ from stereotalker.errors import ClipError
 
 MAX_PAUSE_S = 30.0
 _MARK = re.compile(r"\[\s*pause\b([^\]]*)\]|<\s*lang\b([^>]*)>|<\s*/\s*lang\s*>", re.IGNORECASE)
-_CUE = re.compile(r"\s*\[(?!\s*pause\b)([^\[\]]*)\]\s*", re.IGNORECASE)
+_CUE = re.compile(r"\[(?!\s*pause\b)([^\[\]]*)\]", re.IGNORECASE)
+_SPACED_CUE = re.compile(rf"([ \t]*){_CUE.pattern}([ \t]*)", re.IGNORECASE)
+# What stands at a word without a space: behind it, before it, and signs that may do either.
+_CLOSING, _OPENING, _EITHER = ".,;:!?…)”»", "(“«¿¡", "*\"'"
 _STRESS = re.compile(r"(?<![\w*])\*([^\s*](?:[^*]*[^\s*])?)\*(?![\w*])")
 _LANGUAGE = re.compile(r"""\s*xml:lang\s*=\s*["']([\w-]+)["']\s*""")
 
@@ -93,6 +96,8 @@ def passages(script: str) -> list[Passage]:
     script, position, pause, language = without_cues(script), 0, 0.0, None
     for mark in [*_MARK.finditer(script), None]:
         text = script[position : mark.start() if mark else None].strip()
+        if bracket := re.search(r"[\[\]].{0,20}", text):
+            raise ClipError(f"script: {bracket[0]!r}: a square bracket that pairs with none; write a round one")
         if text or (mark is None and (pause or not result)):
             result.append(_stressed(text, language, pause))
             pause = 0.0
@@ -129,14 +134,25 @@ def cue_marks(script: str) -> list[CueMark]:
     """The cues of a script. Raises ClipError for a faulty mark."""
     passages(script)
     return [
-        CueMark(mark[1].strip(), count_words(_MARK.sub(" ", without_cues(script[: mark.start()]))))
+        CueMark(mark[1].strip(), count_words(_MARK.sub(" ", _CUE.sub("", script[: mark.start()]))))
         for mark in _CUE.finditer(script)
     ]
 
 
 def without_cues(script: str) -> str:
     """The script as if it had no cues."""
-    return _CUE.sub(" ", script).strip() if _CUE.search(script) else script
+    return _SPACED_CUE.sub(_space_of_cue, script).strip() if _CUE.search(script) else script
+
+
+def _space_of_cue(cue: re.Match) -> str:
+    """What stands in the place of a cue: a space, if its words have one."""
+    before, after = cue.string[: cue.start()][-1:], cue.string[cue.end() :][:1]
+    has_left, has_right = bool(cue[1]), bool(cue[3])
+    is_behind_opening = before in _OPENING or (before in _EITHER and not has_left)
+    is_before_closing = after in _CLOSING or (after in _EITHER and not has_right)
+    if before.isspace() or after.isspace() or is_behind_opening or is_before_closing:
+        return ""
+    return " " if has_left or has_right else ""
 
 
 def without_marks(script: str) -> str:

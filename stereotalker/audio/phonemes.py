@@ -40,8 +40,10 @@ VOWELS = frozenset({"i", "e", "ae", "aa", "ah", "er", "o", "u"})
 
 _FROM_IPA = {symbol: name for name, (ipa, _) in _TABLE.items() for symbol in ipa.split()}
 _FROM_ARPABET = {symbol: name for name, (_, arpabet) in _TABLE.items() for symbol in arpabet.split()}
-# Deletes what an IPA symbol carries besides its letters: marks for length, stress, tone and articulation, ties, digits.
-_REMOVE_MARKS = str.maketrans("", "", "ːˑˈˌ̩̃̊̈̚ʰʲʷˠ̪͡‿^|~'-.0123456789 ")
+# Marks of articulation and ties.
+IPA_DIACRITICS = "̩̃̊̈̚ʰʲʷˠ̪͡‿"
+# Deletes what a symbol carries besides its letters: the same, marks for length, stress and tone, and digits.
+_REMOVE_MARKS = str.maketrans("", "", IPA_DIACRITICS + "ːˑˈˌ^|~'-.0123456789 ")
 
 
 def phoneme_class(symbol: str) -> str:
@@ -60,7 +62,8 @@ def phoneme_class(symbol: str) -> str:
 
 def is_ipa(symbol: str) -> bool:
     """Whether the table has an IPA symbol, or both letters of a diphthong or an affricate."""
-    return symbol in _FROM_IPA or (len(symbol) == 2 and all(letter in _FROM_IPA for letter in symbol))
+    letters = symbol.strip("ˈˌːˑ")
+    return letters in _FROM_IPA or (len(letters) == 2 and all(letter in _FROM_IPA for letter in letters))
 
 
 # IPA symbol -> the nearest ARPAbet symbols, for classes with several of them. Any other IPA symbol takes the first

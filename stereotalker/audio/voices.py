@@ -25,7 +25,12 @@ def script_voice(
     Raises ClipError as `find_voice` does; for other languages only when it speaks them.
     """
     own = find_voice(name, language, rate, pitch, lexicon)
-    return MarkedVoice(lambda other: own if other is None else find_voice("", other, rate, None, lexicon))
+
+    def voice_of(other: str | None) -> Voice | NaturalVoice:
+        found = own if other is None else find_voice("", other, rate, None, lexicon)
+        return replace(found, pitch=pitch) if isinstance(found, Voice) and pitch is not None else found
+
+    return MarkedVoice(voice_of)
 
 
 def find_voice(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -44,10 +45,16 @@ def word_at(words: Sequence[Timed], text: str, index: int) -> Timed | None:
 
 
 def find_word(text: str, word: str) -> int | None:
-    """The number of the first word of a text that is `word`, from 0, whatever its capitals; None if there is none."""
-    plain = [token.strip(PUNCTUATION).lower() for token in _TOKEN.findall(text) if _is_word(token)]
-    wanted = word.strip(PUNCTUATION).lower()
-    return plain.index(wanted) if wanted in plain else None
+    """The number of the first word of a text that is `word`, from 0, whatever its capitals; None if there is none.
+
+    word: may be several words; then the first of them counts.
+    """
+    plain, wanted = ([_folded(token) for token in _TOKEN.findall(part) if _is_word(token)] for part in (text, word))
+    return next((k for k in range(len(plain)) if wanted and plain[k : k + len(wanted)] == wanted), None)
+
+
+def _folded(token: str) -> str:
+    return unicodedata.normalize("NFC", token).strip(PUNCTUATION).casefold().replace("’", "'")
 
 
 def _is_word(token: str) -> bool:

@@ -17,7 +17,9 @@ from stereotalker.store.digests import digest
 
 def motion(
     audio: Annotated[Path | None, typer.Argument(help="a file with speech")] = None,
-    script: Annotated[str | None, typer.Option(help="words to speak, instead of a file")] = None,
+    script: Annotated[
+        str | None, typer.Option(help="words to speak, instead of a file; it may have cues such as [nod]")
+    ] = None,
     transcript: Annotated[
         str | None,
         typer.Option(help="what is said in the file; with it, words select gestures and the lips follow phonemes"),
@@ -75,8 +77,8 @@ def motion(
 
     unique_formats = list(dict.fromkeys(name.strip() for name in formats.split(",")))
     models = Models(load_params(params))
-    speech, paths = make_motion(clip, models, out, unique_formats)
-    notes = [*speech_notes(clip, speech, models.recognizer)]
+    speech, paths, cues = make_motion(clip, models, out, unique_formats)
+    notes = [*speech_notes(clip, speech, models.recognizer), *(cue.text for cue in cues)]
     if clip.given_transcript is not None and not speech.words:
         notes.append("the transcript is not what is said: words were left out, lips follow the sound alone")
     if speech.recognized:

@@ -10,6 +10,7 @@ import numpy as np
 
 from stereotalker.acting.gestures import HELD_OUT_WORDS, LEXICON
 from stereotalker.acting.reference_acting import STYLES, act
+from stereotalker.audio.marks import Speaker
 from stereotalker.audio.speech import from_script
 from stereotalker.audio.text_to_speech import Voice
 from stereotalker.dataset.speech_corpus import Utterance, read_corpus, read_index, read_sentences
@@ -92,11 +93,13 @@ def synthetic_language_cases(loudness: float, fps: float, seed: int) -> list[Cas
     return cases
 
 
-def held_out_words(loudness: float, fps: float, seed: int, count: int, is_test: bool = False) -> WordCases:
+def held_out_words(
+    loudness: float, fps: float, seed: int, count: int, is_test: bool = False, voice: Speaker | None = None
+) -> WordCases:
     """About `count` words of HELD_OUT_WORDS, evenly picked, each in a sentence.
 
     is_test: the half of the words that judges challengers, in a voice of its own; else the half that serves the choice
-    of numbers.
+    of numbers. voice: another voice that speaks them.
 
     Words that contain a word of the lexicon, or lie within one, are left out. The reference acting gets a word of the
     lexicon with the same gesture class in the held-out word's place. Styles are four that gesture widely.
@@ -109,7 +112,8 @@ def held_out_words(loudness: float, fps: float, seed: int, count: int, is_test: 
         if not any(w in word or word in w for w in LEXICON if len(w) > 2) and zlib.crc32(word.encode()) % 2 == is_test
     ]
     for k, (word, gesture) in enumerate(unrelated[:: max(len(unrelated) // count, 1)]):
-        speech = _delayed(from_script(_CARRIER.format(word), _TEST_VOICE if is_test else _VOICE, loudness), _LEAD_S)
+        speaker = voice or (_TEST_VOICE if is_test else _VOICE)
+        speech = _delayed(from_script(_CARRIER.format(word), speaker, loudness), _LEAD_S)
         spoken_word = next(w for w in speech.words if w.text.lower().strip(",.") == word)
         style = _WIDE_STYLES[k % len(_WIDE_STYLES)]
         acted = replace(

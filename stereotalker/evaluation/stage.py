@@ -221,8 +221,17 @@ def evaluate_speech(params: Params, weights: Path, log: Log) -> None:
     scores = untranscribed.score_recordings(
         recordings, params.audio.loudness, models.recognizer, models.synthesizer, models.body
     )
-    words = motion_cases.held_out_words(params.audio.loudness, params.motion.fps, settings.seed, settings.words)
-    gestures = untranscribed.gesture_accuracy(words, models.recognizer, models.synthesizer)
+    voices = {"espeak": None} | ({"heart": NaturalVoice("heart")} if is_available("heart") else {})
+    gestures = {
+        name: untranscribed.gesture_accuracy(
+            motion_cases.held_out_words(
+                params.audio.loudness, params.motion.fps, settings.seed, settings.words, voice=voice
+            ),
+            models.recognizer,
+            models.synthesizer,
+        )
+        for name, voice in voices.items()
+    }
     noise = untranscribed.words_in_noise(
         [resolve(path) for path in settings.unspoken], models.recognizer, settings.seed
     )

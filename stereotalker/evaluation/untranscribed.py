@@ -202,21 +202,26 @@ def _matches(true: np.ndarray, found: np.ndarray) -> np.ndarray:
     return np.array([hits, len(true), len(found)])
 
 
-def summary(scores: dict[str, SpeechScores], gestures: dict[str, float], noise: dict[str, int]) -> dict[str, float]:
-    """The fixed keys of metrics/speech.json."""
+GesturesByVoice = dict[str, dict[str, float]]  # voice of the held-out words -> `gesture_accuracy`
+
+
+def summary(scores: dict[str, SpeechScores], gestures: GesturesByVoice, noise: dict[str, int]) -> dict[str, float]:
+    """The fixed keys of metrics/speech.json. espeak-ng's gestures have keys without the name of a voice."""
     figures = {f"wer_{language}": score.wer for language, score in scores.items()}
     for name, suffix in zip(SYSTEMS, ("_sound_alone", "", "_transcript"), strict=True):
         if "en" in scores:
             measures = zip(_KEYS, scores["en"].measures(name).values(), strict=True)
             figures |= {f"{key}{suffix}": value for key, value in measures}
-        figures[f"gesture_accuracy_untranscribed{suffix}"] = gestures[name]
+        for voice, accuracy in gestures.items():
+            own = "" if voice == "espeak" else f"_{voice}"
+            figures[f"gesture_accuracy_untranscribed{own}{suffix}"] = accuracy[name]
     seconds = sum(score.recognition_seconds for score in scores.values())
     figures["recognition_seconds_a_minute"] = 60 * seconds / sum(score.seconds for score in scores.values())
     figures["words_on_noise"] = sum(noise.values())
     return figures
 
 
-def report(scores: dict[str, SpeechScores], gestures: dict[str, float], noise: dict[str, int]) -> str:
+def report(scores: dict[str, SpeechScores], gestures: GesturesByVoice, noise: dict[str, int]) -> str:
     """The text of metrics/speech.md: all tables as Markdown."""
     lines = [
         "# Recordings without a transcript",
@@ -236,6 +241,9 @@ def report(scores: dict[str, SpeechScores], gestures: dict[str, float], noise: d
             f"| {language} | {measure} | {' | '.join(f'{column[measure]:.3f}' for column in columns)} |"
             for measure in columns[0]
         ]
-    lines.append("| en | gesture of held-out words | " + " | ".join(f"{gestures[name]:.3f}" for name in SYSTEMS) + " |")
+    lines += [
+        f"| en | gesture of held-out words, voice {voice} | {' | '.join(f'{accuracy[s]:.3f}' for s in SYSTEMS)} |"
+        for voice, accuracy in gestures.items()
+    ]
     lines += ["", "Words that are heard where nobody speaks:", "", "| sound | words |", "|---|---|"]
     return "\n".join([*lines, *(f"| {name} | {count} |" for name, count in noise.items()), ""])

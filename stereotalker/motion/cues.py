@@ -21,20 +21,23 @@ from stereotalker.acting.reference_acting import STYLES
 from stereotalker.geometry.easing import minimum_jerk
 from stereotalker.geometry.rotations import scaled_rotation
 from stereotalker.motion.arm_positions import ArmPositions
+from stereotalker.motion.retargeting import CuedArms
 from stereotalker.records import Motion
 from stereotalker.smplx_layout import ACTION, JOINT, JOINTS, SIDES
 
 # The arms leave what they do so long before the first pose of a gesture, and take so long to come back, s.
-PREPARATION_S, RETRACTION_S = 0.42, 0.6
-_MIN_PREPARATION_S = 0.28  # at the beginning of a clip
+_PREPARATION_S, _RETRACTION_S = 0.42, 0.6
+_MIN_PREPARATION_S, _MIN_RETRACTION_S = 0.28, 0.35  # at the beginning and at the end of a clip
 _CHANGE_S = 0.28  # in which a hand goes from one gesture to the next
 _MAX_HOLD_FACTOR = 1.3  # by which `hand_trajectories` varies holds, at most
-MIN_HOLD_S = 0.2  # how long a hand stays at the last pose of its gesture, at least
+_MIN_HOLD_S = 0.2  # how long a hand stays at the last pose of its gesture, at least
+_FACE_EASE_S = 0.35  # in which a face comes back at the end of a clip
 _HEAD_SHARE = 0.6  # share of a movement of the head that its joint makes; the neck makes the rest
-_MAX_LAG = 5  # frames by which a cue may be early or late and is still found
+_MAX_LAG_S = 0.2  # by which a cue may be early or late and is still found
 # Head and face make a cue if they move as its plan does: Pearson's r over all axes, and the least share of the plan's
 # range. Other movements go on meanwhile, so r stays below 1.
 _MIN_CORRELATION, _MIN_RANGE = 0.6, 0.35
+_MIN_FACE_LEVEL = 0.8  # share of its planned actions that a face must show; other actions lie over it
 # A hand makes a cue if it comes so near to its planned turn and shape, rad, and to its place before the shoulder, m:
 # the edge of the picture may keep it from going farther out. It has arrived when this share of the way is left.
 _MAX_HAND_DIFFERENCE, _MAX_WRIST_DISTANCE_M, _ARRIVED = 0.7, 0.30, 0.35
@@ -51,26 +54,24 @@ class TimedCue:
 def earliest(cue: Cue) -> float:
     """How long after the start of a clip the moment of a cue can be, s."""
     arms = _MIN_PREPARATION_S - cue.arms.moves[0][0] if cue.arms else 0.0
-    return max(arms, 0.24 if cue.head else 0.0, cue.face.rise_s / 2 if cue.face else 0.0)
+    return max(arms, HEAD_SPAN_S[0] if cue.head else 0.0, cue.face.rise_s / 2 if cue.face else 0.0)
 
 
 def latest(cue: Cue) -> float:
     """How long before the end of a clip the moment of a cue has to be, s."""
-    arms = cue.arms.moves[-1][0] + MIN_HOLD_S if cue.arms else 0.0
-    return max(arms, 0.24 if cue.head else 0.0, cue.face.rise_s if cue.face else 0.0)
+    arms = cue.arms.moves[-1][0] + _MIN_HOLD_S + _MIN_RETRACTION_S if cue.arms else 0.0
+    face = cue.face.rise_s + _FACE_EASE_S if cue.face else 0.0
+    return max(arms, HEAD_SPAN_S[1] if cue.head else 0.0, face)
 
 
-def with_arm_cues(
-    motion: Motion, cues: Sequence[TimedCue], style: int, seed: int
-) -> tuple[Motion, dict[str, np.ndarray] | None]:
-    """The motion whose arms also make the cues, and how much each side's arm follows a cue: side -> [T] in 0..1, or
-    None without such cues.
+def with_arm_cues(motion: Motion, cues: Sequence[TimedCue], style: int, seed: int) -> CuedArms | None:
+    """The motion whose arms also make the cues; None if no cue moves the arms.
 
     style: an index into STYLES, from whose rest pose the arms gesture; seed: chooses the hand of one-handed gestures.
     """
     plan = _ArmPlan.of(cues, style, seed, len(motion.poses), motion.fps)
     if plan is None:
-        return motion, None
+        return None
     poses = motion.poses.copy()
     planned = np.zeros_like(poses)
     for side in SIDES:
@@ -80,7 +81,7 @@ def with_arm_cues(
             model = Rotation.from_rotvec(poses[:, joint])
             way = model.inv() * Rotation.from_rotvec(planned[:, joint])
             poses[:, joint] = (model * scaled_rotation(way.as_rotvec(), plan.weights[side])).as_rotvec()
-    return replace(motion, poses=poses), plan.weights
+    return CuedArms(replace(motion, poses=poses), plan.weights)
 
 
 def _is_of_arm(name: str) -> bool:
@@ -132,12 +133,12 @@ def _weight(strokes: Sequence[Stroke], time: np.ndarray) -> np.ndarray:
     weight = np.zeros(len(time))
     for stroke, following in zip(strokes, [*strokes, None][1:], strict=True):
         until = stroke.ends + stroke.form.hold_s / _MAX_HOLD_FACTOR
-        if following and following.begins - until < PREPARATION_S + RETRACTION_S:
+        if following and following.begins - until < _PREPARATION_S + _RETRACTION_S:
             until = following.begins
-        until = max(min(until, time[-1] - RETRACTION_S), stroke.ends)
-        preparation = min(PREPARATION_S, stroke.begins)
+        until = max(min(until, time[-1] - _RETRACTION_S), stroke.ends + _MIN_HOLD_S)
+        preparation = min(_PREPARATION_S, stroke.begins)
         rise = minimum_jerk((time - stroke.begins + preparation) / preparation)
-        fall = minimum_jerk((time - until) / min(RETRACTION_S, max(time[-1] - until, 1e-3)))
+        fall = minimum_jerk((time - until) / min(_RETRACTION_S, max(time[-1] - until, 1e-3)))
         weight = np.maximum(weight, rise * (1 - fall))
     return weight
 
@@ -146,7 +147,7 @@ def with_head_and_face_cues(motion: Motion, cues: Sequence[TimedCue]) -> Motion:
     """The motion whose head and face also make the cues. The eyes keep their direction while the head moves."""
     poses, expression = motion.poses.copy(), motion.expression.copy()
     time = (np.arange(len(poses)) + 0.5) / motion.fps
-    turn = sum((_head_turn(timed, time) for timed in cues if timed.cue.head), np.zeros((len(time), 3)))
+    turn = _planned_turn(cues, time)
     poses[:, JOINT["head"]] += _HEAD_SHARE * turn
     poses[:, JOINT["neck"]] += (1 - _HEAD_SHARE) * turn
     for eye in ("left_eye", "right_eye"):
@@ -162,9 +163,10 @@ def with_head_and_face_cues(motion: Motion, cues: Sequence[TimedCue]) -> Motion:
     return replace(motion, poses=poses, expression=expression.astype(np.float32))
 
 
-def _head_turn(timed: TimedCue, time: np.ndarray) -> np.ndarray:
-    """Pitch, yaw and roll that a cue adds, rad [T, 3]."""
-    return timed.cue.amount * HEAD_MOVES[timed.cue.head](time - timed.time)
+def _planned_turn(cues: Sequence[TimedCue], time: np.ndarray) -> np.ndarray:
+    """Pitch, yaw and roll that cues add to the head, rad [T, 3]."""
+    turns = (t.cue.amount * HEAD_MOVES[t.cue.head](time - t.time) for t in cues if t.cue.head)
+    return sum(turns, np.zeros((len(time), 3)))
 
 
 def _face_level(timed: TimedCue, time: np.ndarray) -> np.ndarray:
@@ -172,7 +174,8 @@ def _face_level(timed: TimedCue, time: np.ndarray) -> np.ndarray:
     face = timed.cue.face
     assert face is not None
     rise = minimum_jerk((time - timed.time) / face.rise_s + 0.5)
-    return rise * (1 - minimum_jerk((time - timed.time - face.rise_s / 2 - face.hold_s) / face.fall_s))
+    fall = minimum_jerk((time - timed.time - face.rise_s / 2 - face.hold_s) / face.fall_s)
+    return rise * (1 - fall) * minimum_jerk((time[-1] - time) / _FACE_EASE_S)
 
 
 # ---- what the finished motion shows ----------------------------------------------------------------------------------
@@ -190,14 +193,17 @@ def done_cues(motion: Motion, cues: Sequence[TimedCue], style: int, seed: int, j
     """What a finished motion shows of each cue.
 
     Hands are done when they arrive at the first pose of the gesture: turned and shaped as planned, at the same place
-    before the trunk. Head and face are compared with the plan at every lag up to _MAX_LAG frames. style, seed: as of
-    `with_arm_cues`; joints f32 [55, 3] m: of the speaker, when all rotations are 0.
+    before the trunk. The head is compared with the plan at every lag up to _MAX_LAG_S. A face is done when it shows
+    half of what was planned, and then most of it. style, seed: as of `with_arm_cues`; joints f32 [55, 3] m: of the
+    speaker, when all rotations are 0.
     """
     frames, fps = len(motion.poses), motion.fps
     time = (np.arange(frames) + 0.5) / fps
     plan = _ArmPlan.of(cues, style, seed, frames, fps)
     hands_of = _HandComparison(motion, plan, joints) if plan else None
     strokes = iter(plan.strokes if plan else [])
+    planned_turn = _planned_turn(cues, time)
+    head_turn = motion.poses[:, JOINT["head"]] + motion.poses[:, JOINT["neck"]]
     result = []
     for timed in cues:
         cue, lags = timed.cue, []
@@ -208,13 +214,9 @@ def done_cues(motion: Motion, cues: Sequence[TimedCue], style: int, seed: int, j
             lags += [hands_of.lag(side, stroke) for side in hands]
         if cue.head:
             span = _span(time, timed.time - HEAD_SPAN_S[0], timed.time + HEAD_SPAN_S[1])
-            turn = motion.poses[:, JOINT["head"]] + motion.poses[:, JOINT["neck"]]
-            lags.append(_lag(turn, _head_turn(timed, time), span))
+            lags.append(_lag(head_turn, planned_turn, span, round(_MAX_LAG_S * fps)))
         if cue.face:
-            span = _span(time, timed.time - 0.6, timed.time + 0.6)
-            columns = [ACTION[name.replace("L/R", "Left")] for name in cue.face.actions]
-            most = cue.amount * np.array(list(cue.face.actions.values()))
-            lags.append(_lag(motion.expression[:, columns], most * _face_level(timed, time)[:, None], span))
+            lags.append(_face_lag(motion, timed, time))
         found = [lag for lag in lags if lag is not None]
         is_done = len(found) == len(lags)
         result.append(DoneCue(int(timed.time * fps) + max(found, key=abs) if is_done else None, hands))
@@ -235,8 +237,9 @@ class _HandComparison:
     def lag(self, side: str, stroke: Stroke) -> int | None:
         """By how many frames a hand arrives later than planned at a stroke's first pose; None if it does not."""
         at = min(round(stroke.begins * self._fps), self._frames - 1)
-        span = np.arange(max(at - round(PREPARATION_S * self._fps), 0), min(at + _MAX_LAG + 1, self._frames))
-        shown, planned = (self._difference(side, k, at)[span] for k in (0, 1))
+        first, last = at - round(_PREPARATION_S * self._fps), at + round(_MAX_LAG_S * self._fps)
+        span = np.arange(max(first, 0), min(last + 1, self._frames))
+        shown, planned = (self._difference(side, k, at, span) for k in (0, 1))
         if shown.min() > _MAX_HAND_DIFFERENCE:
             return None
         frame = span[_arrival(shown)]
@@ -246,14 +249,14 @@ class _HandComparison:
             return None
         return int(frame - span[_arrival(planned)])
 
-    def _difference(self, side: str, which: int, at: int) -> np.ndarray:
-        """How far a hand is from its planned turn and shape at the frame `at`, rad [T].
+    def _difference(self, side: str, which: int, at: int, span: np.ndarray) -> np.ndarray:
+        """How far a hand is in the frames `span` [N] from its planned turn and shape at the frame `at`, rad [N].
 
         which: 0 is the hand of the motion, 1 that of the plan.
         """
-        turn = self._arms[side][which].hand * self._arms[side][1].hand[at].inv()
+        turn = self._arms[side][which].hand[span] * self._arms[side][1].hand[at].inv()
         fingers = [k for k, name in enumerate(JOINTS) if name.startswith(side) and name[-1] in "123"]
-        bend = np.linalg.norm(self._poses[which][:, fingers] - self._poses[1][at, fingers], axis=2).mean(1)
+        bend = np.linalg.norm(self._poses[which][span][:, fingers] - self._poses[1][at, fingers], axis=2).mean(1)
         return turn.magnitude() + bend
 
 
@@ -267,12 +270,30 @@ def _span(time: np.ndarray, start: float, stop: float) -> np.ndarray:
     return np.flatnonzero((time >= start) & (time < stop))
 
 
-def _lag(track: np.ndarray, planned: np.ndarray, span: np.ndarray) -> int | None:
-    """By how many frames a track [T, C] lags behind a plan [T, C] in some of its frames; None if it does not follow."""
+def _face_lag(motion: Motion, timed: TimedCue, time: np.ndarray) -> int | None:
+    """By how many frames a face shows half of a cue too late; None if it does not show most of it."""
+    face, due = timed.cue.face, int(timed.time * motion.fps)
+    assert face is not None
+    columns = [ACTION[name.replace("L/R", "Left")] for name in face.actions]
+    most = timed.cue.amount * np.array(list(face.actions.values()))
+    level = (motion.expression[:, columns] / most).min(1)
+    first, last = due - round(_MAX_LAG_S * motion.fps), due + round(face.rise_s * motion.fps)
+    near = np.arange(max(first, 0), min(last + 1, len(level)))
+    if level[near].max() < _MIN_FACE_LEVEL:
+        return None
+    rising = near[level[near] >= 0.5]
+    return 0 if rising[0] == near[0] else int(rising[0]) - due  # the face may have shown it before
+
+
+def _lag(track: np.ndarray, planned: np.ndarray, span: np.ndarray, most: int) -> int | None:
+    """By how many frames, at most `most`, a track [T, C] lags behind a plan [T, C] in some of its frames.
+
+    None if it does not follow.
+    """
     moving = np.ptp(planned[span], 0) > 0.1 * np.ptp(planned[span], 0).max()  # what the plan moves
     aim = planned[span][:, moving] - planned[span][:, moving].mean(0)
     best: tuple[float, int] | None = None
-    for lag in sorted(range(-_MAX_LAG, _MAX_LAG + 1), key=abs):
+    for lag in sorted(range(-most, most + 1), key=abs):
         rows = np.clip(span + lag, 0, len(track) - 1)
         shown = track[rows][:, moving] - track[rows][:, moving].mean(0)
         size = np.linalg.norm(shown) * np.linalg.norm(aim)

@@ -74,6 +74,14 @@ _TRUNK_JOINTS = [JOINT[name] for name in ("pelvis", "spine1", "spine2", "spine3"
 
 
 @dataclass(frozen=True)
+class CuedArms:
+    """A motion whose arms follow the cues of a director at times."""
+
+    motion: Motion
+    weights: dict[str, np.ndarray]  # side -> how much its arm follows a cue, [T] in 0..1
+
+
+@dataclass(frozen=True)
 class Retargeting:
     """How the motion of a clip is fitted to its speaker."""
 
@@ -119,18 +127,20 @@ class Retargeting:
         motion: Motion,
         start: Motion | None = None,
         end: Motion | None = None,
-        cued: dict[str, np.ndarray] | None = None,
+        cued: CuedArms | None = None,
     ) -> Motion:
         """The motion from and to the speaker's rest pose, or from and to given poses (of one frame each).
 
-        cued: how much each side's arm follows a cue, see `cues.with_arm_cues`; None: there are none.
+        cued: the same motion with arms that follow cues. How far hands turn elsewhere does not depend on it.
         """
-        result = motion
+        result, hand_turn = motion, 1.0
         eases = start is None, end is None
         for hand_turn in _HAND_TURNS:
-            result = retarget(motion, self.source, self.target, self.amount, hand_turn, *eases, cued)
+            result = retarget(motion, self.source, self.target, self.amount, hand_turn, *eases)
             if self.coverage is None or self._unseen_hands(result) <= _MAX_UNSEEN_HANDS:
                 break
+        if cued:
+            result = retarget(cued.motion, self.source, self.target, self.amount, hand_turn, *eases, cued.weights)
         return _with_end_poses(result, start, end)
 
     def _unseen_hands(self, motion: Motion) -> float:
@@ -148,16 +158,16 @@ def retarget(
     hand_turn: float = 1.0,
     ease_in: bool = True,
     ease_out: bool = True,
-    cued: dict[str, np.ndarray] | None = None,
+    cue_weights: dict[str, np.ndarray] | None = None,
 ) -> Motion:
     """Apply a motion's movements away from the pose `source` to the pose `target`.
 
     amount: share of the arms' movements that is kept; hand_turn: factor on the limit of the hands' rotations; both 0
-    to 1. ease_in, ease_out: whether the motion begins, and ends, in the pose `target`. cued: see `Retargeting.apply`;
-    an arm that follows a cue keeps its whole movement, with its wrist and its fingers.
+    to 1. ease_in, ease_out: whether the motion begins, and ends, in the pose `target`. cue_weights: see
+    `CuedArms`; an arm that follows a cue keeps its whole movement, with its wrist and its fingers.
     """
     ease = _ease(len(motion.poses), motion.fps, ease_in, ease_out)
-    cued = cued or {side: np.zeros(len(ease)) for side in SIDES}
+    cued = cue_weights or {side: np.zeros(len(ease)) for side in SIDES}
     weights = {side: np.maximum(amount * ease, cued[side]) for side in SIDES}
     poses = motion.poses.copy()
     for joint in _TRUNK_JOINTS:

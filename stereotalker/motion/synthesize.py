@@ -100,9 +100,11 @@ class Synthesizer:
             Streams(torch.from_numpy(np.concatenate(faces)), torch.from_numpy(np.concatenate(bodies)))
         )
         motion = resample(to_motion(face.numpy(), from_slots(slots.numpy()), model_fps), frames, fps)
-        motion, cued = with_arm_cues(motion, controls.cues, controls.style, controls.seed)
+        cued = with_arm_cues(motion, controls.cues, controls.style, controls.seed)
         if controls.retargeting is not None:
             motion = controls.retargeting.apply(motion, controls.start, controls.end, cued)
+        elif cued:
+            motion = cued.motion
         motion = with_blinks(motion, controls.seed)
         motion = with_still_body(motion) if controls.still else motion
         if controls.gaze is not None:

@@ -10,7 +10,7 @@ import numpy as np
 from stereotalker.acting.cues import Cue, parse_cue
 from stereotalker.acting.gesture_planning import stroke_time
 from stereotalker.acting.reference_acting import accent_times
-from stereotalker.audio.marks import cue_marks
+from stereotalker.audio.marks import cue_marks, without_marks
 from stereotalker.audio.written_words import count_words, find_word, word_at
 from stereotalker.errors import ClipError, UserError
 from stereotalker.motion.cues import DoneCue, TimedCue, earliest, latest
@@ -18,10 +18,11 @@ from stereotalker.production.clip_speech import spoken_text
 from stereotalker.production.manifest import Clip
 from stereotalker.records import Speech
 
-MAX_LATE_FRAMES = 2  # a cue that is done farther from its word than this counts as missed
-_BEHIND_LAST_WORD_S = 0.3  # when a cue at the end of a script is due
-# What hands need to get from the last pose of a gesture to the first one of the next; and how soon the head can make
-# the same move again, s.
+# A cue that is done farther from its word than this counts as missed: two frames, and 80 ms at high frame rates.
+_MAX_LATE_FRAMES, _MAX_LATE_S = 2, 0.08
+_AFTER_LAST_WORD_S = 0.3  # when a cue at the end of a script is due, if the clip lasts long enough
+# What hands need to get from the last pose of a gesture to the first one of the next, and how soon the head can move
+# again, s.
 _BETWEEN_GESTURES_S, _BETWEEN_MOVES_S = 0.3, 0.9
 
 
@@ -34,6 +35,7 @@ class PlannedCue:
     due: float | None  # s; None: nobody knows
     time: float | None = None  # s, when it is made: as near to `due` as the clip lets; None: it is not made
     reason: str = ""  # why not
+    is_in_script: bool = False  # in its brackets
 
 
 @dataclass(frozen=True)
@@ -53,12 +55,33 @@ class CueOutcome:
 
 
 def check_cues(clip: Clip) -> None:
-    """Raise ClipError for a cue of the script that does not exist, and for a faulty mark."""
+    """Raise ClipError for a cue that cannot be made whatever the speech is, and for a faulty mark."""
+    cues = [parse_cue(key.gesture) for key in clip.cues]
     for mark in cue_marks(clip.script or ""):
         try:
-            parse_cue(mark.text)
+            cues.append(parse_cue(mark.text))
         except UserError as error:
             raise ClipError(f"script: {error}") from None
+    if clip.body == "still" and (arms := [cue.text for cue in cues if cue.arms]):
+        raise ClipError(f"cue {arms[0]!r} moves the arms, and body: still keeps them still; leave one of them out")
+    text = without_marks(clip.script) if clip.script else clip.given_transcript
+    for key in clip.cues:
+        if key.word is None or (text is None and clip.is_recognized):
+            continue
+        if text is None:
+            raise ClipError(f"cue {key.gesture!r} at word {key.word!r}: with transcript: none no words are known")
+        _index_of(key.word, text)
+
+
+def _index_of(word: int | str, text: str) -> int:
+    """The number of a cue's word in a text, from 0. Raises ClipError if it has no such word."""
+    count = count_words(text)
+    index = word - 1 if isinstance(word, int) else find_word(text, word)
+    if index is None:
+        raise ClipError(f"cue at word {word!r}: nobody says it")
+    if index >= count:
+        raise ClipError(f"cue at word {word}: there are only {count} words")
+    return index
 
 
 def plan_cues(clip: Clip, speech: Speech, seconds: float, moves_arms: bool = True) -> tuple[PlannedCue, ...]:
@@ -68,7 +91,7 @@ def plan_cues(clip: Clip, speech: Speech, seconds: float, moves_arms: bool = Tru
     that does not exist.
     """
     check_cues(clip)
-    placed = sorted(_placed(clip, speech), key=lambda c: np.inf if c.due is None else c.due)
+    placed = sorted(_placed(clip, speech, seconds), key=lambda c: np.inf if c.due is None else c.due)
     planned: list[PlannedCue] = []
     for cue in placed:
         made = _timed(cue, seconds, moves_arms and clip.body != "still", clip.body == "still")
@@ -84,37 +107,34 @@ def timed_cues(planned: Sequence[PlannedCue]) -> tuple[TimedCue, ...]:
     return tuple(TimedCue(cue.cue, cue.time) for cue in planned if cue.time is not None)
 
 
-def _placed(clip: Clip, speech: Speech) -> list[PlannedCue]:
-    """The cues of the script and of the row, each with the time at which it is due."""
+def _placed(clip: Clip, speech: Speech, seconds: float) -> list[PlannedCue]:
+    """The cues of the script and of the row, each with the time at which it is due. One at the end has time to end."""
     text, accents = spoken_text(clip, speech), accent_times(speech.phonemes)
     count = count_words(text)
 
-    def at_word(cue: Cue, index: int, behind: str) -> PlannedCue:
+    def at_word(cue: Cue, index: int, end: str) -> PlannedCue:
         word = word_at(speech.words, text, index)
         place = f"word {index + 1}" + (f", {word.text!r}" if word else "")
         if word:
             return PlannedCue(cue, place, stroke_time(word, accents))
-        if behind and index == count and speech.words:
-            return PlannedCue(cue, behind, speech.words[-1].end + _BEHIND_LAST_WORD_S)
-        reason = "nobody knows when this word is said"
-        if not speech.words:
-            reason = "the words of the recording are not known"
-        elif index >= count:
-            reason = f"there are only {count} words"
-        return PlannedCue(cue, place, None, reason=reason)
+        if end and index == count and speech.words:
+            due = min(speech.words[-1].end + _AFTER_LAST_WORD_S, seconds - latest(cue))
+            return PlannedCue(cue, end, max(due, earliest(cue)))
+        return PlannedCue(cue, place, None, reason="nobody knows when this word is said")
 
-    placed = [at_word(parse_cue(mark.text), mark.word, "the end") for mark in cue_marks(clip.script or "")]
+    marks = cue_marks(clip.script or "")
+    placed = [replace(at_word(parse_cue(mark.text), mark.word, "the end"), is_in_script=True) for mark in marks]
     for key in clip.cues:
         cue = parse_cue(key.gesture)
         if key.time is not None:
             placed.append(PlannedCue(cue, f"{key.time:g} s", key.time))
-        elif isinstance(key.word, int):
-            placed.append(at_word(cue, key.word - 1, ""))
-        else:
-            index = find_word(text, str(key.word))
-            place = f"word {key.word!r}"
-            unsaid = PlannedCue(cue, place, None, reason="nobody says it")
-            placed.append(unsaid if index is None else at_word(cue, index, ""))
+            continue
+        assert key.word is not None
+        try:
+            placed.append(at_word(cue, _index_of(key.word, text), ""))
+        except ClipError as error:
+            reason = str(error).partition(": ")[2] if speech.words else "the words of the recording are not known"
+            placed.append(PlannedCue(cue, f"word {key.word!r}", None, reason=reason))
     return placed
 
 
@@ -124,7 +144,7 @@ def _timed(cue: PlannedCue, seconds: float, moves_arms: bool, is_still: bool) ->
         return cue
     if cue.cue.arms and not moves_arms:
         why = "body: still" if is_still else "the portrait does not show the hands, and arms: auto"
-        return replace(cue, reason=f"{why} lets the arms not gesture")
+        return replace(cue, reason=f"{why} keeps the arms still")
     if cue.due > seconds:
         return replace(cue, reason=f"the clip lasts only {seconds:.2f} s")
     first, last = earliest(cue.cue), seconds - latest(cue.cue)
@@ -144,7 +164,9 @@ def _overlap(first: PlannedCue, second: PlannedCue) -> bool:
             return True
     if a.head and b.head and second.time - first.time < _BETWEEN_MOVES_S:
         return True
-    return a.face is not None and a.face is b.face and second.time - first.time < a.face.rise_s + a.face.hold_s
+    if a.face is None or a.face is not b.face:
+        return False
+    return second.time - first.time < a.face.rise_s + a.face.hold_s + a.face.fall_s
 
 
 def outcomes(
@@ -169,8 +191,10 @@ def outcomes(
                 missed = "the motion does not show it"
             elif not is_shown:
                 missed = "the hand is outside the picture"
-            elif abs(late) > MAX_LATE_FRAMES:
-                side, mend = ("late", "before") if late > 0 else ("early", "behind")
-                missed = f"{abs(late)} frames {side}; a [pause 0.7] {mend} it would make room for it"
+            elif cue.due is not None and abs(late) > max(_MAX_LATE_FRAMES, round(_MAX_LATE_S * fps)):
+                missed = f"{abs(late)} frames {'late' if late > 0 else 'early'}"
+                if abs(cue.time - cue.due) > _MAX_LATE_S:
+                    missed += f": the clip {'begins' if late > 0 else 'ends'} too near to it"
+                    missed += f"; a [pause 0.7] {'before' if late > 0 else 'after'} it makes room" * cue.is_in_script
         result.append(CueOutcome(cue.cue.text, cue.place, due, frame, missed or ""))
     return tuple(result)

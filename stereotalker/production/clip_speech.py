@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from stereotalker.audio.lexicon import Lexicon, words_of
 from stereotalker.audio.marks import MarkedVoice, passages, without_cues, without_marks
 from stereotalker.audio.recognition import Recognizer
 from stereotalker.audio.speech import from_file, from_script
 from stereotalker.audio.text_to_speech import Voice
-from stereotalker.audio.voices import DEFAULT_LANGUAGE, find_voice, script_voice
+from stereotalker.audio.voices import DEFAULT_LANGUAGE, script_voice
 from stereotalker.media.audio_files import SoundPart
 from stereotalker.media.burnt_captions import Caption, line_columns
 from stereotalker.media.video_files import frame_count
@@ -29,14 +30,21 @@ def make_speech(clip: Clip, loudness: float, recognizer: Recognizer | None, soun
     if clip.script is not None:
         return from_script(clip.script, clip_voice(clip), loudness, sound)
     used = recognizer if clip.transcript != "none" else None
+    lexicon = _recording_lexicon(clip)
     return from_file(
-        clip.recording, loudness, clip.given_transcript, clip.language, sound, used, clip_part(clip), clip.lexicon
+        clip.recording, loudness, clip.given_transcript, clip.language, sound, used, clip_part(clip), lexicon
     )
+
+
+def _recording_lexicon(clip: Clip) -> Lexicon:
+    """What of its lexicon the recording of a clip can need."""
+    return clip.lexicon if clip.is_recognized else words_of(clip.lexicon, clip.given_transcript or "")
 
 
 def clip_voice(clip: Clip) -> MarkedVoice:
     """The voice of a clip with a script. Raises ClipError, see `find_voice`."""
-    return script_voice(clip.voice, clip.language, clip.rate, clip.pitch, tuple(sorted(clip.lexicon.items())))
+    lexicon = words_of(clip.lexicon, clip.script or "")
+    return script_voice(clip.voice, clip.language, clip.rate, clip.pitch, tuple(sorted(lexicon.items())))
 
 
 def clip_part(clip: Clip) -> SoundPart:
@@ -55,7 +63,7 @@ def speech_source(clip: Clip, sha256: str, recognizer: Recognizer | None) -> tup
     if clip.script is not None:
         script = without_cues(clip.script)
         return "script", script, clip_voice(clip).identity(script)
-    recording = [sha256, *clip_part(clip), sorted(clip.lexicon.items())]
+    recording = [sha256, *clip_part(clip), sorted(_recording_lexicon(clip).items())]
     if clip.given_transcript is not None:
         language = clip.language or (recognizer.digest if recognizer else DEFAULT_LANGUAGE)
         return "transcribed", recording, clip.given_transcript, language
@@ -95,13 +103,14 @@ def speech_notes(clip: Clip, speech: Speech, recognizer: Recognizer | None) -> t
 
 def _notes_on_voice(clip: Clip) -> tuple[str, ...]:
     """What of a script its voice cannot do."""
-    if clip.script is None or not isinstance(find_voice(clip.voice, clip.language, clip.rate), Voice):
+    if clip.script is None:
         return ()
-    notes = []
-    if any(passage.stressed for passage in passages(clip.script)):
-        notes.append("espeak-ng stresses no words: the asterisks in the script change nothing")
-    if clip.lexicon:
-        notes.append("espeak-ng reads no IPA: the lexicon changes nothing in its speech")
+    voice, notes = clip_voice(clip), []
+    by_espeak = [p for p in passages(clip.script) if isinstance(voice.voice_of(p.language), Voice)]
+    if any(passage.stressed for passage in by_espeak):
+        notes.append("espeak-ng stresses no words: asterisks in what it speaks change nothing")
+    if any(words_of(clip.lexicon, passage.text) for passage in by_espeak):
+        notes.append("espeak-ng reads no IPA: the lexicon changes nothing in what it speaks")
     return tuple(notes)
 
 

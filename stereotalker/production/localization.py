@@ -7,8 +7,14 @@ from typing import Any
 
 from stereotalker.production.manifest_files import Row
 
-_KEYS = ("script", "audio", "transcript", "voice", "rate")  # what may be given for each language
+# What may be given for each language.
+_KEYS = ("script", "audio", "transcript", "voice", "rate", "pitch", "cues", "lexicon")
 _LANGUAGES = "languages"
+
+
+def _is_by_language(key: str, value: Any) -> bool:
+    """Whether a key has a value for each language. A lexicon is a mapping itself."""
+    return isinstance(value, dict) and (key != "lexicon" or any(isinstance(v, dict) for v in value.values()))
 
 
 def by_language(row: Row) -> tuple[list[Row], list[str]]:
@@ -18,7 +24,7 @@ def by_language(row: Row) -> tuple[list[Row], list[str]]:
     with its `language`. `languages: [de]` chooses some of them. Other keys may name a value for each language, too.
     """
     values: dict[str, Any] = row.values
-    named = {key: values[key] for key in _KEYS if isinstance(values.get(key), dict)}
+    named = {key: values[key] for key in _KEYS if _is_by_language(key, values.get(key))}
     spoken = [key for key in ("script", "audio") if key in named]
     if not named and _LANGUAGES not in values:
         return [row], []

@@ -32,6 +32,7 @@ from stereotalker.production.row_records import (
     Retake,
     caption_settings,
     checked_lexicon,
+    cue_list,
     emotion_keys,
 )
 from stereotalker.validation import StrictModel, explain, invalid_character, is_text
@@ -77,7 +78,9 @@ class Clip(StrictModel):
     audio: Path | None = Field(None, description="a file with speech; any format that ffmpeg reads")
     part: Part | None = Field(None, description="the part of `audio` that is used; null: all of it")
     speaker: int | None = Field(
-        None, ge=1, description="which track of `audio` speaks: the number of its sound track, or else of its channel"
+        None,
+        ge=1,
+        description="which sound track of `audio` speaks, or which channel in a file with one track; null: all",
     )
     script: str | None = Field(None, description="words to speak, instead of `audio`")
     loudness: float | None = Field(
@@ -97,7 +100,9 @@ class Clip(StrictModel):
         "empty: heart for American English if it is installed, else espeak",
     )
     rate: int = Field(165, ge=80, le=400, description="words a minute")
-    pitch: int | None = Field(None, ge=0, le=99, description="of espeak-ng's voices; null: their own, which is 50")
+    pitch: int | None = Field(
+        None, ge=0, le=99, description="0 (low) to 99 (high), of espeak-ng's voices; null: their own, 50"
+    )
     lexicon: Annotated[dict[str, str], AfterValidator(checked_lexicon)] = Field(
         {}, description="words and how they sound in IPA, for the natural voices and for the alignment of recordings"
     )
@@ -125,7 +130,7 @@ class Clip(StrictModel):
     emotion: Annotated[tuple[EmotionKey, ...], BeforeValidator(emotion_keys)] = Field(
         (), description="one name for the whole clip, or key frames of the face's emotion"
     )
-    cues: tuple[CueKey, ...] = Field(
+    cues: Annotated[tuple[CueKey, ...], BeforeValidator(cue_list)] = Field(
         (), description="what the speaker does at a word or a time, beside the cues in the script's brackets"
     )
     start_pose: Path | None = Field(
@@ -156,6 +161,8 @@ class Clip(StrictModel):
             raise ValueError("part is of an audio file; a script is spoken whole")
         if self.speaker is not None and self.audio is None:
             raise ValueError("speaker is a track of an audio file; a script has one voice")
+        if self.pitch is not None and self.script is None:
+            raise ValueError("pitch is of the voice that speaks a script; a recording has its own")
         if self.given_transcript is not None and not any(c.isalnum() for c in self.given_transcript):
             raise ValueError(
                 f"transcript {self.transcript[:40]!r} has no letters or digits; expected what is said, auto or none"

@@ -16,12 +16,13 @@ from stereotalker.errors import UserError
 from stereotalker.geometry import camera
 from stereotalker.media.video_files import frame_count
 from stereotalker.models import Models
+from stereotalker.motion.cues import done_cues
 from stereotalker.motion.export import WRITERS, export, read_npz
 from stereotalker.motion.post_processing import Emotion
 from stereotalker.motion.preview import write_preview
 from stereotalker.motion.retargeting import Retargeting
 from stereotalker.motion.synthesize import MotionControls
-from stereotalker.production.clip_cues import plan_cues, timed_cues
+from stereotalker.production.clip_cues import CueOutcome, outcomes, plan_cues, timed_cues
 from stereotalker.production.clip_speech import make_speech
 from stereotalker.production.manifest import REST_POSE, Clip
 from stereotalker.records import Avatar, Motion, Speech
@@ -92,10 +93,13 @@ def _pose(path: Path | None, style: int, index: int) -> Motion | None:
     return motion.frames(index, index + 1)
 
 
-def make_motion(clip: Clip, models: Models, out: Path, formats: list[str]) -> tuple[Speech, list[Path]]:
+def make_motion(
+    clip: Clip, models: Models, out: Path, formats: list[str]
+) -> tuple[Speech, list[Path], tuple[CueOutcome, ...]]:
     """Synthesize a clip's motion and write it to files `out`/ID.npz, .csv, .bvh and .mp4, as `formats` says.
 
-    Returns the speech and the paths of the files. Raises UserError, or ClipError if the speech cannot be used.
+    Returns the speech, the paths of the files, and what became of the cues. Raises UserError, or ClipError if the
+    speech cannot be used.
     """
     if unknown := set(formats) - set(FORMATS):
         raise UserError(f"format {', '.join(sorted(unknown))}; expected some of {', '.join(FORMATS)}")
@@ -113,4 +117,6 @@ def make_motion(clip: Clip, models: Models, out: Path, formats: list[str]) -> tu
         if "mp4" in formats:
             paths.append(out / f"{clip.id}.mp4")
             write_preview(paths[-1], motion, models.body, sound, models.params.video, clip.id)
-    return speech, paths
+    joints = models.body.rest_joints(np.zeros(models.body.betas, np.float32))
+    done = done_cues(motion, controls.cues, controls.style, controls.seed, joints)
+    return speech, paths, outcomes(cues, done, [True] * len(done), clip.fps)

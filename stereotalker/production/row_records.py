@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from stereotalker.acting.cues import parse_cue
 from stereotalker.audio.lexicon import check_lexicon
@@ -85,21 +85,40 @@ def checked_lexicon(lexicon: dict[str, str]) -> dict[str, str]:
     return lexicon
 
 
+def cue_list(value):
+    """A list of cues."""
+    if not isinstance(value, list | tuple) or not all(isinstance(key, dict | CueKey) for key in value):
+        raise ValueError(f"expected a list such as [{{gesture: nod, word: 3}}], got {value!r}")
+    return value
+
+
 def _existing_cue(text: str) -> str:
-    """The text of a cue that exists."""
+    """The text of a cue that exists. YAML makes truth values of the cues `yes` and `no`."""
+    text = {True: "yes", False: "no"}.get(text, text) if isinstance(text, bool) else text
+    if not isinstance(text, str):
+        raise ValueError(f"expected the name of a cue such as nod, got {text!r}")
     try:
         return parse_cue(text).text
     except UserError as error:
         raise ValueError(str(error)) from None
 
 
+def _word(value):
+    """The number of a word, or the word."""
+    if isinstance(value, bool):
+        raise ValueError(f'YAML reads yes, no, on and off as {value}; put the word in quotes, such as "yes"')
+    if (isinstance(value, int) and value < 1) or (isinstance(value, str) and not any(c.isalnum() for c in value)):
+        raise ValueError(f"expected a number from 1, or a word, got {value!r}")
+    return value
+
+
 class CueKey(StrictModel):
     """A cue at a word or a time; in a script it can also stand in square brackets before its word."""
 
-    gesture: Annotated[str, AfterValidator(_existing_cue)] = Field(
+    gesture: Annotated[str, BeforeValidator(_existing_cue)] = Field(
         description="what the speaker does, as in a script's brackets: nod, `point: left`, `smile 0.8`"
     )
-    word: Annotated[int, Field(ge=1)] | str | None = Field(
+    word: Annotated[int | str | None, BeforeValidator(_word)] = Field(
         None, description="the word it falls on: its number, from 1, or the word itself, where it is said first"
     )
     time: float | None = Field(None, ge=0, description="s from the clip's start, in place of a word")

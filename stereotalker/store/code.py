@@ -38,7 +38,7 @@ STAGE_MODULES = {
     "avatar": ("avatar.background_plate",),
     "render": ("production.segments",),
     "video": ("media.video_files", "production.segments"),
-    "quality": ("production.quality", "motion.coverage"),
+    "quality": ("production.clip_judgement",),
     "provenance": ("media.content_credentials",),
 }
 
