@@ -60,7 +60,7 @@ def test_a_renderer_that_paints_black_stops_the_batch_and_its_frames_are_made_ag
     batch = write_batch(tmp_path, [{"id": f"c{k}", "script": "one", "seed": k} for k in range(6)])
     judge = quality.judge
     with monkeypatch.context() as black:
-        black.setattr(quality, "judge", lambda m, fps, limits: judge(m | {"darkest_frame": -1.0}, fps, limits))
+        black.setattr(quality, "judge", lambda m, *more: judge(m | {"darkest_frame": -1.0}, *more))
         first = run_batch(batch, breaker=3)
     assert [row.shown for row in first.results] == ["fail"] * 3 + ["stopped"] * 3 and first.end.stopped_by_breaker
     assert files_of(tmp_path / "out") == {f"rejected/c{k}.mp4" for k in range(3)}

@@ -84,6 +84,12 @@ _FACES = {
 _THUMB_UP = GestureClass(
     ((0.0, HandTarget((0.19, 0.52, 0.32), (-0.75, 0.1, 0.65), (-0.65, 0.0, -0.75), "thumb-up", 0.4)),), hold_s=0.6
 )
+_WAVE = GestureClass(
+    tuple(
+        (time, HandTarget((0.245 + 0.02 * side, 0.62, 0.27), (0.55 * side, 1.0, 0.0), (0.0, 0.0, 1.0), "open", 0.5))
+        for time, side in ((-0.25, -1), (-0.05, 1), (0.15, -1), (0.35, 1), (0.55, -1))
+    )
+)
 _POINT_ASIDE = GestureClass(
     ((0.0, HandTarget((0.36, 0.52, 0.22), (1.0, 0.15, 0.35), (-0.2, 0.0, 1.0), "point", 0.5)),), hold_s=0.6
 )
@@ -110,7 +116,7 @@ _CUES: dict[str, dict[str, Cue]] = {
     },
     "count": {str(k): _arms(name, hold_s=0.6) for k, name in enumerate(_NUMBERS, 1)},
     "open hands": {"": replace(_arms("question", hold_s=0.6), head="")},
-    "wave": {"": _arms("greet")},
+    "wave": {"": Cue("", arms=_WAVE)},
     "thumb up": {"": Cue("", arms=_THUMB_UP)},
 }
 
