@@ -70,6 +70,8 @@ def test_a_natural_voice_speaks_the_lexicon_and_its_key_knows():
     assert [p.text for p in spoken.phonemes][-5:] == ["ʃ", "ɪ", "v", "ˈɔː", "n"]
     plain = single_clip("a", {"script": "We met siobhan."})
     assert speech_source(clip, "", None) != speech_source(plain, "", None) and speech_notes(clip, spoken, None) == ()
+    marked = clip.model_copy(update={"lexicon": {"Siobhan": "ʃɪ.vˈɔ̃ːn"}})
+    assert [p.text for p in clip_voice(marked).speak(clip.script).phonemes][-5:] == ["ʃ", "ɪ", "v", "ˈɔː", "n"]
     with pytest.raises(ClipError, match="lexicon: Siobhan: the voice 'heart' has no sound 'ʙ'"):
         clip_voice(clip.model_copy(update={"lexicon": {"Siobhan": "ʙa"}})).check(clip.script)
 

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from stereotalker.audio.lexicon import NO_LEXICON, Lexicon, pronunciation
+from stereotalker.audio.lexicon import NO_LEXICON, Lexicon, ipa_symbols, pronunciation
 from stereotalker.audio.phonemes import VOWELS, phoneme_class
 from stereotalker.audio.text_to_speech import PUNCTUATION
 
@@ -98,7 +98,8 @@ def _stressed_tokens(sentence: str, tokens: list[str], stressed: Collection[int]
 
 
 def to_misaki(ipa: str) -> str:
-    """Sounds in misaki's alphabet."""
+    """Sounds in misaki's alphabet, without the marks of articulation and ties that it does not have."""
+    ipa = "".join(ipa_symbols(ipa))
     for letter, sound in IPA.items():
         if len(sound) == 2:
             ipa = ipa.replace(sound, letter)

@@ -167,17 +167,19 @@ def retarget(
     `CuedArms`; an arm that follows a cue keeps its whole movement, with its wrist and its fingers.
     """
     ease = _ease(len(motion.poses), motion.fps, ease_in, ease_out)
-    cued = cue_weights or {side: np.zeros(len(ease)) for side in SIDES}
-    weights = {side: np.maximum(amount * ease, cued[side]) for side in SIDES}
+    cue_weights = cue_weights or {side: np.zeros(len(ease)) for side in SIDES}
+    weights = {side: np.maximum(amount * ease, cue_weights[side]) for side in SIDES}
     poses = motion.poses.copy()
     for joint in _TRUNK_JOINTS:
         poses[:, joint] = _added(target.poses[joint], scaled_rotation(motion.poses[:, joint], ease)).as_rotvec()
     arms = {side: _ArmChain(side, source, target) for side in SIDES}
     chains = {side: ArmPositions.of(side, motion.poses, source.joints) for side in SIDES}
-    wrists = {side: arms[side].wrist_goal(chains[side], weights[side], cued[side]) for side in SIDES}
+    wrists = {side: arms[side].wrist_goal(chains[side], weights[side], cue_weights[side]) for side in SIDES}
     _keep_clear(wrists, arms)
     for side in SIDES:
-        arms[side].write(poses, motion.poses, wrists[side], weights[side], hand_turn, cued[side], chains[side].hand)
+        arms[side].write(
+            poses, motion.poses, wrists[side], weights[side], hand_turn, cue_weights[side], chains[side].hand
+        )
     return replace(motion, poses=poses.astype(np.float32), trans=motion.trans * ease[:, None].astype(np.float32))
 
 
@@ -236,11 +238,11 @@ class _ArmChain:
         source_bones = np.linalg.norm(np.diff(source.joints[joint], axis=0), axis=1)
         self.scale = float(bones.sum() / source_bones.sum())
 
-    def wrist_goal(self, arm: ArmPositions, weight: np.ndarray, cued: np.ndarray) -> np.ndarray:
+    def wrist_goal(self, arm: ArmPositions, weight: np.ndarray, cue_weight: np.ndarray) -> np.ndarray:
         """Where the target's wrist goes when the source's arm is at `arm`: [T, 3] m.
 
-        Usually it moves as far from its rest as the source's does. Where the arm follows a cue (cued [T] in 0..1), it
-        goes where the source's wrist is, seen from the shoulder: whoever counts does so before the chest.
+        Usually it moves as far from its rest as the source's does. Where the arm follows a cue (cue_weight [T] in
+        0..1), it goes where the source's wrist is, seen from the shoulder: whoever counts does so before the chest.
         """
         wrist = arm.wrist
         moved = self.scale * (wrist - self.source_rest.wrist) * (self.outward, 1, 1)
@@ -263,7 +265,7 @@ class _ArmChain:
         same_place[:, 0] = (rest_out + out) * self.outward
         lowest = self.rest.wrist[0, 1] - self.target.room_below[SIDES.index(self.side)] + _FRAME_MARGIN
         same_place[:, 1] = np.maximum(same_place[:, 1], min(lowest, self.rest.shoulder[0, 1]))
-        return goal + cued[:, None] * (same_place - goal)
+        return goal + cue_weight[:, None] * (same_place - goal)
 
     def write(
         self,
@@ -272,13 +274,13 @@ class _ArmChain:
         wrist: np.ndarray,
         weight: np.ndarray,
         hand_turn: float,
-        cued: np.ndarray,
+        cue_weight: np.ndarray,
         cued_hand: Rotation,
     ) -> None:
         """Write the joints of the arm and the hand into poses [T, 55, 3], in place.
 
-        source_poses [T, 55, 3]: the source's motion; wrist [T, 3] m: goals, see `wrist_goal`; cued [T] in 0..1: how
-        much the arm follows a cue; cued_hand [T]: how the hand is turned then, in the trunk's frame.
+        source_poses [T, 55, 3]: the source's motion; wrist [T, 3] m: goals, see `wrist_goal`; cue_weight [T] in
+        0..1: how much the arm follows a cue; cued_hand [T]: how the hand is turned then, in the trunk's frame.
         """
         rest_poses, source_rest = self.target.poses, self.source.poses
         joint = {name: JOINT[f"{self.side}_{name}"] for name in ("collar", "shoulder", "elbow", "wrist")}
@@ -294,7 +296,7 @@ class _ArmChain:
                 self.rest.upper_arm.apply(self._bone("shoulder", "elbow"))
             )
         hand = self._hand(source_poses, forearm, weight, hand_turn)
-        hand = _between(hand, cued_hand, cued)
+        hand = _between(hand, cued_hand, cue_weight)
         twist = twist_angle(forearm.inv() * hand, self._bone("elbow", "wrist")) - twist_angle(
             self.rest.forearm.inv() * self.rest.hand, self._bone("elbow", "wrist")
         )
@@ -302,7 +304,7 @@ class _ArmChain:
         forearm = forearm * Rotation.from_rotvec(np.outer(_ELBOW_TWIST_SHARE * wrapped_angle(twist), axis))
         local = forearm.inv() * hand
         rest_local = Rotation.from_rotvec(rest_poses[joint["wrist"]])
-        swing = _blend(_MAX_WRIST_SWING, _MAX_CUED_WRIST_SWING, cued)
+        swing = _blend(_MAX_WRIST_SWING, _MAX_CUED_WRIST_SWING, cue_weight)
         local = rest_local * limited_rotation(rest_local.inv() * local, swing)
         poses[:, joint["collar"]] = lifted.as_rotvec()
         poses[:, joint["shoulder"]] = (lifted.inv() * upper_arm).as_rotvec()
@@ -313,7 +315,7 @@ class _ArmChain:
                 change = Rotation.from_rotvec(source_rest[k]).inv() * Rotation.from_rotvec(source_poses[:, k])
                 finger = _added(rest_poses[k], scaled_rotation(change.as_rotvec(), _FINGER_SHARE * weight))
                 cued_finger = Rotation.from_rotvec(source_poses[:, k])
-                poses[:, k] = _between(finger, cued_finger, cued).as_rotvec()
+                poses[:, k] = _between(finger, cued_finger, cue_weight).as_rotvec()
 
     def _bone(self, start: str, end: str) -> np.ndarray:
         """A bone of the arm in the rest pose, [3] m."""
@@ -361,9 +363,9 @@ def _between(first: Rotation, second: Rotation, weight: np.ndarray) -> Rotation:
     return first * scaled_rotation((first.inv() * second).as_rotvec(), weight)
 
 
-def _blend(usual: float, cued_value: float, cued: np.ndarray) -> np.ndarray:
+def _blend(usual: float, cued_value: float, cue_weight: np.ndarray) -> np.ndarray:
     """Between a usual value and that of an arm that follows a cue wholly, [T]."""
-    return usual + cued * (cued_value - usual)
+    return usual + cue_weight * (cued_value - usual)
 
 
 def _keep_clear(wrists: dict[str, np.ndarray], arms: dict[str, _ArmChain]) -> None:

@@ -94,7 +94,7 @@ def plan_cues(clip: Clip, speech: Speech, seconds: float, moves_arms: bool = Tru
     placed = sorted(_placed(clip, speech, seconds), key=lambda c: np.inf if c.due is None else c.due)
     planned: list[PlannedCue] = []
     for cue in placed:
-        made = _timed(cue, seconds, moves_arms and clip.body != "still", clip.body == "still")
+        made = _timed(cue, seconds, moves_arms)
         before = next((p for p in reversed(planned) if p.time is not None and _overlap(p, made)), None)
         if made.time is not None and before:
             made = replace(made, time=None, reason=f"it overlaps with [{before.cue.text}] at {before.place}")
@@ -138,13 +138,12 @@ def _placed(clip: Clip, speech: Speech, seconds: float) -> list[PlannedCue]:
     return placed
 
 
-def _timed(cue: PlannedCue, seconds: float, moves_arms: bool, is_still: bool) -> PlannedCue:
+def _timed(cue: PlannedCue, seconds: float, moves_arms: bool) -> PlannedCue:
     """The cue with the time at which it is made, or the reason why not."""
     if cue.due is None:
         return cue
     if cue.cue.arms and not moves_arms:
-        why = "body: still" if is_still else "the portrait does not show the hands, and arms: auto"
-        return replace(cue, reason=f"{why} keeps the arms still")
+        return replace(cue, reason="the portrait does not show the hands, and arms: auto keeps them still")
     if cue.due > seconds:
         return replace(cue, reason=f"the clip lasts only {seconds:.2f} s")
     first, last = earliest(cue.cue), seconds - latest(cue.cue)
