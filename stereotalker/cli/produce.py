@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -117,7 +118,7 @@ def produce(
     with ExitStack() as stack:
         # A dry run makes nothing, so the manifest of a single clip does not stay either.
         folder = Path(stack.enter_context(TemporaryDirectory())) if dry_run else home.root / "manifests"
-        manifest = batch or _write_manifest(folder, avatar, audio, script, background, consent, keys or [])
+        manifest = batch or _write_manifest(folder, avatar, audio, script, background, consent, keys or ())
         if dry_run:
             raise typer.Exit(_dry_run(manifest, Outputs(out), batch_params, home, executor, chosen))
     from stereotalker.tasks.notify import failures_notified
@@ -240,7 +241,7 @@ def _write_manifest(
     script: str | None,
     background: str | None,
     consent: Consent | None,
-    keys: list[str],
+    keys: Sequence[str] = (),
 ) -> Path:
     """Write the manifest of one clip into a folder, so that the same clip can be made again. Returns its path.
 
