@@ -18,7 +18,8 @@ from stereotalker.media.video_files import probe
 from stereotalker.models import Models
 from stereotalker.params import load_params
 from stereotalker.production.admission import AdmissionControl
-from stereotalker.production.clip import ClipMaker, FinishedClip, StageTimings, make_clip
+from stereotalker.production.clip import FinishedClip, make_clip
+from stereotalker.production.clip_stages import ClipMaker, StageTimings
 from stereotalker.production.manifest import Clip
 from stereotalker.store.local import Store
 from stereotalker.tasks.pool import LocalSlot, Pool

@@ -28,7 +28,8 @@ from pathlib import Path
 from stereotalker.models import Models
 from stereotalker.params import load_params
 from stereotalker.production.admission import AdmissionControl
-from stereotalker.production.clip import ClipMaker, StageTimings, make_clip
+from stereotalker.production.clip import make_clip
+from stereotalker.production.clip_stages import ClipMaker, StageTimings
 from stereotalker.production.manifest import Clip
 from stereotalker.store.local import Store
 from stereotalker.tasks.pool import LocalSlot, Pool

@@ -85,8 +85,9 @@ def real(batches: BatchContext) -> dict[str, float]:
     from stereotalker.media.content_credentials import open_signer
     from stereotalker.models import Models
     from stereotalker.production.admission import AdmissionControl
-    from stereotalker.production.clip import ClipMaker, StageTimings, make_clip
+    from stereotalker.production.clip import make_clip
     from stereotalker.production.clip_record import describe_inputs, sign_with_record
+    from stereotalker.production.clip_stages import ClipMaker, StageTimings
     from stereotalker.production.manifest import read_manifest
     from stereotalker.store.local import Store
     from stereotalker.tasks.pool import LocalSlot, Pool

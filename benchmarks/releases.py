@@ -17,8 +17,9 @@ from benchmarks.machine import save_figures
 from stereotalker.models import Models
 from stereotalker.params import load_params
 from stereotalker.production.admission import AdmissionControl
-from stereotalker.production.clip import ClipMaker, StageTimings, make_clip
+from stereotalker.production.clip import make_clip
 from stereotalker.production.clip_record import complete, describe_inputs, describe_result, to_json
+from stereotalker.production.clip_stages import ClipMaker, StageTimings
 from stereotalker.production.manifest import Clip
 from stereotalker.releases.release import shipped_files, shipped_release
 from stereotalker.runtime.home import Home

@@ -21,7 +21,8 @@ from stereotalker.media.content_credentials import open_signer
 from stereotalker.models import Models
 from stereotalker.params import Params
 from stereotalker.production.admission import AdmissionControl
-from stereotalker.production.clip import ClipMaker, preview
+from stereotalker.production.clip import preview
+from stereotalker.production.clip_stages import ClipMaker
 from stereotalker.production.manifest import Manifest, read_manifest
 from stereotalker.production.output_lock import lock_outputs
 from stereotalker.production.outputs import Outputs

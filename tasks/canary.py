@@ -10,7 +10,8 @@ from stereotalker.avatar.library import Library
 from stereotalker.models import Models
 from stereotalker.params import Params
 from stereotalker.production.admission import AdmissionControl
-from stereotalker.production.clip import ClipMaker, StageTimings, make_clip
+from stereotalker.production.clip import make_clip
+from stereotalker.production.clip_stages import ClipMaker, StageTimings
 from stereotalker.production.manifest import Clip
 from stereotalker.production.outputs import Outputs
 from stereotalker.production.report import ClipResult, without_nan

@@ -19,12 +19,15 @@ from prefect.runtime import task_run
 from prefect.states import Cancelled, Completed, Failed, State
 from prefect.tasks import exponential_backoff
 
+from stereotalker.avatar.consent import Consent
 from stereotalker.avatar.library import Library
 from stereotalker.errors import BatchStopped, ClipError, UserError, is_transient, shared_fault
 from stereotalker.production.admission import AdmissionControl
 from stereotalker.production.captions import to_files
-from stereotalker.production.clip import ClipMaker, StageTimings, make_clip
+from stereotalker.production.clip import make_clip
+from stereotalker.production.clip_stages import ClipMaker, StageTimings
 from stereotalker.production.clip_record import complete, describe_inputs, sign_with_record, to_json
+from stereotalker.production.conversation import turns_of
 from stereotalker.production.delivery import Places, deliver, deliver_captions, deliver_preview, supersede
 from stereotalker.production.finished_clips import FinishedRecord, clip_key, recall, remember
 from stereotalker.production.manifest import Clip
@@ -254,20 +257,32 @@ def confirm(item: WorkItem, maker: ClipMaker, outputs: Outputs, before: ClipResu
 
 def clip_facts(clip: Clip, library: Library) -> dict[str, str]:
     """What a clip is, for its row in the report."""
-    try:
-        consent = library.consent(clip.avatar, clip.consent)
-    except (ClipError, OSError):  # there is no such avatar
-        consent = clip.consent
+    people, turns = clip.people, turns_of(clip)
+    consents = [_consent(alone, library) for alone in people]
+    holders = dict.fromkeys(consent.holder for consent in consents if consent)
     stereo = f", stereo {clip.stereo.layout}" if clip.stereo else ""
     return {
-        "avatar": clip.avatar,
-        "speech": str(clip.audio) if clip.audio else (clip.script or "")[:80],
+        "avatar": ", ".join(alone.avatar for alone in people),
+        "speech": " / ".join(_speech_text(turn.clip) for turn in turns)[:160],
         "picture": f"{clip.width} x {clip.height}, {clip.fps:g} fps{stereo}",
         "camera": _camera_text(clip),
         **({"language": clip.language} if clip.language else {}),
         "seed": str(clip.seed),
-        **({"consent": consent.holder} if consent else {}),
+        **({"consent": ", ".join(holders)} if holders else {}),
     }
+
+
+def _consent(clip: Clip, library: Library) -> Consent | None:
+    """The consent to the avatar of a clip of one person, as far as it is known."""
+    try:
+        return library.consent(clip.avatar, clip.consent)
+    except (ClipError, OSError):  # there is no such avatar
+        return clip.consent
+
+
+def _speech_text(clip: Clip) -> str:
+    """Where the speech of a clip of one person comes from, in a few words."""
+    return str(clip.audio) if clip.audio else (clip.script or "")[:80]
 
 
 def _block_signals() -> None:

@@ -12,6 +12,7 @@ from datetime import datetime
 
 from stereotalker.errors import UserError, error_signature
 from stereotalker.production.admission import AdmissionControl
+from stereotalker.production.clip_record import people_of
 from stereotalker.production.follow_up import write_follow_up
 from stereotalker.production.manifest import Clip, Manifest, due
 from stereotalker.production.outputs import Outputs
@@ -26,7 +27,7 @@ from stereotalker.production.report import (
     write_report,
 )
 from stereotalker.runtime.home import Home
-from stereotalker.tasks.tracking import Tracker
+from stereotalker.tasks.tracking import Tracker, person_tag
 
 CLIP_RECORD = "clip.json"  # name of a clip's record among the files of its run
 
@@ -100,7 +101,7 @@ class BatchLog:
         if row.state == "done" and row.rendered >= row.frames:
             clip = self._clips[row.id]
             other = sum(seconds for stage, seconds in row.seconds.items() if stage != "render")
-            pace = Pace(clip.pixels, row.frames, threads, row.seconds["render"], other)
+            pace = Pace(clip.rendered_pixels, row.frames, threads, row.seconds["render"], other)
             self.attempt("its speed", lambda: self._history.add(pace))
         with self._lock:
             self.attempt(row.id, lambda: self._write_clip(row))
@@ -189,12 +190,12 @@ class BatchLog:
         }
         data = self._outputs.read(result.record) if result.record else None
         if data is not None:
+            record = json.loads(data)
             tags |= {
                 "sha256": result.sha256,
-                "record": json.loads(data)["digest"],
+                "record": record["digest"],
                 "video": self._outputs.name(result.video),
-                "avatar": result.facts["avatar"],
-                "consent": result.facts.get("consent", ""),
+                **_person_tags(record["made"]),
             }
         run = self._tracker.start(result.id, parent=self.run, tags=tags)
         seconds = {f"seconds.{stage}": value for stage, value in result.seconds.items()}
@@ -207,6 +208,16 @@ class BatchLog:
         if data is not None:
             self._tracker.attach(run, CLIP_RECORD, data)
         self._tracker.end(run, {"done": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}[result.state])
+
+
+def _person_tags(made: dict) -> dict[str, str]:
+    """Tags that name the people of a clip and the holders of their consents. made: part of its record."""
+    rows = made["row"].get("scene") or [made["row"]]
+    tags: dict[str, str] = {}
+    for k, (row, person) in enumerate(zip(rows, people_of(made), strict=True)):
+        holder = (person["consent"] or {}).get("holder", "")
+        tags |= {person_tag("avatar", k): row["avatar"], person_tag("consent", k): holder}
+    return tags
 
 
 def _release(batch: BatchRecord) -> dict[str, str]:

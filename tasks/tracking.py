@@ -23,6 +23,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
+from stereotalker.production.scene import MAX_PEOPLE
 from stereotalker.runtime.home import Home, free_port
 from stereotalker.runtime.process_identity import identity, is_dead
 from stereotalker.validation import as_utf8
@@ -34,6 +35,8 @@ EXPERIMENTS = {
 }
 TrackingError = MlflowException
 
+# Tags that name a clip's person; those of the second person of a scene are avatar.2 and consent.2, and so on.
+PERSON_TAGS = ("avatar", "consent")
 MODEL = "stereotalker"  # name of the registered model
 # Its aliases: the release in production, the newest trained one, and the one that was in production before. Where no
 # version has an alias, it is release 0, the package.
@@ -41,6 +44,11 @@ CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 
 # Characters of a value that MLflow accepts.
 _MAX_PARAM_CHARS, _MAX_TAG_CHARS, _MAX_DIGEST_CHARS = 6000, 5000, 36
+
+
+def person_tag(name: str, number: int) -> str:
+    """The tag `name` of a clip's person with this number: avatar, avatar.2, avatar.3, ..."""
+    return f"{name}.{number + 1}" if number else name
 
 
 @dataclass(frozen=True)
@@ -125,8 +133,21 @@ class Tracker:
     def find(self, tags: dict[str, str]) -> list[FoundRun]:
         """The finished runs of this kind with these tags, the newest first, also those of a home that was moved.
 
-        Raises ValueError if a value holds both kinds of quotation marks.
+        Of PERSON_TAGS a run may have several, and one of them must be as wanted. Raises ValueError if a value holds
+        both kinds of quotation marks.
         """
+        several = next((name for name in PERSON_TAGS if name in tags), None)
+        if several is None:
+            return self._find(tags)
+        others = {name: value for name, value in tags.items() if name != several}
+        found = {
+            run.id: run
+            for number in range(MAX_PEOPLE)
+            for run in self._find({**others, person_tag(several, number): tags[several]})
+        }
+        return sorted(found.values(), key=lambda run: -run.ended)
+
+    def _find(self, tags: dict[str, str]) -> list[FoundRun]:
         wanted = [f"tags.`{name}` = {_quoted(value)}" for name, value in tags.items()]
         query = " and ".join([*wanted, "attributes.status = 'FINISHED'"])
         pattern = f"name LIKE '{EXPERIMENTS[self._kind]}%'"

@@ -8,8 +8,9 @@ from PIL import Image
 
 from stereotalker.errors import UserError
 from stereotalker.media.video_files import read_frames
+from stereotalker.production import clip as clip_module
 from stereotalker.production import quality
-from stereotalker.production.clip import ClipMaker
+from stereotalker.production.clip_stages import ClipMaker
 from stereotalker.production.delivery import Places, deliver, supersede
 from stereotalker.production.manifest import Clip
 from stereotalker.production.outputs import Outputs
@@ -50,7 +51,7 @@ def test_a_clip_that_is_not_made_leaves_no_older_video(run_batch, tmp_path, monk
     run_batch(batch)
     clip = {"id": "a", "script": "one", "seed": 1} if how == "fails" else {"id": "a", "avatar": "zoe", "script": "one"}
     if how == "fails":
-        monkeypatch.setattr(ClipMaker, "motion", lambda *_: 1 / 0)
+        monkeypatch.setattr(ClipMaker, "performers", lambda *_: 1 / 0)
     row = run_batch(write_batch(tmp_path, [clip, {"id": "b", "script": "two"}])).results
     assert [r.shown for r in row] == ["failed", "pass"]  # b is finished, so nothing is asked of the broken stage
     assert files_of(tmp_path / "out") == {"clips/b.mp4", "superseded/a.mp4"}
@@ -88,7 +89,8 @@ def test_a_clip_that_is_made_again_is_delivered_with_its_new_frames(run_batch, t
 def test_what_a_stopped_batch_has_rendered_is_not_rendered_again(run_batch, tmp_path, monkeypatch):
     batch = write_batch(tmp_path, [{"id": "a", "script": "one two three four"}])
     with monkeypatch.context() as full:
-        full.setattr(ClipMaker, "video", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        no_space = OSError(28, "No space left on device")
+        full.setattr(clip_module, "make_video", lambda *_: (_ for _ in ()).throw(no_space))
         assert run_batch(batch).results[0].state == "stopped"
     again = run_batch(batch, again=Again(states=frozenset({"fail", "failed", "stopped"})))
     assert again.results[0].shown == "pass" and again.results[0].rendered == 0

@@ -16,7 +16,7 @@ from stereotalker.evaluation.avatars import warp_psnr
 from stereotalker.params import ROOT
 from stereotalker.production import avatars
 from stereotalker.production.avatars import fit_portrait_once
-from stereotalker.production.clip import ClipMaker
+from stereotalker.production.clip_stages import ClipMaker
 from stereotalker.production.manifest import Clip
 from stereotalker.records import Speech
 from stereotalker.smplx_layout import REGION

@@ -193,7 +193,7 @@ def test_a_damaged_store_entry_of_any_stage_is_remade(run_batch, tmp_path, home,
 
 
 def test_the_same_failure_on_many_clips_stops_the_batch_with_one_message(run_batch, tmp_path, monkeypatch):
-    monkeypatch.setattr("stereotalker.production.clip.ClipMaker.motion", lambda *_: 1 / 0)
+    monkeypatch.setattr("stereotalker.production.clip_stages.ClipMaker.performers", lambda *_: 1 / 0)
     done = run_batch(write_batch(tmp_path, [{"id": f"c{k}", "script": "hi"} for k in range(9)]), breaker=3)
     assert [row.state for row in done.results] == ["failed"] * 3 + ["stopped"] * 6
     assert (

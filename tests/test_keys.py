@@ -18,13 +18,14 @@ pytestmark = pytest.mark.integration
 
 KEY_ARGUMENTS = {
     keys.speech_key: [("script", "hi", "en-us", "", 165), -20.0],
+    keys.scene_sound_key: [[[0.0, "k"]], -20.0],
     keys.motion_key: ["s", "c", 25.0, 8, ["a", "b", "m"], {"steps": 4}, 2, "cpu bfloat16"],
     keys.portrait_key: [["picture"], ["mediapipe 1", "model"], [1024, 2160], "body", "calibration"],
     keys.avatar_key: ["record", "portrait"],
     keys.clip_render_key: ["m", "a", ["body", "masks", "render"], [64, 64], {"steps": 1}, 3, "cpu bfloat16"],
     keys.segment_key: ["clip", 0, 8],
-    keys.video_key: [[[0, 8, "k"]], "s", 25.0, "a.mp4", None, {"crf": 18}, None],
-    keys.quality_key: ["v", "m", "a", -20.0, [{}], [{"place": "word 1"}], {"black": 12}],
+    keys.video_key: [[[0, 8, "k"]], None, "s", 25.0, "a.mp4", None, {"crf": 18}, None],
+    keys.quality_key: ["v", [["m", "a", [{"place": "word 1"}]]], -20.0, [{}], {"black": 12}],
     keys.provenance_key: ["v", "signer", {"clip": "a"}],
 }
 

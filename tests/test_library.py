@@ -236,7 +236,7 @@ def test_consent(consent, required, complaint):
 
 
 def test_no_face_without_consent_is_fitted(portrait_files, tiny_models, fit_store, monkeypatch):
-    from stereotalker.production.clip import ClipMaker
+    from stereotalker.production.clip_stages import ClipMaker
 
     monkeypatch.setattr(avatars, "fit_portrait", lambda *_: pytest.fail("fitted before consent was asked for"))
     maker = ClipMaker(
@@ -341,14 +341,15 @@ def test_a_batch_refuses_faces_without_consent(batch, portrait_files, monkeypatc
 
 
 def test_arms_that_a_portrait_does_not_show_hardly_move(tiny_models, home, speech, fitted, tmp_path):
-    from stereotalker.production.clip import ClipMaker, StageTimings
+    from stereotalker.production.clip_stages import ClipMaker, StageTimings
 
     maker, hidden = ClipMaker(tiny_models, Store(home.store)), replace(fitted.avatar, arms=False)
     moved, elbow = {}, JOINT["left_elbow"]
     for arms in ("auto", "invent"):
         clip = single_clip("x", {"script": "Good morning.", "arms": arms})
-        key, spoken = maker.speech(clip, StageTimings())
-        folder = home.store / "motion" / maker.motion(clip, hidden, key, spoken, StageTimings()).key
+        timings = StageTimings()
+        [performer] = maker.performers(clip, [("hidden", hidden)], maker.sound(clip, timings), timings)
+        folder = home.store / "motion" / performer.motion_key
         poses = load(Motion, folder / "motion.safetensors").poses
         moved[arms] = np.abs(poses[:, elbow] - hidden.poses[elbow]).max()
     assert moved["auto"] < 0.1 < moved["invent"]  # rad

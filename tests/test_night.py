@@ -22,7 +22,7 @@ from stereotalker.flows import deployments
 from stereotalker.flows.deployments import MAX_TRIES, new_manifests, nightly_schedule
 from stereotalker.params import TimeWindow
 from stereotalker.production.admission import AdmissionControl
-from stereotalker.production.clip import ClipMaker
+from stereotalker.production.clip_stages import ClipMaker
 from stereotalker.production.outputs import Outputs
 
 pytestmark = pytest.mark.integration

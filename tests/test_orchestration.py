@@ -300,7 +300,8 @@ def test_a_killed_worker_is_replaced_and_its_segment_remade(home, tmp_path, tiny
     from stereotalker.errors import UserError
     from stereotalker.models import Models
     from stereotalker.production.admission import AdmissionControl
-    from stereotalker.production.clip import ClipMaker, StageTimings, make_clip
+    from stereotalker.production.clip import make_clip
+    from stereotalker.production.clip_stages import ClipMaker, StageTimings
     from stereotalker.production.manifest import read_manifest
     from stereotalker.store.local import Store
     from stereotalker.tasks.cluster import Cluster

@@ -18,11 +18,13 @@ from stereotalker.avatar.library import Library
 from stereotalker.diffusion.windows import Window
 from stereotalker.errors import BatchStopped, ClipError, WorkerLost, is_out_of_memory
 from stereotalker.geometry.camera_path import CameraPath
+from stereotalker.media.video_files import frame_count
 from stereotalker.models import Models
 from stereotalker.motion.synthesize import Synthesizer
-from stereotalker.production import clip as clip_module
+from stereotalker.production import clip_stages
 from stereotalker.production.admission import AdmissionControl
-from stereotalker.production.clip import ClipMaker, StageTimings, make_clip
+from stereotalker.production.clip import make_clip
+from stereotalker.production.clip_stages import ClipMaker, StageTimings
 from stereotalker.production.manifest import Clip, Retake
 from stereotalker.production.segments import SegmentJob, assemble, read_segment, render_segment
 from stereotalker.store.local import Store
@@ -69,8 +71,9 @@ def clip_of(script) -> Clip:
 def motion_of(maker, script) -> tuple[str, int]:
     """Key and frames of the motion of a script."""
     clip, timings = clip_of(script), StageTimings()
-    made = maker.motion(clip, maker.avatar(clip)[1], *maker.speech(clip, timings), timings)
-    return made.key, made.frames
+    sound = maker.sound(clip, timings)
+    [performer] = maker.performers(clip, [maker.avatar(clip)], sound, timings)
+    return performer.motion_key, frame_count(sound.seconds, clip.fps)
 
 
 def make_jobs(models, store, home, script) -> ClipJobs:
@@ -96,7 +99,7 @@ def test_clips_prepared_at_once_get_the_motion_that_each_gets_alone(models, tmp_
         both.wait()
         return motion(*arguments)
 
-    monkeypatch.setattr(clip_module, "usable_cores", lambda: 2)
+    monkeypatch.setattr(clip_stages, "usable_cores", lambda: 2)
     monkeypatch.setattr(Synthesizer, "motion", motion_beside_another)
     maker = ClipMaker(models, Store(tmp_path / "together"), library=Library(home.avatars))
     with ThreadPoolExecutor(2) as threads:

@@ -158,7 +158,7 @@ def test_tracking_runs_of_a_killed_driver_are_closed(home):
 
 
 def test_an_internal_error_is_reported_as_a_failed_clip(run_batch, tmp_path, monkeypatch):
-    monkeypatch.setattr("stereotalker.production.clip.ClipMaker.motion", lambda *_: 1 / 0)
+    monkeypatch.setattr("stereotalker.production.clip_stages.ClipMaker.performers", lambda *_: 1 / 0)
     done = run_batch(write_batch(tmp_path, [{"id": "a", "script": "hi"}]))
     assert (
         "unexpected ZeroDivisionError" in done.results[0].error

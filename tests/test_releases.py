@@ -14,7 +14,7 @@ from release_helpers import other_weights, register
 
 from stereotalker.errors import Unavailable, UserError
 from stereotalker.flows.produce import produce
-from stereotalker.production.clip import ClipMaker
+from stereotalker.production.clip_stages import ClipMaker
 from stereotalker.production.manifest import read_manifest
 from stereotalker.production.outputs import Outputs
 from stereotalker.production.report import unfinished_batch

@@ -13,7 +13,7 @@ from batch_helpers import write_batch
 
 from stereotalker.errors import Unavailable, UserError
 from stereotalker.flows.produce import produce
-from stereotalker.production.clip import ClipMaker
+from stereotalker.production.clip_stages import ClipMaker
 from stereotalker.production.delivery import Places, deliver
 from stereotalker.production.manifest import Clip
 from stereotalker.production.outputs import Outputs

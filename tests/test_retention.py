@@ -10,7 +10,7 @@ from stereotalker.avatar.library import Library
 from stereotalker.errors import Unavailable, UserError
 from stereotalker.media.content_credentials import open_signer
 from stereotalker.params import load_params
-from stereotalker.production.clip import ClipMaker
+from stereotalker.production.clip_stages import ClipMaker
 from stereotalker.production.manifest import read_manifest
 from stereotalker.production.retention import collect, usage
 from stereotalker.runtime import process_identity

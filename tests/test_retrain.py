@@ -27,7 +27,7 @@ from stereotalker.evaluation.release_comparison import Comparison, GateRow, Meas
 from stereotalker.flows import retrain as flow
 from stereotalker.flows.produce import produce
 from stereotalker.params import ROOT, Gate, load_params
-from stereotalker.production.clip import ClipMaker
+from stereotalker.production.clip_stages import ClipMaker
 from stereotalker.records import Speech, load, save
 from stereotalker.runtime.process_identity import identity
 from stereotalker.store.digests import file_digest

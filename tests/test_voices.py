@@ -11,17 +11,20 @@ from scipy.signal import resample_poly
 from stereotalker.audio import natural_voices, voices
 from stereotalker.audio.english_pronunciation import MAX_SYMBOLS, spoken_words
 from stereotalker.audio.forced_alignment import align
+from stereotalker.audio.japanese_pronunciation import japanese_sentences, japanese_words
 from stereotalker.audio.letters import check_letters
 from stereotalker.audio.natural_voices import NaturalVoice, is_available
 from stereotalker.audio.phonemes import BILABIAL, phoneme_class
 from stereotalker.audio.speech import check_script, from_script
 from stereotalker.audio.text_to_speech import Voice
 from stereotalker.audio.voices import find_voice
+from stereotalker.audio.written_words import written_words
 from stereotalker.errors import ClipError, UserError
-from stereotalker.production.clip import ClipMaker
-from stereotalker.production.clip_speech import speech_source
+from stereotalker.production.clip_speech import speech_notes, speech_source
+from stereotalker.production.clip_stages import ClipMaker
 from stereotalker.production.finished_clips import clip_key
 from stereotalker.production.manifest import Clip, single_clip
+from stereotalker.records import Speech
 from stereotalker.store.local import Store
 
 needs_heart = pytest.mark.skipif(not is_available("heart"), reason="the extra `voices` is not installed")
@@ -150,12 +153,12 @@ def test_the_voice_of_a_row(monkeypatch):
     assert find_voice("espeak", None, 165) == Voice("en-us", "", 165)
     assert find_voice("", "en-gb", 165) == Voice("en-gb", "", 165)  # its accent
     assert find_voice("", "de", 150) == Voice("de", "", 150)
-    with pytest.raises(ClipError, match="voice 'heart' speaks American English, not 'de'; leave one of them out"):
+    with pytest.raises(ClipError, match="voice 'heart' speaks en-us, not 'de'; leave one of them out"):
         find_voice("heart", "de", 165)
     with pytest.raises(ClipError, match="language 'xx' is not one of espeak-ng's; expected e.g. en-us"):
         find_voice("", "xx", 165)
     assert find_voice("", "zh", 165) == Voice("cmn", "", 165) and find_voice("", "fr", 165) == Voice("fr-fr", "", 165)
-    with pytest.raises(ClipError, match="voice 'Heart' is unknown; expected heart, kumo, espeak, or a variant"):
+    with pytest.raises(ClipError, match="voice 'Heart' is unknown; expected heart, kumo, alpha, espeak, or a variant"):
         find_voice("Heart", None, 165)
     monkeypatch.setattr(natural_voices.importlib.util, "find_spec", lambda name: None)
     assert find_voice("", None, 165) == Voice("en-us", "", 165)
@@ -228,3 +231,57 @@ def test_a_finished_clip_is_not_found_again_when_another_voice_would_speak_it(ti
     assert clip_key(maker, clip) == natural
     monkeypatch.setattr(voices, "is_available", lambda name: False)
     assert clip_key(maker, clip) != natural
+
+
+needs_alpha = pytest.mark.skipif(not is_available("alpha"), reason="the extra `voices-more` is not installed")
+
+
+@needs_alpha
+def test_japanese_is_read_with_kanji_numbers_and_latin_letters():
+    words = japanese_words("価格は3,200円です。")
+    assert "".join(word.symbols for word in words).startswith("kakakɯ βa saɴ ʣeɴ ɲi çakɯ eɴ desɨ")
+    assert [word.text for word in words if word.text] == ["価格", "は", "三", "千", "二", "百", "円", "です"]
+    for text in ("AIとUSBで100%です。", "（駅へ）「行こう」", "090-1234に☎する", "きっぷを買って、ラーメンを食べた！"):
+        assert any(word.text for word in japanese_words(text))
+    assert japanese_sentences("はい。本当？\nうん") == ["はい。", "本当？", "うん"]
+
+
+@needs_alpha
+@pytest.mark.parametrize("name", ["alpha", "kumo"])
+def test_japanese_words_have_times(name):
+    text = "こんにちは。今日の会議は十時から始まります。"
+    spoken = NaturalVoice(name, language="ja").speak(text)
+    end = len(spoken.samples) / spoken.sample_rate
+    assert 3 < end < 8 and np.array_equal(spoken.samples, NaturalVoice(name, language="ja").speak(text).samples)
+    for items in (spoken.words, spoken.phonemes):
+        assert all(item.start < item.end <= end for item in items)
+        assert all(a.end <= b.start + 1e-6 for a, b in zip(items, items[1:], strict=False))
+    assert "".join(word.text for word in written_words(spoken.words, text)) == text
+    closed = [p.text for p in NaturalVoice(name, language="ja").speak("パンとバナナ、豆。").phonemes]
+    assert [text for text in closed if phoneme_class(text) in BILABIAL] == ["p", "b", "m", "m"]
+
+
+@needs_alpha
+def test_each_voice_speaks_its_languages():
+    assert (
+        find_voice("", "ja", 165) == NaturalVoice("alpha", language="ja")
+        and find_voice("kumo", "ja", 165).language == "ja"
+    )
+    assert find_voice("espeak", "ja", 165) == Voice("ja") and find_voice("kumo", None, 165).language == "en-us"
+    for name, language in (("heart", "ja"), ("alpha", None), ("alpha", "de")):
+        with pytest.raises(ClipError, match=f"voice '{name}' speaks"):
+            find_voice(name, language, 165)
+    find_voice("", "ja", 165).check("明日、NHKで放送。")
+    with pytest.raises(ClipError, match="hangul letters"):
+        find_voice("", "ja", 165).check("안녕하세요")
+    with pytest.raises(ClipError, match=r"cjk letters.*install \[voices-more\]"):
+        find_voice("espeak", "ja", 165).check("明日")
+    with pytest.raises(ClipError, match="gives no sound"):
+        find_voice("", "ja", 165).speak("…")
+
+
+@needs_alpha
+def test_japanese_takes_no_stress_and_no_lexicon():
+    clip = single_clip("a", {"script": "*今日* はいい天気。", "language": "ja", "lexicon": {"今日": "kjoː"}})
+    notes = speech_notes(clip, Speech(np.zeros(16000, np.float32), -20.0), None)
+    assert notes[0].startswith("the voice 'alpha' stresses no words") and len(notes) == 2

@@ -22,7 +22,7 @@ _FIGURES = re.compile(r"^<!-- figures: (.+) -->$", re.MULTILINE)
 
 # The manifest's keys by what they are about. A key that no group names is put into the last one.
 GROUPS = {
-    "who": ("id", "avatar", "consent", "arms", "background"),
+    "who": ("id", "avatar", "scene", "consent", "arms", "background"),
     "speech": (
         "audio",
         "part",
@@ -51,7 +51,10 @@ _ANCHORS = {
     "EmotionKey": "emotion",
     "CueKey": "cues",
     "Retake": "retakes",
+    "Person": "scene",
 }
+# Models of which a table shows some keys: the others are those of a row.
+_OWN_KEYS = {"Person": ["avatar", "name", "at", "behind", "start"]}
 
 
 # ---- MkDocs' events
@@ -94,7 +97,7 @@ def manifest_page() -> str:
     rest = [key for key in properties if key not in grouped]
     parts["order"] += key_table(models, schema, "Clip", rest).split("\n", 2)[-1] if rest else ""
     for model, anchor in _ANCHORS.items():
-        parts[anchor.replace("-", "_")] = key_table(models, schema, model)
+        parts[anchor.replace("-", "_")] = key_table(models, schema, model, _OWN_KEYS.get(model))
     parts["cue_names"] = _cue_lists()
     parts["styles"] = ", ".join(f"`{name}`" for name in STYLE_INDEX)
     return _fill("manifest.md", parts)

@@ -23,9 +23,10 @@ MAX_SYMBOLS = 400  # in one call of a network; both were trained on fewer than 5
 # What misaki writes -> IPA. Some of its letters mean other sounds in ARPAbet.
 IPA = {
     "A": "eɪ", "I": "aɪ", "W": "aʊ", "O": "oʊ", "Y": "ɔɪ", "Q": "əʊ", "ʤ": "dʒ", "ʧ": "tʃ", "T": "ɾ",
-    "ᵊ": "ə", "ᵻ": "ɪ", "ʣ": "dz", "ʦ": "ts", "ʥ": "dʑ", "ʨ": "tɕ",
+    "ᵊ": "ə", "ᵻ": "ɪ", "ʣ": "dz", "ʦ": "ts", "ʥ": "dʑ", "ʨ": "tɕ", "β": "w",
 }  # fmt: skip
 STRESS_MARKS, LONG, SPACE = "ˈˌ", "ː", " "
+MODIFIERS = LONG + "ʲᵝ"  # belong to the sound before them
 # What hibari reads wrongly, and how it is spoken: billions, ranges of times, units by time.
 _SPOKEN = (
     (re.compile(r"([$£€]\s?[\d.,]+)\s?bn\b"), r"\1 billion"),

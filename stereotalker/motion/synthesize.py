@@ -27,6 +27,7 @@ from stereotalker.motion.language_prior import (
     choose_gesture_labels,
     labels_at_slots,
 )
+from stereotalker.motion.listening import Listening, with_looks, with_shut_lips
 from stereotalker.motion.post_processing import Emotion, with_blinks, with_emotion, with_gaze, with_still_body
 from stereotalker.motion.retargeting import Retargeting
 from stereotalker.params import MotionParams
@@ -53,6 +54,7 @@ class MotionControls:
     gaze: np.ndarray | None = None
     retargeting: Retargeting | None = None  # to the pose of the speaker's portrait; None: none
     cues: tuple[TimedCue, ...] = ()  # what a director asks for, in the order of time
+    listening: Listening = Listening()  # what the speaker does while others speak
 
     def digest(self) -> str:
         """Equal for equal controls."""
@@ -67,6 +69,7 @@ class MotionControls:
             self.gaze,
             self.retargeting and self.retargeting.digest(),
             [asdict(cue) for cue in self.cues],
+            asdict(self.listening),
         )
 
 
@@ -110,7 +113,9 @@ class Synthesizer:
         if controls.gaze is not None:
             azimuth, elevation = controls.gaze
             motion = with_gaze(motion, azimuth, elevation, controls.start is not None, controls.end is not None)
-        return with_head_and_face_cues(with_emotion(motion, controls.emotions), controls.cues)
+        motion = with_looks(with_shut_lips(motion, controls.listening.silent), controls.listening.looks)
+        cues = (*controls.cues, *controls.listening.cues)
+        return with_head_and_face_cues(with_emotion(motion, controls.emotions), cues)
 
     def gesture_labels(self, speech: Speech, count: int) -> np.ndarray:
         """Gesture class of each of `count` slots, i64 [S], index into GESTURE_NAMES.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Literal
@@ -17,7 +17,7 @@ from stereotalker.avatar.library import Library
 from stereotalker.errors import UserError
 from stereotalker.media.content_credentials import Credentials
 from stereotalker.media.content_credentials import verify as read_credentials
-from stereotalker.production.clip_record import FORMAT, record_digest
+from stereotalker.production.clip_record import FORMAT, people_of, record_digest
 from stereotalker.production.delivery import RECORD_ENDING
 from stereotalker.store.digests import file_digest
 
@@ -107,11 +107,25 @@ def origin_links(record: dict, library: Library, forgotten: Callable[[str], str]
     made = record["made"]
     row = made["row"]
     links = [whole("row", f"clip {made['clip']} of {record['delivered']['manifest']}")]
-    if row.get("script"):
+    if row.get("script") or any(person.get("script") for person in row.get("scene") or ()):
         links.append(whole("sound", "spoken from the script in the record"))
-    for name, file in made["files"].items():
-        links.append(_same_file("sound" if name == "audio" else name, Path(file["path"]), file["sha256"], file["path"]))
-    return [*links, _avatar_link(made["avatar"], library, forgotten), _consent_link(record, library)]
+    people = people_of(made)
+    if "people" in made:
+        links += _file_links(made["files"])
+    for person in people:
+        found = [*_file_links(person["files"]), _avatar_link(person["avatar"], library, forgotten)]
+        found.append(_consent_link(person, date.fromisoformat(record["delivered"]["when"][:10]), library))
+        of = f" of {person['name']}" if "name" in person else ""
+        links += [replace(link, name=link.name + of) for link in found]
+    return links
+
+
+def _file_links(files: dict) -> list[Link]:
+    """Whether files are still what they were. files: as of the record."""
+    return [
+        _same_file("sound" if name == "audio" else name, Path(file["path"]), file["sha256"], file["path"])
+        for name, file in files.items()
+    ]
 
 
 def _same_file(name: str, path: Path, sha256: str, what: str) -> Link:
@@ -134,19 +148,17 @@ def _avatar_link(avatar: dict, library: Library, forgotten: Callable[[str], str]
     return _same_file("avatar", path, avatar["sha256"], f"{avatar['name']}, {avatar['origin']}")
 
 
-def _consent_link(record: dict, library: Library) -> Link:
-    """Whether a consent covered the day, and whether the card still says the same."""
-    made = record["made"]
-    if made["avatar"]["origin"] == "synthetic":
+def _consent_link(person: dict, day: date, library: Library) -> Link:
+    """Whether a consent covered the day, and whether the card still says the same. person: see `people_of`."""
+    if person["avatar"]["origin"] == "synthetic":
         return whole("consent", "a synthetic person: none is needed")
-    if made["consent"] is None:
+    if person["consent"] is None:
         return broken("consent", "none is on record: produce.require_consent was off")
-    consent = Consent.model_validate(made["consent"])
-    day = date.fromisoformat(record["delivered"]["when"][:10])
+    consent = Consent.model_validate(person["consent"])
     text = f"{consent.holder}: {consent.scope}, " + (f"until {consent.expires}" if consent.expires else "no last day")
     if not consent.covers(day):
         return broken("consent", f"{text}; it did not cover {day}")
-    name = made["avatar"].get("name")
+    name = person["avatar"].get("name")
     if name is None:
         return whole("consent", f"{text}; from the manifest")
     try:

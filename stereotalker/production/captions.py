@@ -183,11 +183,12 @@ def to_srt(captions: Sequence[Caption]) -> str:
 
 
 def to_vtt(captions: Sequence[Caption]) -> str:
-    """WebVTT with the time of every word, so that players can highlight it."""
+    """WebVTT with the time of every word, so that players can highlight it, and the speaker's name in a scene."""
     blocks = ["WEBVTT\n"]
     for caption in captions:
         lines = [_join(line, [_vtt_word(word, caption) for word in line]) for line in caption.lines]
-        blocks.append(f"{_time(caption.start, '.')} --> {_time(caption.end, '.')}\n" + "\n".join(lines) + "\n")
+        voice = f"<v {html.escape(caption.speaker, quote=False)}>" if caption.speaker else ""
+        blocks.append(f"{_time(caption.start, '.')} --> {_time(caption.end, '.')}\n{voice}" + "\n".join(lines) + "\n")
     return "\n".join(blocks)
 
 

@@ -15,6 +15,7 @@ from stereotalker.audio.written_words import count_words, find_word, word_at
 from stereotalker.errors import ClipError, UserError
 from stereotalker.motion.cues import DoneCue, TimedCue, earliest, latest
 from stereotalker.production.clip_speech import spoken_text
+from stereotalker.production.conversation import SpokenTurn
 from stereotalker.production.manifest import Clip
 from stereotalker.records import Speech
 
@@ -84,14 +85,24 @@ def _index_of(word: int | str, text: str) -> int:
     return index
 
 
-def plan_cues(clip: Clip, speech: Speech, seconds: float, moves_arms: bool = True) -> tuple[PlannedCue, ...]:
-    """The cues of a clip in the order of time; those whose time is unknown come last.
+def plan_cues(
+    clip: Clip, speech: Speech, seconds: float, moves_arms: bool = True, turns: Sequence[SpokenTurn] = ()
+) -> tuple[PlannedCue, ...]:
+    """The cues of a clip of one person in the order of time; those whose time is unknown come last.
 
-    seconds: length of the pictures; moves_arms: whether the speaker's arms gesture at all. Raises ClipError for a cue
-    that does not exist.
+    seconds: length of the pictures; moves_arms: whether the speaker's arms gesture at all; turns: what the person says
+    in a dialogue, empty: the speech is all one. Raises ClipError for a cue that does not exist.
     """
     check_cues(clip)
-    placed = sorted(_placed(clip, speech, seconds), key=lambda c: np.inf if c.due is None else c.due)
+    found = _in_row(clip, speech, seconds)
+    if not turns:
+        found += _in_script(clip, speech, seconds)
+    for turn in turns:
+        where = f"line {turn.turn.line}, " if turn.turn.line else ""
+        for cue in _in_script(turn.turn.clip, turn.speech, seconds - turn.start):
+            due = None if cue.due is None else cue.due + turn.start
+            found.append(replace(cue, due=due, place=where + cue.place))
+    placed = sorted(found, key=lambda c: np.inf if c.due is None else c.due)
     planned: list[PlannedCue] = []
     for cue in placed:
         made = _timed(cue, seconds, moves_arms)
@@ -107,23 +118,18 @@ def timed_cues(planned: Sequence[PlannedCue]) -> tuple[TimedCue, ...]:
     return tuple(TimedCue(cue.cue, cue.time) for cue in planned if cue.time is not None)
 
 
-def _placed(clip: Clip, speech: Speech, seconds: float) -> list[PlannedCue]:
-    """The cues of the script and of the row, each with the time at which it is due. One at the end has time to end."""
-    text, accents = spoken_text(clip, speech), accent_times(speech.phonemes)
-    count = count_words(text)
-
-    def at_word(cue: Cue, index: int, end: str) -> PlannedCue:
-        word = word_at(speech.words, text, index)
-        place = f"word {index + 1}" + (f", {word.text!r}" if word else "")
-        if word:
-            return PlannedCue(cue, place, stroke_time(word, accents))
-        if end and index == count and speech.words:
-            due = min(speech.words[-1].end + _AFTER_LAST_WORD_S, seconds - latest(cue))
-            return PlannedCue(cue, end, max(due, earliest(cue)))
-        return PlannedCue(cue, place, None, reason="nobody knows when this word is said")
-
+def _in_script(clip: Clip, speech: Speech, seconds: float) -> list[PlannedCue]:
+    """The cues in the brackets of a script, each with the time at which it is due. One at the end has time to end."""
     marks = cue_marks(clip.script or "")
-    placed = [replace(at_word(parse_cue(mark.text), mark.word, "the end"), is_in_script=True) for mark in marks]
+    return [
+        replace(_at_word(parse_cue(mark.text), mark.word, clip, speech, seconds, "the end"), is_in_script=True)
+        for mark in marks
+    ]
+
+
+def _in_row(clip: Clip, speech: Speech, seconds: float) -> list[PlannedCue]:
+    """The cues of a row, each with the time at which it is due."""
+    text, placed = spoken_text(clip, speech), []
     for key in clip.cues:
         cue = parse_cue(key.gesture)
         if key.time is not None:
@@ -131,11 +137,24 @@ def _placed(clip: Clip, speech: Speech, seconds: float) -> list[PlannedCue]:
             continue
         assert key.word is not None
         try:
-            placed.append(at_word(cue, _index_of(key.word, text), ""))
+            placed.append(_at_word(cue, _index_of(key.word, text), clip, speech, seconds))
         except ClipError as error:
             reason = str(error).partition(": ")[2] if speech.words else "the words of the recording are not known"
             placed.append(PlannedCue(cue, f"word {key.word!r}", None, reason=reason))
     return placed
+
+
+def _at_word(cue: Cue, index: int, clip: Clip, speech: Speech, seconds: float, end: str = "") -> PlannedCue:
+    """The cue at a word. end: what the place behind the last word is called; empty: there is no such place."""
+    text = spoken_text(clip, speech)
+    word = word_at(speech.words, text, index)
+    place = f"word {index + 1}" + (f", {word.text!r}" if word else "")
+    if word:
+        return PlannedCue(cue, place, stroke_time(word, accent_times(speech.phonemes)))
+    if end and index == count_words(text) and speech.words:
+        due = min(speech.words[-1].end + _AFTER_LAST_WORD_S, seconds - latest(cue))
+        return PlannedCue(cue, end, max(due, earliest(cue)))
+    return PlannedCue(cue, place, None, reason="nobody knows when this word is said")
 
 
 def _timed(cue: PlannedCue, seconds: float, moves_arms: bool) -> PlannedCue:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,39 +13,70 @@ from stereotalker.body.model import Body
 from stereotalker.geometry.camera import avatar_camera, project
 from stereotalker.motion.coverage import Coverage
 from stereotalker.motion.cues import DoneCue, done_cues
+from stereotalker.motion.listening import LIPS_S
 from stereotalker.params import QualityParams
 from stereotalker.production import quality
 from stereotalker.production.clip_cues import CueOutcome, PlannedCue, outcomes, timed_cues
 from stereotalker.production.manifest import Clip
 from stereotalker.production.motion_controls import clip_seed, clip_style
+from stereotalker.production.scene import SHOULDERS, Box
 from stereotalker.records import Avatar, Camera, Motion, Speech
 from stereotalker.smplx_layout import JOINT
 
 
-def judge_clip(
-    video: Path,
-    sound: Path,
-    clip: Clip,
-    made_from: tuple[Speech, Motion, Avatar],
-    body: Body,
-    loudness: float,
-    cues: Sequence[PlannedCue],
-    limits: QualityParams,
-) -> quality.Examination:
-    """Measure a clip's file and judge it.
+class Judged(NamedTuple):
+    """A person of a clip, and what drove and should show this person."""
 
-    sound: the WAV file that drove the motion; loudness: that was asked for, LUFS; cues: see `plan_cues`.
+    label: str  # in a scene; else empty
+    clip: Clip  # of this person alone
+    speech: Speech
+    motion: Motion
+    avatar: Avatar
+    cues: Sequence[PlannedCue]  # see `plan_cues`
+    silent: Sequence[tuple[float, float]]  # start and end, s, of the time in which the person listens
+    box: Box | None  # where the person's pictures lie in a scene
+
+
+def judge_clip(
+    video: Path, sound: Path, clip: Clip, people: Sequence[Judged], body: Body, loudness: float, limits: QualityParams
+) -> quality.Examination:
+    """Measure a clip's file and judge it. sound: the WAV file of the clip; loudness: that was asked for, LUFS."""
+    examined = {}
+    for person in people:
+        motion, avatar, alone = person.motion, person.avatar, person.clip
+        view = clip_camera(alone, avatar, len(motion.poses))
+        aperture = body.lip_aperture(motion)
+        cues = _cue_outcomes(alone, motion, avatar, body, view, person.cues)
+        where = f"{person.label}, " if person.label else ""
+        inputs = quality.ClipInputs(
+            aperture=aperture,
+            unseen=Coverage(avatar, body).unseen(motion, view),
+            loudness=loudness,
+            is_misread=alone.given_transcript is not None and not person.speech.words,
+            cues=tuple(replace(cue, place=where + cue.place) for cue in cues),
+            listening_mm=_listening_aperture(aperture, person.silent, clip.fps),
+            area=person.box and _area_of(person.box, (clip.height, clip.width)),
+        )
+        examined[person.label] = quality.examine(video, sound, inputs, clip, limits)
+    return quality.together(examined) if clip.scene else examined[""]
+
+
+def _area_of(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Rows and columns (first, behind the last, each) of a scene in which a person's head and shoulders are."""
+    height, width = size
+    middle, half = box.left + box.width // 2, round(SHOULDERS * box.height / 2)
+    return max(box.top, 0), height, max(middle - half, 0), min(middle + half, width)
+
+
+def _listening_aperture(aperture: np.ndarray, silent: Sequence[tuple[float, float]], fps: float) -> float | None:
+    """How far the lips part, at most, while the person listens, mm; None if the person never does.
+
+    The lips come together at the beginning of such a time and part at its end, so these moments do not count.
     """
-    speech, motion, avatar = made_from
-    view = clip_camera(clip, avatar, len(motion.poses))
-    inputs = quality.ClipInputs(
-        aperture=body.lip_aperture(motion),
-        unseen=Coverage(avatar, body).unseen(motion, view),
-        loudness=loudness,
-        is_misread=clip.given_transcript is not None and not speech.words,
-        cues=_cue_outcomes(clip, motion, avatar, body, view, cues),
-    )
-    return quality.examine(video, sound, inputs, clip, limits)
+    time = (np.arange(len(aperture)) + 0.5) / fps
+    ends = [(start + LIPS_S * (start > 0), end - LIPS_S * (end < time[-1])) for start, end in silent]
+    listens = np.any([(time >= start) & (time <= end) for start, end in ends], axis=0) if ends else np.zeros(1, bool)
+    return float(aperture[listens].max()) if listens.any() else None
 
 
 def _cue_outcomes(

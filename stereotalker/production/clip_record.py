@@ -16,7 +16,8 @@ from pathlib import Path
 
 from stereotalker.avatar.background_plate import Background
 from stereotalker.media.photos import is_picture
-from stereotalker.production.clip import ChangedFile, ClipMaker, FinishedClip, StageTimings
+from stereotalker.production.clip import FinishedClip
+from stereotalker.production.clip_stages import ChangedFile, ClipMaker, StageTimings
 from stereotalker.production.manifest import REST_POSE, Clip
 from stereotalker.production.motion_controls import clip_seed
 from stereotalker.releases.release import libraries
@@ -36,21 +37,44 @@ def sign_with_record(
     if describe_inputs(maker, clip) != inputs:
         raise ChangedFile(f"a file or the consent of clip {clip.id} was replaced while it was made")
     made = inputs | describe_result(maker, clip, finished)
-    return maker.sign(clip, finished, record_digest(made), timings), made
+    return maker.sign(clip, finished.file, record_digest(made), timings), made
 
 
 def describe_inputs(maker: ClipMaker, clip: Clip) -> dict:
     """What a clip is made from: plain values for JSON. Raises ClipError or OSError if an input cannot be read."""
-    consent = maker.library.consent(clip.avatar, clip.consent)
-    files = {name: path for name, path in _files(clip).items() if path}
-    return {
+    inputs = {
         "clip": clip.id,
         "row": clip.model_dump(mode="json", exclude={"priority", "deadline"}),
-        "files": {name: {"path": os.path.abspath(path), "sha256": file_digest(path)} for name, path in files.items()},
-        "avatar": _avatar(maker, clip),
-        "consent": consent and consent.model_dump(mode="json"),
         "background": Background.read(clip.background).digest,
     }
+    if not clip.scene:
+        return inputs | _describe_person(maker, clip)
+    people = [
+        {"name": person.label} | _describe_person(maker, alone)
+        for person, alone in zip(clip.scene, clip.people, strict=True)
+    ]
+    font = clip.captions.font if clip.captions else None
+    return inputs | {"people": people, "files": _with_digests({"font": font})}
+
+
+def people_of(made: dict) -> list[dict]:
+    """Who is in a clip: `avatar`, `consent` and `files` of each, and `name` in a scene. made: part of its record."""
+    return made.get("people") or [{name: made[name] for name in ("avatar", "consent", "files")}]
+
+
+def _describe_person(maker: ClipMaker, clip: Clip) -> dict:
+    """What a person of a clip is made from. clip: of this person alone."""
+    consent = maker.library.consent(clip.avatar, clip.consent)
+    return {
+        "files": _with_digests(_files(clip)),
+        "avatar": _avatar(maker, clip),
+        "consent": consent and consent.model_dump(mode="json"),
+    }
+
+
+def _with_digests(files: dict[str, Path | None]) -> dict:
+    """Paths and digests of files, by their use."""
+    return {name: {"path": os.path.abspath(path), "sha256": file_digest(path)} for name, path in files.items() if path}
 
 
 def describe_result(maker: ClipMaker, clip: Clip, finished: FinishedClip) -> dict:
@@ -64,7 +88,7 @@ def describe_result(maker: ClipMaker, clip: Clip, finished: FinishedClip) -> dic
         "libraries": libraries(),
         "arithmetic": models.arithmetic,
         "params": params.of_models() | {"threads": params.produce.worker.threads},
-        "seeds": {"clip": clip_seed(clip), "retakes": [clip_seed(clip, retake.seed) for retake in clip.retakes]},
+        "seeds": _seeds(clip),
         "store": finished.keys,
         "frames": finished.frames,
         "verdict": finished.verdict.verdict,
@@ -75,9 +99,19 @@ def describe_result(maker: ClipMaker, clip: Clip, finished: FinishedClip) -> dic
     }
 
 
+def _seeds(clip: Clip) -> dict:
+    """The seeds of a clip, or those of each person of a scene."""
+
+    def of_one(alone: Clip) -> dict:
+        return {"clip": clip_seed(alone), "retakes": [clip_seed(alone, retake.seed) for retake in alone.retakes]}
+
+    people = {person.label: of_one(alone) for person, alone in zip(clip.scene, clip.people, strict=False)}
+    return people or of_one(clip)
+
+
 def _recognized(maker: ClipMaker, clip: Clip, finished: FinishedClip) -> dict | None:
     """What was heard in a recording without a transcript, and by which models."""
-    recognizer = maker.models.recognizer if clip.is_recognized else None
+    recognizer = maker.models.recognizer if any(alone.is_recognized for alone in clip.people) else None
     if recognizer is None:
         return None
     return {

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from stereotalker.audio.lexicon import Lexicon, words_of
 from stereotalker.audio.marks import MarkedVoice, passages, without_cues, without_marks
+from stereotalker.audio.natural_voices import NaturalVoice
 from stereotalker.audio.recognition import Recognizer
 from stereotalker.audio.speech import from_file, from_script
-from stereotalker.audio.text_to_speech import Voice
 from stereotalker.audio.voices import DEFAULT_LANGUAGE, script_voice
 from stereotalker.media.audio_files import SoundPart
 from stereotalker.media.burnt_captions import Caption, line_columns
@@ -94,11 +95,14 @@ def speech_notes(clip: Clip, speech: Speech, recognizer: Recognizer | None) -> t
     """What the author of a row should know of its words and captions; nothing if all is well."""
     notes = _notes_on_voice(clip)
     if clip.captions:
-        found = clip_captions(clip, speech)
-        wrong = "; ".join(faults(found, clip_seconds(clip, speech))[:3])
-        about = (f"captions: {wrong}",) if wrong else () if found else ("no captions: its words are not known",)
-        notes = (*notes, *about)
+        notes = (*notes, *caption_notes(clip_captions(clip, speech), clip_seconds(clip, speech)))
     return (*notes, *_notes_on_words(clip, speech, recognizer))
+
+
+def caption_notes(captions: Sequence[Caption], seconds: float) -> tuple[str, ...]:
+    """What is wrong with the captions that a clip of `seconds` s asks for; nothing if all is well."""
+    wrong = "; ".join(faults(captions, seconds)[:3])
+    return (f"captions: {wrong}",) if wrong else () if captions else ("no captions: its words are not known",)
 
 
 def _notes_on_voice(clip: Clip) -> tuple[str, ...]:
@@ -106,12 +110,16 @@ def _notes_on_voice(clip: Clip) -> tuple[str, ...]:
     if clip.script is None:
         return ()
     voice, notes = clip_voice(clip), []
-    by_espeak = [p for p in passages(clip.script) if isinstance(voice.voice_of(p.language), Voice)]
-    if any(passage.stressed for passage in by_espeak):
-        notes.append("espeak-ng stresses no words: asterisks in what it speaks change nothing")
-    if any(words_of(clip.lexicon, passage.text) for passage in by_espeak):
-        notes.append("espeak-ng reads no IPA: the lexicon changes nothing in what it speaks")
-    return tuple(notes)
+    for passage in passages(clip.script):
+        spoken_by = voice.voice_of(passage.language)
+        if isinstance(spoken_by, NaturalVoice) and spoken_by.reads_ipa:
+            continue
+        who = f"the voice {spoken_by.name!r}" if isinstance(spoken_by, NaturalVoice) else "espeak-ng"
+        if passage.stressed:
+            notes.append(f"{who} stresses no words: asterisks in what it speaks change nothing")
+        if words_of(clip.lexicon, passage.text):
+            notes.append(f"{who} reads no IPA: the lexicon changes nothing in what it speaks")
+    return tuple(dict.fromkeys(notes))
 
 
 def _notes_on_words(clip: Clip, speech: Speech, recognizer: Recognizer | None) -> tuple[str, ...]:

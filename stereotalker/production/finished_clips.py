@@ -14,9 +14,10 @@ from stereotalker.avatar.background_plate import Background
 from stereotalker.errors import UserError
 from stereotalker.media.photos import is_picture
 from stereotalker.production.avatars import fit_key
-from stereotalker.production.clip import ClipMaker
 from stereotalker.production.clip_cues import CueOutcome
 from stereotalker.production.clip_speech import speech_source
+from stereotalker.production.clip_stages import ClipMaker
+from stereotalker.production.conversation import turns_of
 from stereotalker.production.manifest import REST_POSE, Clip
 from stereotalker.store.code import code_version
 from stereotalker.store.digests import digest, file_digest
@@ -75,26 +76,34 @@ def clip_key(maker: ClipMaker, clip: Clip) -> str:
     """Store key of what a clip becomes. Raises UserError or OSError if an input cannot be read."""
     models, params = maker.models, maker.params
     font = clip.captions.font if clip.captions else None
-    files = [font, *(pose for pose in (clip.start_pose, clip.end_pose) if pose != REST_POSE)]
-    if is_picture(clip.avatar):
-        avatar = fit_key(Path(clip.avatar), Path(clip.avatar).read_bytes(), models)
-    else:
-        avatar = file_digest(maker.library.find(clip.avatar))
-    consent = maker.library.consent(clip.avatar, clip.consent)
     sections = (params.audio, params.motion, params.render, params.video, params.quality, params.body)
     return digest(
         _STAGE,
         code_version(),
         clip.model_dump(mode="json", exclude={"priority", "deadline"}),
-        avatar,
+        [_person(maker, alone) for alone in clip.people],
         Background.read(clip.background).digest,
-        [file_digest(path) for path in files if path],
-        consent and consent.model_dump(mode="json"),
+        font and file_digest(font),
         models.digests,
         models.arithmetic,
         # A voice or a recognizer that was installed meanwhile speaks or hears otherwise.
-        speech_source(clip, file_digest(clip.audio) if clip.audio else "", models.recognizer),
+        [_speech(maker, turn.clip) for turn in turns_of(clip)],
         [section.model_dump(mode="json") for section in sections],
         params.produce.worker.threads,
         maker.signer and maker.signer.identity,
     )
+
+
+def _person(maker: ClipMaker, clip: Clip) -> list:
+    """What a person of a clip is made from, apart from the row. clip: of this person alone."""
+    if is_picture(clip.avatar):
+        avatar = fit_key(Path(clip.avatar), Path(clip.avatar).read_bytes(), maker.models)
+    else:
+        avatar = file_digest(maker.library.find(clip.avatar))
+    consent = maker.library.consent(clip.avatar, clip.consent)
+    poses = [pose for pose in (clip.start_pose, clip.end_pose) if pose not in (None, REST_POSE)]
+    return [avatar, consent and consent.model_dump(mode="json"), [file_digest(path) for path in poses]]
+
+
+def _speech(maker: ClipMaker, clip: Clip) -> tuple:
+    return speech_source(clip, file_digest(clip.audio) if clip.audio else "", maker.models.recognizer)

@@ -55,4 +55,6 @@ def _row(clip: Clip, result: ClipResult) -> str:
     can_align = result.frames / clip.fps <= MAX_ALIGNMENT_S
     if not result.recognized or not can_align:
         return row
+    if clip.scene:
+        return row + f"  # heard, and to be written as transcripts of the people: {json.dumps(result.recognized)}\n"
     return row + f"  # transcript: {json.dumps(result.recognized, ensure_ascii=False)}\n"

@@ -8,12 +8,11 @@ from collections.abc import Iterator
 from datetime import datetime, time, timedelta
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from stereotalker.acting.reference_acting import STYLE_INDEX
 from stereotalker.avatar.background_plate import BACKGROUNDS
 from stereotalker.avatar.consent import Consent
 from stereotalker.avatar.names import check_safe_id, safe_id
@@ -24,27 +23,14 @@ from stereotalker.media.stereo import Stereo
 from stereotalker.params import hour_of_day
 from stereotalker.production.localization import by_language
 from stereotalker.production.manifest_files import Row, read_rows
-from stereotalker.production.row_records import (
-    Captions,
-    CueKey,
-    EmotionKey,
-    Part,
-    Retake,
-    caption_settings,
-    checked_lexicon,
-    cue_list,
-    emotion_keys,
-)
+from stereotalker.production.performance import Performance
+from stereotalker.production.row_records import Captions, Retake, caption_settings
+from stereotalker.production.scene import Person, check_people, dialogue, layout, with_inheritance
 from stereotalker.validation import StrictModel, explain, invalid_character, is_text
 
 FILE_ENDINGS = (".mp4", ".mov")  # of videos, without and with a transparent background
 REST_POSE = Path("rest")  # what start_pose and end_pose call the resting pose
 OLD_NAMES = {"rise": "vertical_shift", "pupils": "ipd_mm"}  # keys of older manifests, which still work
-
-
-def _auto(value):
-    """An empty transcript is recognized, too."""
-    return "auto" if value is None else value
 
 
 _COLOR = re.compile(r"#[0-9a-fA-F]{6}")
@@ -55,8 +41,8 @@ _LONGEST_PX = 2160
 WORKER_BYTES, WORKER_BYTES_PER_PIXEL = 2.2e9, 500
 
 
-class Clip(StrictModel):
-    """One row of the manifest: a speaker, what is said, and how it is filmed.
+class Clip(Performance):
+    """One row of the manifest: who speaks, what is said, and how it is filmed.
 
     Paths (`audio`, poses, pictures) are relative to the manifest's folder.
     """
@@ -64,47 +50,18 @@ class Clip(StrictModel):
     id: Annotated[str, AfterValidator(check_safe_id)] = Field(
         description="the clip's name, unique in the manifest; the video becomes clips/ID.mp4"
     )
-    avatar: str = Field(description="a name of the avatar library, or a portrait's file, which is fitted once")
-    consent: Consent | None = Field(None, description="for a portrait's file; an avatar of the library has its own")
-    arms: Literal["auto", "invent"] = Field(
-        "auto", description="auto: arms whose hands the portrait does not show hardly move; invent: they gesture"
+    avatar: str = Field(
+        "", description="a name of the avatar library, or a portrait's file, which is fitted once; not in a scene"
     )
-    rest: Literal["portrait", "clasped", "sides"] = Field(
-        "portrait", description="where the arms rest between gestures: as in the portrait, clasped, or at the sides"
+    scene: tuple[Person, ...] = Field(
+        (),
+        description="several people in one picture, in place of `avatar`; they take over what the row says for all",
     )
     background: str = Field(
         "portrait", description="portrait, blur, transparent (a .mov in ProRes 4444), #rrggbb, or a picture's file"
     )
-    audio: Path | None = Field(None, description="a file with speech; any format that ffmpeg reads")
-    part: Part | None = Field(None, description="the part of `audio` that is used; null: all of it")
-    speaker: int | None = Field(
-        None,
-        ge=1,
-        description="which sound track of `audio` speaks, or which channel in a file with one track; null: all",
-    )
-    script: str | None = Field(None, description="words to speak, instead of `audio`")
     loudness: float | None = Field(
         None, ge=-40, le=-5, description="LUFS of the clip's sound; null: that of params.yaml"
-    )
-    transcript: Annotated[str, BeforeValidator(_auto)] = Field(
-        "auto", description="what is said in `audio`; auto or null: it is recognized; none: the sound alone is used"
-    )
-    language: str | None = Field(
-        None,
-        description="language of the speech, as espeak-ng names it; null: en-us for a script, and recognized in "
-        "recordings; that of a transcript is en-us if this fits",
-    )
-    voice: str = Field(
-        "",
-        description="who speaks `script`: heart or kumo (English), espeak or a variant of its voices, such as m3; "
-        "empty: heart for American English if it is installed, else espeak",
-    )
-    rate: int = Field(165, ge=80, le=400, description="words a minute")
-    pitch: int | None = Field(
-        None, ge=0, le=99, description="0 (low) to 99 (high), of espeak-ng's voices; null: their own, 50"
-    )
-    lexicon: Annotated[dict[str, str], AfterValidator(checked_lexicon)] = Field(
-        {}, description="words and how they sound in IPA, for the natural voices and for the alignment of recordings"
     )
     camera: CameraPath = Field(CameraPath(), description="where the camera stands and how it moves")
     captions: Annotated[Captions | None, BeforeValidator(caption_settings)] = Field(
@@ -122,23 +79,6 @@ class Clip(StrictModel):
     fps: float = Field(
         25.0, ge=5, le=60, description="frames a second; 23.976, 29.97 and 59.94 are written as broadcast rates"
     )
-    seed: int = Field(0, ge=0, description="another seed gives another take")
-    gesture: float = Field(1.0, ge=0, le=2, description="size of gestures; 0: still arms")
-    style: str | None = Field(None, description="a personality, such as presenter; null: the avatar's own")
-    gaze: Literal["free", "camera"] = Field("free", description="camera: the eyes stay on the clip's camera")
-    body: Literal["moving", "still"] = Field("moving", description="still: only head and face move")
-    emotion: Annotated[tuple[EmotionKey, ...], BeforeValidator(emotion_keys)] = Field(
-        (), description="one name for the whole clip, or key frames of the face's emotion"
-    )
-    cues: Annotated[tuple[CueKey, ...], BeforeValidator(cue_list)] = Field(
-        (), description="what the speaker does at a word or a time, beside the cues in the script's brackets"
-    )
-    start_pose: Path | None = Field(
-        None, description="`rest` or null: it begins at rest; or a motion .npz, in its last frame"
-    )
-    end_pose: Path | None = Field(
-        None, description="`rest` or null: it ends at rest; or a motion .npz, in its first frame"
-    )
     retakes: tuple[Retake, ...] = Field((), description="stretches that are rendered again; the rest is found")
     priority: int = Field(0, description="clips with a higher number are made first")
     deadline: Annotated[datetime | time | None, BeforeValidator(hour_of_day)] = Field(
@@ -147,26 +87,23 @@ class Clip(StrictModel):
         "Among equal priorities the earlier comes first",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _inherit(cls, values: Any) -> Any:
+        return with_inheritance(values)
+
     @model_validator(mode="after")
     def _agree(self):
         if any(b.start < a.end for a, b in pairwise(sorted(self.retakes, key=lambda take: take.start))):
             raise ValueError("retakes must not overlap")
-        if (self.audio is None) == (self.script is None):
+        if self.scene:
+            self._check_scene()
+        elif not self.avatar:
+            raise ValueError("avatar: expected a name of the avatar library, or a portrait's file")
+        elif self.audio is None and self.script is None:
             raise ValueError("give audio or script, one of them")
-        if self.given_transcript is not None and self.audio is None:
-            raise ValueError("transcript is what is said in an audio file; a script needs none")
-        if self.captions and self.transcript == "none":
+        if self.captions and all(person.transcript == "none" for person in self.scene or [self]):
             raise ValueError("captions need words: give a transcript, or leave transcript: none out")
-        if self.part is not None and self.audio is None:
-            raise ValueError("part is of an audio file; a script is spoken whole")
-        if self.speaker is not None and self.audio is None:
-            raise ValueError("speaker is a track of an audio file; a script has one voice")
-        if self.pitch is not None and self.script is None:
-            raise ValueError("pitch is of the voice that speaks a script; a recording has its own")
-        if self.given_transcript is not None and not any(c.isalnum() for c in self.given_transcript):
-            raise ValueError(
-                f"transcript {self.transcript[:40]!r} has no letters or digits; expected what is said, auto or none"
-            )
         if (
             self.background not in BACKGROUNDS
             and not _COLOR.fullmatch(self.background)
@@ -176,16 +113,6 @@ class Clip(StrictModel):
                 f"background {self.background!r} is unknown; expected {', '.join(BACKGROUNDS)}, "
                 "a colour like #20304a or a picture's file"
             )
-        if self.consent is not None and not is_picture(self.avatar):
-            raise ValueError(
-                "consent beside an avatar of the library, which has its own; give it with a portrait's file"
-            )
-        if self.style is not None and self.style not in STYLE_INDEX:
-            raise ValueError(f"style {self.style!r} is unknown; expected one of {', '.join(STYLE_INDEX)}")
-        if self.body == "still" and self.end_pose is not None:
-            raise ValueError("a body that is still keeps the pose it begins in: give end_pose or body still, not both")
-        if any(b.time <= a.time for a, b in pairwise(self.emotion)):
-            raise ValueError("emotion key frames must have rising times")
         if self.stereo and self.background == "transparent":
             raise ValueError(
                 "a transparent clip has one camera: players know no stereo of ProRes; leave out stereo or transparent"
@@ -200,21 +127,40 @@ class Clip(StrictModel):
             raise ValueError(f"width {self.width} and height {self.height} must be even, as H.264 needs")
         return self
 
-    @property
-    def recording(self) -> Path:
-        """The file of recorded speech of a clip that has no script."""
-        assert self.audio is not None
-        return self.audio
+    def _check_scene(self) -> None:
+        """Raise ValueError for a scene that cannot be."""
+        for key in ("avatar", "consent", "cues"):
+            if getattr(self, key):
+                raise ValueError(f"{key} stands beside scene; give it to one of the people")
+        if self.stereo:
+            raise ValueError("a scene has one camera; leave out stereo or scene")
+        check_people(self.scene, self.script)
 
     @property
-    def given_transcript(self) -> str | None:
-        """What is said in the recording, if the row tells it."""
-        return None if self.transcript in ("auto", "none") else self.transcript
+    def people(self) -> tuple[Clip, ...]:
+        """A clip for each person of a scene, as it is filmed alone: transparent, and in the size that it has there.
 
-    @property
-    def is_recognized(self) -> bool:
-        """Whether the words of the recording are to be recognized."""
-        return self.audio is not None and self.transcript == "auto"
+        Somebody who says nothing has an empty script. A clip that is no scene shows one person: itself.
+        """
+        if not self.scene:
+            return (self,)
+        lines = dialogue(self.script or "", self.scene)
+        return tuple(self._alone(k, [line.text for line in lines if line.person == k]) for k in range(len(self.scene)))
+
+    def _alone(self, number: int, lines: list[str]) -> Clip:
+        """The clip of a person of a scene."""
+        person, box = self.scene[number], layout(self.scene, (self.height, self.width))[number]
+        own = {name: getattr(person, name) for name in Performance.model_fields}
+        if person.audio is None and person.script is None:
+            own["script"] = "\n".join(lines)
+        size = {"height": box.height, "width": box.width}
+        filmed = {
+            "id": f"{self.id}.{safe_id(person.label)}",
+            "scene": (),
+            "background": "transparent",
+            "captions": None,
+        }
+        return self.model_copy(update=own | size | filmed)
 
     @property
     def video_size(self) -> tuple[int, int]:
@@ -228,6 +174,11 @@ class Clip(StrictModel):
     def pixels(self) -> int:
         """Number of pixels in one frame of the video."""
         return self.video_size[0] * self.video_size[1]
+
+    @property
+    def rendered_pixels(self) -> int:
+        """Number of pixels that are rendered for one frame: of each person of a scene."""
+        return sum(alone.pixels for alone in self.people)
 
     @property
     def has_alpha(self) -> bool:
@@ -360,21 +311,27 @@ def single_clip(name: str, values: dict) -> Clip:
 
 def _with_paths_from(clip: Clip, folder: Path) -> Clip:
     """The clip with paths that no longer depend on the working directory: relative ones are taken from `folder`."""
-    named = {name: getattr(clip, name) for name in ("audio", "start_pose", "end_pose")}
+    changes: dict[str, Any] = _own_paths(clip, folder)
+    if is_picture(clip.background):
+        changes["background"] = str(_existing_spelling(folder.absolute() / clip.background))
+    if clip.captions and clip.captions.font:
+        font = _existing_spelling(folder.absolute() / clip.captions.font)
+        changes["captions"] = clip.captions.model_copy(update={"font": font})
+    changes["scene"] = tuple(person.model_copy(update=_own_paths(person, folder)) for person in clip.scene)
+    return clip.model_copy(update=changes)
+
+
+def _own_paths(performance: Performance, folder: Path) -> dict[str, Any]:
+    """The paths of a clip or of a person of a scene, taken from `folder`, by key."""
+    named = {name: getattr(performance, name) for name in ("audio", "start_pose", "end_pose")}
     paths: dict[str, Any] = {
         name: _existing_spelling(folder.absolute() / path)
         for name, path in named.items()
         if path is not None and path != REST_POSE
     }
-    pictures = {
-        name: str(_existing_spelling(folder.absolute() / getattr(clip, name)))
-        for name in ("avatar", "background")
-        if is_picture(getattr(clip, name))
-    }
-    if clip.captions and clip.captions.font:
-        font = _existing_spelling(folder.absolute() / clip.captions.font)
-        paths["captions"] = clip.captions.model_copy(update={"font": font})
-    return clip.model_copy(update=paths | pictures)
+    if is_picture(performance.avatar):
+        paths["avatar"] = str(_existing_spelling(folder.absolute() / performance.avatar))
+    return paths
 
 
 def _existing_spelling(path: Path) -> Path:

@@ -20,7 +20,14 @@ import yaml
 from stereotalker.errors import UserError
 from stereotalker.validation import repeated_keys
 
-_JSON_COLUMNS = ("camera.points", "retakes", "emotion", "cues", "lexicon")  # columns of a CSV file that may hold JSON
+_JSON_COLUMNS = (
+    "camera.points",
+    "retakes",
+    "emotion",
+    "cues",
+    "lexicon",
+    "scene",
+)  # columns of a CSV file that may hold JSON
 _DELIMITERS = ",;\t"
 
 
@@ -102,8 +109,9 @@ def _spelled(node: yaml.Node) -> dict[str, str]:
 
 
 def _is_overruled(key: str, entry: dict) -> bool:
-    """Whether a clip's own script replaces a default audio, or its audio a default script."""
-    return (key == "audio" and "script" in entry) or (key == "script" and "audio" in entry)
+    """Whether a clip's own script replaces a default audio, its audio a default script, or its scene an avatar."""
+    replaced_by = {"audio": "script", "script": "audio", "avatar": "scene", "consent": "scene"}
+    return key in replaced_by and replaced_by[key] in entry
 
 
 # ---- JSON lines ----

@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -38,6 +39,7 @@ from stereotalker.production.admission import next_window
 from stereotalker.production.avatars import detector_folder
 from stereotalker.production.clip_cues import check_cues
 from stereotalker.production.clip_speech import clip_part, clip_voice
+from stereotalker.production.conversation import Turn, start_times, turns_of
 from stereotalker.production.manifest import WORKER_BYTES, WORKER_BYTES_PER_PIXEL, Clip, Manifest, due
 from stereotalker.production.motion_controls import clip_motion_controls
 from stereotalker.production.outputs import Outputs, existing_part
@@ -190,18 +192,23 @@ def prepare(
 
 def _load_speech_models(manifest: Manifest, models: Models) -> None:
     """Load what recognizes recordings and speaks scripts. Raises UserError if a model is damaged or unknown."""
-    if models.recognizer and any(clip.is_recognized for clip in manifest.clips):
+    if models.recognizer and _recognizes(manifest.clips):
         models.recognizer.check()
     for name in _natural_voices(manifest.clips):
         NaturalVoice(name).load()
 
 
+def _recognizes(clips: Iterable[Clip]) -> bool:
+    """Whether the words of some recording are to be recognized."""
+    return any(alone.is_recognized for clip in clips for alone in clip.people)
+
+
 def _natural_voices(clips: Iterable[Clip]) -> set[str]:
     """Names of the natural voices that are installed and speak a clip."""
     names = set()
-    for clip in clips:
+    for alone in (alone for clip in clips for alone in clip.people):
         try:
-            voice = find_voice(clip.voice, clip.language, clip.rate) if clip.script is not None else None
+            voice = find_voice(alone.voice, alone.language, alone.rate) if alone.script is not None else None
         except ClipError:  # the row of the clip says so
             continue
         if isinstance(voice, NaturalVoice) and is_available(voice.name):
@@ -223,23 +230,27 @@ def plan(
     def check(item: tuple[int, Clip]) -> ClipPlan:
         row, clip = item
         try:
-            _check_avatar(clip, library, params, now)
+            turns = turns_of(clip)
+            for k, alone in enumerate(clip.people):
+                with _of_person(clip, k):
+                    _check_avatar(alone, library, params, now)
+                    clip_motion_controls(alone, 0, 1)
+                    check_cues(alone)
             _check_background(clip.background)
-            frames = frame_count(_seconds(clip), clip.fps)
-            clip_motion_controls(clip, 0, 1)
-            check_cues(clip)
+            frames = frame_count(_seconds(clip, turns), clip.fps)
             if clip.captions and clip.captions.burn:
-                check_font(without_marks(clip.script or clip.given_transcript or ""), clip.captions)
+                texts = [turn.clip.script or turn.clip.given_transcript or "" for turn in turns]
+                check_font("".join(map(without_marks, texts)), clip.captions)
         except ClipError as error:
             return ClipPlan(row, clip, 0, None, str(error))
-        seconds = speed.worker_seconds(clip.pixels, frames) if speed else None
-        return ClipPlan(row, clip, frames, seconds, spelled_out=_spelled_out(clip))
+        seconds = speed.worker_seconds(clip.rendered_pixels, frames) if speed else None
+        return ClipPlan(row, clip, frames, seconds, spelled_out=_spelled_out(turns))
 
     with ThreadPoolExecutor(_READER_THREADS) as readers:
         clips = tuple(readers.map(check, manifest.in_order(now)))
     feasible = [planned for planned in clips if not planned.fault]
-    disk = sum(planned.clip.pixels * planned.frames * _bytes_per_pixel(planned.clip) for planned in feasible)
-    largest = max((planned.clip.pixels for planned in feasible), default=0)
+    disk = sum(planned.frames * _bytes_per_frame(planned.clip) for planned in feasible)
+    largest = max((alone.pixels for planned in feasible for alone in planned.clip.people), default=0)
     # Clips are prepared ahead of their rendering, at worst the longest ones at once.
     lengths = sorted((planned.frames / planned.clip.fps for planned in feasible), reverse=True)
     worker_memory = WORKER_BYTES + WORKER_BYTES_PER_PIXEL * largest
@@ -247,7 +258,7 @@ def plan(
     workers = 1 if executor == "inline" else params.produce.workers or _workers_of_machine(rules, worker_memory)
     audio_seconds = sum(lengths[: workers + CLIPS_AHEAD])
     driver = _DRIVER_BYTES + sum(_VOICE_BYTES[name] for name in _natural_voices(manifest.clips))
-    driver += _RECOGNIZER_BYTES * any(clip.is_recognized for clip in manifest.clips)
+    driver += _RECOGNIZER_BYTES * _recognizes(manifest.clips)
     memory = driver + _DRIVER_BYTES_PER_S * audio_seconds + workers * worker_memory
     return Plan(clips, begins, workers, threads, disk, memory, local=rules.cluster is None)
 
@@ -269,12 +280,22 @@ def _workers_of_machine(rules: WorkerParams, worker_memory: float) -> int:
     return max(1, int(min(room)))
 
 
-def _bytes_per_pixel(clip: Clip) -> float:
-    """Disk that a pixel of a frame takes in the store and the results."""
+def _bytes_per_frame(clip: Clip) -> float:
+    """Disk that a frame takes in the store and the results."""
     cameras = [clip.camera, *(retake.camera for retake in clip.retakes if retake.camera)]
     moves = any(camera.kind != "fixed" for camera in cameras)
     segment = MOVING_SEGMENT_BYTES_PER_PIXEL if moves else SEGMENT_BYTES_PER_PIXEL
-    return VIDEO_BYTES_PER_PIXEL + segment * (4 / 3 if clip.has_alpha else 1)
+    rendered = sum(alone.pixels * (4 / 3 if alone.has_alpha else 1) for alone in clip.people)
+    return clip.pixels * VIDEO_BYTES_PER_PIXEL + segment * rendered
+
+
+@contextmanager
+def _of_person(clip: Clip, person: int) -> Iterator[None]:
+    """In a scene, name the person in the ClipErrors of the block."""
+    try:
+        yield
+    except ClipError as error:
+        raise ClipError(f"{clip.scene[person].label}: {error}" if clip.scene else str(error)) from None
 
 
 def _check_avatar(clip: Clip, library: Library, params: Params, now: datetime) -> None:
@@ -300,8 +321,17 @@ def _check_background(background: str) -> None:
             raise ClipError(f"background {error}") from None
 
 
-def _seconds(clip: Clip) -> float:
-    """Length of a clip: from the header of its recording, or the number of words over the speaking rate of a script.
+def _seconds(clip: Clip, turns: Sequence[Turn]) -> float:
+    """Length of a clip. Raises ClipError if a recording or a script cannot be used."""
+    seconds = []
+    for turn in turns:
+        with _of_person(clip, turn.person):
+            seconds.append(_turn_seconds(turn.clip))
+    return max(start + length for start, length in zip(start_times(turns, seconds), seconds, strict=True))
+
+
+def _turn_seconds(clip: Clip) -> float:
+    """Length of what one person says, s: that of the recording, or the words of the script over its rate.
 
     Raises ClipError if the recording or the script cannot be used.
     """
@@ -318,12 +348,14 @@ def _seconds(clip: Clip) -> float:
     return seconds
 
 
-def _spelled_out(clip: Clip) -> str:
-    """The script as its voice spells it out; empty if that is what is written."""
-    if clip.script is None:
-        return ""
-    text = clip_voice(clip).spelled_out(clip.script)
-    return text if text != " ".join(without_marks(clip.script).split()) else ""
+def _spelled_out(turns: Sequence[Turn]) -> str:
+    """Scripts as their voices spell them out; empty if that is what is written."""
+    found = []
+    for script, clip in ((turn.clip.script, turn.clip) for turn in turns):
+        if script is not None:
+            text = clip_voice(clip).spelled_out(script)
+            found += [text] if text != " ".join(without_marks(script).split()) else []
+    return " / ".join(found)
 
 
 def _encode(params: VideoParams) -> None:

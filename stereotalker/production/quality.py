@@ -26,12 +26,12 @@ from stereotalker.geometry.camera import angles_along
 from stereotalker.geometry.camera_path import CameraPath
 from stereotalker.media.audio_files import OUTPUT_RATE, loudness, read_wav
 from stereotalker.media.faces import find_faces, resize_for_detection
-from stereotalker.media.time_lag import sound_lag
 from stereotalker.motion.coverage import Unseen
 from stereotalker.params import QualityParams
 from stereotalker.production.clip_cues import CueOutcome
 from stereotalker.production.lip_sync import lip_lag
 from stereotalker.production.manifest import Clip
+from stereotalker.production.sound_measures import measure_sound, sound_delay
 
 VERDICTS = ("pass", "review", "fail")
 # Seconds between the frames that are sampled, that is, searched for a face.
@@ -65,11 +65,22 @@ class ViewDelta(NamedTuple):
 # Sharpness is compared only between frames seen from the same view: a turned face looks softer.
 _SAME_VIEW_TOLERANCE = ViewDelta(azimuth_deg=2, elevation_deg=2, log_size=0.03, vertical_shift=0.02)
 
+# Measures of `examine` that are those of the file, whoever is examined in it.
+_OF_FILE = (
+    "frames",
+    "frames_expected",
+    "audio_minus_video_s",
+    "audio_lag_frames",
+    "lufs",
+    "lufs_target",
+    "peak",
+)
+_MAX_LISTENING_MM = 1.0  # beyond it somebody who listens seems to speak
+
 # Seconds of pictures that lip movement is judged on. More would take too much memory.
 _MAX_LIP_S = 60.0
 
 
-_LAG_S = 30.0  # seconds of sound from which the lag behind the driving sound is measured
 _AAC_FRAME_S = 1024 / OUTPUT_RATE
 
 
@@ -124,13 +135,16 @@ class ClipInputs:
     unseen: Unseen  # what the clip shows of hands and arms that the portrait does not
     is_misread: bool = False  # the clip has a transcript, and it is not what is said
     cues: tuple[CueOutcome, ...] = ()
+    listening_mm: float | None = None  # how far the lips part while another speaks; None: nobody else does
+    # Rows and columns (first, behind the last, each) in which the person is; None: the whole picture.
+    area: tuple[int, int, int, int] | None = None
 
 
 def examine(file: Path, sound: Path, inputs: ClipInputs, clip: Clip, limits: QualityParams) -> Examination:
     """Measure a finished video file and judge it. sound: the WAV file that drove the motion."""
     aperture = inputs.aperture
-    measured = _measure_frames(file, len(aperture), clip)
-    file_sound, driving_sound = _measure_sound(file), read_wav(sound)
+    measured = _measure_frames(file, len(aperture), clip, inputs.area or (0, clip.height, 0, clip.width))
+    file_sound, driving_sound = measure_sound(file), read_wav(sound)
     step = max(1, round(_SAMPLE_INTERVAL_S * clip.fps))
     views = _views(clip, len(aperture))[::step]
     # The file may have more or fewer frames than expected.
@@ -142,7 +156,7 @@ def examine(file: Path, sound: Path, inputs: ClipInputs, clip: Clip, limits: Qua
         "frames": len(measured.levels),
         "frames_expected": len(aperture),
         "audio_minus_video_s": file_sound.samples / OUTPUT_RATE - len(measured.levels) / clip.fps,
-        "audio_lag_frames": _audio_lag(file_sound.beginning, driving_sound) * clip.fps,
+        "audio_lag_frames": sound_delay(file_sound.beginning, driving_sound) * clip.fps,
         "lip_lag_frames": lag if correlation >= limits.sync_clear else np.nan,
         "lip_correlation": correlation,
         "darkest_frame": min(measured.levels, default=0.0),
@@ -155,7 +169,7 @@ def examine(file: Path, sound: Path, inputs: ClipInputs, clip: Clip, limits: Qua
         "transcript_misread": inputs.is_misread,
         "unseen_hands": inputs.unseen.hands,
         "unseen_arms": inputs.unseen.arms,
-    }
+    } | ({} if inputs.listening_mm is None else {"listening_mm": inputs.listening_mm})
     measures = {name: float(value) for name, value in m.items()}
     return Examination(judge(measures, clip.fps, limits, inputs.cues), measured.poster)
 
@@ -219,21 +233,43 @@ def judge(m: dict[str, float], fps: float, limits: QualityParams, cues: tuple[Cu
             abs(deviation) > limits.loudness and not is_peak_limited,
             f"loudness is {m['lufs']:.1f} LUFS, {deviation:+.1f} off the target",
         )
+    opening = m.get("listening_mm", np.nan)
+    rule("review", opening > _MAX_LISTENING_MM, f"the lips part by {opening:.1f} mm while another speaks")
     for cue in cues:
         rule("review", bool(cue.missed), cue.text)
     worst = max((VERDICTS.index(verdict) for verdict, _ in broken_rules), default=0)
     return Verdict(VERDICTS[worst], tuple(reason for _, reason in broken_rules), m, cues)
 
 
-def _measure_frames(file: Path, expected: int, clip: Clip) -> _FrameMeasures:
-    """Decode the video once. Of a stereoscopic clip only the left eye is measured. expected: number of frames."""
+def together(examined: dict[str, Examination]) -> Examination:
+    """What the examinations of the people of a scene, by name, say of the whole: the worst verdict, all reasons."""
+    verdicts = {name: each.verdict for name, each in examined.items()}
+    first = next(iter(verdicts.values()))
+    of_all = [reason for reason in first.reasons if all(reason in v.reasons for v in verdicts.values())]
+    of_one = [f"{name}: {r}" for name, v in verdicts.items() for r in v.reasons if r not in of_all and r[:4] != "cue "]
+    cues = tuple(cue for verdict in verdicts.values() for cue in verdict.cues)
+    missed = [cue.text for cue in cues if cue.missed]  # these name who was to do them
+    measures = {name: value for name, value in first.measures.items() if name in _OF_FILE}
+    for name, verdict in verdicts.items():
+        measures |= {f"{name}.{key}": value for key, value in verdict.measures.items() if key not in _OF_FILE}
+    worst = max((verdict.verdict for verdict in verdicts.values()), key=VERDICTS.index)
+    whole = Verdict(worst, (*of_all, *of_one, *missed), measures, cues)
+    return Examination(whole, next(iter(examined.values())).poster)
+
+
+def _measure_frames(file: Path, expected: int, clip: Clip, area: tuple[int, int, int, int]) -> _FrameMeasures:
+    """Decode the video once. Of a stereoscopic clip only the left eye is measured.
+
+    expected: number of frames; area: rows and columns that are measured.
+    """
+    top, bottom, left, right = area
     fps = clip.fps
     step = max(1, round(_SAMPLE_INTERVAL_S * fps))
     measured = _FrameMeasures([], [], [], [], [], b"")
     before = None
     with av.open(str(file)) as container:
         for index, frame in enumerate(container.decode(video=0)):
-            gray = frame.to_ndarray(format="gray")[: clip.height, : clip.width]
+            gray = frame.to_ndarray(format="gray")[top:bottom, left:right]
             measured.levels.append(float(gray.mean()))
             measured.changes.append(255.0 if before is None else float(cv2.absdiff(gray, before).mean()))
             before = gray
@@ -342,42 +378,6 @@ def _longest_run(flags: np.ndarray) -> int:
     """Length of the longest run of True."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], flags.astype(int), [0]])))
     return int(max(edges[1::2] - edges[::2], default=0))
-
-
-@dataclass(frozen=True)
-class _SoundMeasures:
-    """What one pass over a file's sound keeps."""
-
-    samples: int  # of each channel, at OUTPUT_RATE
-    peak: float  # of full scale
-    beginning: np.ndarray  # f32 [N] mean of the channels, the first _LAG_S seconds
-
-
-def _measure_sound(file: Path) -> _SoundMeasures:
-    """Decode the sound of a video once, frame by frame."""
-    samples, peak, beginning = 0, 0.0, [np.zeros(0, np.float32)]
-    with av.open(str(file)) as container:
-        resampler = av.AudioResampler(format="fltp", layout="stereo", rate=OUTPUT_RATE)
-        for frame in container.decode(audio=0):
-            for part in resampler.resample(frame):
-                sound = part.to_ndarray()
-                if samples < _LAG_S * OUTPUT_RATE:
-                    beginning.append(sound.mean(0))
-                samples += sound.shape[1]
-                peak = max(peak, float(np.abs(sound).max(initial=0.0)))
-    return _SoundMeasures(samples, peak, np.concatenate(beginning))
-
-
-def _audio_lag(file_sound: np.ndarray, driving_sound: np.ndarray) -> float:
-    """Lag in seconds of the file's sound (f32 [N]) behind the driving sound (i16 [N, 2]); 0 for silence.
-
-    Only their beginnings are used.
-    """
-    count = min(len(file_sound), len(driving_sound), int(_LAG_S * OUTPUT_RATE))
-    a, b = file_sound[:count], driving_sound[:count].mean(1) / 32768
-    if not np.any(np.abs(a) > 1e-4) or not np.any(np.abs(b) > 1e-4):
-        return 0.0
-    return sound_lag(a, b) / OUTPUT_RATE
 
 
 def _jpeg(picture: Image.Image) -> bytes:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stereotalker.errors import Unavailable, UserError
-from stereotalker.production.clip import ClipMaker, StageTimings, make_clip
+from stereotalker.production.clip import make_clip
 from stereotalker.production.clip_record import describe_inputs, sign_with_record
+from stereotalker.production.clip_stages import ClipMaker, StageTimings
 from stereotalker.production.finished_clips import recall
 from stereotalker.production.manifest import Manifest
 from stereotalker.production.segments import Progress, RenderedSegment, SegmentJob, stored_keys

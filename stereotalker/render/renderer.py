@@ -27,6 +27,7 @@ from stereotalker.diffusion.windows import Window
 from stereotalker.params import RenderParams
 from stereotalker.records import Avatar, Camera, Control, Motion
 from stereotalker.render.areas import Area, cover
+from stereotalker.render.cut_out import cut_out
 from stereotalker.render.denoiser import RenderDenoiser, conditions, use_plain_attention
 from stereotalker.render.norms import Norms, Statistics
 from stereotalker.render.reduced import enlarge, network_size, reduce_maps, reduce_mask
@@ -39,9 +40,6 @@ _CACHED_AVATARS = 3
 _SEAM_WIDTH = 2
 # Regions at whose outlines there may be hair, and the width of the margin around them, px.
 _HEAD_REGIONS, _HEAD_RIM = ("hair", "face", "mouth"), 4
-# Alpha below which the background cannot be removed from a pixel's color, because the noise would be amplified too
-# much.
-_MIN_ALPHA = 0.1
 # Width of the margin around the head that the denoiser draws as well, px: ends of hair and soft outlines.
 _PERSON_MARGIN = 1
 
@@ -258,20 +256,20 @@ class Renderer:
         if picture.shape[2:] != share.shape[2:]:
             warp = to_float(maps.warp, self.device)
             picture, person = enlarge(picture, person, to_float(drawn.reduced_warp, self.device), warp)
-        if alpha:
-            warp, plate = (to_float(m, self.device) for m in (maps.warp, maps.plate))
-            frames = to_u8(cut_out(warp, plate, one_channel(maps.coverage, self.device)))
-        else:
-            frames = maps.warp.copy()
+        frames, coverage = maps.warp.copy(), one_channel(maps.coverage, self.device)
+        alphas = coverage.clone()  # with what the denoiser draws of the person
         for area in areas:
             part, part_person, part_share = maps.part(*area.slices), person[..., *area.slices], share[..., *area.slices]
             warp, plate = (to_float(m, self.device) for m in (part.warp, part.plate))
             painted = composite(picture[..., *area.slices], warp, plate, part_person, part_share)
-            if alpha:
-                coverage = one_channel(part.coverage, self.device)
-                painted = cut_out(painted, plate, torch.lerp(part_person, coverage, part_share))
             frames[:, *area.slices] = to_u8(painted)
-        return frames
+            if alpha:
+                alphas[..., *area.slices] = torch.lerp(part_person, coverage[..., *area.slices], part_share)
+        if not alpha:
+            return frames
+        scale = frames.shape[2] / drawn.picture.shape[3]
+        plate = to_float(maps.plate, self.device)
+        return to_u8(cut_out(to_float(frames, self.device), plate, alphas, scale))
 
 
 def warp_share(visibility: torch.Tensor, labels: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
@@ -305,15 +303,6 @@ def composite(
     [B, 1, H, W]: see `warp_share`.
     """
     return torch.lerp(torch.lerp(plate, image, person), warp, share)
-
-
-def cut_out(frames: torch.Tensor, plate: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
-    """Cut the person out of frames f32 [B, 3, H, W], with straight alpha f32 [B, 1, H, W]. Returns f32 [B, 4, H, W].
-
-    At soft edges the frames have the plate f32 [B, 3, H, W] mixed in, which is removed from the color here.
-    """
-    foreground = (frames - (1 - alpha) * plate) / alpha.clamp_min(_MIN_ALPHA)
-    return torch.cat([torch.where(alpha > _MIN_ALPHA, foreground, frames), alpha], 1)
 
 
 def to_u8(picture: torch.Tensor) -> np.ndarray:

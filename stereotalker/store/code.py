@@ -25,7 +25,7 @@ _PACKAGE = Path(__file__).parent.parent
 # Modules of the package in which the work of each stage is done. What they import is found.
 STAGE_MODULES = {
     "audio": ("audio.speech",),
-    "motion": ("motion.synthesize", "production.motion_controls"),
+    "motion": ("motion.synthesize", "production.motion_controls", "production.conversation"),
     "portrait": (
         "avatar.fit_portrait",
         "avatar.photo_detail",
@@ -37,7 +37,7 @@ STAGE_MODULES = {
     ),
     "avatar": ("avatar.background_plate",),
     "render": ("production.segments",),
-    "video": ("media.video_files", "production.segments"),
+    "video": ("media.video_files", "production.segments", "production.scene_pictures"),
     "quality": ("production.clip_judgement",),
     "provenance": ("media.content_credentials",),
 }

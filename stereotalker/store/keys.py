@@ -21,6 +21,11 @@ def speech_key(source: Sequence, loudness: float) -> str:
     return digest("audio", stage_version("audio"), list(source), loudness)
 
 
+def scene_sound_key(turns: Sequence, loudness: float) -> str:
+    """The sound of a scene. turns: when each begins, s, and the key of its speech."""
+    return digest("scene sound", stage_version("audio"), list(turns), loudness)
+
+
 def motion_key(
     speech: str,
     controls: str,
@@ -79,7 +84,8 @@ def segment_key(clip_render: str, start: int, stop: int) -> str:
 
 def video_key(
     segments: Sequence,
-    speech: str,
+    scene: Json,
+    sound: str,
     fps: float,
     file_name: str,
     stereo_layout: str | None,
@@ -88,20 +94,21 @@ def video_key(
 ) -> str:
     """Stage video.
 
-    segments: first frame, frame behind the last, and the keys of every part, in the order of frames; captions: those
-    that are drawn into the pictures, and how; None: there are none.
+    segments: of each person, first frame, frame behind the last, and the keys of every part, in the order of frames;
+    scene: where the people are, their order and the background, None: there is one person; sound: key of the sound;
+    captions: those that are drawn into the pictures, and how, None: there are none.
     """
-    made_of = [list(segments), speech, fps, file_name, stereo_layout, params, captions]
+    made_of = [list(segments), scene, sound, fps, file_name, stereo_layout, params, captions]
     return digest("video", stage_version("video"), *made_of)
 
 
-def quality_key(video: str, motion: str, avatar: str, loudness: float, cameras: Json, cues: Json, params: Json) -> str:
-    """Stage quality: the verdict on a video that should follow a motion.
+def quality_key(video: str, people: Sequence, loudness: float, cameras: Json, params: Json) -> str:
+    """Stage quality: the verdict on a video that should follow the motion of its people.
 
-    avatar: key of the avatar that the video shows; cameras: paths of the clip's camera and of its retakes'; cues: what
-    the speaker was asked to do; params: the section `quality`.
+    people: of each, the keys of motion and avatar, and what the person was asked to do; cameras: paths of the clip's
+    camera and of its retakes'; params: the section `quality`.
     """
-    return digest("quality", stage_version("quality"), video, motion, avatar, loudness, cameras, cues, params)
+    return digest("quality", stage_version("quality"), video, list(people), loudness, cameras, params)
 
 
 def provenance_key(video: str, signer: str, claims: Json) -> str:
