@@ -30,7 +30,15 @@ _LANGUAGE = re.compile(r"""\s*xml:lang\s*=\s*["']([\w-]+)["']\s*""")
 
 
 class Speaker(Protocol):
-    """What speaks a text: a voice of espeak-ng, or a natural one."""
+    """What speaks a text: a voice of espeak-ng, a natural one, or one of the user's own."""
+
+    @property
+    def label(self) -> str:
+        """What messages call it."""
+
+    @property
+    def reads_ipa(self) -> bool:
+        """Whether it takes a lexicon and stresses words."""
 
     def identity(self) -> list:
         """What its sound depends on beside the text, for store keys."""

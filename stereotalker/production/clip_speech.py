@@ -7,7 +7,6 @@ from pathlib import Path
 
 from stereotalker.audio.lexicon import Lexicon, words_of
 from stereotalker.audio.marks import MarkedVoice, passages, without_cues, without_marks
-from stereotalker.audio.natural_voices import NaturalVoice
 from stereotalker.audio.recognition import Recognizer
 from stereotalker.audio.speech import from_file, from_script
 from stereotalker.audio.voices import DEFAULT_LANGUAGE, script_voice
@@ -112,13 +111,12 @@ def _notes_on_voice(clip: Clip) -> tuple[str, ...]:
     voice, notes = clip_voice(clip), []
     for passage in passages(clip.script):
         spoken_by = voice.voice_of(passage.language)
-        if isinstance(spoken_by, NaturalVoice) and spoken_by.reads_ipa:
+        if spoken_by.reads_ipa:
             continue
-        who = f"the voice {spoken_by.name!r}" if isinstance(spoken_by, NaturalVoice) else "espeak-ng"
         if passage.stressed:
-            notes.append(f"{who} stresses no words: asterisks in what it speaks change nothing")
+            notes.append(f"{spoken_by.label} stresses no words: asterisks in what it speaks change nothing")
         if words_of(clip.lexicon, passage.text):
-            notes.append(f"{who} reads no IPA: the lexicon changes nothing in what it speaks")
+            notes.append(f"{spoken_by.label} reads no IPA: the lexicon changes nothing in what it speaks")
     return tuple(dict.fromkeys(notes))
 
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
+from stereotalker.audio.voices import voice_file
 from stereotalker.avatar.background_plate import BACKGROUNDS
 from stereotalker.avatar.consent import Consent
 from stereotalker.avatar.names import check_safe_id, safe_id
@@ -331,6 +332,8 @@ def _own_paths(performance: Performance, folder: Path) -> dict[str, Any]:
     }
     if is_picture(performance.avatar):
         paths["avatar"] = str(_existing_spelling(folder.absolute() / performance.avatar))
+    if own := voice_file(performance.voice):
+        paths["voice"] = own[0] + str(_existing_spelling(folder.absolute() / own[1]))
     return paths
 
 

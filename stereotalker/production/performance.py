@@ -56,9 +56,9 @@ class Performance(StrictModel):
     )
     voice: str = Field(
         "",
-        description="who speaks `script`: heart (English), kumo (English, Japanese), alpha (Japanese), espeak or a "
-        "variant of its voices, such as m3; empty: heart for American English and alpha for Japanese if they are "
-        "installed, else espeak",
+        description="who speaks `script`: heart (English), kumo (English, Japanese), alpha (Japanese), piper:FILE or "
+        "kokoro:FILE of your own, espeak or a variant of its voices, such as m3; empty: heart for American English and "
+        "alpha for Japanese if they are installed, else espeak",
     )
     rate: int = Field(165, ge=80, le=400, description="words a minute")
     pitch: int | None = Field(

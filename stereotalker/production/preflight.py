@@ -20,9 +20,9 @@ import numpy as np
 import torch
 
 from stereotalker.audio.marks import passages, without_marks
-from stereotalker.audio.natural_voices import NaturalVoice, is_available
+from stereotalker.audio.natural_voices import OWN, NaturalVoice, is_available
 from stereotalker.audio.speech import check_alignable, check_script
-from stereotalker.audio.text_to_speech import check_language
+from stereotalker.audio.text_to_speech import NO_SPACES, check_language
 from stereotalker.audio.voices import find_voice
 from stereotalker.avatar.fit_portrait import MIN_SIDE_PX
 from stereotalker.avatar.library import Library
@@ -58,7 +58,7 @@ SEGMENT_BYTES_PER_PIXEL, MOVING_SEGMENT_BYTES_PER_PIXEL, VIDEO_BYTES_PER_PIXEL =
 _DRIVER_BYTES, _DRIVER_BYTES_PER_S = 1.9e9, 0.23e6
 # What speech models take, from peaks measured apart: Whisper tiny.en 265 MB and base 333 MB, heart 225 MB, kumo 548 MB.
 _RECOGNIZER_BYTES = 0.7e9
-_VOICE_BYTES = {"heart": 0.2e9, "kumo": 0.6e9}
+_HEART_BYTES, _KOKORO_BYTES = 0.2e9, 0.6e9
 
 # Share of the memory that the chosen number of workers may fill. Ray kills workers at 95 %.
 _MEMORY_SHARE = 0.9
@@ -212,7 +212,7 @@ def _natural_voices(clips: Iterable[Clip]) -> set[str]:
         except ClipError:  # the row of the clip says so
             continue
         if isinstance(voice, NaturalVoice) and is_available(voice.name):
-            names.add(voice.name)
+            names.add("kumo" if voice.name.startswith(OWN) else voice.name)  # own voices need the same network
     return names
 
 
@@ -257,7 +257,8 @@ def plan(
     rules = params.produce.worker
     workers = 1 if executor == "inline" else params.produce.workers or _workers_of_machine(rules, worker_memory)
     audio_seconds = sum(lengths[: workers + CLIPS_AHEAD])
-    driver = _DRIVER_BYTES + sum(_VOICE_BYTES[name] for name in _natural_voices(manifest.clips))
+    voices = _natural_voices(manifest.clips)
+    driver = _DRIVER_BYTES + _HEART_BYTES * ("heart" in voices) + _KOKORO_BYTES * bool(voices - {"heart"})
     driver += _RECOGNIZER_BYTES * _recognizes(manifest.clips)
     memory = driver + _DRIVER_BYTES_PER_S * audio_seconds + workers * worker_memory
     return Plan(clips, begins, workers, threads, disk, memory, local=rules.cluster is None)
@@ -338,7 +339,7 @@ def _turn_seconds(clip: Clip) -> float:
     if clip.script is not None:
         check_script(clip.script, clip_voice(clip))
         spoken = passages(clip.script)
-        words = sum(len(passage.text.split()) for passage in spoken)
+        words = sum(_word_count(passage.text) for passage in spoken)
         return max(words * 60 / clip.rate + sum(passage.pause for passage in spoken), audio_files.MIN_SECONDS)
     seconds = audio_files.media_seconds(clip.recording, clip_part(clip))
     if clip.language:
@@ -346,6 +347,11 @@ def _turn_seconds(clip: Clip) -> float:
     if clip.given_transcript is not None:
         check_alignable(clip.recording, seconds)
     return seconds
+
+
+def _word_count(text: str) -> float:
+    """Words of a text; in scripts without spaces between words, two letters take about as long as a word."""
+    return len(NO_SPACES.sub(" ", text).split()) + len(NO_SPACES.findall(text)) / 2
 
 
 def _spelled_out(turns: Sequence[Turn]) -> str:
