@@ -25,9 +25,9 @@ from stereotalker.errors import BatchStopped, ClipError, UserError, is_transient
 from stereotalker.production.admission import AdmissionControl
 from stereotalker.production.captions import to_files
 from stereotalker.production.clip import make_clip
-from stereotalker.production.clip_stages import ClipMaker, StageTimings
 from stereotalker.production.clip_record import complete, describe_inputs, sign_with_record, to_json
-from stereotalker.production.conversation import turns_of
+from stereotalker.production.clip_stages import ClipMaker, StageTimings
+from stereotalker.production.conversation import Turn, turns_of
 from stereotalker.production.delivery import Places, deliver, deliver_captions, deliver_preview, supersede
 from stereotalker.production.finished_clips import FinishedRecord, clip_key, recall, remember
 from stereotalker.production.manifest import Clip
@@ -259,15 +259,16 @@ def clip_facts(clip: Clip, library: Library) -> dict[str, str]:
     """What a clip is, for its row in the report."""
     people, turns = clip.people, turns_of(clip)
     consents = [_consent(alone, library) for alone in people]
+    languages = dict.fromkeys(alone.language for alone in people if alone.language)
     holders = dict.fromkeys(consent.holder for consent in consents if consent)
     stereo = f", stereo {clip.stereo.layout}" if clip.stereo else ""
     return {
-        "avatar": ", ".join(alone.avatar for alone in people),
-        "speech": " / ".join(_speech_text(turn.clip) for turn in turns)[:160],
+        "avatar": ", ".join(_who(clip, k) for k in range(len(people))),
+        "speech": " / ".join(_said(clip, turn) for turn in turns)[:160],
         "picture": f"{clip.width} x {clip.height}, {clip.fps:g} fps{stereo}",
         "camera": _camera_text(clip),
-        **({"language": clip.language} if clip.language else {}),
-        "seed": str(clip.seed),
+        **({"language": ", ".join(languages)} if languages else {}),
+        "seed": ", ".join(dict.fromkeys(str(alone.seed) for alone in people)),
         **({"consent": ", ".join(holders)} if holders else {}),
     }
 
@@ -280,9 +281,17 @@ def _consent(clip: Clip, library: Library) -> Consent | None:
         return clip.consent
 
 
-def _speech_text(clip: Clip) -> str:
-    """Where the speech of a clip of one person comes from, in a few words."""
-    return str(clip.audio) if clip.audio else (clip.script or "")[:80]
+def _who(clip: Clip, person: int) -> str:
+    """The avatar of a person of a clip, in a scene with the name that the person has there."""
+    avatar = clip.people[person].avatar
+    label = clip.scene[person].label if clip.scene else avatar
+    return avatar if label == avatar else f"{label} ({avatar})"
+
+
+def _said(clip: Clip, turn: Turn) -> str:
+    """Where what is said comes from, in a few words, and in a scene who says it."""
+    text = str(turn.clip.audio) if turn.clip.audio else (turn.clip.script or "")[:80]
+    return f"{clip.scene[turn.person].label}: {text}" if clip.scene else text
 
 
 def _block_signals() -> None:

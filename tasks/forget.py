@@ -15,6 +15,7 @@ from stereotalker.avatar.names import safe_id
 from stereotalker.errors import Unavailable, UserError
 from stereotalker.media.photos import is_picture
 from stereotalker.production.audit import read_record
+from stereotalker.production.captions import ENDINGS
 from stereotalker.production.delivery import FOLDERS
 from stereotalker.production.outputs import Outputs
 from stereotalker.runtime.home import Home
@@ -117,7 +118,11 @@ def _remove_videos(tags: dict[str, str], receipt: Receipt) -> None:
                 outputs.remove(f"{place}/{file}")
                 receipt.removed.append(outputs.name(f"{place}/{file}"))
                 found = True
-        for name in (f"posters/{clip}.jpg", f"previews/{file}") if found else ():
+        for name in (
+            (f"posters/{clip}.jpg", f"previews/{file}", *(f"captions/{clip}.{ending}" for ending in ENDINGS))
+            if found
+            else ()
+        ):
             if outputs.remove(name):
                 receipt.removed.append(outputs.name(name))
     except (UserError, OSError) as error:

@@ -98,8 +98,8 @@ class BatchLog:
         reasons = (*result.reasons, *self._lateness(self._clips[result.id]))
         row = self._rows[result.id] = replace(result, preview=self._previews.get(result.id, ""), reasons=reasons)
         # A clip that was partly found in the store says nothing about speed.
-        if row.state == "done" and row.rendered >= row.frames:
-            clip = self._clips[row.id]
+        clip = self._clips[row.id]
+        if row.state == "done" and row.rendered >= row.frames * len(clip.people):
             other = sum(seconds for stage, seconds in row.seconds.items() if stage != "render")
             pace = Pace(clip.rendered_pixels, row.frames, threads, row.seconds["render"], other)
             self.attempt("its speed", lambda: self._history.add(pace))
@@ -198,6 +198,8 @@ class BatchLog:
                 **_person_tags(record["made"]),
             }
         run = self._tracker.start(result.id, parent=self.run, tags=tags)
+        if data is not None:
+            self._tracker.attach(run, CLIP_RECORD, data)
         seconds = {f"seconds.{stage}": value for stage, value in result.seconds.items()}
         measures = {f"quality.{name}": value for name, value in result.measures.items()}
         self._tracker.note(
@@ -205,8 +207,6 @@ class BatchLog:
             params={**result.facts, "code": self._batch.code},
             metrics={"frames": result.frames, **seconds, **measures},
         )
-        if data is not None:
-            self._tracker.attach(run, CLIP_RECORD, data)
         self._tracker.end(run, {"done": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}[result.state])
 
 

@@ -1,6 +1,7 @@
 """Scenes: several people in one picture, who speaks when, what the others do, and how the picture is put together."""
 
 import json
+import re
 from dataclasses import replace
 
 import av
@@ -11,13 +12,16 @@ import yaml
 from batch_helpers import SMALL, SMALL_AVATAR
 from pydantic import ValidationError
 
+from stereotalker.acting.cues import parse_cue
 from stereotalker.acting.reference_acting import STYLES, act
 from stereotalker.errors import UserError
 from stereotalker.media.audio_files import OUTPUT_RATE, read_wav, wav_bytes, write_mixed
+from stereotalker.motion.cues import TimedCue
 from stereotalker.motion.listening import Listening, Look, with_looks, with_shut_lips
 from stereotalker.params import load_params
 from stereotalker.production.captions import faults, to_srt, to_vtt
-from stereotalker.production.clip_cues import plan_cues
+from stereotalker.production.clip_cues import CueOutcome, plan_cues
+from stereotalker.production.clip_judgement import _shows_face
 from stereotalker.production.conversation import (
     SpokenTurn,
     conversation_captions,
@@ -38,6 +42,7 @@ from stereotalker.tasks.audit import Auditor
 from stereotalker.tasks.forget import forget
 
 TWO = [{"avatar": "ava", "at": "left"}, {"avatar": "ben", "at": "right"}]
+MLFLOW_NAME = re.compile(r"[\w\-. :/]+", re.ASCII)  # what its metrics may be called
 DIALOGUE = "ava: Good morning. [nod] How are you?\nben: Very well, thank you.\n  And you?\nAva: Fine."
 
 
@@ -81,9 +86,36 @@ def test_people_take_over_what_the_row_says_for_all():
 def test_lines_of_a_dialogue_are_spoken_one_after_the_other():
     clip = scene(script=DIALOGUE)
     turns = turns_of(clip)
-    assert [(turn.person, turn.line) for turn in turns] == [(0, 1), (1, 2), (0, 3)]
+    assert [(turn.person, turn.line) for turn in turns] == [(0, 1), (1, 2), (0, 4)]
     assert turns[1].clip.script == "Very well, thank you. And you?"
     assert start_times(turns, [2.0, 1.5, 1.0]) == [0.0, 2.3, 4.1]
+
+
+def test_names_in_a_dialogue_may_stand_without_a_space_and_in_any_capitals():
+    people = [{"avatar": "pictures/Dr Grey.png"}, {"avatar": "ben", "name": " José "}, {"avatar": "ava", "name": "Dr"}]
+    script = "dr grey:Hi.\r\nJOSE\u0301\uff1a\u306f\u3044\r\n  At 10:30 we go.\nDr: Yes: no.\n\nben said so."
+    turns = turns_of(scene(people, script=script))
+    assert [(turn.person, turn.clip.script) for turn in turns] == [
+        (0, "Hi."),
+        (1, "\u306f\u3044 At 10:30 we go."),
+        (2, "Yes: no. ben said so."),
+    ]
+    assert [turn.line for turn in turns] == [1, 2, 4]
+
+
+def test_a_recording_for_all_can_be_left_out_for_a_listener(tmp_path):
+    people = [{"avatar": "ava"}, {"avatar": "ben", "audio": None}]
+    clip = scene(people, audio="a.wav", speaker=2, transcript="Hello.", part={"start": 1})
+    assert [turn.person for turn in turns_of(clip)] == [0] and clip.people[1].script == ""
+
+
+def test_a_scene_stands_in_a_table(tmp_path):
+    path, cell = tmp_path / "m.csv", json.dumps(TWO).replace('"', '""')
+    path.write_text(f'id,avatar,script,scene\na,ava,Hello.,\ns,,"ava: Hi.\nben: Hello.","{cell}"\n')
+    assert [len(turns_of(clip)) for clip in read_manifest(path).clips] == [1, 2]
+    words = json.dumps([{"avatar": "ava", "script": "Hi."}, {"avatar": "ben"}]).replace('"', '""')
+    path.write_text(f'id,avatar,script,scene\na,ava,Hello.,\ns,,,"{words}"\n')
+    assert len(turns_of(read_manifest(path).clips[1])) == 1
 
 
 def test_recordings_begin_together_and_scripts_in_turn():
@@ -104,12 +136,27 @@ def test_recordings_begin_together_and_scripts_in_turn():
         ([{"avatar": "ava", "name": f"p{k}"} for k in range(9)], {}, "a scene of 9 people; expected at most 8"),
         (TWO, {"script": "ava: Hi.\ncleo: Hello."}, "line 2 of the dialogue: nobody is called 'cleo'"),
         (TWO, {"script": "Hello there."}, "line 1 of the dialogue: nobody is named who says it"),
-        (TWO, {"script": "ava:\nben: Hi."}, "ava says nothing in one of the dialogue's lines"),
+        (TWO, {"script": "ava:\nben: Hi."}, "line 1 of the dialogue: ava says nothing in it"),
+        (TWO, {"script": ""}, "nobody says anything in the scene"),
+        (TWO, {"script": " \n"}, "nobody says anything in the scene"),
+        (TWO, {"script": "ava: Hi.\n\nben [nod]: Hello."}, "line 3 of the dialogue: marks stand behind the colon"),
+        ([{"avatar": "ava", "name": "Ann"}, {"avatar": "ben", "name": "ann"}], {"script": "Ann: Hi."}, "called 'Ann'"),
+        ([{"avatar": "ava", "name": "Host: A"}], {"script": "ava: Hi."}, "without colons and square brackets"),
+        (
+            [{"avatar": "ava", "at": 0.5}, {"avatar": "ben", "at": 0.55}],
+            {"script": "ava: Hi."},
+            "of the picture's height",
+        ),
         (TWO, {}, "nobody says anything in the scene"),
         ([{"avatar": "ava"}, {"avatar": "ava"}], {"script": "ava: Hi."}, "two people of the scene are called 'ava'"),
         ([{"avatar": "ava", "at": 0.5}, {"avatar": "ben", "at": "center"}], {"script": "ava: Hi."}, "in one place"),
         ([{"avatar": "ava", "script": "Hi."}, {"avatar": "ben"}], {"script": "ava: Hi."}, "words beside the dialogue"),
-        ([{"avatar": "ava", "start": 2}, {"avatar": "ben"}], {"script": "ava: Hi."}, "start of ava"),
+        ([{"avatar": "ava", "start": 2}, {"avatar": "ben"}], {"script": "ava: Hi."}, "start of ava, who speaks in a"),
+        (
+            [{"avatar": "ava", "start": 2}, {"avatar": "ben", "script": "Hi."}],
+            {},
+            "who has nothing to say",
+        ),
         (TWO, {"script": "ava: Hi.", "avatar": "ava"}, "avatar stands beside scene"),
         (TWO, {"script": "ava: Hi.", "cues": [{"gesture": "nod", "time": 1}]}, "cues stands beside scene"),
         (TWO, {"script": "ava: Hi.", "stereo": {"layout": "over-under"}}, "a scene has one camera"),
@@ -119,7 +166,8 @@ def test_recordings_begin_together_and_scripts_in_turn():
         ([{"at": "left"}], {"script": "ava: Hi."}, "avatar"),
         ([{"avatar": "ava", "audio": "a.wav", "script": "Hi."}], {}, "give audio or script, one of them"),
         (["ava"], {"script": "ava: Hi."}, "scene.0"),
-        ([], {"script": "ava: Hi."}, "avatar: expected a name"),
+        ([], {"script": "ava: Hi."}, "expected a list of people such as"),
+        ({"avatar": "ava"}, {"script": "ava: Hi."}, "expected a list of people such as"),
     ],
 )
 def test_faults_of_a_scene_are_one_clear_line(people, row, message):
@@ -169,6 +217,14 @@ def test_everybody_has_room_and_stands_on_the_lower_edge():
     assert drawing_order(row) == [2, 0, 1]
     upright = layout(people_at(0.25, 0.75), (640, 360))
     assert upright[0].height < 640 / 2
+    [alone] = layout(people_at(0.2), (2160, 2160))
+    assert alone.width <= 2160 and alone.height == 2160
+
+
+def test_a_face_that_is_cut_off_or_covered_is_not_asked_for():
+    row = [*people_at(0.02, 0.5), *people_at(0.5, behind=1.0), *people_at(0.9, behind=1.0)]
+    boxes, order = layout(row, (360, 640)), drawing_order(row)
+    assert [_shows_face(k, boxes, order, (360, 640)) for k in range(4)] == [False, True, False, True]
 
 
 def test_the_front_covers_the_back_and_the_background_shows_between():
@@ -198,6 +254,10 @@ def test_a_light_wall_leaves_no_rim_around_dark_hair():
     cut = cut_out(frame, plate, cover)
     assert cut[0, 3, 10, 20:40].max() < 0.05 and cut[0, 3, 11:53, 11:53].min() > 0.95
     assert cut[0, :3, 10, 20:40].max() < 0.3
+    # A collar that is neither a mixture of wall and cloth nor like the wall is the person's.
+    wall, shirt = torch.full((1, 3, 64, 64), 0.5), torch.full((1, 3, 64, 64), 0.5)
+    shirt[..., 10:54, 10:54], shirt[..., 12:52, 12:52] = 0.9, 0.1
+    assert torch.allclose(cut_out(shirt, wall, cover)[:, 3:], cover)
     # A finger has no inside whose color would be known; and nothing is known of a color like that of the wall.
     finger, thin = plate.clone(), torch.zeros(1, 1, 64, 64)
     finger[..., 20:40, 30:33], thin[..., 20:40, 30:33] = 0.5, 1
@@ -225,7 +285,10 @@ def test_speech_of_a_person_is_silent_while_others_speak():
 def test_sounds_are_mixed_at_their_times(tmp_path):
     tone = 0.2 * np.sin(np.arange(OUTPUT_RATE) * 0.05).astype(np.float32)
     (tmp_path / "a.wav").write_bytes(wav_bytes(np.stack([tone, tone])))
-    level = write_mixed([(tmp_path / "a.wav", 0.0), (tmp_path / "a.wav", 2.5)], -20.0, tmp_path / "mixed.wav")
+    sounds = [(tmp_path / "a.wav", 0.0), (tmp_path / "a.wav", 2.5)]
+    level = write_mixed([sounds], -20.0, tmp_path / "mixed.wav")
+    apart = write_mixed([[sound] for sound in sounds], -20.0, tmp_path / "apart.wav")
+    assert apart == level and np.array_equal(read_wav(tmp_path / "apart.wav"), read_wav(tmp_path / "mixed.wav"))
     mixed = read_wav(tmp_path / "mixed.wav")
     assert level == pytest.approx(-20.0, abs=0.5) and len(mixed) == pytest.approx(3.5 * OUTPUT_RATE, abs=2)
     loud = np.abs(mixed[:, 0].astype(float)).reshape(-1, OUTPUT_RATE // 10).max(1) > 100
@@ -241,6 +304,11 @@ def test_captions_name_who_speaks_and_do_not_overlap():
     assert [caption.speaker for caption in captions] == ["ava", "ben", "ava"] and not faults(captions, 7.1)
     assert "<v ben>Very" in to_vtt(captions) and "<v" not in to_srt(captions)
     assert captions[1].lines[0][0].start == pytest.approx(turns[1].start)
+    people = [{"avatar": "ava", "script": "x"}, {"avatar": "ben", "script": "y", "start": 0.5}]
+    both = scene(people, captions="files")
+    at_once = spoken(both, speech("We", "speak", "at", "once."), speech("So", "we", "do."))
+    first, second = conversation_captions(both, at_once, 2.5)
+    assert first.end >= first.lines[-1][-1].end > second.start  # nobody's words are cut off
 
 
 def test_cues_in_a_dialogue_fall_into_their_line():
@@ -312,8 +380,23 @@ def test_eyes_and_head_turn_to_who_speaks(talking):
     assert away.poses[45, JOINT["head"], 1] > 0 > away.poses[80, JOINT["head"], 1]
 
 
-def test_nods_are_cues():
-    assert [cue.time for cue in Listening(nods=(1.0, 4.0)).cues] == [1.0, 4.0]
+def test_a_prescribed_pose_stays_while_others_speak(talking):
+    for edit in (
+        lambda motion, *ends: with_looks(motion, [Look(0.0, 4.0, 32.0)], *ends),
+        lambda motion, *ends: with_shut_lips(motion, [(0.0, 4.0)], *ends),
+    ):
+        free, kept = edit(talking, False, False), edit(talking, True, True)
+        for frame in (0, -1):
+            assert np.array_equal(kept.poses[frame], talking.poses[frame])
+            assert not np.array_equal(free.poses[frame], talking.poses[frame])
+        assert np.allclose(kept.poses[50], free.poses[50])
+
+
+def test_nods_are_cues_that_give_way_to_those_of_a_director():
+    listening = Listening(nods=(1.0, 4.0))
+    assert [cue.time for cue in listening.cues] == [1.0, 4.0]
+    asked = [TimedCue(parse_cue("shake"), 4.5), TimedCue(parse_cue("smile"), 1.0)]
+    assert listening.beside(asked).nods == (1.0,)
 
 
 # ---- verdict ----
@@ -323,15 +406,15 @@ def test_the_verdict_on_a_scene_names_who_is_at_fault():
     measures = {"frames": 100.0, "lufs": -20.0, "faces": 1.0}
     good = Examination(Verdict("pass", (), measures), b"poster")
     late = Verdict("fail", ("the lips lag by +5.0 frames", "a black frame"), measures | {"faces": 0.5})
-    both = together(
-        {
-            "ava": replace(good, verdict=Verdict("review", ("a black frame",), measures)),
-            "ben": replace(good, verdict=late),
-        }
-    )
+    dark = replace(good, verdict=Verdict("review", ("a black frame",), measures))
+    both = together({"ava": dark, "ben": replace(good, verdict=late)}, [])
     assert both.verdict.verdict == "fail" and both.poster == b"poster"
     assert both.verdict.reasons == ("a black frame", "ben: the lips lag by +5.0 frames")
     assert both.verdict.measures == {"frames": 100.0, "lufs": -20.0, "ava.faces": 1.0, "ben.faces": 0.5}
+    missed = CueOutcome("nod", "ava, word 1", None, None, "nobody knows when")
+    cued = together({"ava": good, "Ann O'Hara": good}, [missed]).verdict
+    assert cued.verdict == "review" and cued.reasons == (missed.text,) and cued.cues == (missed,)
+    assert all(MLFLOW_NAME.fullmatch(name) for name in cued.measures)
 
 
 # ---- the whole way ----

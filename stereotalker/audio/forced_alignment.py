@@ -12,6 +12,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from stereotalker.audio.english_pronunciation import IPA
+from stereotalker.audio.japanese_pronunciation import JAPANESE, japanese_sentences, japanese_words, reads_japanese
 from stereotalker.audio.lexicon import NO_LEXICON, Lexicon, ipa_symbols, pronunciation
 from stereotalker.audio.phonemes import VOWELS, arpabet, phoneme_class
 from stereotalker.audio.text_to_speech import Voice, espeak_code, speak_in_fresh_process
@@ -43,7 +45,12 @@ def align(
     """
     language = espeak_code(language)
     decoder, is_english = _decoder(**_WIDE_BEAMS), language.startswith("en")
-    words = _english(decoder, text, lexicon) if is_english else _foreign(decoder, text, language, lexicon)
+    if is_english:
+        words = _english(decoder, text, lexicon)
+    elif language == JAPANESE and reads_japanese():
+        words = _japanese(decoder, text)
+    else:
+        words = _foreign(decoder, text, language, lexicon)
     if not words:
         return None
     decoder.set_align_text(" ".join(name for name, _ in words))
@@ -125,6 +132,18 @@ def _user_word(decoder, word: str, lexicon: Lexicon) -> str:
 def _without_accents(word: str) -> str:
     """The word without accents, as the dictionary has it: "cafe" for "café"."""
     return "".join(c for c in unicodedata.normalize("NFKD", word) if not unicodedata.combining(c))
+
+
+def _japanese(decoder, text: str) -> list[tuple[str, str]]:
+    """(name in the dictionary, word) of every word of a Japanese text, kanji and all."""
+    words: list[tuple[str, str]] = []
+    for sentence in japanese_sentences(text):
+        for word in japanese_words(sentence):
+            sounds = [symbol for letter in word.symbols for symbol in arpabet(IPA.get(letter, letter))]
+            if word.text and sounds:
+                words.append((f"japanese-{len(words)}", word.text))
+                decoder.add_word(words[-1][0], " ".join(sounds), True)
+    return words
 
 
 def _foreign(decoder, text: str, language: str, lexicon: Lexicon) -> list[tuple[str, str]]:

@@ -18,7 +18,11 @@ _SCRIPTS = {
     "ja": {"HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA"},  # espeak-ng calls each kanji "Chinese letter"
 }
 _MOST_SIGNS = 2  # letters beside each other that may be signs of a formula
-_SIGNS_ARE_WORDS = {"CJK", "HIRAGANA", "KATAKANA", "HANGUL"}  # scripts in which a single letter is a word
+# Scripts in which a word may be a single letter, or falls into such between its vowel signs.
+_SIGNS_ARE_WORDS = {
+    "CJK", "HIRAGANA", "KATAKANA", "HANGUL", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN", "DEVANAGARI", "BENGALI",
+    "GURMUKHI", "GUJARATI", "ORIYA", "TAMIL", "TELUGU", "KANNADA", "MALAYALAM", "SINHALA",
+}  # fmt: skip
 _NO_SCRIPT = {"MODIFIER", "COMBINING", "FULLWIDTH", "IDEOGRAPHIC", "FEMININE", "MASCULINE", "MICRO"}
 # Languages of espeak-ng that are written in Latin letters, so that a text in others is in another language.
 _LATIN_LANGUAGES = frozenset(

@@ -33,7 +33,7 @@ from stereotalker.audio.english_pronunciation import (
     spoken_words,
     to_misaki,
 )
-from stereotalker.audio.japanese_pronunciation import japanese_sentences, japanese_words
+from stereotalker.audio.japanese_pronunciation import JAPANESE, japanese_sentences, japanese_words
 from stereotalker.audio.letters import check_letters
 from stereotalker.audio.lexicon import words_of
 from stereotalker.audio.onnx_models import open_network
@@ -83,7 +83,7 @@ MODELS = {
     "kumo": _Model(*_KOKORO, style="jm_kumo"),
     "alpha": _Model(*_KOKORO, style="jf_alpha"),
 }
-ENGLISH, JAPANESE = "en-us", "ja"
+ENGLISH = "en-us"
 LANGUAGES = {"heart": (ENGLISH,), "kumo": (ENGLISH, JAPANESE), "alpha": (JAPANESE,)}  # that a voice speaks
 OWN = "kokoro:"  # begins the name of a voice of the user's own, which is a file with the style of a Kokoro voice
 _STYLE_SIZE = 256  # numbers of a style for one length of text

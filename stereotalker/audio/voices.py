@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from stereotalker.audio.japanese_pronunciation import JAPANESE
 from stereotalker.audio.marks import MarkedVoice
-from stereotalker.audio.natural_voices import ENGLISH, JAPANESE, LANGUAGES, MODELS, OWN, NaturalVoice, is_available
+from stereotalker.audio.natural_voices import ENGLISH, LANGUAGES, MODELS, OWN, NaturalVoice, is_available
 from stereotalker.audio.piper_voices import PiperVoice
 from stereotalker.audio.text_to_speech import Voice, check_language, espeak_code, variants
 from stereotalker.errors import ClipError
@@ -30,7 +31,12 @@ def script_voice(
     own = find_voice(name, language, rate, pitch, lexicon)
 
     def voice_of(other: str | None) -> AnyVoice:
-        found = own if other is None else find_voice("", other, rate, None, lexicon)
+        if other is None:
+            return own
+        code = espeak_code(other)
+        if isinstance(own, NaturalVoice) and code in LANGUAGES.get(own.name, (ENGLISH, JAPANESE)):
+            return replace(own, language=code)
+        found = find_voice("", other, rate, None, lexicon)
         return replace(found, pitch=pitch) if isinstance(found, Voice) and pitch is not None else found
 
     return MarkedVoice(voice_of)

@@ -10,6 +10,7 @@ import io
 import os
 import re
 import tempfile
+import wave
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -93,20 +94,31 @@ def write_normalized(path: Path, target: float, out: Path, part: SoundPart = ALL
     return float(measured.lufs + gain_db)
 
 
-def write_mixed(sounds: Sequence[tuple[Path, float]], target: float, out: Path) -> float:
-    """Write several WAV files into one, each beginning at its time in s, as `write_normalized` does. Returns as that.
+def write_mixed(tracks: Sequence[Sequence[tuple[Path, float]]], target: float, out: Path) -> float:
+    """Mix 16-bit stereo WAV files at OUTPUT_RATE into one, as `write_normalized` writes it. Returns as that.
 
-    ffmpeg reads and writes on the disk.
+    tracks: files that follow each other, each with its beginning in s, at rising times; all tracks sound together. What
+    has been read is written to the disk.
     """
-    delayed = [
-        ffmpeg.input(str(path.absolute())).audio.filter("adelay", delays=f"{round(start * 1000)}", all=1)
-        for path, start in sounds
-    ]
-    mixed = ffmpeg.filter(delayed, "amix", inputs=len(delayed), duration="longest", normalize=0)
     with tempfile.TemporaryDirectory(dir=out.parent) as folder:
+        files: list[Path] = []
+        for track in tracks:
+            files.append(Path(folder) / f"{len(files)}.wav")
+            with wave.open(str(files[-1]), "wb") as file:
+                file.setparams((2, 2, OUTPUT_RATE, 0, "NONE", ""))
+                written = 0
+                for path, start in track:
+                    silence = max(round(start * OUTPUT_RATE) - written, 0)
+                    file.writeframesraw(bytes(4 * silence))
+                    written += silence
+                    samples = read_wav(path)
+                    for first in range(0, len(samples), _CHUNK):
+                        file.writeframesraw(samples[first : first + _CHUNK].tobytes())
+                    written += len(samples)
+        sounds = [ffmpeg.input(str(file)).audio for file in files]
+        mixed = ffmpeg.filter(sounds, "amix", inputs=len(sounds), duration="longest", normalize=0)
         whole = Path(folder) / "mixed.wav"
-        output = ffmpeg.output(mixed, str(whole), f="wav", acodec="pcm_f32le", rf64="auto", ar=OUTPUT_RATE)
-        _run(whole, output.overwrite_output())
+        _run(whole, ffmpeg.output(mixed, str(whole), f="wav", acodec="pcm_f32le", rf64="auto", ar=OUTPUT_RATE))
         return write_normalized(whole, target, out)
 
 

@@ -15,13 +15,14 @@ from stereotalker.acting.face import resting_expression
 from stereotalker.geometry.easing import minimum_jerk
 from stereotalker.motion.cues import TimedCue
 from stereotalker.motion.features import FACE_JOINTS, MOUTH
-from stereotalker.motion.post_processing import turned_to
+from stereotalker.motion.post_processing import away_from_prescribed, turned_to
 from stereotalker.records import Motion
 from stereotalker.smplx_layout import JOINT
 
 LIPS_S = 0.15  # in which lips come together when speech ends, and part again before it begins
 _TURN_S = 0.5  # in which eyes and head turn to somebody, and back
 _HEAD_SHARE = 0.6  # of the turn to somebody; the eyes make the rest
+_NOD_S = 1.0  # between a nod and another movement of the head
 _NOD = 0.55  # size of a listener's nod, of one that is asked for
 _MOUTH = np.array(MOUTH) - 3 * len(FACE_JOINTS)  # facial actions that move mouth, jaw or tongue
 
@@ -40,6 +41,7 @@ class Listening:
     """What somebody does while others speak."""
 
     silent: tuple[tuple[float, float], ...] = ()  # start and end, s, of the time in which the person says nothing
+    listens: tuple[tuple[float, float], ...] = ()  # of that, the time in which others speak
     looks: tuple[Look, ...] = ()  # in the order of time, one after the other
     nods: tuple[float, ...] = ()  # s
 
@@ -48,18 +50,29 @@ class Listening:
         """The nods, as cues."""
         return tuple(TimedCue(parse_cue(f"nod {_NOD}"), time) for time in self.nods)
 
+    def beside(self, cues: Sequence[TimedCue]) -> Listening:
+        """The same without nods that would lie over what a director asks of the head."""
+        heads = [cue.time for cue in cues if cue.cue.head]
+        return replace(self, nods=tuple(t for t in self.nods if all(abs(t - head) > _NOD_S for head in heads)))
 
-def with_shut_lips(motion: Motion, silent: Sequence[tuple[float, float]]) -> Motion:
-    """The motion whose lips rest on each other in these spans of time (start and end, s)."""
-    weight = _weight(len(motion.poses), motion.fps, silent, LIPS_S)[:, None]
+
+def with_shut_lips(
+    motion: Motion, silent: Sequence[tuple[float, float]], from_start: bool = False, to_end: bool = False
+) -> Motion:
+    """The motion whose lips rest on each other in these spans of time (start and end, s).
+
+    from_start, to_end: whether the first and the last pose are prescribed, and stay.
+    """
+    free = away_from_prescribed(motion, from_start, to_end)
+    weight = (free * _weight(len(motion.poses), motion.fps, silent, LIPS_S))[:, None]
     poses, expression = motion.poses.copy(), motion.expression.copy()
     poses[:, JOINT["jaw"]] *= 1 - weight
     expression[:, _MOUTH] += weight * (resting_expression()[_MOUTH] - expression[:, _MOUTH])
     return replace(motion, poses=poses.astype(np.float32), expression=expression.astype(np.float32))
 
 
-def with_looks(motion: Motion, looks: Sequence[Look]) -> Motion:
-    """The motion whose eyes and head turn to others."""
+def with_looks(motion: Motion, looks: Sequence[Look], from_start: bool = False, to_end: bool = False) -> Motion:
+    """The motion whose eyes and head turn to others. from_start, to_end: as of `with_shut_lips`."""
     if not looks:
         return motion
     time = (np.arange(len(motion.poses)) + 0.5) / motion.fps
@@ -69,6 +82,7 @@ def with_looks(motion: Motion, looks: Sequence[Look]) -> Motion:
         azimuth += minimum_jerk((time - look.start) / _TURN_S) * (look.azimuth - azimuth)
         fall = minimum_jerk((time - look.end) / _TURN_S)
         weight = np.maximum(weight, minimum_jerk((time - look.start) / _TURN_S) * (1 - fall))
+    weight *= away_from_prescribed(motion, from_start, to_end)
     return turned_to(motion, azimuth, np.zeros(len(time)), weight, _HEAD_SHARE)
 
 

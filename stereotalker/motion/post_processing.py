@@ -92,11 +92,17 @@ def with_gaze(
     If `from_start` or `to_end` is True, the first or the last pose is prescribed: there the gaze is unchanged, and it
     moves to or from the camera within _CHANGE_S beside it.
     """
+    weight = away_from_prescribed(motion, from_start, to_end)
+    return turned_to(motion, azimuth, elevation, weight, _HEAD_SHARE)
+
+
+def away_from_prescribed(motion: Motion, from_start: bool, to_end: bool) -> np.ndarray:
+    """0 in the first pose, or in the last one, if it is prescribed, and 1 from _CHANGE_S away from it; [T]."""
     time = np.arange(len(motion.poses)) / motion.fps
     weight = np.ones(len(time))
     for is_prescribed, distance in ((from_start, time), (to_end, time[::-1])):
         weight *= np.clip(distance / _CHANGE_S, 0, 1) if is_prescribed else 1
-    return turned_to(motion, azimuth, elevation, weight, _HEAD_SHARE)
+    return weight
 
 
 def turned_to(

@@ -113,8 +113,9 @@ class Synthesizer:
         if controls.gaze is not None:
             azimuth, elevation = controls.gaze
             motion = with_gaze(motion, azimuth, elevation, controls.start is not None, controls.end is not None)
-        motion = with_looks(with_shut_lips(motion, controls.listening.silent), controls.listening.looks)
-        cues = (*controls.cues, *controls.listening.cues)
+        listening, prescribed = controls.listening, (controls.start is not None, controls.end is not None)
+        motion = with_looks(with_shut_lips(motion, listening.silent, *prescribed), listening.looks, *prescribed)
+        cues = sorted((*controls.cues, *listening.cues), key=lambda cue: cue.time)
         return with_head_and_face_cues(with_emotion(motion, controls.emotions), cues)
 
     def gesture_labels(self, speech: Speech, count: int) -> np.ndarray:

@@ -65,7 +65,7 @@ def check_cues(clip: Clip) -> None:
             raise ClipError(f"script: {error}") from None
     if clip.body == "still" and (arms := [cue.text for cue in cues if cue.arms]):
         raise ClipError(f"cue {arms[0]!r} moves the arms, and body: still keeps them still; leave one of them out")
-    text = without_marks(clip.script) if clip.script else clip.given_transcript
+    text = clip.given_transcript if clip.script is None else without_marks(clip.script)
     for key in clip.cues:
         if key.word is None or (text is None and clip.is_recognized):
             continue
@@ -81,7 +81,7 @@ def _index_of(word: int | str, text: str) -> int:
     if index is None:
         raise ClipError(f"cue at word {word!r}: nobody says it")
     if index >= count:
-        raise ClipError(f"cue at word {word}: there are only {count} words")
+        raise ClipError(f"cue at word {word}: there {'is only one word' if count == 1 else f'are only {count} words'}")
     return index
 
 

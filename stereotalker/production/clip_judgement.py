@@ -19,9 +19,12 @@ from stereotalker.production import quality
 from stereotalker.production.clip_cues import CueOutcome, PlannedCue, outcomes, timed_cues
 from stereotalker.production.manifest import Clip
 from stereotalker.production.motion_controls import clip_seed, clip_style
-from stereotalker.production.scene import SHOULDERS, Box
+from stereotalker.production.scene import SHOULDERS, Box, drawing_order
 from stereotalker.records import Avatar, Camera, Motion, Speech
 from stereotalker.smplx_layout import JOINT
+
+# Where the head is in the picture of a person, in its heights: half of its width, and how far down it reaches.
+_HALF_HEAD, _HEAD = 0.12, 0.3
 
 
 class Judged(NamedTuple):
@@ -41,24 +44,55 @@ def judge_clip(
     video: Path, sound: Path, clip: Clip, people: Sequence[Judged], body: Body, loudness: float, limits: QualityParams
 ) -> quality.Examination:
     """Measure a clip's file and judge it. sound: the WAV file of the clip; loudness: that was asked for, LUFS."""
-    examined = {}
-    for person in people:
+    examined: dict[str, quality.Examination] = {}
+    outcomes_of_all: list[CueOutcome] = []
+    size = clip.height, clip.width
+    boxes = [person.box for person in people if person.box]
+    for k, person in enumerate(people):
         motion, avatar, alone = person.motion, person.avatar, person.clip
         view = clip_camera(alone, avatar, len(motion.poses))
         aperture = body.lip_aperture(motion)
-        cues = _cue_outcomes(alone, motion, avatar, body, view, person.cues)
-        where = f"{person.label}, " if person.label else ""
+        shown = _within_scene(view, person.box, size) if person.box else view
+        cues = _cue_outcomes(alone, motion, avatar, body, shown, person.cues)
+        if person.box:
+            cues = tuple(replace(cue, place=f"{person.label}, {cue.place}") for cue in cues)
+        outcomes_of_all += cues
         inputs = quality.ClipInputs(
             aperture=aperture,
             unseen=Coverage(avatar, body).unseen(motion, view),
             loudness=loudness,
             is_misread=alone.given_transcript is not None and not person.speech.words,
-            cues=tuple(replace(cue, place=where + cue.place) for cue in cues),
+            cues=() if clip.scene else cues,
             listening_mm=_listening_aperture(aperture, person.silent, clip.fps),
-            area=person.box and _area_of(person.box, (clip.height, clip.width)),
+            area=person.box and _area_of(person.box, size),
+            speaks_s=sum(word.end - word.start for word in person.speech.words) if clip.scene else np.inf,
+            shows_face=person.box is None or _shows_face(k, boxes, drawing_order(clip.scene), size),
         )
         examined[person.label] = quality.examine(video, sound, inputs, clip, limits)
-    return quality.together(examined) if clip.scene else examined[""]
+    return quality.together(examined, outcomes_of_all) if clip.scene else examined[""]
+
+
+def _within_scene(view: Camera, box: Box, size: tuple[int, int]) -> Camera:
+    """The camera of a person's own picture as one of the whole scene of (height, width) px."""
+    intrinsics = view.intrinsics.copy()
+    intrinsics[:, :2, 2] += np.array([box.left, box.top], np.float32)
+    return replace(view, intrinsics=intrinsics, size=size)
+
+
+def _shows_face(person: int, boxes: Sequence[Box], order: Sequence[int], size: tuple[int, int]) -> bool:
+    """Whether the face of a person of a scene is in the picture, and nobody in front covers it.
+
+    order: see `drawing_order`; size: (height, width) px of the scene.
+    """
+    own = boxes[person]
+    middle, reach = own.left + own.width / 2, _HALF_HEAD * own.height
+    if middle < reach or middle > size[1] - reach:
+        return False
+    for other in (boxes[k] for k in order[order.index(person) + 1 :]):
+        is_near = abs(other.left + other.width / 2 - middle) < SHOULDERS / 2 * other.height
+        if is_near and other.top < own.top + _HEAD * own.height:
+            return False
+    return True
 
 
 def _area_of(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:

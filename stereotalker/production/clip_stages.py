@@ -154,8 +154,11 @@ class ClipMaker:
         key = keys.scene_sound_key([[turn.start, turn.key] for turn in placed], loudness)
 
         def write(folder: Path) -> None:
-            sounds = [(self.found("audio", turn.key) / "sound.wav", turn.start) for turn in placed]
-            write_mixed(sounds, loudness, folder / "sound.wav")
+            tracks = [
+                [(self.found("audio", turn.key) / "sound.wav", turn.start) for turn in placed if turn.turn.person == k]
+                for k in sorted({turn.turn.person for turn in placed})
+            ]
+            write_mixed(tracks, loudness, folder / "sound.wav")
 
         self.entry("audio", key, write, timings)
         seconds = max(turn.end for turn in placed)
@@ -214,7 +217,7 @@ class ClipMaker:
         controls = clip_motion_controls(clip, avatar.style, frames, Speaker(avatar, body))
         moves_arms = controls.retargeting is None or controls.retargeting.amount == 1
         cues = plan_cues(clip, speech, frames / clip.fps, moves_arms, turns)
-        controls = replace(controls, cues=timed_cues(cues), listening=listening)
+        controls = replace(controls, cues=timed_cues(cues), listening=listening.beside(timed_cues(cues)))
         key = keys.motion_key(
             speech_key,
             controls.digest(),

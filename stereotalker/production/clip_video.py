@@ -61,7 +61,9 @@ def make_video(
     background = Background.read(clip.background) if clip.scene else None
     video_key = keys.video_key(
         [[[window.start, window.stop, *segment_keys] for window, segment_keys in of_one] for of_one in parts],
-        None if background is None else [[p.box for p in performers], drawing_order(clip.scene), background.digest],
+        None
+        if background is None
+        else [clip.video_size, [p.box for p in performers], drawing_order(clip.scene), background.digest],
         sound.key,
         clip.fps,
         clip.file_name,
@@ -117,7 +119,7 @@ def make_video(
                 load(Motion, maker.found("motion", p.motion_key) / "motion.safetensors"),
                 p.avatar,
                 p.cues,
-                p.listening.silent,
+                p.listening.listens,
                 p.box,
             )
             for k, p in enumerate(performers)

@@ -62,13 +62,13 @@ def turns_of(clip: Clip) -> tuple[Turn, ...]:
     if not clip.scene:
         return (Turn(0, clip, 0.0),)
     if clip.script is not None:
-        lines = enumerate(dialogue(clip.script, clip.scene), 1)
         return tuple(
-            Turn(line.person, people[line.person].model_copy(update={"script": line.text}), line=k) for k, line in lines
+            Turn(line.person, people[line.person].model_copy(update={"script": line.text}), line=line.number)
+            for line in dialogue(clip.script, clip.scene)
         )
     turns = []
     for k, (person, alone) in enumerate(zip(clip.scene, people, strict=True)):
-        if person.audio is not None or person.script is not None:
+        if person.has_words:
             turns.append(Turn(k, alone, 0.0 if person.audio is not None and person.start is None else person.start))
     return tuple(turns)
 
@@ -87,7 +87,7 @@ def conversation_captions(
 ) -> tuple[Caption, ...]:
     """The captions of a clip that asks for them, see `clip_captions`. A new caption begins where another speaks.
 
-    seconds: of the clip. Where two speak at once, the caption of the first gives way.
+    seconds: of the clip.
     """
     if not clip.scene:
         return clip_captions(clip, turns[0].speech, are_burnt)
@@ -98,7 +98,11 @@ def conversation_captions(
         own = clip_captions(turn.turn.clip.model_copy(update=shape), turn.speech, are_burnt)
         found += [caption.moved(turn.start, label) for caption in own]
     found.sort(key=lambda caption: caption.start)
-    ends = [max(following.start - GAP_S, caption.start + MIN_S) for caption, following in pairwise(found)]
+    # Of two who speak at once, both captions stay for their words.
+    ends = [
+        max(following.start - GAP_S, caption.start + MIN_S, caption.lines[-1][-1].end)
+        for caption, following in pairwise(found)
+    ]
     return tuple(
         replace(caption, end=min(caption.end, end)) for caption, end in zip(found, [*ends, seconds], strict=False)
     )
@@ -141,7 +145,7 @@ def listening_of(
     """
     count = int(np.ceil(seconds / _STEP_S))
     speaking = np.stack([_speaking(k, turns, count) for k in range(len(centers))])
-    silent = [(start, end) for start, end in _spans(~speaking[person])]
+    others = np.delete(speaking, person, 0).any(0)
     looks: list[Look] = []
     nods: list[float] = []
     rng = np.random.default_rng([seed, 83])
@@ -150,7 +154,8 @@ def listening_of(
         # What is right in the picture is at the person's left hand.
         looks.append(Look(start, end, float(beside * _LOOK_DEG)))
         nods += _nods(start, end, other, turns, nods[-1] if nods else -np.inf, rng)
-    return Listening(tuple(silent), tuple(looks), tuple(nods))
+    silent, listens = _spans(~speaking[person]), _spans(~speaking[person] & others)
+    return Listening(tuple(silent), tuple(listens), tuple(looks), tuple(nods))
 
 
 def _speaking(person: int, turns: Sequence[SpokenTurn], count: int) -> np.ndarray:

@@ -56,5 +56,6 @@ def _row(clip: Clip, result: ClipResult) -> str:
     if not result.recognized or not can_align:
         return row
     if clip.scene:
-        return row + f"  # heard, and to be written as transcripts of the people: {json.dumps(result.recognized)}\n"
+        heard = json.dumps(result.recognized, ensure_ascii=False)
+        return row + f"  # heard, to be written as `transcript` of each person: {heard}\n"
     return row + f"  # transcript: {json.dumps(result.recognized, ensure_ascii=False)}\n"

@@ -7,7 +7,7 @@ from scipy.ndimage import uniform_filter1d
 
 from stereotalker.media.time_lag import lag_scores
 
-_MIN_LIP_S = 4.0  # seconds of pictures that a lag is measured on; fewer say too little
+MIN_LIP_S = 4.0  # seconds of pictures that a lag is measured on; fewer say too little
 # Lags that are tried, in frames to either side, and those among them that count as no lag.
 _MAX_LAG, _NO_LAG = 8, 2
 # A lag is reported only if its correlation is larger by this than that of every lag which counts as none.
@@ -22,7 +22,7 @@ def lip_lag(mouths: np.ndarray | None, aperture: np.ndarray, fps: float) -> tupl
     too short, shows no face or no movement, or the best lag is hardly better than none.
     """
     T = len(aperture)
-    if mouths is None or len(mouths) != T or T < _MIN_LIP_S * fps or np.std(aperture) == 0:
+    if mouths is None or len(mouths) != T or T < MIN_LIP_S * fps or np.std(aperture) == 0:
         return np.nan, 0.0
     patches, opening = _without_drift(mouths), _without_drift(aperture[:, None])[:, 0]
     left, scale, _ = np.linalg.svd(patches - patches.mean(0), full_matrices=False)

@@ -26,7 +26,16 @@ from stereotalker.production.localization import by_language
 from stereotalker.production.manifest_files import Row, read_rows
 from stereotalker.production.performance import Performance
 from stereotalker.production.row_records import Captions, Retake, caption_settings
-from stereotalker.production.scene import Person, check_people, dialogue, layout, with_inheritance
+from stereotalker.production.scene import (
+    MAX_SIDE_PX,
+    Person,
+    check_people,
+    check_sizes,
+    dialogue,
+    layout,
+    people_list,
+    with_inheritance,
+)
 from stereotalker.validation import StrictModel, explain, invalid_character, is_text
 
 FILE_ENDINGS = (".mp4", ".mov")  # of videos, without and with a transparent background
@@ -35,8 +44,6 @@ OLD_NAMES = {"rise": "vertical_shift", "pupils": "ipd_mm"}  # keys of older mani
 
 
 _COLOR = re.compile(r"#[0-9a-fA-F]{6}")
-# Longest side of a frame.
-_LONGEST_PX = 2160
 # Memory of a worker: of any, and for each pixel of a frame. Measured after 192 frames (two segments at
 # 2,160 px): 1.8 GB at 256 x 256 px, 2.6 GB at 512 x 512, 3.2 GB at 1080 x 1920, 4.5 GB at 2160 x 2160.
 WORKER_BYTES, WORKER_BYTES_PER_PIXEL = 2.2e9, 500
@@ -54,7 +61,7 @@ class Clip(Performance):
     avatar: str = Field(
         "", description="a name of the avatar library, or a portrait's file, which is fitted once; not in a scene"
     )
-    scene: tuple[Person, ...] = Field(
+    scene: Annotated[tuple[Person, ...], BeforeValidator(people_list)] = Field(
         (),
         description="several people in one picture, in place of `avatar`; they take over what the row says for all",
     )
@@ -72,10 +79,10 @@ class Clip(Performance):
     stereo: Stereo | None = Field(None, description="left and right eye in one video; null: one camera")
     # `_agree` refuses sides beyond the maximum, because its message says what they would take.
     width: int = Field(
-        256, ge=64, json_schema_extra={"maximum": _LONGEST_PX}, description="px, even; of each eye where there are two"
+        256, ge=64, json_schema_extra={"maximum": MAX_SIDE_PX}, description="px, even; of each eye where there are two"
     )
     height: int = Field(
-        256, ge=64, json_schema_extra={"maximum": _LONGEST_PX}, description="px, even; of each eye where there are two"
+        256, ge=64, json_schema_extra={"maximum": MAX_SIDE_PX}, description="px, even; of each eye where there are two"
     )
     fps: float = Field(
         25.0, ge=5, le=60, description="frames a second; 23.976, 29.97 and 59.94 are written as broadcast rates"
@@ -118,10 +125,10 @@ class Clip(Performance):
             raise ValueError(
                 "a transparent clip has one camera: players know no stereo of ProRes; leave out stereo or transparent"
             )
-        if max(self.width, self.height) > _LONGEST_PX:
+        if max(self.width, self.height) > MAX_SIDE_PX:
             gigabytes = (WORKER_BYTES + WORKER_BYTES_PER_PIXEL * self.width * self.height) / 1e9
             raise ValueError(
-                f"{self.width} x {self.height} px: a side has at most {_LONGEST_PX} px; a worker would take about"
+                f"{self.width} x {self.height} px: a side has at most {MAX_SIDE_PX} px; a worker would take about"
                 f" {gigabytes:.0f} GB of memory for frames of that size"
             )
         if self.width % 2 or self.height % 2:
@@ -136,6 +143,7 @@ class Clip(Performance):
         if self.stereo:
             raise ValueError("a scene has one camera; leave out stereo or scene")
         check_people(self.scene, self.script)
+        check_sizes(self.scene, (self.height, self.width))
 
     @property
     def people(self) -> tuple[Clip, ...]:

@@ -192,7 +192,7 @@ def _cell_values(cells: dict[str, str]) -> tuple[dict[str, Any], list[str]]:
     values: dict[str, Any] = {}
     faults = []
     for column, cell in cells.items():
-        if cell == "" and (column != "script" or cells.get("audio")):
+        if cell == "" and (column != "script" or cells.get("audio") or cells.get("scene")):
             continue
         try:
             value = json.loads(cell) if column in _JSON_COLUMNS and cell.lstrip()[:1] in "[{" else cell

@@ -260,6 +260,9 @@ def plan(
     voices = _natural_voices(manifest.clips)
     driver = _DRIVER_BYTES + _HEART_BYTES * ("heart" in voices) + _KOKORO_BYTES * bool(voices - {"heart"})
     driver += _RECOGNIZER_BYTES * _recognizes(manifest.clips)
+    # While a scene is put together, a segment of each person is in memory.
+    scenes = [sum(alone.pixels for alone in planned.clip.people) for planned in feasible if planned.clip.scene]
+    driver += CLIPS_AHEAD * max(scenes, default=0) * 4 * params.render.segment
     memory = driver + _DRIVER_BYTES_PER_S * audio_seconds + workers * worker_memory
     return Plan(clips, begins, workers, threads, disk, memory, local=rules.cluster is None)
 
@@ -328,7 +331,10 @@ def _seconds(clip: Clip, turns: Sequence[Turn]) -> float:
     for turn in turns:
         with _of_person(clip, turn.person):
             seconds.append(_turn_seconds(turn.clip))
-    return max(start + length for start, length in zip(start_times(turns, seconds), seconds, strict=True))
+    whole = max(start + length for start, length in zip(start_times(turns, seconds), seconds, strict=True))
+    if whole > audio_files.MAX_SECONDS:
+        raise ClipError(f"it would last {whole / 3600:.1f} h; expected at most {audio_files.MAX_SECONDS / 3600:.0f} h")
+    return whole
 
 
 def _turn_seconds(clip: Clip) -> float:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +23,7 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import uniform_filter1d
 
+from stereotalker.avatar.names import safe_id
 from stereotalker.geometry.camera import angles_along
 from stereotalker.geometry.camera_path import CameraPath
 from stereotalker.media.audio_files import OUTPUT_RATE, loudness, read_wav
@@ -29,7 +31,7 @@ from stereotalker.media.faces import find_faces, resize_for_detection
 from stereotalker.motion.coverage import Unseen
 from stereotalker.params import QualityParams
 from stereotalker.production.clip_cues import CueOutcome
-from stereotalker.production.lip_sync import lip_lag
+from stereotalker.production.lip_sync import MIN_LIP_S, lip_lag
 from stereotalker.production.manifest import Clip
 from stereotalker.production.sound_measures import measure_sound, sound_delay
 
@@ -138,6 +140,8 @@ class ClipInputs:
     listening_mm: float | None = None  # how far the lips part while another speaks; None: nobody else does
     # Rows and columns (first, behind the last, each) in which the person is; None: the whole picture.
     area: tuple[int, int, int, int] | None = None
+    shows_face: bool = True  # whether the face is in the picture, and nobody stands before it
+    speaks_s: float = np.inf  # how long the person speaks
 
 
 def examine(file: Path, sound: Path, inputs: ClipInputs, clip: Clip, limits: QualityParams) -> Examination:
@@ -147,11 +151,15 @@ def examine(file: Path, sound: Path, inputs: ClipInputs, clip: Clip, limits: Qua
     file_sound, driving_sound = measure_sound(file), read_wav(sound)
     step = max(1, round(_SAMPLE_INTERVAL_S * clip.fps))
     views = _views(clip, len(aperture))[::step]
+    if not inputs.shows_face:
+        measured.boxes = [np.full(3, np.nan)] * len(measured.boxes)
     # The file may have more or fewer frames than expected.
     boxes = measured.boxes[: len(views)]
     sharpness = np.array(measured.sharpness[: len(views)])
     views = views[: len(boxes)]
-    lag, correlation = lip_lag(_mouth_patches(measured, step), aperture[: len(measured.gray)], clip.fps)
+    lag, correlation = np.nan, np.nan
+    if inputs.speaks_s >= MIN_LIP_S:
+        lag, correlation = lip_lag(_mouth_patches(measured, step), aperture[: len(measured.gray)], clip.fps)
     m = {
         "frames": len(measured.levels),
         "frames_expected": len(aperture),
@@ -161,7 +169,7 @@ def examine(file: Path, sound: Path, inputs: ClipInputs, clip: Clip, limits: Qua
         "lip_correlation": correlation,
         "darkest_frame": min(measured.levels, default=0.0),
         "frozen_s": _longest_run(np.array(measured.changes[1:]) < _FROZEN_CHANGE) / clip.fps,
-        "faces": _face_share(boxes, _may_show_face(views)),
+        "faces": _face_share(boxes, _may_show_face(views) & inputs.shows_face),
         "sharpness_kept": _sharpness_ratio(sharpness, views),
         "lufs": loudness(file) if file_sound.samples else -np.inf,
         "lufs_target": inputs.loudness,
@@ -169,6 +177,7 @@ def examine(file: Path, sound: Path, inputs: ClipInputs, clip: Clip, limits: Qua
         "transcript_misread": inputs.is_misread,
         "unseen_hands": inputs.unseen.hands,
         "unseen_arms": inputs.unseen.arms,
+        "face_hidden": not inputs.shows_face,
     } | ({} if inputs.listening_mm is None else {"listening_mm": inputs.listening_mm})
     measures = {name: float(value) for name, value in m.items()}
     return Examination(judge(measures, clip.fps, limits, inputs.cues), measured.poster)
@@ -210,9 +219,11 @@ def judge(m: dict[str, float], fps: float, limits: QualityParams, cues: tuple[Cu
         share < limits.faces,
         f"a face in {share:.0%} of the frames looked at",
     )
+    is_hidden = m.get("face_hidden", 0.0) > 0
+    rule("review", is_hidden, "the face is cut off by the picture's edge, or somebody stands before it")
     rule(
         "review",
-        np.isnan(share),
+        np.isnan(share) and not is_hidden,
         "the camera shows no face from the front, and faces are found only there: look at the clip yourself",
     )
     rule(
@@ -241,19 +252,19 @@ def judge(m: dict[str, float], fps: float, limits: QualityParams, cues: tuple[Cu
     return Verdict(VERDICTS[worst], tuple(reason for _, reason in broken_rules), m, cues)
 
 
-def together(examined: dict[str, Examination]) -> Examination:
-    """What the examinations of the people of a scene, by name, say of the whole: the worst verdict, all reasons."""
+def together(examined: dict[str, Examination], cues: Sequence[CueOutcome]) -> Examination:
+    """What the examinations of the people of a scene, by name, and all of their cues say of the whole."""
     verdicts = {name: each.verdict for name, each in examined.items()}
     first = next(iter(verdicts.values()))
     of_all = [reason for reason in first.reasons if all(reason in v.reasons for v in verdicts.values())]
-    of_one = [f"{name}: {r}" for name, v in verdicts.items() for r in v.reasons if r not in of_all and r[:4] != "cue "]
-    cues = tuple(cue for verdict in verdicts.values() for cue in verdict.cues)
+    of_one = [f"{name}: {reason}" for name, v in verdicts.items() for reason in v.reasons if reason not in of_all]
     missed = [cue.text for cue in cues if cue.missed]  # these name who was to do them
     measures = {name: value for name, value in first.measures.items() if name in _OF_FILE}
     for name, verdict in verdicts.items():
-        measures |= {f"{name}.{key}": value for key, value in verdict.measures.items() if key not in _OF_FILE}
-    worst = max((verdict.verdict for verdict in verdicts.values()), key=VERDICTS.index)
-    whole = Verdict(worst, (*of_all, *of_one, *missed), measures, cues)
+        measures |= {f"{safe_id(name)}.{key}": value for key, value in verdict.measures.items() if key not in _OF_FILE}
+    found = [*(verdict.verdict for verdict in verdicts.values()), *("review" for _ in missed)]
+    worst = max(found, key=VERDICTS.index)
+    whole = Verdict(worst, (*of_all, *of_one, *missed), measures, tuple(cues))
     return Examination(whole, next(iter(examined.values())).poster)
 
 
@@ -277,7 +288,7 @@ def _measure_frames(file: Path, expected: int, clip: Clip, area: tuple[int, int,
             if index < _MAX_LIP_S * fps:
                 measured.gray.append(small)
             if index % step == 0:
-                box = _face(small)
+                box = _face(small, in_middle=bool(clip.scene))
                 measured.boxes.append(box)
                 has_face = np.isfinite(box).all()
                 measured.sharpness.append(
@@ -324,10 +335,12 @@ def _face_share(boxes: list[np.ndarray], may_show_face: np.ndarray) -> float:
     return float(np.isfinite(np.array(boxes)).all(1)[may_show_face].mean()) if may_show_face.any() else np.nan
 
 
-def _face(gray: np.ndarray) -> np.ndarray:
-    """x, y and side in px of the largest face, f64 [3]; nan if there is none."""
+def _face(gray: np.ndarray, in_middle: bool = False) -> np.ndarray:
+    """x, y and side in px of the largest face, or of the one nearest to the middle, f64 [3]; nan if there is none."""
     faces = find_faces(gray)
-    return faces[0] if len(faces) else np.full(3, np.nan)
+    if not len(faces):
+        return np.full(3, np.nan)
+    return faces[np.abs(faces[:, 0] + faces[:, 2] / 2 - gray.shape[1] / 2).argmin()] if in_middle else faces[0]
 
 
 def _crop(gray: np.ndarray, box: np.ndarray) -> np.ndarray:

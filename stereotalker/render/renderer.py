@@ -256,16 +256,17 @@ class Renderer:
         if picture.shape[2:] != share.shape[2:]:
             warp = to_float(maps.warp, self.device)
             picture, person = enlarge(picture, person, to_float(drawn.reduced_warp, self.device), warp)
-        frames, coverage = maps.warp.copy(), one_channel(maps.coverage, self.device)
-        alphas = coverage.clone()  # with what the denoiser draws of the person
+        frames = maps.warp.copy()
+        coverage = one_channel(maps.coverage, self.device) if alpha else None
+        alphas = None if coverage is None else coverage.clone()  # with what the denoiser draws of the person
         for area in areas:
             part, part_person, part_share = maps.part(*area.slices), person[..., *area.slices], share[..., *area.slices]
             warp, plate = (to_float(m, self.device) for m in (part.warp, part.plate))
             painted = composite(picture[..., *area.slices], warp, plate, part_person, part_share)
             frames[:, *area.slices] = to_u8(painted)
-            if alpha:
+            if coverage is not None and alphas is not None:
                 alphas[..., *area.slices] = torch.lerp(part_person, coverage[..., *area.slices], part_share)
-        if not alpha:
+        if alphas is None:
             return frames
         scale = frames.shape[2] / drawn.picture.shape[3]
         plate = to_float(maps.plate, self.device)
