@@ -180,7 +180,7 @@ def test_a_cue_that_cannot_be_done_says_why(cues, more, reason):
         ({"script": None, "audio": "a.wav", "transcript": "none", "cues": [{"gesture": "nod", "word": 1}]}, "no words"),
         (
             {"script": None, "audio": "a.wav", "transcript": "Hi.", "cues": [{"gesture": "nod", "word": 2}]},
-            "only 1 words",
+            "only one word",
         ),
         ({"script": "Hello [nod there."}, "a square bracket that pairs with none"),
         ({"script": "Hello nod] there."}, "a square bracket that pairs with none"),

@@ -16,7 +16,8 @@ from stereotalker.evaluation.avatars import warp_psnr
 from stereotalker.params import ROOT
 from stereotalker.production import avatars
 from stereotalker.production.avatars import fit_portrait_once
-from stereotalker.production.clip_stages import ClipMaker
+from stereotalker.production.clip_stages import ClipMaker, SoundStage
+from stereotalker.production.conversation import SpokenTurn, turns_of
 from stereotalker.production.manifest import Clip
 from stereotalker.records import Speech
 from stereotalker.smplx_layout import REGION
@@ -168,10 +169,11 @@ def test_one_fit_for_a_portrait_named_in_a_batch(detector, portrait, tiny_models
     monkeypatch.setattr(avatars, "fit_portrait", lambda *_: pytest.fail("fitted twice"))
     assert fit_portrait_once(tmp_path / "me.png", tiny_models, store) == (key, folder)
     silence = Speech(np.zeros(16000, np.float32), -20.0)
-    notes = {
-        name: ClipMaker(tiny_models, store).notes(Clip(id="a", avatar=name, script="x"), silence)
-        for name in (str(tmp_path / "me.png"), "ava")
-    }
+    notes = {}
+    for name in (str(tmp_path / "me.png"), "ava"):
+        clip = Clip(id="a", avatar=name, script="x")
+        turn = SpokenTurn(turns_of(clip)[0], 0.0, "key", silence)
+        notes[name] = ClipMaker(tiny_models, store).notes(clip, SoundStage("key", 1.0, (turn,), (silence,)))
     assert "no hand is in the picture" in notes[str(tmp_path / "me.png")][0] and notes["ava"] == ()
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import maximum_filter
 from torch import nn
 from torch.nn import functional
 
@@ -153,8 +154,10 @@ def test_parts_give_the_picture_of_the_whole(tiny_models, speech, alpha):
     drawn = maps(0, 6)
     visibility, labels = torch.from_numpy(drawn.visibility)[:, None] / 255, torch.from_numpy(drawn.labels)[:, None]
     is_painted = (warp_share(visibility, labels)[:, 0] < 1).numpy()[later]
+    if alpha:  # the outline is measured against colors nearby
+        is_painted = np.stack([maximum_filter(frame, 15) for frame in is_painted])
     whole_later, parts_later = whole[later], parts[later]
-    assert np.array_equal(whole_later[~is_painted], parts_later[~is_painted]) and is_painted.mean() < 0.6
+    assert np.array_equal(whole_later[~is_painted], parts_later[~is_painted]) and is_painted.mean() < 0.8
     # Random weights make more of small differences than trained ones, with which this is 50 dB.
     assert psnr(whole_later[is_painted], parts_later[is_painted]) > 35
 

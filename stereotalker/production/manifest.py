@@ -326,7 +326,8 @@ def _with_paths_from(clip: Clip, folder: Path) -> Clip:
     if clip.captions and clip.captions.font:
         font = _existing_spelling(folder.absolute() / clip.captions.font)
         changes["captions"] = clip.captions.model_copy(update={"font": font})
-    changes["scene"] = tuple(person.model_copy(update=_own_paths(person, folder)) for person in clip.scene)
+    if clip.scene:
+        changes["scene"] = tuple(person.model_copy(update=_own_paths(person, folder)) for person in clip.scene)
     return clip.model_copy(update=changes)
 
 
