@@ -11,10 +11,11 @@ import pytest
 from scipy.signal import resample_poly
 
 from stereotalker.audio import natural_voices, voices
-from stereotalker.audio.english_pronunciation import MAX_SYMBOLS, spoken_words
+from stereotalker.audio.english_pronunciation import spoken_words
 from stereotalker.audio.forced_alignment import align
 from stereotalker.audio.japanese_pronunciation import japanese_sentences, japanese_words
 from stereotalker.audio.letters import check_letters
+from stereotalker.audio.misaki import MAX_SYMBOLS
 from stereotalker.audio.natural_voices import NaturalVoice, is_available
 from stereotalker.audio.phonemes import BILABIAL, phoneme_class
 from stereotalker.audio.speech import check_script, from_script

@@ -10,23 +10,15 @@ import json
 import re
 import threading
 from collections.abc import Collection
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from stereotalker.audio.lexicon import NO_LEXICON, Lexicon, ipa_symbols, pronunciation
+from stereotalker.audio.misaki import IPA, LONG, MAX_SYMBOLS, SPACE, STRESS_MARKS, SpokenWord
 from stereotalker.audio.phonemes import VOWELS, phoneme_class
 from stereotalker.audio.text_to_speech import PUNCTUATION
 
-MAX_SYMBOLS = 400  # in one call of a network; both were trained on fewer than 510
-# What misaki writes -> IPA. Some of its letters mean other sounds in ARPAbet.
-IPA = {
-    "A": "eɪ", "I": "aɪ", "W": "aʊ", "O": "oʊ", "Y": "ɔɪ", "Q": "əʊ", "ʤ": "dʒ", "ʧ": "tʃ", "T": "ɾ",
-    "ᵊ": "ə", "ᵻ": "ɪ", "ʣ": "dz", "ʦ": "ts", "ʥ": "dʑ", "ʨ": "tɕ", "β": "w",
-}  # fmt: skip
-STRESS_MARKS, LONG, SPACE = "ˈˌ", "ː", " "
-MODIFIERS = LONG + "ʲᵝ"  # belong to the sound before them
 # What hibari reads wrongly, and how it is spoken: billions, ranges of times, units by time.
 _SPOKEN = (
     (re.compile(r"([$£€]\s?[\d.,]+)\s?bn\b"), r"\1 billion"),
@@ -47,14 +39,6 @@ def spelled_out(text: str) -> str:
 
     with _RULES_LOCK:
         return " ".join(normalize(_plain(sentence)) for sentence in Hibari.split_sentences(text))
-
-
-@dataclass(frozen=True)
-class SpokenWord:
-    """What stands between two spaces of a text that is spelled out, such as "twelve" or "$1,234.50,"."""
-
-    text: str  # without punctuation at its ends
-    symbols: str  # phonemes and punctuation in misaki's alphabet, with the space behind it
 
 
 def spoken_words(sentence: str, lexicon: Lexicon = NO_LEXICON, stressed: Collection[int] = ()) -> list[SpokenWord]:

@@ -12,9 +12,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from stereotalker.audio.english_pronunciation import IPA
 from stereotalker.audio.japanese_pronunciation import JAPANESE, japanese_sentences, japanese_words, reads_japanese
 from stereotalker.audio.lexicon import NO_LEXICON, Lexicon, ipa_symbols, pronunciation
+from stereotalker.audio.misaki import IPA
 from stereotalker.audio.phonemes import VOWELS, arpabet, phoneme_class
 from stereotalker.audio.text_to_speech import Voice, espeak_code, speak_in_fresh_process
 from stereotalker.errors import ClipError

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from stereotalker.audio.english_pronunciation import SPACE, SpokenWord
+from stereotalker.audio.misaki import SPACE, SpokenWord
 from stereotalker.audio.text_to_speech import PUNCTUATION
 
 _SENTENCE = re.compile(r"[^。！？!?\n]+[。！？!?\n]*")

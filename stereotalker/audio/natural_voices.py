@@ -19,23 +19,12 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import torch
 
-from stereotalker.audio.english_pronunciation import (
-    IPA,
-    MAX_SYMBOLS,
-    MODIFIERS,
-    SPACE,
-    STRESS_MARKS,
-    SpokenWord,
-    alphabet,
-    spelled_out,
-    spoken_words,
-    to_misaki,
-)
+from stereotalker.audio.english_pronunciation import alphabet, spelled_out, spoken_words, to_misaki
 from stereotalker.audio.japanese_pronunciation import JAPANESE, japanese_sentences, japanese_words
 from stereotalker.audio.letters import check_letters
 from stereotalker.audio.lexicon import words_of
+from stereotalker.audio.misaki import IPA, MAX_SYMBOLS, MODIFIERS, SPACE, STRESS_MARKS, SpokenWord
 from stereotalker.audio.onnx_models import open_network
 from stereotalker.audio.text_to_speech import PUNCTUATION, SpokenText
 from stereotalker.errors import ClipError, UserError
@@ -326,16 +315,14 @@ def _network(name: str) -> _Network:
 def _own_style(name: str) -> np.ndarray:
     """The style of a voice of the user's own, f32 [N, 1, 256]: one for each number of phonemes. Raises ClipError.
 
-    The file is what Kokoro's voices are: the numbers as they are (.bin), NumPy's (.npy, or .npz with one array), or a
-    tensor of PyTorch (.pt).
+    The file holds the numbers as they are (.bin), or as NumPy saves them (.npy, or .npz with one array). Kokoro's own
+    .pt files are not read, because they are pickled.
     """
     path = Path(name.removeprefix(OWN))
-    expected = "expected the style of a Kokoro voice: .bin, .npy, .npz or .pt with 256 numbers for each length of text"
+    expected = "expected the style of a Kokoro voice: .bin, .npy or .npz with 256 numbers for each length of text"
     try:
         if path.suffix == ".bin":
             numbers = np.frombuffer(path.read_bytes(), "<f4")
-        elif path.suffix == ".pt":
-            numbers = torch.load(path, map_location="cpu", weights_only=True).numpy()
         else:
             found = np.load(path, allow_pickle=False)
             numbers = found if isinstance(found, np.ndarray) else found[found.files[0]]

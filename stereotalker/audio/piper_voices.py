@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from pydantic import ConfigDict, Field, ValidationError
 
-from stereotalker.audio.english_pronunciation import STRESS_MARKS
 from stereotalker.audio.letters import check_letters
+from stereotalker.audio.misaki import STRESS_MARKS
 from stereotalker.audio.onnx_models import open_network
 from stereotalker.audio.text_to_speech import PUNCTUATION, SpokenText, Voice, speak_in_fresh_process
 from stereotalker.audio.written_words import written_words

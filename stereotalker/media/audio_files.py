@@ -109,7 +109,8 @@ def write_mixed(tracks: Sequence[Sequence[tuple[Path, float]]], target: float, o
                 written = 0
                 for path, start in track:
                     silence = max(round(start * OUTPUT_RATE) - written, 0)
-                    file.writeframesraw(bytes(4 * silence))
+                    for first in range(0, silence, _CHUNK):
+                        file.writeframesraw(bytes(4 * min(_CHUNK, silence - first)))
                     written += silence
                     samples = read_wav(path)
                     for first in range(0, len(samples), _CHUNK):

@@ -36,7 +36,7 @@ class Judged(NamedTuple):
     motion: Motion
     avatar: Avatar
     cues: Sequence[PlannedCue]  # see `plan_cues`
-    silent: Sequence[tuple[float, float]]  # start and end, s, of the time in which the person listens
+    listens: Sequence[tuple[float, float]]  # start and end, s, of the time in which others speak
     box: Box | None  # where the person's pictures lie in a scene
 
 
@@ -63,9 +63,9 @@ def judge_clip(
             loudness=loudness,
             is_misread=alone.given_transcript is not None and not person.speech.words,
             cues=() if clip.scene else cues,
-            listening_mm=_listening_aperture(aperture, person.silent, clip.fps),
+            listening_mm=_listening_aperture(aperture, person.listens, clip.fps),
             area=person.box and _area_of(person.box, size),
-            speaks_s=sum(word.end - word.start for word in person.speech.words) if clip.scene else np.inf,
+            speaks_s=_spoken_seconds(person.speech) if clip.scene else np.inf,
             shows_face=person.box is None or _shows_face(k, boxes, drawing_order(clip.scene), size),
         )
         examined[person.label] = quality.examine(video, sound, inputs, clip, limits)
@@ -102,15 +102,23 @@ def _area_of(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
     return max(box.top, 0), height, max(middle - half, 0), min(middle + half, width)
 
 
-def _listening_aperture(aperture: np.ndarray, silent: Sequence[tuple[float, float]], fps: float) -> float | None:
+def _listening_aperture(aperture: np.ndarray, spans: Sequence[tuple[float, float]], fps: float) -> float | None:
     """How far the lips part, at most, while the person listens, mm; None if the person never does.
 
-    The lips come together at the beginning of such a time and part at its end, so these moments do not count.
+    spans: start and end, s, of the time in which others speak. The lips come together at the beginning of such a time
+    and part at its end, so these moments do not count.
     """
     time = (np.arange(len(aperture)) + 0.5) / fps
-    ends = [(start + LIPS_S * (start > 0), end - LIPS_S * (end < time[-1])) for start, end in silent]
+    ends = [(start + LIPS_S * (start > 0), end - LIPS_S * (end < time[-1])) for start, end in spans]
     listens = np.any([(time >= start) & (time <= end) for start, end in ends], axis=0) if ends else np.zeros(1, bool)
     return float(aperture[listens].max()) if listens.any() else None
+
+
+def _spoken_seconds(speech: Speech) -> float:
+    """How long somebody speaks, s: infinite if the words of a sound are not known."""
+    if speech.words:
+        return sum(word.end - word.start for word in speech.words)
+    return np.inf if speech.samples.any() else 0.0
 
 
 def _cue_outcomes(
