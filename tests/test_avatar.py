@@ -12,12 +12,15 @@ from stereotalker.avatar.card_image import draw_card
 from stereotalker.avatar.detector_calibration import HAND_JOINTS
 from stereotalker.avatar.fit_portrait import fit_portrait
 from stereotalker.avatar.hair_depth import HairRule
+from stereotalker.avatar.landmarks import POSE
 from stereotalker.avatar.library import Library, read_avatar
 from stereotalker.avatar.segmentation import outline
+from stereotalker.avatar.silhouette import arm_vertices
 from stereotalker.body.free_body import PARTS
 from stereotalker.errors import ClipError
 from stereotalker.evaluation.avatars import warp_psnr
 from stereotalker.geometry import camera
+from stereotalker.geometry.camera import project
 from stereotalker.geometry.camera_path import CameraPath
 from stereotalker.media.inpainting import inpaint
 from stereotalker.records import Motion
@@ -62,6 +65,20 @@ def test_a_portrait_without_hands_and_body_landmarks_is_fitted(landmarks, body, 
     )
     # Arms without landmarks hang down.
     assert (wrists[0, [JOINT["left_wrist"], JOINT["right_wrist"]], 1] < 0.45).all()
+
+
+def test_the_silhouette_holds_an_arm_whose_elbow_was_found_in_the_wrong_place(landmarks, body, calibration):
+    wrong = landmarks.pose.copy()
+    wrong[POSE["right_elbow"], 0] -= 0.4 * landmarks.shoulder_width  # the person's right is on the left
+    outside = {}
+    for name, person in (("silhouette", landmarks.person), ("none", np.ones_like(landmarks.person))):
+        result = fit(replace(landmarks, pose=wrong, person=person), body, calibration)
+        still = Motion.still(result.poses, result.expression)
+        vertices = body.pose(still, result.betas, result.surface)[0][arm_vertices(body)]
+        pixels = project(vertices, result.intrinsics, result.extrinsics)
+        columns, rows = (np.clip(pixels[:, k].astype(int), 0, landmarks.size[1 - k] - 1) for k in (0, 1))
+        outside[name] = (landmarks.person[rows, columns] < 0.5).mean()
+    assert outside["silhouette"] < 0.5 * outside["none"]
 
 
 def test_a_limb_shape_lengthens_its_own_limb_only(body):

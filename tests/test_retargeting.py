@@ -81,9 +81,65 @@ def test_hands_move_as_far_as_in_the_acting(retargeting, speaker):
     wrist = JOINT["left_wrist"]
     wanted, made = before[1][wrist] - before[0][wrist], after[wrist] - rest[wrist]
     assert np.linalg.norm(wanted) > 0.03
-    assert made @ wanted > 0.5 * wanted @ wanted  # mostly in the same direction, and at least half as far
+    # As the camera sees it, mostly in the same direction, and at least half as far. An elbow that moves along brings
+    # the hand forward.
+    assert made[:2] @ wanted[:2] > 0.5 * wanted[:2] @ wanted[:2]
     other = JOINT["right_wrist"]
     assert np.linalg.norm(after[other] - rest[other]) < 0.02
+
+
+def forearm_away(motion, avatar, body, side="left") -> float:
+    """How far a forearm turns away from its direction in the portrait in the middle of a motion, rad."""
+    bones = [joints(m, avatar, body) for m in (still_motion(avatar), motion)]
+    rest, moved = (
+        places[t, JOINT[f"{side}_wrist"]] - places[t, JOINT[f"{side}_elbow"]]
+        for places, t in zip(bones, (0, MIDDLE), strict=True)
+    )
+    return float(np.arccos(rest @ moved / np.linalg.norm(rest) / np.linalg.norm(moved)))
+
+
+def test_a_forearm_that_points_at_the_camera_keeps_its_direction(speaker):
+    avatar, body = speaker
+    rest_pose = RestPose.of_avatar(avatar, body)
+    elbow, wrist = (joints(still_motion(avatar), avatar, body)[0, JOINT[f"left_{name}"]] for name in ("elbow", "wrist"))
+    forearm = (wrist - elbow) / np.linalg.norm(wrist - elbow)
+    raised, source = gesture(left_elbow=(0, -0.6, 0)), RestPose.of_style(0, body)
+    aside = np.cross(forearm, (0, 1, 0))
+    pointing, lateral = (
+        retarget(raised, source, replace(rest_pose, to_camera=way / np.linalg.norm(way), together=0.0))
+        for way in (forearm, aside)
+    )
+    assert forearm_away(pointing, avatar, body) < 0.6 * forearm_away(lateral, avatar, body)
+    moved = [joints(m, avatar, body)[MIDDLE, JOINT["left_elbow"]] for m in (pointing, lateral)]
+    assert np.linalg.norm(moved[0] - elbow) > 2 * np.linalg.norm(moved[1] - elbow)
+
+
+def test_elbows_stay_in_the_picture(speaker):
+    avatar, body = speaker
+    target, source = replace(RestPose.of_avatar(avatar, body), together=0.0), RestPose.of_style(0, body)
+    outward = gesture(left_shoulder=(0, 0.8, 0))
+    free, tight = (
+        joints(retarget(outward, source, replace(target, elbow_room=room)), avatar, body)[MIDDLE]
+        for room in ((np.inf, np.inf), (0.0, 0.0))
+    )
+    wrist = JOINT["left_wrist"]
+    assert tight[wrist, 0] < free[wrist, 0] - 0.02
+
+
+def test_hands_that_lie_on_each_other_move_as_one(speaker):
+    avatar, body = speaker
+    target, source = RestPose.of_avatar(avatar, body), RestPose.of_style(0, body)
+    raised = gesture(left_elbow=(0, -0.4, 0))
+    wrists = [JOINT[f"{side}_wrist"] for side in SIDES]
+    rest = joints(still_motion(avatar), avatar, body)[0, wrists]
+    moved = {
+        together: joints(retarget(raised, source, replace(target, together=together)), avatar, body)[MIDDLE, wrists]
+        - rest
+        for together in (0.0, 1.0)
+    }
+    assert np.linalg.norm(moved[0.0][1]) < 0.02 < np.linalg.norm(moved[1.0][1])
+    assert np.linalg.norm(moved[1.0][0] - moved[1.0][1]) < 0.02
+    assert RestPose.of_avatar(avatar, body, "sides").together == 0
 
 
 def test_bones_keep_their_lengths(retargeting, speaker):
@@ -195,7 +251,7 @@ def test_hands_turn_less_if_they_would_show_what_the_portrait_does_not(speaker, 
     avatar, body = speaker
     coverage = Coverage(avatar, body)
     turning = gesture(left_wrist=(1.2, 0, 0), right_wrist=(1.2, 0, 0))
-    free = Retargeting(RestPose.of_style(0, body), RestPose.of_avatar(avatar, body))
+    free = Retargeting(RestPose.of_style(0, body), replace(RestPose.of_avatar(avatar, body), together=0.0))
     shares = [
         coverage.unseen(r.apply(turning), camera.avatar_camera(avatar, CameraPath(), T, FPS, (128, 128))).hands
         for r in (free, replace(free, coverage=coverage))

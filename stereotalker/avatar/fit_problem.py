@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from stereotalker.avatar.detector_calibration import FACE_HEIGHT_M, HAND_JOINTS, MIRROR_X, TRUNK_JOINTS, Calibration
 from stereotalker.avatar.landmarks import FACE_INNER, FACE_OVAL, POSE, Landmarks
+from stereotalker.avatar.silhouette import arm_vertices, distance_outside
 from stereotalker.body.model import Body
 from stereotalker.body.skinning import SkinningResult
 from stereotalker.errors import ClipError
@@ -37,6 +38,7 @@ _SD_POSE, _SD_WRIST, _SD_HAND = 0.05, 0.006, 0.03  # shares of the shoulder widt
 _SD_DIRECTION = 0.35  # difference of two unit vectors along an arm bone
 _SD_HAND_SHAPE = 0.12  # share of the hand's size, which is the mean distance from the wrist to the knuckles
 _SD_HEAD = np.radians(1.5)  # rad
+_SD_OUTSIDE = 0.01  # of the silhouette, share of the shoulder width
 
 # Standard deviations of the unknowns.
 _SD_CAMERA_ROTATION = np.radians([3.0, 8.0, 4.0])  # rad about the camera's x, y and z axes
@@ -48,6 +50,8 @@ _SD_OUT_OF_RANGE = 0.02  # how far a facial action lies below 0 or above 1
 _SPREAD_SHARE = 0.6
 # Neighboring face points have similar errors, so five of them count as one.
 _FACE_POINT_WEIGHT = 0.2
+# Neighboring points of an arm lie outside the silhouette together, so ten of them count as one.
+_ARM_POINT_WEIGHT = 0.1
 # Residuals beyond this many standard deviations count as outliers; the value is for early rounds with large errors.
 LOOSE_OUTLIER_SD = 60.0
 # Rows of the knuckles of four fingers among the 21 hand points.
@@ -140,10 +144,12 @@ class FitProblem:
         self.center = torch.tensor([W / 2, H / 2])
         self.turn_sd = torch.tensor(_SD_CAMERA_ROTATION, dtype=torch.float32)
         self.extra_shapes = extra_shapes
-        # Only the vertices that carry face points are skinned.
-        vertices, corners = np.unique(body.faces[calibration.face_triangle], return_inverse=True)
+        # Only the vertices that carry face points, and some of the arms, are skinned.
+        corners, arms = body.faces[calibration.face_triangle].ravel(), arm_vertices(body)
+        vertices, rows = np.unique(np.concatenate([corners, arms]), return_inverse=True)
         self.skinning = body.skinning.shaped_also(body.betas, extra_shapes).of(vertices)
-        self.face_corners = torch.from_numpy(corners.reshape(-1, 3))
+        self.face_corners, self.arm_rows = torch.from_numpy(rows[: len(corners)].reshape(-1, 3)), rows[len(corners) :]
+        self.outside = distance_outside(landmarks)
         self.face_weights = torch.from_numpy(calibration.face_weights)
         self.face = torch.from_numpy(landmarks.face)
         sd = np.hypot(_SD_FACE, _SPREAD_SHARE * calibration.face_spread)
@@ -214,6 +220,7 @@ class FitProblem:
         residual = (self._project(self._face_points(skinned), eye, rotation) - self.face) / self.face_sd[:, None]
         total = _robust(residual, outlier_sd).sum() * _FACE_POINT_WEIGHT
         total = total + sum(self._arm_energy(skinned, side, eye, rotation, outlier_sd)[0] for side in SIDES)
+        total = total + self._outside_energy(skinned, eye, rotation)
         if self.head_rotation is not None:
             head_rotation = _FLIP @ rotation @ skinned.joint_rotations[0, JOINT["head"]]
             # The squared difference of two rotation matrices is about twice the squared angle between them.
@@ -282,6 +289,16 @@ class FitProblem:
             residual = (fitted - fitted[:, :1]) / hand_size(fitted) - (detected - detected[:1]) / hand_size(detected)
             total = total + _robust(residual / _SD_HAND_SHAPE, outlier_sd).sum((-1, -2))
         return total
+
+    def _outside_energy(self, skinned: SkinningResult, eye: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
+        """The energy of arms that lie outside the person's silhouette: clothes only make a body wider."""
+        H, W = self.landmarks.size
+        points = self._project(skinned.vertices[0][self.arm_rows], eye, rotation)
+        is_inside = (points.detach() >= 0).all(1) & (points.detach() < torch.tensor([W, H])).all(1)
+        grid = (2 * points / torch.tensor([W, H]) - 1)[None, None]
+        distance = functional.grid_sample(self.outside, grid, padding_mode="border", align_corners=False)[0, 0, 0]
+        residual = distance[is_inside] / (_SD_OUTSIDE * self.shoulder_width)
+        return _robust(residual, LOOSE_OUTLIER_SD).sum() * _ARM_POINT_WEIGHT
 
     def _is_wrist_inside(self, side: str) -> bool:
         assert self.landmarks.pose is not None

@@ -27,6 +27,8 @@ from stereotalker.smplx_layout import ACTION, JOINT, JOINTS, SIDES
 
 # The arms leave what they do so long before the first pose of a gesture, and take so long to come back, s.
 _PREPARATION_S, _RETRACTION_S = 0.42, 0.6
+# How long before its stroke begins an arm follows a cue wholly, s.
+_LEAD_S = 0.06
 _MIN_PREPARATION_S, _MIN_RETRACTION_S = 0.28, 0.35  # at the beginning and at the end of a clip
 _CHANGE_S = 0.28  # in which a hand goes from one gesture to the next
 _MAX_HOLD_FACTOR = 1.3  # by which `hand_trajectories` varies holds, at most
@@ -137,7 +139,7 @@ def _weight(strokes: Sequence[Stroke], time: np.ndarray) -> np.ndarray:
             until = following.begins
         until = max(min(until, time[-1] - _RETRACTION_S), stroke.ends + _MIN_HOLD_S)
         preparation = min(_PREPARATION_S, stroke.begins)
-        rise = minimum_jerk((time - stroke.begins + preparation) / preparation)
+        rise = minimum_jerk((time - stroke.begins + preparation) / max(preparation - _LEAD_S, 1e-3))
         fall = minimum_jerk((time - until) / min(_RETRACTION_S, max(time[-1] - until, 1e-3)))
         weight = np.maximum(weight, rise * (1 - fall))
     return weight

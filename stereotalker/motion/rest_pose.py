@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -12,10 +13,17 @@ from stereotalker.acting.reference_acting import STYLES, resting_pose
 from stereotalker.body.model import Body
 from stereotalker.geometry.camera import project
 from stereotalker.records import Avatar, Motion
-from stereotalker.smplx_layout import JOINTS, SIDES
+from stereotalker.smplx_layout import JOINT, JOINTS, SIDES
 
 # Where arms can rest: name -> key of gestures.REST_POSES; None for where the portrait has them.
 ARM_POSES = {"portrait": None, "clasped": "together", "sides": "sides"}
+
+_TRUNK = JOINT["spine3"]
+# Ends of the names of the joints of a part of the arm.
+_HAND, _ELBOW = ("1", "2", "3"), ("elbow",)
+# Hands whose middles lie nearer than the first distance, as the portrait's camera sees them, move as one; beyond the
+# second, each moves alone. The depth of a hand that another one hides is known to some 10 cm only.
+_TOUCHING_M = (0.10, 0.16)
 
 
 @dataclass(frozen=True)
@@ -25,8 +33,13 @@ class RestPose:
     poses: np.ndarray  # f32 [55, 3] axis-angle rad
     joints: np.ndarray  # f32 [55, 3] m, positions of the joints when all rotations are 0
     room: tuple[float, float] = (np.inf, np.inf)  # m from a hand outwards to the edge of the picture, as SIDES
+    elbow_room: tuple[float, float] = (np.inf, np.inf)  # the same from an elbow
     # m from a hand down to the lower edge of the picture, as SIDES; negative for a hand that rests below it
     room_below: tuple[float, float] = (np.inf, np.inf)
+    # How far the hands move as one, 0 to 1: 1 where they lie on each other, because the one hides the other
+    together: float = 0.0
+    # f32 [3] unit vector from the trunk to the portrait's camera, in the trunk's frame
+    to_camera: np.ndarray = field(default_factory=partial(np.array, (0, 0, 1), np.float32))
 
     @classmethod
     def of_avatar(cls, avatar: Avatar, body: Body, arms: str = "portrait") -> RestPose:
@@ -35,10 +48,19 @@ class RestPose:
         if (name := ARM_POSES[arms]) is not None:
             for side, target in zip(SIDES, REST_POSES[name], strict=True):
                 pose_arm(side, target.vector()[None], poses[None])
-        posed = body.posed_joints(Motion.still(poses, avatar.expression), avatar.betas, avatar.surface)[0][0]
-        left, right = (_room(avatar, posed, side) for side in SIDES)
-        joints = body.rest_joints(avatar.betas, avatar.surface)
-        return cls(poses, joints, (max(left[0], 0.0), max(right[0], 0.0)), (left[1], right[1]))
+        positions, rotations = body.posed_joints(Motion.still(poses, avatar.expression), avatar.betas, avatar.surface)
+        hands, elbows = ([_room(avatar, positions[0], side, part) for side in SIDES] for part in (_HAND, _ELBOW))
+        camera = -avatar.extrinsics[:3, :3].T @ avatar.extrinsics[:3, 3]
+        to_camera = rotations[0, _TRUNK].T @ (camera - positions[0, _TRUNK])
+        return cls(
+            poses,
+            body.rest_joints(avatar.betas, avatar.surface),
+            room=(max(hands[0][0], 0.0), max(hands[1][0], 0.0)),
+            elbow_room=(max(elbows[0][0], 0.0), max(elbows[1][0], 0.0)),
+            room_below=(hands[0][1], hands[1][1]),
+            together=_touch(positions[0], avatar.extrinsics[:3, :3]) if arms == "portrait" else 0.0,
+            to_camera=to_camera / np.linalg.norm(to_camera),
+        )
 
     @classmethod
     def of_style(cls, style: int, body: Body) -> RestPose:
@@ -47,15 +69,24 @@ class RestPose:
         return cls(poses, body.rest_joints(np.zeros(body.betas, np.float32)))
 
 
-def _room(avatar: Avatar, joints: np.ndarray, side: str) -> tuple[float, float]:
-    """How far a hand at rest is from the edge of the picture on its own side, and from the lower one, m.
+def _touch(positions: np.ndarray, to_view: np.ndarray) -> float:
+    """How far the hands lie on each other, 0 to 1. positions f32 [55, 3] m of the joints; to_view f32 [3, 3]."""
+    left, right = (
+        positions[[k for k, name in enumerate(JOINTS) if name.startswith(side) and name.endswith(_HAND)]].mean(0)
+        for side in SIDES
+    )
+    near, far = _TOUCHING_M
+    return float(np.clip((far - np.linalg.norm((to_view @ (left - right))[:2])) / (far - near), 0, 1))
 
-    Negative beyond the edge.
 
-    joints f32 [55, 3] m: of the avatar in its portrait.
+def _room(avatar: Avatar, positions: np.ndarray, side: str, part: tuple[str, ...]) -> tuple[float, float]:
+    """How far a part of an arm at rest is from the edge of the picture on its own side, and from the lower one, m.
+
+    Negative beyond the edge. positions f32 [55, 3] m: of the avatar's joints in its portrait; part: how the names of
+    the part's joints go on after the side.
     """
-    hand = [k for k, name in enumerate(JOINTS) if name.startswith(side) and name[-1] in "123"]
-    pixels = project(joints[hand], avatar.intrinsics, avatar.extrinsics)
+    rows = [k for k, name in enumerate(JOINTS) if name.startswith(side) and name.endswith(part)]
+    pixels = project(positions[rows], avatar.intrinsics, avatar.extrinsics)
     # The person's left is on the right of the picture.
     px = avatar.regions.shape[1] - pixels[:, 0].max() if side == "left" else pixels[:, 0].min()
     below_px = avatar.regions.shape[0] - pixels[:, 1].max()
