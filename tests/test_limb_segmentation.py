@@ -9,6 +9,7 @@ import pytest
 from stereotalker.avatar import color_segmentation
 from stereotalker.avatar.limb_segmentation import FittedLimb, find_sleeve_ends, fingers, segment_limb
 from stereotalker.avatar.segmentation import outline
+from stereotalker.control.sleeves import sleeve_end
 from stereotalker.smplx_layout import REGION
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("avatar")]
@@ -126,6 +127,20 @@ def test_sleeves_end_where_skin_begins(end, expected):
     assert found["left"] == pytest.approx(expected, abs=0.01)
 
 
+def test_a_forearm_that_points_at_the_camera_counts_although_few_pixels_show_it():
+    reach = np.concatenate([np.linspace(0.20, 0.45, 5000), np.linspace(0.46, 0.70, 120)]).astype(np.float32)
+    assert sleeve_end(reach, reach > 0.455) == pytest.approx(0.46, abs=0.01)
+    assert sleeve_end(reach, reach > 0.695) == np.inf  # a rim of the hand is no bare forearm
+    assert sleeve_end(reach[:0], reach[:0] > 0) == np.inf
+
+
+def test_without_a_hand_in_the_picture_the_face_tells_the_color_of_skin():
+    picture, regions, limb, _ = drawn_arm()
+    cut = replace(limb, hand=np.zeros_like(limb.hand))
+    ends = find_sleeve_ends({"left": cut}, regions, *colors_of(picture, regions))
+    assert ends["left"] == pytest.approx(END, abs=0.02)
+
+
 def test_an_arm_that_the_picture_does_not_show_has_no_sleeve():
     picture, regions, limb, _ = drawn_arm()
     hidden = replace(limb, arm=np.zeros_like(limb.arm))
@@ -158,6 +173,10 @@ def test_a_bare_arm_is_segmented_where_its_color_is():
     # Cloth above the arm, which the fit took for arm, is the trunk's again.
     wrong = limb.arm & (limb.reach > END + 0.05) & ~bare
     assert wrong.sum() > 200 and (after[wrong] == TORSO).mean() > 0.9
+    # So it is if the fit took it for a hand.
+    as_hand = np.where(wrong, REGION["hands"], regions).astype(np.uint8)
+    after_hand = segment_limb(as_hand, limb, END, picture, *colors_of(picture, regions))
+    assert (after_hand[wrong & ~limb.hand] == TORSO).mean() > 0.9
     # The sleeve keeps the labels of the fit.
     sleeve = limb.arm & (limb.reach < END - 0.05)
     assert (after[sleeve] == ARMS).all()

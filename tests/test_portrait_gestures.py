@@ -8,6 +8,7 @@ from avatar_helpers import still_motion
 
 from stereotalker.avatar.frame_detectors import HandFinder
 from stereotalker.evaluation.portrait_gestures import (
+    SleeveLabel,
     are_sleeves_right,
     examine,
     read_sleeve_labels,
@@ -63,7 +64,16 @@ def test_a_picture_without_hands_has_none(finder):
 
 def test_sleeves_are_compared_with_their_labels(fitted, body):
     labels = read_sleeve_labels()
-    assert len(labels) == 34 and all(0 <= end <= 1 for end in labels.values())
+    assert len(labels) == 34 and all(0 <= label.end <= 1 for label in labels.values())
+    assert all(len(label.places) == 2 * (0 < label.end < 0.53) for label in labels.values())
     # Skin and cloth of the mannequin have the same colors, so its sleeves count as long.
-    assert are_sleeves_right(fitted.avatar, body, 1.0) and not are_sleeves_right(fitted.avatar, body, 0.3)
-    assert are_sleeves_right(fitted.avatar, body, 0.95) and not are_sleeves_right(fitted.avatar, body, 0.94)
+    for end, is_right in ((1.0, True), (0.95, True), (0.94, False), (0.3, False)):
+        assert are_sleeves_right(fitted.avatar, body, SleeveLabel(end, {})) == is_right
+
+
+def test_a_sleeves_label_stays_at_its_place_if_the_fit_moves():
+    label = SleeveLabel(0.25, {"left": np.array([0.6, 0.5])})
+    shoulder, elbow = np.array([0.6, 0.4]), np.array([0.6, 0.6])
+    assert np.isclose(label.of_arm("left", shoulder, elbow, 0.5), 0.25)
+    assert np.isclose(label.of_arm("left", shoulder - (0, 0.1), elbow, 0.5), 1 / 3)
+    assert label.of_arm("right", shoulder, elbow, 0.5) == 0.25

@@ -30,24 +30,22 @@ _SPECK_RADIUS = 1 / 500
 # Pixels of the fitted hand up to this many standard deviations from the face's colors are its sample. The limit is
 # wider than that of one material, because hands are redder than faces and lit differently.
 _MAX_SKIN_SD = 1.5 * SAME_MATERIAL_SD
-# Cloth beside a bare arm is up to this many standard deviations from the cloth's colors: it may lie in a shadow.
-_MAX_CLOTH_SD = 1.5 * SAME_MATERIAL_SD
 # Colors decide nothing if clothes make up less than the first share of the clothed regions outside the search band,
 # or if skin makes up less than the second share of the fitted hand.
 _MIN_CLOTH_SHARE, _MIN_SKIN_SHARE = 0.1, 0.3
 # Smallest and largest plausible size of the result, as shares of the fitted limb's pixels.
 _MIN_SIZE, _MAX_SIZE = 0.4, 1.6
+# A hand with fewer pixels than this share of its arm's is not looked at.
+_MIN_HAND_SHARE = 0.1
 _CLOTH_REGIONS = REGION["arms"], REGION["torso"], REGION["legs"]
 # Reach up to which an arm is its upper third, m.
 _UPPER_ARM_M = 0.27
-# Reach from which on an arm is forearm, m.
-_FOREARM_M = 0.45
 # Share of an arm's pixels that an end of its own must set right before the two sleeves may differ.
 _MIN_OWN_GAIN = 0.15
 # Distance along the arm that a sleeve's end leaves undecided, because hems are slanted, m.
 _HEM_M = 0.02
 # A loose sleeve hangs at most this far beyond its end on the fitted arm, m.
-_LOOSE_SLEEVE_M = 0.10
+_LOOSE_SLEEVE_M = 0.06
 
 
 @dataclass(frozen=True)
@@ -155,25 +153,32 @@ def segment_limb(
     beside = np.where(_is_wall(lab[window], person, lab[cloth]), REGION["background"], REGION["arms"])
     cloth_label = np.where(is_hand_side, np.where(behind > 0, behind, beside), REGION["torso"])
     result = regions.copy()
-    is_far_beyond = (limb.hand | limb.arm) & (limb.reach > max(bare_from + _LOOSE_SLEEVE_M, _FOREARM_M))
-    result[_cloth_beside_bare_arm(regions, limb, is_far_beyond, *colors)] = REGION["torso"]
+    is_far_beyond = (limb.hand | limb.arm) & (limb.reach > bare_from + _LOOSE_SLEEVE_M)
+    _label_cloth_beside_bare_arm(result, limb, is_far_beyond, *colors)
     result[window][removed] = cloth_label[removed]
     result[window][after] = np.where(is_hand_side, REGION["hands"], REGION["arms"])[after]
     return result
 
 
-def _cloth_beside_bare_arm(
+def _label_cloth_beside_bare_arm(
     regions: np.ndarray, limb: FittedLimb, bare_arm: np.ndarray, to_skin: np.ndarray, to_cloth: np.ndarray
-) -> np.ndarray:
-    """Pixels labeled as arm whose nearest part of all limbs is bare here, but which are cloth: it is the trunk's.
+) -> None:
+    """Label cloth that counts as arm or hand, but lies where the nearest part of all limbs is bare, in place.
 
-    bool [H, W]. bare_arm bool [H, W]: the part of the fitted limb that no sleeve can reach; to_skin and to_cloth f32
-    [H, W], see `_limb_colors`.
+    It is the trunk's or hangs from the sleeve, whichever is nearer. bare_arm bool [H, W]: the part of the fitted limb
+    that no sleeve can reach; to_skin and to_cloth f32 [H, W], see `_limb_colors`.
     """
     limbs = limb.hand | limb.arm | limb.others
     rows, columns = distance_transform_edt(~limbs, return_distances=False, return_indices=True)
     is_near_bare = bare_arm[rows, columns]
-    return (regions == REGION["arms"]) & is_near_bare & (to_cloth < to_skin) & (to_cloth < _MAX_CLOTH_SD)
+    is_limb = np.isin(regions, (REGION["arms"], REGION["hands"]))
+    is_cloth = is_limb & ~limb.hand & is_near_bare & (to_cloth < to_skin) & (to_skin > SAME_MATERIAL_SD)
+    is_trunk, is_sleeve = np.isin(regions, (REGION["torso"], REGION["legs"])), limb.arm & ~bare_arm & (regions > 0)
+    to_trunk, to_sleeve = (
+        distance_transform_edt(~part) if part.any() else np.full(regions.shape, np.inf)
+        for part in (is_trunk, is_sleeve & ~is_cloth)
+    )
+    regions[is_cloth] = np.where(to_sleeve < to_trunk, REGION["arms"], REGION["torso"])[is_cloth]
 
 
 def _limb_colors(
@@ -189,7 +194,9 @@ def _limb_colors(
     outside = ~near & np.isin(regions, _CLOTH_REGIONS)
     clothes, bare = outside & (skin > SAME_MATERIAL_SD), hand & (skin < _MAX_SKIN_SD)
     has_cloth = clothes.sum() > _MIN_CLOTH_SHARE * outside.sum()
-    has_skin = bare.sum() > _MIN_SKIN_SHARE * hand.sum()
+    # Of a hand at the picture's edge there is too little to judge.
+    has_hand = hand.sum() > _MIN_HAND_SHARE * limb.arm.sum()
+    has_skin = not has_hand or bare.sum() > _MIN_SKIN_SHARE * hand.sum()
     if not has_cloth or not has_skin:
         return None
     return np.minimum(skin, color_segmentation.distance(lab, lab[bare])), color_segmentation.distance(lab, lab[clothes])

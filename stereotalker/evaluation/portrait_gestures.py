@@ -194,17 +194,39 @@ def _count_background(background: np.ndarray, finder: HandFinder) -> int:
     return sum(finder.count_hands_and_faces(tile) for tile in [background, *tiles])
 
 
+@dataclass(frozen=True)
+class SleeveLabel:
+    """Where the sleeves of a portrait end. The label was made by eye, on the portrait with a fitted arm in tenths."""
+
+    end: float  # share of the arm from shoulder to wrist, 1 for long sleeves
+    # side -> f64 [2] where the middle of the upper arm is at the end, as shares of the picture's width and height.
+    # Other fits place the arm a little differently. Empty for an end that does not lie on the upper arm.
+    places: dict[str, np.ndarray]
+
+    def of_arm(self, side: str, shoulder: np.ndarray, elbow: np.ndarray, upper_share: float) -> float:
+        """The end as a share of a fitted arm whose shoulder and elbow are at these places, each f64 [2] as `places`.
+
+        upper_share: the upper arm's share of the arm.
+        """
+        if side not in self.places:
+            return self.end
+        bone = elbow - shoulder
+        return float((self.places[side] - shoulder) @ bone / (bone @ bone)) * upper_share
+
+
 @cache
-def read_sleeve_labels() -> dict[str, float]:
-    """Where the sleeves of the evaluated portraits end, by name: share of the arm from shoulder to wrist, 1 for long.
-
-    The labels were made by eye, on the portraits with the fitted arm marked in tenths.
-    """
+def read_sleeve_labels() -> dict[str, SleeveLabel]:
+    """The labels of the evaluated portraits, by name."""
     with open(ASSETS / "sleeve_labels.csv", encoding="utf-8", newline="") as lines:
-        return {row["portrait"]: float(row["end"]) for row in csv.DictReader(lines)}
+        return {row["portrait"]: _sleeve_label(row) for row in csv.DictReader(lines)}
 
 
-def are_sleeves_right(avatar: Avatar, body: Body, label: float) -> bool:
+def _sleeve_label(row: dict[str, str]) -> SleeveLabel:
+    places = {side: np.array([float(row[f"{side}_x"]), float(row[f"{side}_y"])]) for side in SIDES if row[f"{side}_x"]}
+    return SleeveLabel(float(row["end"]), places)
+
+
+def are_sleeves_right(avatar: Avatar, body: Body, label: SleeveLabel) -> bool:
     """Whether both sleeves of a portrait end where its label says, to 5 % of the arm."""
     still = Motion.still(avatar.poses, avatar.expression)
     vertices = body.pose(still, avatar.betas, avatar.surface)[0]
@@ -212,11 +234,19 @@ def are_sleeves_right(avatar: Avatar, body: Body, label: float) -> bool:
     limbs = project_limbs(SIDES, avatar.regions.shape, body, pixels, np.zeros(len(pixels)))
     lab = color_segmentation.cielab(avatar.portrait)
     skin = color_segmentation.distance(lab, lab[avatar.regions == REGION["face"]])
-    ends = [end for side, end in find_sleeve_ends(limbs, avatar.regions, lab, skin).items() if limbs[side].arm.any()]
-    arm = np.abs(body.joints(np.zeros(body.betas, np.float32))[[JOINT["left_shoulder"], JOINT["left_wrist"]], 0])
-    shares = np.clip((np.array(ends) - arm[0]) / (arm[1] - arm[0]), 0, 1)
-    # 1 - 0.95 is more than 0.05 in floating point.
-    return bool((np.abs(shares - label) <= _SLEEVE_TOLERANCE + 1e-6).all())
+    joints = body.posed_joints(still, avatar.betas, avatar.surface)[0][0]
+    places = project(joints, avatar.intrinsics, avatar.extrinsics)[:, :2] / avatar.regions.shape[::-1]
+    names = ("shoulder", "elbow", "wrist")
+    start, middle, last = np.abs(body.joints(np.zeros(body.betas, np.float32))[[JOINT[f"left_{n}"] for n in names], 0])
+    for side, end in find_sleeve_ends(limbs, avatar.regions, lab, skin).items():
+        if not limbs[side].arm.any():
+            continue
+        shoulder, elbow = (places[JOINT[f"{side}_{name}"]] for name in names[:2])
+        right = label.of_arm(side, shoulder, elbow, (middle - start) / (last - start))
+        # 1 - 0.95 is more than 0.05 in floating point.
+        if abs(np.clip((end - start) / (last - start), 0, 1) - right) > _SLEEVE_TOLERANCE + 1e-6:
+            return False
+    return True
 
 
 def summary(scores: list[GestureScores], ranges_before: list[float]) -> dict[str, float]:

@@ -69,7 +69,8 @@ class ArmRetargeting:
         self.scale = float(bones.sum() / source_bones.sum())
         forearm, _ = unit_and_length(self.rest.wrist - self.rest.elbow)
         # 1 for a forearm that points at the portrait's camera, 0 for one that the portrait shows from the side.
-        self.foreshortening = float(forearm[0] @ target.to_camera) ** 2
+        to_camera, _ = unit_and_length(target.camera - self.rest.wrist)
+        self.foreshortening = float((forearm * to_camera).sum() ** 2)
 
     def wrist_goal(self, arm: ArmPositions, weight: np.ndarray, cue_weight: np.ndarray) -> np.ndarray:
         """Where the target's wrist goes when the source's arm is at `arm`: [T, 3] m.
@@ -109,7 +110,13 @@ class ArmRetargeting:
         squared_depth = self.bones[0] ** 2 - ((rest_elbow + moved)[:, :2] ** 2).sum(1)
         forward = np.sqrt(np.maximum(squared_depth, 0) + _SMALL_DEPTH**2) - np.hypot(rest_elbow[2], _SMALL_DEPTH)
         depth = moved[:, 2] + self.foreshortening * (forward - moved[:, 2])
-        return np.column_stack([moved[:, :2], _soft_limit(depth, _MAX_FRONT, _MAX_BACK)])
+        depth = _soft_limit(depth, _MAX_FRONT, _MAX_BACK)
+        # The picture is narrower nearer to the camera.
+        edge = self.target.room[SIDES.index(self.side)] - _FRAME_MARGIN
+        camera, wrist = self.target.camera * (self.outward, 1, 1), self.rest.wrist[0] * (self.outward, 1, 1)
+        narrower = (wrist[0] + edge - camera[0]) * depth / (camera[2] - wrist[2])
+        out = moved[:, 0] * self.outward - np.maximum(narrower, 0)
+        return np.column_stack([out * self.outward, moved[:, 1], depth])
 
     def write(
         self,

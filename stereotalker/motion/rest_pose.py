@@ -38,8 +38,8 @@ class RestPose:
     room_below: tuple[float, float] = (np.inf, np.inf)
     # How far the hands move as one, 0 to 1: 1 where they lie on each other, because the one hides the other
     together: float = 0.0
-    # f32 [3] unit vector from the trunk to the portrait's camera, in the trunk's frame
-    to_camera: np.ndarray = field(default_factory=partial(np.array, (0, 0, 1), np.float32))
+    # f32 [3] m, the portrait's camera in the trunk's frame
+    camera: np.ndarray = field(default_factory=partial(np.array, (0, 0, 1e3), np.float32))
 
     @classmethod
     def of_avatar(cls, avatar: Avatar, body: Body, arms: str = "portrait") -> RestPose:
@@ -50,16 +50,16 @@ class RestPose:
                 pose_arm(side, target.vector()[None], poses[None])
         positions, rotations = body.posed_joints(Motion.still(poses, avatar.expression), avatar.betas, avatar.surface)
         hands, elbows = ([_room(avatar, positions[0], side, part) for side in SIDES] for part in (_HAND, _ELBOW))
+        joints = body.rest_joints(avatar.betas, avatar.surface)
         camera = -avatar.extrinsics[:3, :3].T @ avatar.extrinsics[:3, 3]
-        to_camera = rotations[0, _TRUNK].T @ (camera - positions[0, _TRUNK])
         return cls(
             poses,
-            body.rest_joints(avatar.betas, avatar.surface),
+            joints,
             room=(max(hands[0][0], 0.0), max(hands[1][0], 0.0)),
             elbow_room=(max(elbows[0][0], 0.0), max(elbows[1][0], 0.0)),
             room_below=(hands[0][1], hands[1][1]),
             together=_touch(positions[0], avatar.extrinsics[:3, :3]) if arms == "portrait" else 0.0,
-            to_camera=to_camera / np.linalg.norm(to_camera),
+            camera=joints[_TRUNK] + rotations[0, _TRUNK].T @ (camera - positions[0, _TRUNK]),
         )
 
     @classmethod

@@ -39,7 +39,7 @@ _MAX_UNSEEN_HANDS = 0.15
 # Size of the picture in which that share is measured, (height, width) px.
 _COVERAGE_SIZE = (160, 160)
 # Share of their movements that arms keep whose hands the portrait does not show.
-_HIDDEN_ARMS_AMOUNT = 0.15
+_HIDDEN_ARMS_AMOUNT = 0.06
 # Joints whose rotations the rest pose and the motion share by composition.
 _TRUNK_JOINTS = [JOINT[name] for name in ("pelvis", "spine1", "spine2", "spine3", "neck", "head")]
 
