@@ -41,6 +41,17 @@ def test_a_narrow_gap_between_contacts_is_closed_with_the_cloth_of_both():
     assert (maps.visibility[covered] == SEEN).all()
 
 
+def test_a_slit_of_one_pixel_is_closed_and_specks_on_an_outline_stay():
+    maps, covered, layer, contacts = frame(gap=1)
+    close_gaps(maps, covered, layer, contacts)
+    assert (maps.visibility[22:98, 60] == GUESSED).all() and (maps.labels[22:98, 60] > 0).all()
+    maps, covered, layer, contacts = frame(gap=0)
+    covered[50:52, 60] = False
+    maps.visibility[~covered] = 0
+    close_gaps(maps, covered, layer, contacts)
+    assert (maps.visibility[50:52, 60] == 0).all()
+
+
 @pytest.mark.parametrize("why", ["too wide", "no contact", "one side only", "hair"])
 def test_other_gaps_stay_open(why):
     maps, covered, layer, contacts = frame(gap=12 if why == "too wide" else 3)

@@ -31,6 +31,8 @@ FOCAL_IN_LONGER_SIDES = 2.0
 _POSITION_STEP = 0.1
 # Share of the picture's height. A wrist below it whose hand was not detected counts as outside the picture.
 _LOWER_EDGE = 0.96
+# Such a wrist is at least so far below the picture, share of the shoulder width, so that nothing of its hand shows.
+_BELOW_EDGE = 0.2
 
 # Standard deviations of the detector's errors.
 _SD_FACE, _SD_OVAL = 0.010, 0.06  # shares of the face height
@@ -259,7 +261,7 @@ class FitProblem:
         is_below = not has_hand and not self._is_wrist_inside(side)
         if is_below:  # A hand that was not detected is assumed to be below the picture.
             wrist_y = self._project(skinned.joints[:, JOINT[f"{side}_wrist"]], eye, rotation)[:, 1]
-            inside_px = functional.relu(landmarks.size[0] - wrist_y)
+            inside_px = functional.relu(landmarks.size[0] + _BELOW_EDGE * self.shoulder_width - wrist_y)
             total = total + _robust(inside_px / (_SD_POSE * self.shoulder_width), LOOSE_OUTLIER_SD)
         for name, point in points.items():
             if is_visible[name] and not (name == "wrist" and (is_below or has_hand)):

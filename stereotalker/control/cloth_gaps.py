@@ -24,8 +24,9 @@ _COLOR_BLUR, _MAX_COLOR_DIFFERENCE = 0.008, 14.0
 _CONTACT_REACH = 0.02
 # Widest gap that is closed; share of the frame's longer side.
 _MAX_GAP = 0.04
-# What holds no square of this size is noise along an outline and no gap, at any size of the frame.
-_SPECK = np.ones((3, 3), np.uint8)
+# What is shorter than this is noise along an outline and no gap, at any size of the frame, px.
+_MIN_SLIT_PX = 4
+_NEIGHBORS = np.ones((3, 3), np.uint8)
 # What is narrower than this between gap and mesh belongs to the gap.
 _REST = np.ones((5, 5), np.uint8)
 # Smallest share of a vertex' skinning weights that the shoulder has on the upper arm.
@@ -93,10 +94,15 @@ def close_gaps(maps: FrameMaps, is_covered: np.ndarray, layer: np.ndarray, conta
 
 
 def _without_specks(gap: np.ndarray, is_covered: np.ndarray) -> np.ndarray:
-    """A gap bool [h, w] without its specks, and extended over what is narrow between it and the covered pixels."""
-    gap = cv2.morphologyEx(gap.astype(np.uint8), cv2.MORPH_OPEN, _SPECK)
+    """A gap bool [h, w] without its specks, and extended over what is narrow between it and the covered pixels.
+
+    A slit stays, and so does the thin end of a gap.
+    """
+    _, pieces, stats, _ = cv2.connectedComponentsWithStats(gap.astype(np.uint8), connectivity=8)
+    is_speck = np.max(stats[:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]], axis=1) < _MIN_SLIT_PX
+    gap = (gap & ~is_speck[pieces]).astype(np.uint8)
     closed = cv2.morphologyEx(gap | is_covered.astype(np.uint8), cv2.MORPH_CLOSE, _REST)
-    return (closed > 0) & ~is_covered & (cv2.dilate(gap, _SPECK, iterations=2) > 0)
+    return (closed > 0) & ~is_covered & (cv2.dilate(gap, _NEIGHBORS, iterations=2) > 0)
 
 
 def _distance(mask: np.ndarray) -> np.ndarray:
