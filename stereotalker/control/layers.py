@@ -34,8 +34,6 @@ _MIXED_RIM = 1 / 400
 # Beyond this distance from an edge colors are free of a neighbor's shadow; share of the longer side. An edge is also
 # where the depth of neighboring pixels differs so much, m.
 _SHADOWED_RIM, _MIN_DEPTH_JUMP_M = 1 / 130, 0.015
-# The same for hands.
-_FINGER_RIM = 1 / 220
 # Colors of a hand are used so far beside what the portrait shows of it; share of the longer side.
 _USABLE_RIM = 0.012
 # So near to a hand, an arm's colors may be those of the hand; share of the longer side.
@@ -63,7 +61,7 @@ class Layer:
     # texture continues over the surface.
     may_sample: np.ndarray
     # f32 [H, W] in 0..1: 0 at the edge of what the portrait shows without a jump in depth, 1 well inside. Near an edge
-    # colors are mixed with a neighbor's or lie in its shadow.
+    # colors are mixed with a neighbor's or lie in its shadow. On hands it is 1 wherever they are shown.
     interior: np.ndarray
 
 
@@ -114,7 +112,8 @@ def make_layers(
         # Without a single pixel of its own a limb's picture says nothing, and the texture's colors are used.
         may_sample = _dilated(owned[k], reach) if k >= HAND else np.full(size, k == TRUNK or bool(is_unmixed.any()))
         part_shading = _nearest_known(part_shading, np.isfinite(fragments.depth))
-        interior = _hand_interior(is_own) if k >= HAND else _interior(is_own, fragments.depth)
+        # Fingers are too narrow to lose their rims. Their picture has the hand's own colors there.
+        interior = is_own.astype(np.float32) if k >= HAND else _interior(is_own, fragments.depth)
         result.append(Layer(picture, fragments.depth, part_shading, owned[k], may_sample, interior))
     return tuple(result), materials
 
@@ -124,18 +123,8 @@ def _interior(is_shown: np.ndarray, depth: np.ndarray) -> np.ndarray:
     depth = np.where(np.isfinite(depth), depth, 1e3).astype(np.float32)
     kernel = np.ones((3, 3), np.uint8)
     is_edge = ~is_shown | (cv2.dilate(depth, kernel) - cv2.erode(depth, kernel) > _MIN_DEPTH_JUMP_M)
-    return _ramp(distance_transform_edt(~is_edge), max(is_shown.shape), _SHADOWED_RIM)
-
-
-def _hand_interior(is_shown: np.ndarray) -> np.ndarray:
-    """`Layer.interior` of a hand: fingers are too narrow to lose their rims, and the lines between them must stay."""
-    return _ramp(distance_transform_edt(is_shown), max(is_shown.shape), _FINGER_RIM)
-
-
-def _ramp(distance: np.ndarray, side: int, rim: float) -> np.ndarray:
-    """0 up to _MIXED_RIM and 1 from `rim` on, shares of the picture's longer side; distance [H, W] px. f32 [H, W]."""
-    near, far = side * _MIXED_RIM, side * rim
-    return np.clip((distance - near) / (far - near), 0, 1).astype(np.float32)
+    near, far = (max(is_shown.shape) * rim for rim in (_MIXED_RIM, _SHADOWED_RIM))
+    return np.clip((distance_transform_edt(~is_edge) - near) / (far - near), 0, 1).astype(np.float32)
 
 
 def _shown_vertex(regions: np.ndarray, body: Body, pixels: np.ndarray, vertex_layer: np.ndarray) -> np.ndarray:

@@ -35,7 +35,7 @@ _EASE_S = 0.6
 # Factors on the limit of the hands' rotations, in the order in which they are tried.
 _HAND_TURNS = (1.0, 0.6, 0.3)
 # A factor is taken if at most this share of the hands' surface that is shown was never in the portrait.
-_MAX_UNSEEN_HANDS = 0.15
+_MAX_UNSEEN_HANDS = 0.08
 # Size of the picture in which that share is measured, (height, width) px.
 _COVERAGE_SIZE = (160, 160)
 # Share of their movements that arms keep whose hands the portrait does not show.
