@@ -10,7 +10,7 @@ from stereotalker.avatar.background import extend_person_colors, fill_background
 from stereotalker.avatar.body_fit import fit, limb_shapes
 from stereotalker.avatar.card_image import draw_card
 from stereotalker.avatar.detector_calibration import HAND_JOINTS
-from stereotalker.avatar.fit_portrait import fit_portrait
+from stereotalker.avatar.fit_portrait import _are_arms_crossed, _cut_hands, fit_portrait
 from stereotalker.avatar.hair_depth import HairRule
 from stereotalker.avatar.landmarks import POSE
 from stereotalker.avatar.library import Library, read_avatar
@@ -79,6 +79,24 @@ def test_the_silhouette_holds_an_arm_whose_elbow_was_found_in_the_wrong_place(la
         columns, rows = (np.clip(pixels[:, k].astype(int), 0, landmarks.size[1 - k] - 1) for k in (0, 1))
         outside[name] = (landmarks.person[rows, columns] < 0.5).mean()
     assert outside["silhouette"] < 0.5 * outside["none"]
+
+
+def test_crossed_arms_keep_still_and_say_so(landmarks, picture, body, calibration):
+    swapped = {"left": landmarks.hands["right"], "right": landmarks.hands["left"]}
+    middle = {side: points - (points[0, 0] - landmarks.size[1] / 2, 0) for side, points in landmarks.hands.items()}
+    crossed, clasped = (replace(landmarks, hands=hands) for hands in (swapped, middle))
+    assert not any(map(_are_arms_crossed, (landmarks, clasped, replace(landmarks, hands={}))))
+    fitted = fit_portrait(picture, "crossed", lambda _: crossed, body, calibration)
+    assert not fitted.avatar.arms and any("arms are crossed" in note for note in fitted.notes), fitted.notes
+
+
+def test_one_hand_and_cut_hands_are_told_in_the_notes(landmarks, picture, body, calibration):
+    H, W = landmarks.size
+    low = landmarks.hands["left"] + (0, H - np.median(landmarks.hands["left"][:, 1]))
+    assert _cut_hands(landmarks) == [] and _cut_hands(replace(landmarks, hands={"left": low})) == ["left"]
+    one = replace(landmarks, hands={"left": landmarks.hands["left"]}, hands_world={})
+    fitted = fit_portrait(picture, "one", lambda _: one, body, calibration)
+    assert fitted.avatar.arms and any("the right hand was not found" in note for note in fitted.notes), fitted.notes
 
 
 def test_a_limb_shape_lengthens_its_own_limb_only(body):

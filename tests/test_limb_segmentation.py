@@ -134,6 +134,20 @@ def test_a_forearm_that_points_at_the_camera_counts_although_few_pixels_show_it(
     assert sleeve_end(reach[:0], reach[:0] > 0) == np.inf
 
 
+@pytest.mark.parametrize("what", ["tattoos", "watch"])
+def test_tattoos_and_watches_are_no_sleeves(what):
+    picture, regions, limb, _ = drawn_arm()
+    bare = limb.arm & (limb.reach > END)
+    if what == "watch":
+        painted = bare & (limb.reach > limb.reach[bare].max() - 0.05) & (limb.reach < limb.reach[bare].max() - 0.02)
+    else:
+        blobs = cv2.GaussianBlur(np.random.default_rng(3).normal(size=bare.shape), (0, 0), 4)
+        painted = bare & (limb.reach > END + 0.03) & (blobs > np.quantile(blobs[bare], 0.7))
+    picture = np.where(painted[..., None], np.array([50, 55, 60], np.uint8), picture)
+    ends = find_sleeve_ends({"left": limb}, regions, *colors_of(picture, regions))
+    assert painted.sum() > 100 and ends["left"] == pytest.approx(END, abs=0.03)
+
+
 def test_without_a_hand_in_the_picture_the_face_tells_the_color_of_skin():
     picture, regions, limb, _ = drawn_arm()
     cut = replace(limb, hand=np.zeros_like(limb.hand))

@@ -23,7 +23,7 @@ from stereotalker.errors import ClipError
 from stereotalker.geometry.camera import project
 from stereotalker.geometry.rasterizer import rasterize
 from stereotalker.records import Avatar, Motion
-from stereotalker.smplx_layout import JOINT, REGION
+from stereotalker.smplx_layout import JOINT, REGION, SIDES
 
 # Smallest accepted length of the picture's shorter side, px.
 MIN_SIDE_PX = 256
@@ -40,6 +40,10 @@ WRIST_GOAL, IOU_GOAL = 0.04, 0.97
 # A fit gets a note if more than this share of the hands' pixels differs from the face's median by more than these
 # CIELAB distances: lightness, because hands lie in shadow, and chroma. Of 32 open portraits it is at most 0.14.
 _MAX_FOREIGN_HANDS, _MAX_HAND_LIGHTNESS, _MAX_HAND_CHROMA = 0.35, 45.0, 16.0
+# Arms are crossed if each wrist is this far on the other one's side, as a share of the shoulder width.
+_CROSSED = 0.15
+# A hand of which more than this share of the points is outside the picture is cut off.
+_MAX_OUTSIDE_HAND = 0.2
 # Share of the face points that must lie within the picture.
 _MIN_FACE_INSIDE = 0.98
 # Share of the picture above which its person pixels count as a person, and not as noise of the detector.
@@ -138,9 +142,9 @@ def fit_portrait(
         target=target.astype(np.float32),
         style=0,
         origin="portrait",
-        arms=bool(landmarks.hands),
+        arms=bool(landmarks.hands) and not _are_arms_crossed(landmarks),
     )
-    return FittedPortrait(avatar, residuals, tuple(_notes(body_fit, avatar, residuals)))
+    return FittedPortrait(avatar, residuals, tuple(_notes(body_fit, landmarks, avatar, residuals)))
 
 
 def _check_landmarks(landmarks: Landmarks) -> None:
@@ -219,12 +223,35 @@ def _chest_depth(body_fit: Fit, body: Body) -> float:
     return float((body_fit.extrinsics[:3, :3] @ chest + body_fit.extrinsics[:3, 3])[2])
 
 
-def _notes(body_fit: Fit, avatar: Avatar, residuals: Residuals) -> list[str]:
+def _are_arms_crossed(landmarks: Landmarks) -> bool:
+    """Whether each wrist is on the other one's side. Clasped hands are not crossed."""
+    if set(landmarks.hands) != set(SIDES):
+        return False
+    left, right = (float(landmarks.hands[side][0, 0]) for side in SIDES)
+    return right - left > _CROSSED * landmarks.shoulder_width  # the person's right is on the left
+
+
+def _cut_hands(landmarks: Landmarks) -> list[str]:
+    """The sides whose hand lies partly outside the picture."""
+    H, W = landmarks.size
+    return [
+        side
+        for side, points in landmarks.hands.items()
+        if ((points < 0) | (points >= (W, H))).any(1).mean() > _MAX_OUTSIDE_HAND
+    ]
+
+
+def _notes(body_fit: Fit, landmarks: Landmarks, avatar: Avatar, residuals: Residuals) -> list[str]:
     notes = []
     if not avatar.arms:
-        notes.append("no hand is in the picture: the arms hardly move, except in clips that ask for `arms: invent`")
+        why = "the arms are crossed" if landmarks.hands else "no hand is in the picture"
+        notes.append(f"{why}: the arms hardly move, except in clips that ask for `arms: invent`")
     elif missing := [side for side, is_detected in body_fit.seen.items() if not is_detected]:
         notes.append(f"the {missing[0]} hand was not found: it is placed by the arm alone")
+    notes += [
+        f"the {side} hand is cut off by the picture's edge: what is missing is invented"
+        for side in _cut_hands(landmarks)
+    ]
     if body_fit.wrist_error is not None and body_fit.wrist_error > WRIST_GOAL:
         notes.append(f"a wrist is {100 * body_fit.wrist_error:.0f} % of the shoulders' width off")
     if (share := _foreign_hand_share(avatar)) > _MAX_FOREIGN_HANDS:
