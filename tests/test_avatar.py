@@ -200,6 +200,16 @@ def test_edges_and_patterns_of_a_room_continue_behind_the_person():
     assert (filled[..., 0] < filled[..., 1] + 5)[person].all()  # no red of the person
 
 
+def test_a_plain_wall_continues_without_shapes_or_an_outline():
+    rows, columns = np.indices((300, 240))
+    wall = np.stack([60 + 0.3 * columns, 90 + 0.2 * rows, 120 - 0.1 * rows + 0.1 * columns], -1)
+    wall += np.random.default_rng(0).normal(0, 1, wall.shape)
+    person = np.hypot(rows - 190, (columns - 120) * 1.4) < 100
+    picture = np.where(person[..., None], (30, 30, 40), wall).clip(0, 255).astype(np.uint8)
+    error = np.abs(fill_background(picture, person) - wall)[person]
+    assert error.mean() < 2.5 and np.percentile(error, 99) < 8
+
+
 def test_inpainting_needs_only_narrow_margins():
     """Beside a person who nearly fills the frame, a coarse grid has no room for a patch, but finer grids have."""
     rows, columns = np.mgrid[:192, :108]

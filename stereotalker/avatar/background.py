@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+from scipy import sparse
 from scipy.ndimage import distance_transform_edt
+from scipy.sparse.linalg import splu
 
 from stereotalker.media.inpainting import inpaint
 from stereotalker.media.morphology import disk_kernel
+from stereotalker.media.pull_push import extrapolate_colors
 
 # The background begins this far outside the person's silhouette, as a share of the picture's longer side. What lies
 # nearer is filled as well.
@@ -17,6 +20,12 @@ _FILL_SIZE_PX = 192
 # Blur of the filling, which hides its seams (standard deviation), and the depth inside the hole at which the blur has
 # its full effect. Both in px of the picture that is scaled down.
 _BLUR_PX, _BLUR_DEPTH_PX = 1.6, 3.0
+# Along the hole's edge, to this depth, the filling's colors are compared with those around it after this blur, and the
+# difference fades over this depth. All in px of the picture that is scaled down.
+_EDGE_DEPTH_PX, _EDGE_BLUR_PX, _EDGE_FADE_PX = 2.5, 2.0, 12.0
+# A background whose detail, the standard deviation from a blurred picture, is below the first number of levels is a
+# plain wall; above the second it is none. The blur is in px of the picture that is scaled down.
+_PLAIN_DETAIL, _WALL_BLUR_PX = (4.0, 8.0), 6.0
 # Width over which picture and filling are blended, as a share of the longer side.
 _BLEND = 0.002
 # Pixels of the person this near to the silhouette are mixed with the background, px.
@@ -43,11 +52,58 @@ def fill_background(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
         visible = ~mask if (~mask).any() else mask
         return np.broadcast_to(picture[visible].mean(0), picture.shape).astype(np.uint8)
     filled = inpaint(small, small_hole, _interpolate_rows(small, small_hole))
+    filled = _match_surroundings(_with_plain_wall(filled, small, small_hole), small, small_hole)
     amount = np.clip(distance_transform_edt(small_hole) / _BLUR_DEPTH_PX, 0, 1)[..., None]
     filled = (filled * (1 - amount) + cv2.GaussianBlur(filled, (0, 0), _BLUR_PX) * amount).astype(np.uint8)
     large = cv2.resize(filled, (W, H), interpolation=cv2.INTER_CUBIC)
     blend = np.maximum(cv2.GaussianBlur(hole.astype(np.float32), (0, 0), max(_BLEND * side, 0.5)), hole)[..., None]
     return np.rint(large * blend + picture * (1 - blend)).astype(np.uint8)
+
+
+def _with_plain_wall(filled: np.ndarray, picture: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    """The filling, or on a plain wall the smoothest continuation of its colors: patches would leave shapes there.
+
+    filled, picture u8 [h, w, 3]; hole bool [h, w].
+    """
+    continued = cv2.GaussianBlur(extrapolate_colors(picture, ~hole).astype(np.float32), (0, 0), _WALL_BLUR_PX)
+    detail = np.sqrt(np.mean((picture.astype(np.float32) - continued)[~hole] ** 2))
+    plain, patterned = _PLAIN_DETAIL
+    share = float(np.clip((patterned - detail) / (patterned - plain), 0, 1))
+    wall = _harmonic(picture, hole) if share > 0 else filled
+    return np.where(hole[..., None], np.rint((1 - share) * filled + share * wall), picture).astype(np.uint8)
+
+
+def _harmonic(picture: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    """The picture with the solution of Laplace's equation in its hole; its borders reflect. f64 [h, w, 3]."""
+    horizontal, vertical = (
+        sparse.diags([1.0, [-1.0, *[-2.0] * (n - 2), -1.0], 1.0], [-1, 0, 1], (n, n)) for n in hole.shape[::-1]
+    )
+    inside = hole.ravel()
+    of_hole = sparse.kronsum(horizontal, vertical, "csr")[inside]
+    # Blurred, so that single pixels at the edge draw no streaks.
+    known = cv2.GaussianBlur(extrapolate_colors(picture, ~hole).astype(np.float64), (0, 0), _EDGE_BLUR_PX)
+    known = known.reshape(-1, 3)
+    result = picture.reshape(-1, 3).astype(np.float64)
+    result[inside] = splu(-of_hole[:, inside].tocsc()).solve(of_hole[:, ~inside] @ known[~inside])
+    return result.reshape(picture.shape)
+
+
+def _match_surroundings(filled: np.ndarray, picture: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    """The filling with the colors of its surroundings along the edge of the hole, so that no outline is left there.
+
+    filled, picture u8 [h, w, 3]; hole bool [h, w]. The change fades towards the middle of the hole.
+    """
+    depth = distance_transform_edt(hole)
+    around, within = (
+        cv2.GaussianBlur(a.astype(np.float32), (0, 0), _EDGE_BLUR_PX)
+        for a in (extrapolate_colors(picture, ~hole), filled)
+    )
+    is_edge = hole & (depth <= _EDGE_DEPTH_PX)
+    # Half of the difference around a middle gray, because colors are extrapolated as u8.
+    half_step = np.clip(np.rint(128 + (around - within) / 2), 0, 255).astype(np.uint8)
+    step = 2 * (extrapolate_colors(half_step, is_edge).astype(np.float32) - 128)
+    change = step * (hole * np.exp(-depth / _EDGE_FADE_PX))[..., None]
+    return np.clip(np.rint(filled + change), 0, 255).astype(np.uint8)
 
 
 def _interpolate_rows(picture: np.ndarray, hole: np.ndarray) -> np.ndarray:

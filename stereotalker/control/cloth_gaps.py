@@ -100,9 +100,9 @@ def _without_specks(gap: np.ndarray, is_covered: np.ndarray) -> np.ndarray:
     """
     _, pieces, stats, _ = cv2.connectedComponentsWithStats(gap.astype(np.uint8), connectivity=8)
     is_speck = np.max(stats[:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]], axis=1) < _MIN_SLIT_PX
-    gap = (gap & ~is_speck[pieces]).astype(np.uint8)
-    closed = cv2.morphologyEx(gap | is_covered.astype(np.uint8), cv2.MORPH_CLOSE, _REST)
-    return (closed > 0) & ~is_covered & (cv2.dilate(gap, _NEIGHBORS, iterations=2) > 0)
+    kept = (gap & ~is_speck[pieces]).astype(np.uint8)
+    closed = cv2.morphologyEx(kept | is_covered.astype(np.uint8), cv2.MORPH_CLOSE, _REST)
+    return (closed > 0) & ~is_covered & (cv2.dilate(kept, _NEIGHBORS, iterations=2) > 0)
 
 
 def _distance(mask: np.ndarray) -> np.ndarray:
