@@ -202,6 +202,8 @@ def test_arms_rest_where_the_clip_says(speaker, arms):
         assert np.linalg.norm(wrists[0] - wrists[1]) < 0.25
     if arms == "sides":
         assert (shoulders[:, 1] - wrists[:, 1] > 0.42).all()
+        elbows = after[[JOINT[f"{side}_elbow"] for side in SIDES]]
+        assert (np.abs(elbows[:, 0]) > np.abs(shoulders[:, 0])).all()  # beside the trunk, not in it
     # Trunk and clavicles are the portrait's in any case.
     collars = [JOINT[f"{side}_collar"] for side in SIDES]
     assert np.abs(retargeting.target.poses[collars] - avatar.poses[collars]).max() == 0

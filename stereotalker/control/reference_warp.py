@@ -60,8 +60,9 @@ _MIN_FACING, _MAX_STRETCH = 0.42, 2.5
 # On arms and hands, the portrait's color gives way to the atlas' between these cosines, and between these multiples, so
 # that no edge is left.
 _LIMB_FACING, _LIMB_STRETCH = (0.25, 0.5), (1.3, 2.0)
-# Largest shading factor of arms and hands. Its inverse is the smallest.
-_MAX_LIMB_SHADING = 1.3
+# Largest shading factor of arms and hands. Its inverse is the smallest. With 1.3, filled forearms of photographs were
+# browner than the upper arms beside them.
+_MAX_LIMB_SHADING = 1.1
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -18,6 +18,8 @@ from stereotalker.smplx_layout import JOINT, JOINTS, SIDES
 # Where arms can rest: name -> key of gestures.REST_POSES; None for where the portrait has them.
 ARM_POSES = {"portrait": None, "clasped": "together", "sides": "sides"}
 
+# Swivel angle of arms that hang, rad: their elbows point to the back and outwards. The acting's own lie in the trunk.
+_HANGING_SWIVEL = 1.4
 _TRUNK = JOINT["spine3"]
 # Ends of the names of the joints of a part of the arm.
 _HAND, _ELBOW = ("1", "2", "3"), ("elbow",)
@@ -47,6 +49,8 @@ class RestPose:
         poses = avatar.poses.copy()
         if (name := ARM_POSES[arms]) is not None:
             for side, target in zip(SIDES, REST_POSES[name], strict=True):
+                if name == "sides":
+                    target = replace(target, swivel=_HANGING_SWIVEL)
                 pose_arm(side, target.vector()[None], poses[None])
         positions, rotations = body.posed_joints(Motion.still(poses, avatar.expression), avatar.betas, avatar.surface)
         hands, elbows = ([_room(avatar, positions[0], side, part) for side in SIDES] for part in (_HAND, _ELBOW))
