@@ -5,14 +5,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from avatar_helpers import own_view, still_motion
+from scipy.spatial.transform import Rotation
 
 from stereotalker.acting.reference_acting import STYLES, resting_pose
 from stereotalker.geometry import camera
 from stereotalker.geometry.camera_path import CameraPath
 from stereotalker.motion import retargeting as retargeting_module
+from stereotalker.motion.arm_positions import ArmPositions
+from stereotalker.motion.arm_retargeting import ArmRetargeting
 from stereotalker.motion.coverage import Coverage
 from stereotalker.motion.features import BODY_JOINTS
-from stereotalker.motion.rest_pose import ARM_POSES, RestPose
+from stereotalker.motion.rest_pose import ARM_POSES, RestPose, _touch
 from stereotalker.motion.retargeting import Retargeting, retarget
 from stereotalker.records import Motion
 from stereotalker.smplx_layout import JOINT, JOINTS, SIDES
@@ -116,31 +119,64 @@ def test_a_forearm_that_points_at_the_camera_keeps_its_direction(speaker):
     assert np.linalg.norm(moved[0] - elbow) > 1.5 * np.linalg.norm(moved[1] - elbow)
 
 
-def test_elbows_stay_in_the_picture(speaker):
-    avatar, body = speaker
-    target, source = replace(RestPose.of_avatar(avatar, body), together=0.0), RestPose.of_style(0, body)
-    outward = gesture(left_shoulder=(0, 0.8, 0))
-    free, tight = (
-        joints(retarget(outward, source, replace(target, elbow_room=room)), avatar, body)[MIDDLE]
-        for room in ((np.inf, np.inf), (0.0, 0.0))
-    )
-    wrist = JOINT["left_wrist"]
-    assert tight[wrist, 0] < free[wrist, 0] - 0.02
-
-
-def test_hands_that_lie_on_each_other_move_as_one(speaker):
+def test_hands_that_come_forward_stay_in_the_picture_and_need_no_room_elsewhere(speaker):
     avatar, body = speaker
     target, source = RestPose.of_avatar(avatar, body), RestPose.of_style(0, body)
-    raised = gesture(left_elbow=(0, -0.4, 0))
+    raised = gesture(left_elbow=(0, -0.6, 0), left_shoulder=(0, 0.3, 0))
+    wrist, places = JOINT["left_wrist"], {}
+    for room in (0.06, 0.15, 5.0, np.inf):
+        moved = retarget(raised, source, replace(target, room=(room, room), elbow_room=(np.inf, np.inf)))
+        places[room] = joints(moved, avatar, body)[MIDDLE, wrist]
+    assert places[0.06][0] < places[0.15][0] < places[5.0][0] + 1e-6
+    assert np.allclose(places[5.0], places[np.inf], atol=1e-4)
+
+
+def test_the_room_of_an_elbow_that_moves_along_counts(speaker):
+    avatar, body = speaker
+    target, source = RestPose.of_avatar(avatar, body), RestPose.of_style(0, body)
+    outward = gesture(left_shoulder=(0, 0.8, 0))
+    elbow, rest = JOINT["left_elbow"], joints(still_motion(avatar), avatar, body)[0]
+    free, tight = (
+        joints(retarget(outward, source, replace(target, elbow_room=room)), avatar, body)[MIDDLE, elbow, 0]
+        for room in ((np.inf, np.inf), (0.0, 0.0))
+    )
+    assert tight - rest[elbow, 0] < 0.02 < free - rest[elbow, 0]
+
+
+def test_elbows_do_not_flip_on_the_way_up(speaker):
+    avatar, body = speaker
+    arm = ArmRetargeting("left", RestPose.of_style(0, body), RestPose.of_avatar(avatar, body))
+    way = np.linspace(0, 1, 25)[:, None] * (-0.14, 0.43, 0.10)
+    upper_arm, _ = arm._solve(Rotation.from_rotvec(np.zeros((25, 3))), arm.rest.wrist + way, np.zeros(25))
+    steps = (upper_arm[:-1].inv() * upper_arm[1:]).magnitude()
+    assert np.degrees(steps.max()) < 25
+
+
+@pytest.mark.parametrize(
+    ("apart", "depth", "expected"), [(0.08, 0.1, 1), (0.13, 0.1, 0.5), (0.2, 0.1, 0), (0.05, 0.5, 0)]
+)
+def test_hands_move_together_that_lie_on_each_other(apart, depth, expected):
+    positions = np.zeros((55, 3), np.float32)
+    left = [k for k, name in enumerate(JOINTS) if name.startswith("left") and name[-1] in "123"]
+    positions[left] = (apart, 0, depth)
+    assert _touch(positions, np.eye(3, dtype=np.float32)) == pytest.approx(expected, abs=0.02)
+
+
+def test_hands_that_lie_on_each_other_move_as_one_and_keep_their_turn(speaker):
+    avatar, body = speaker
+    target, source = RestPose.of_avatar(avatar, body), RestPose.of_style(0, body)
+    raised = gesture(left_elbow=(0, -0.4, 0), left_wrist=(0.8, 0, 0))
     wrists = [JOINT[f"{side}_wrist"] for side in SIDES]
     rest = joints(still_motion(avatar), avatar, body)[0, wrists]
-    moved = {
-        together: joints(retarget(raised, source, replace(target, together=together)), avatar, body)[MIDDLE, wrists]
-        - rest
-        for together in (0.0, 1.0)
-    }
+    moved, turned = {}, {}
+    for together in (0.0, 1.0):
+        motion = retarget(raised, source, replace(target, together=together))
+        moved[together] = joints(motion, avatar, body)[MIDDLE, wrists] - rest
+        chains = [ArmPositions.of("left", poses[None], target.joints) for poses in (avatar.poses, motion.poses[MIDDLE])]
+        turned[together] = (chains[1].hand * chains[0].hand.inv()).magnitude()[0]
     assert np.linalg.norm(moved[0.0][1]) < 0.02 < np.linalg.norm(moved[1.0][1])
     assert np.linalg.norm(moved[1.0][0] - moved[1.0][1]) < 0.02
+    assert turned[1.0] < 0.05 < turned[0.0]
     assert RestPose.of_avatar(avatar, body, "sides").together == 0
 
 
@@ -255,7 +291,7 @@ def test_hands_turn_less_if_they_would_show_what_the_portrait_does_not(speaker, 
     avatar, body = speaker
     coverage = Coverage(avatar, body)
     turning = gesture(left_wrist=(1.2, 0, 0), right_wrist=(1.2, 0, 0))
-    free = Retargeting(RestPose.of_style(0, body), replace(RestPose.of_avatar(avatar, body), together=0.0))
+    free = Retargeting(RestPose.of_style(0, body), RestPose.of_avatar(avatar, body))
     shares = [
         coverage.unseen(r.apply(turning), camera.avatar_camera(avatar, CameraPath(), T, FPS, (128, 128))).hands
         for r in (free, replace(free, coverage=coverage))

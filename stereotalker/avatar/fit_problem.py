@@ -296,10 +296,10 @@ class FitProblem:
         """The energy of arms that lie outside the person's silhouette: clothes only make a body wider."""
         H, W = self.landmarks.size
         points = self._project(skinned.vertices[0][self.arm_rows], eye, rotation)
-        is_inside = (points.detach() >= 0).all(1) & (points.detach() < torch.tensor([W, H])).all(1)
+        is_above_edge = points.detach()[:, 1] < H  # nothing is known of what lies below the picture
         grid = (2 * points / torch.tensor([W, H]) - 1)[None, None]
         distance = functional.grid_sample(self.outside, grid, padding_mode="border", align_corners=False)[0, 0, 0]
-        residual = distance[is_inside] / (_SD_OUTSIDE * self.shoulder_width)
+        residual = distance[is_above_edge] / (_SD_OUTSIDE * self.shoulder_width)
         return _robust(residual, LOOSE_OUTLIER_SD).sum() * _ARM_POINT_WEIGHT
 
     def _is_wrist_inside(self, side: str) -> bool:

@@ -173,6 +173,8 @@ def _label_cloth_beside_bare_arm(
     is_near_bare = bare_arm[rows, columns]
     is_limb = np.isin(regions, (REGION["arms"], REGION["hands"]))
     is_cloth = is_limb & ~limb.hand & is_near_bare & (to_cloth < to_skin) & (to_skin > SAME_MATERIAL_SD)
+    # What a hand holds is nearer to cloth than to skin as well, but it has not the cloth's color.
+    is_cloth &= (regions != REGION["hands"]) | (to_cloth < SAME_MATERIAL_SD)
     is_trunk, is_sleeve = np.isin(regions, (REGION["torso"], REGION["legs"])), limb.arm & ~bare_arm & (regions > 0)
     to_trunk, to_sleeve = (
         distance_transform_edt(~part) if part.any() else np.full(regions.shape, np.inf)

@@ -244,7 +244,7 @@ def are_sleeves_right(avatar: Avatar, body: Body, label: SleeveLabel) -> bool:
         shoulder, elbow = (places[JOINT[f"{side}_{name}"]] for name in names[:2])
         right = label.of_arm(side, shoulder, elbow, (middle - start) / (last - start))
         # 1 - 0.95 is more than 0.05 in floating point.
-        if abs(np.clip((end - start) / (last - start), 0, 1) - right) > _SLEEVE_TOLERANCE + 1e-6:
+        if not abs(np.clip((end - start) / (last - start), 0, 1) - right) <= _SLEEVE_TOLERANCE + 1e-6:
             return False
     return True
 

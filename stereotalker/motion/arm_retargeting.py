@@ -1,9 +1,9 @@
 """One arm of a motion that is retargeted: where its hand goes, and how elbow, forearm and fingers follow.
 
 An arm leaves from a pose, that of the portrait as a rule. Its hand moves as far as the hand of the acting does, within
-soft limits. The elbow stays where it rests. Only if the portrait shows the forearm from its end, pointing at the
-camera, the elbow moves with the hand: the forearm would else be bared along its length, and the portrait shows nothing
-of it.
+soft limits. The elbow stays where it rests; the more the portrait shows the forearm from its end, pointing at the
+camera, the more the elbow moves with the hand. The forearm would else be bared along its length, and the portrait shows
+nothing of it.
 
 Positions are in the trunk's frame: m in the rest pose's axes, as if the joint `spine3` had not turned. T frames.
 """
@@ -39,6 +39,8 @@ _MAX_REACH = 0.965
 _ELBOW_PULL = 3.0
 # Depth of an elbow before or behind its shoulder up to which raising it hardly brings it forward, m.
 _SMALL_DEPTH = 0.1
+# Share of a hand's way that its elbow is taken to go at least, and the nearest camera before a hand, m.
+_MIN_FOLLOW, _MIN_CAMERA_DISTANCE = 0.2, 0.3
 # Share of the rotations of wrist and fingers, relative to their parents, that is kept.
 _WRIST_SHARE, _FINGER_SHARE = 0.5, 0.35
 # Limit of a hand's rotation away from the rest pose, rad. It is soft: rotations approach it and never reach it.
@@ -67,10 +69,12 @@ class ArmRetargeting:
         self.bones = float(bones[0]), float(bones[1])
         source_bones = np.linalg.norm(np.diff(source.joints[joint], axis=0), axis=1)
         self.scale = float(bones.sum() / source_bones.sum())
-        forearm, _ = unit_and_length(self.rest.wrist - self.rest.elbow)
         # 1 for a forearm that points at the portrait's camera, 0 for one that the portrait shows from the side.
-        to_camera, _ = unit_and_length(target.camera - self.rest.wrist)
-        self.foreshortening = float((forearm * to_camera).sum() ** 2)
+        self.foreshortening = 0.0
+        if target.camera is not None:
+            forearm, _ = unit_and_length(self.rest.wrist - self.rest.elbow)
+            to_camera, _ = unit_and_length(target.camera - self.rest.wrist)
+            self.foreshortening = max(float((forearm * to_camera).sum()), 0.0) ** 2
 
     def wrist_goal(self, arm: ArmPositions, weight: np.ndarray, cue_weight: np.ndarray) -> np.ndarray:
         """Where the target's wrist goes when the source's arm is at `arm`: [T, 3] m.
@@ -80,43 +84,63 @@ class ArmRetargeting:
         """
         wrist = arm.wrist
         moved = self.scale * (wrist - self.source_rest.wrist) * (self.outward, 1, 1)
-        rest_out, index = float(self.rest.wrist[0, 0] * self.outward), SIDES.index(self.side)
-        room = min(self.target.room[index] - _FRAME_MARGIN, self.target.elbow_room[index])
-        room_out = min(np.clip(_WIDEST - rest_out, _MIN_OUT, _MAX_OUT), max(room, 0.0))
-        limited = np.stack(
-            [
-                _soft_limit(moved[:, 0], room_out, _MAX_IN),
-                _soft_limit(moved[:, 1], _MAX_UP, _MAX_DOWN),
-                _soft_limit(moved[:, 2], _MAX_FRONT, _MAX_BACK),
-            ],
-            1,
-        )
-        goal = self.rest.wrist + weight[:, None] * self._with_elbow_depth(limited * (self.outward, 1, 1))
+        goal = self.rest.wrist + weight[:, None] * self._limited(moved) * (self.outward, 1, 1)
         same_place = self.rest.shoulder + self.scale * (wrist - self.source_rest.shoulder)
         # A hand that points outwards needs room for its fingers.
         fingers = np.maximum(arm.hand.apply((1.0, 0.0, 0.0))[:, 0], 0)
-        out = np.minimum(same_place[:, 0] * self.outward - rest_out, room_out - _HAND_M * fingers)
+        rest_out, index = float(self.rest.wrist[0, 0] * self.outward), SIDES.index(self.side)
+        out = np.minimum(same_place[:, 0] * self.outward - rest_out, self._room_out() - _HAND_M * fingers)
         same_place[:, 0] = (rest_out + out) * self.outward
         lowest = self.rest.wrist[0, 1] - self.target.room_below[index] + _FRAME_MARGIN
         same_place[:, 1] = np.maximum(same_place[:, 1], min(lowest, self.rest.shoulder[0, 1]))
         return goal + cue_weight[:, None] * (same_place - goal)
 
-    def _with_elbow_depth(self, moved: np.ndarray) -> np.ndarray:
-        """A hand's movement [T, 3] m, with the depth of an elbow that moves along as far as it is foreshortened.
+    def limited_goal(self, goal: np.ndarray) -> np.ndarray:
+        """A goal [T, 3] m whose hand is not farther outwards than the picture has room at its depth."""
+        moved = (goal - self.rest.wrist) * (self.outward, 1, 1)
+        moved[:, 0] = np.minimum(moved[:, 0], self._room_out_at(moved[:, 2]))
+        return self.rest.wrist + moved * (self.outward, 1, 1)
 
-        An elbow moves on a sphere around its shoulder, so that raising it brings it forward.
+    def _limited(self, moved: np.ndarray) -> np.ndarray:
+        """A hand's movement away from rest within its limits: [T, 3] m, outwards, up and to the front."""
+        up = _soft_limit(moved[:, 1], _MAX_UP, _MAX_DOWN)
+        flat = np.column_stack([_soft_limit(moved[:, 0], self._room_out(), _MAX_IN), up, moved[:, 2]])
+        depth = _soft_limit(self._with_elbow_depth(flat), _MAX_FRONT, _MAX_BACK)
+        return np.column_stack([_soft_limit(moved[:, 0], self._room_out_at(depth), _MAX_IN), up, depth])
+
+    def _with_elbow_depth(self, moved: np.ndarray) -> np.ndarray:
+        """The depth [T] m of a movement [T, 3], together with that of an elbow that moves along.
+
+        An elbow moves on a sphere around its shoulder, so that raising it brings it forward. An elbow that rests
+        behind its shoulder would first go to the back, so that it does not count.
         """
-        rest_elbow = (self.rest.elbow - self.rest.shoulder)[0]
+        rest_elbow = (self.rest.elbow - self.rest.shoulder)[0] * (self.outward, 1, 1)
         squared_depth = self.bones[0] ** 2 - ((rest_elbow + moved)[:, :2] ** 2).sum(1)
         forward = np.sqrt(np.maximum(squared_depth, 0) + _SMALL_DEPTH**2) - np.hypot(rest_elbow[2], _SMALL_DEPTH)
-        depth = moved[:, 2] + self.foreshortening * (forward - moved[:, 2])
-        depth = _soft_limit(depth, _MAX_FRONT, _MAX_BACK)
-        # The picture is narrower nearer to the camera.
-        edge = self.target.room[SIDES.index(self.side)] - _FRAME_MARGIN
+        share = self.foreshortening * float(np.clip(1 + rest_elbow[2] / _SMALL_DEPTH, 0, 1))
+        return moved[:, 2] + share * (forward - moved[:, 2])
+
+    def _room_out(self) -> float:
+        """How far the hand may go outwards from rest by the picture and by the body, m."""
+        rest_out = float(self.rest.wrist[0, 0] * self.outward)
+        most = float(np.clip(_WIDEST - rest_out, _MIN_OUT, _MAX_OUT))
+        return min(most, max(self.target.room[SIDES.index(self.side)] - _FRAME_MARGIN, 0.0))
+
+    def _room_out_at(self, depth: np.ndarray) -> np.ndarray:
+        """The same [T] m for a hand that has come forward by `depth` [T] m, and whose elbow moves along.
+
+        The picture is narrower nearer to the camera.
+        """
+        room = np.full(len(depth), self._room_out())
+        if self.target.camera is None:
+            return room
+        room = np.minimum(room, self.target.elbow_room[SIDES.index(self.side)] / max(self.foreshortening, _MIN_FOLLOW))
         camera, wrist = self.target.camera * (self.outward, 1, 1), self.rest.wrist[0] * (self.outward, 1, 1)
-        narrower = (wrist[0] + edge - camera[0]) * depth / (camera[2] - wrist[2])
-        out = moved[:, 0] * self.outward - np.maximum(narrower, 0)
-        return np.column_stack([out * self.outward, moved[:, 1], depth])
+        edge, distance = self.target.room[SIDES.index(self.side)] - _FRAME_MARGIN, camera[2] - wrist[2]
+        if distance > _MIN_CAMERA_DISTANCE and np.isfinite(edge):
+            narrower = (wrist[0] + edge - camera[0]) * np.maximum(depth, 0) / distance
+            room = np.minimum(room, np.maximum(edge - np.maximum(narrower, 0), 0))
+        return room
 
     def write(
         self,
@@ -192,8 +216,10 @@ class ArmRetargeting:
         rest_aside, _ = unit_and_length(_across(rest_elbow, rest_axis))
         carried = rotations_between(np.repeat(rest_axis, len(axis), 0), axis).apply(rest_aside)
         goal = rest_elbow + self.foreshortening * (wrist - self.rest.wrist)
-        pull = (_ELBOW_PULL / upper * (1 - cue_weight))[:, None] * _across(goal, axis)
-        aside, _ = unit_and_length(carried + pull)
+        pull = _ELBOW_PULL / upper * _across(goal, axis)
+        # An elbow that is drawn to the other side of the arm stays, because it would flip over.
+        agreement = (1 + (carried * unit_and_length(pull)[0]).sum(1)) / 2
+        aside, _ = unit_and_length(carried + ((1 - cue_weight) * agreement)[:, None] * pull)
         upper_bone = along[:, None] * axis + radius[:, None] * aside
         lower_bone = reach[:, None] * axis - upper_bone
         # Frames of a bone's direction and the arm's plane: what turns the frame at rest to this one turns the bone.

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -24,8 +23,8 @@ _TRUNK = JOINT["spine3"]
 # Ends of the names of the joints of a part of the arm.
 _HAND, _ELBOW = ("1", "2", "3"), ("elbow",)
 # Hands whose middles lie nearer than the first distance, as the portrait's camera sees them, move as one; beyond the
-# second, each moves alone. The depth of a hand that another one hides is known to some 10 cm only.
-_TOUCHING_M = (0.10, 0.16)
+# second, each moves alone. So with their depths, which are known to some 10 cm only.
+_TOUCHING_M, _LEVEL_M = (0.10, 0.16), (0.30, 0.40)
 
 
 @dataclass(frozen=True)
@@ -40,8 +39,8 @@ class RestPose:
     room_below: tuple[float, float] = (np.inf, np.inf)
     # How far the hands move as one, 0 to 1: 1 where they lie on each other, because the one hides the other
     together: float = 0.0
-    # f32 [3] m, the portrait's camera in the trunk's frame
-    camera: np.ndarray = field(default_factory=partial(np.array, (0, 0, 1e3), np.float32))
+    # f64 [3] m, the portrait's camera in the trunk's frame; None for a pose that no portrait shows
+    camera: np.ndarray | None = None
 
     @classmethod
     def of_avatar(cls, avatar: Avatar, body: Body, arms: str = "portrait") -> RestPose:
@@ -63,7 +62,9 @@ class RestPose:
             elbow_room=(max(elbows[0][0], 0.0), max(elbows[1][0], 0.0)),
             room_below=(hands[0][1], hands[1][1]),
             together=_touch(positions[0], avatar.extrinsics[:3, :3]) if arms == "portrait" else 0.0,
-            camera=joints[_TRUNK] + rotations[0, _TRUNK].T @ (camera - positions[0, _TRUNK]),
+            camera=None
+            if arms != "portrait"
+            else joints[_TRUNK] + rotations[0, _TRUNK].T @ (camera - positions[0, _TRUNK]),
         )
 
     @classmethod
@@ -79,8 +80,12 @@ def _touch(positions: np.ndarray, to_view: np.ndarray) -> float:
         positions[[k for k, name in enumerate(JOINTS) if name.startswith(side) and name.endswith(_HAND)]].mean(0)
         for side in SIDES
     )
-    near, far = _TOUCHING_M
-    return float(np.clip((far - np.linalg.norm((to_view @ (left - right))[:2])) / (far - near), 0, 1))
+    apart = to_view @ (left - right)
+    is_near, is_level = (
+        np.clip((far - distance) / (far - near), 0, 1)
+        for (near, far), distance in ((_TOUCHING_M, np.linalg.norm(apart[:2])), (_LEVEL_M, abs(apart[2])))
+    )
+    return float(is_near * is_level)
 
 
 def _room(avatar: Avatar, positions: np.ndarray, side: str, part: tuple[str, ...]) -> tuple[float, float]:

@@ -108,7 +108,8 @@ class Retargeting:
         eases = start is None, end is None
         for hand_turn in _HAND_TURNS:
             result = retarget(motion, self.source, self.target, self.amount, hand_turn, *eases)
-            if self.coverage is None or self._unseen_hands(result) <= _MAX_UNSEEN_HANDS:
+            is_turning = self.target.together < 1
+            if self.coverage is None or not is_turning or self._unseen_hands(result) <= _MAX_UNSEEN_HANDS:
                 break
         if cued:
             result = retarget(cued.motion, self.source, self.target, self.amount, hand_turn, *eases, cued.weights)
@@ -195,7 +196,8 @@ def _move_together(wrists: dict[str, np.ndarray], arms: dict[str, ArmRetargeting
     total = np.maximum(distance["left"] + distance["right"], 1e-9)
     mean = sum(distance[side] * moved[side] for side in SIDES) / total
     for side, wrist in wrists.items():
-        wrist += share[:, None] * (mean - moved[side])
+        goal = arms[side].limited_goal(arms[side].rest.wrist + mean)
+        wrist += share[:, None] * (goal - arms[side].rest.wrist - moved[side])
 
 
 def _keep_clear(wrists: dict[str, np.ndarray], arms: dict[str, ArmRetargeting]) -> None:
