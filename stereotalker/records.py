@@ -136,7 +136,8 @@ class Avatar:
     style: int  # index of the acting style in acting.reference_acting.STYLES
     # "synthetic"; or "portrait" for a real person, whose consent is on the avatar's card or in the manifest.
     origin: str
-    arms: bool = True  # whether the portrait shows a hand; if not, the arms of a clip hardly move
+    # Whether the portrait shows a hand, and its arms are not crossed; if not, the arms of a clip hardly move.
+    arms: bool = True
     # u8 [PH, PW, 3] sRGB, the picture that the portrait was scaled down from, for frames larger than the portrait.
     photo: np.ndarray | None = None
 

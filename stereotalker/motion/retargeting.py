@@ -38,7 +38,7 @@ _HAND_TURNS = (1.0, 0.6, 0.3)
 _MAX_UNSEEN_HANDS = 0.08
 # Size of the picture in which that share is measured, (height, width) px.
 _COVERAGE_SIZE = (160, 160)
-# Share of their movements that arms keep whose hands the portrait does not show.
+# Share of their movements that arms keep that are crossed, or whose hands the portrait does not show.
 _HIDDEN_ARMS_AMOUNT = 0.06
 # Joints whose rotations the rest pose and the motion share by composition.
 _TRUNK_JOINTS = [JOINT[name] for name in ("pelvis", "spine1", "spine2", "spine3", "neck", "head")]
@@ -67,7 +67,7 @@ class Retargeting:
     ) -> Retargeting:
         """From an acting style (an index into STYLES) to the pose of an avatar, with its arms in one of ARM_POSES.
 
-        Arms whose hands the portrait does not show hardly move, unless `arms` names another place or invents_arms:
+        Arms that are crossed, or whose hands the portrait does not show, hardly move, unless `arms` names another place or invents_arms:
         then they gesture, from where `arms` says, or clasped.
         """
         if invents_arms and not avatar.arms and arms == "portrait":
