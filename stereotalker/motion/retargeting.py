@@ -67,8 +67,8 @@ class Retargeting:
     ) -> Retargeting:
         """From an acting style (an index into STYLES) to the pose of an avatar, with its arms in one of ARM_POSES.
 
-        Arms that are crossed, or whose hands the portrait does not show, hardly move, unless `arms` names another place or invents_arms:
-        then they gesture, from where `arms` says, or clasped.
+        Arms that are crossed, or whose hands the portrait does not show, hardly move, unless `arms` names another place
+        or invents_arms: then they gesture, from where `arms` says, or clasped.
         """
         if invents_arms and not avatar.arms and arms == "portrait":
             arms = "clasped"
