@@ -38,7 +38,7 @@ GROUPS = {
         "captions",
     ),
     "picture": ("width", "height", "fps", "camera", "stereo"),
-    "motion": ("seed", "gesture", "style", "gaze", "body", "emotion", "cues", "start_pose", "end_pose"),
+    "motion": ("seed", "gesture", "style", "gaze", "body", "rest", "emotion", "cues", "start_pose", "end_pose"),
     "order": ("retakes", "priority", "deadline"),
 }
 _ANCHORS = {

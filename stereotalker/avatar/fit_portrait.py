@@ -91,7 +91,7 @@ class FittedPortrait:
 def fit_portrait(
     picture: np.ndarray, name: str, detector: Detector, body: Body, calibration: Calibration
 ) -> FittedPortrait:
-    """Fit an avatar to a portrait, u8 [H, W, 3] sRGB. Five to ten seconds on one core at 1024 px.
+    """Fit an avatar to a portrait, u8 [H, W, 3] sRGB. Some ten seconds on two cores at 1024 px.
 
     Raises ClipError with the reason if the picture does not show one person well enough or the fit is not good enough.
     """

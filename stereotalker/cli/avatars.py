@@ -38,7 +38,7 @@ def add(
 ) -> None:
     """Make an avatar of a portrait: body, regions, clothed surface, background.
 
-    The fit takes five to ten seconds; a picture that was fitted before takes no time.
+    The fit takes some 15 seconds on two cores; a picture that was fitted before takes no time.
     """
     from stereotalker.avatar.library import Library
     from stereotalker.models import Models
