@@ -44,9 +44,11 @@ def recognizer():
 
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory):
-    """A file of two sentences with five seconds between them, without any text."""
-    first, second = spoken().samples, spoken("My mother made apple pie for my brother.").samples
-    samples = np.concatenate([first, np.zeros(5 * SAMPLE_RATE, np.float32), second])
+    """A file of a sentence that is said twice, with five seconds between, without any text.
+
+    Whisper's int8 kernels differ between processors; this sentence of the synthetic voice is heard by all that we met.
+    """
+    samples = np.concatenate([spoken().samples, np.zeros(5 * SAMPLE_RATE, np.float32), spoken().samples])
     path = tmp_path_factory.mktemp("recording") / "two.wav"
     path.write_bytes(audio_files.wav_bytes(samples, SAMPLE_RATE))
     return path
@@ -75,7 +77,7 @@ def test_passages_keep_the_silence_between_them_free_of_words(recognizer, record
     assert len(joined(speech_spans(speech.samples))) == 2
     gap = max(b.start - a.end for a, b in zip(speech.words, speech.words[1:], strict=False))
     assert gap > 4.5
-    assert "apple pie" in speech.recognized and speech.recognized_language == "en"
+    assert speech.recognized.lower().count("big problems") == 2 and speech.recognized_language == "en"
 
 
 @needs_words
@@ -176,7 +178,7 @@ def test_speech_in_a_language_that_no_model_reads_is_unaligned_and_the_row_says_
 @needs_all
 def test_a_wrong_language_in_the_row_costs_no_words(recognizer, tmp_path):
     path = tmp_path / "english.wav"
-    path.write_bytes(audio_files.wav_bytes(spoken().samples, SAMPLE_RATE))
+    path.write_bytes(audio_files.wav_bytes(np.tile(spoken().samples, 2), SAMPLE_RATE))
     clip = single_clip("english", {"audio": path, "language": "ko"})
     speech = make_speech(clip, -20.0, recognizer, tmp_path / "sound.wav")
     assert [w.text for w in speech.words][:3] == ["big", "problems", "become"]
