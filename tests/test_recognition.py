@@ -46,7 +46,7 @@ def recognizer():
 def recording(tmp_path_factory):
     """A file of a sentence that is said twice, with five seconds between, without any text.
 
-    Whisper's int8 kernels differ between processors; this sentence of the synthetic voice is heard by all that we met.
+    Whisper's int8 kernels differ between processors. On some, other sentences of the synthetic voice are misheard.
     """
     samples = np.concatenate([spoken().samples, np.zeros(5 * SAMPLE_RATE, np.float32), spoken().samples])
     path = tmp_path_factory.mktemp("recording") / "two.wav"

@@ -35,7 +35,7 @@ _MAX_SKIN_SD = 1.5 * SAME_MATERIAL_SD
 _MIN_CLOTH_SHARE, _MIN_SKIN_SHARE = 0.1, 0.3
 # Smallest and largest plausible size of the result, as shares of the fitted limb's pixels.
 _MIN_SIZE, _MAX_SIZE = 0.4, 1.6
-# A hand with fewer pixels than this share of its arm's is not looked at.
+# A hand with fewer pixels than this share of its arm's, at the picture's edge, decides nothing about the color of skin.
 _MIN_HAND_SHARE = 0.1
 _CLOTH_REGIONS = REGION["arms"], REGION["torso"], REGION["legs"]
 # Reach up to which an arm is its upper third, m.
@@ -188,7 +188,7 @@ def _limb_colors(
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Standard deviations of every pixel from the limb's skin and from the cloth beside it, f32 [H, W] each.
 
-    None where either has too few pixels.
+    None where the trunk shows too little cloth, or a hand too little skin.
     """
     person, side = regions > 0, max(regions.shape)
     hand = limb.hand & person
@@ -196,7 +196,6 @@ def _limb_colors(
     outside = ~near & np.isin(regions, _CLOTH_REGIONS)
     clothes, bare = outside & (skin > SAME_MATERIAL_SD), hand & (skin < _MAX_SKIN_SD)
     has_cloth = clothes.sum() > _MIN_CLOTH_SHARE * outside.sum()
-    # Of a hand at the picture's edge there is too little to judge.
     has_hand = hand.sum() > _MIN_HAND_SHARE * limb.arm.sum()
     has_skin = not has_hand or bare.sum() > _MIN_SKIN_SHARE * hand.sum()
     if not has_cloth or not has_skin:

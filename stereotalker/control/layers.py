@@ -61,7 +61,8 @@ class Layer:
     # texture continues over the surface.
     may_sample: np.ndarray
     # f32 [H, W] in 0..1: 0 at the edge of what the portrait shows without a jump in depth, 1 well inside. Near an edge
-    # colors are mixed with a neighbor's or lie in its shadow. On hands it is 1 wherever they are shown.
+    # colors are mixed with a neighbor's or lie in its shadow. On hands it is 1 wherever
+    # they are shown in a color of their own.
     interior: np.ndarray
 
 
