@@ -8,8 +8,8 @@ import numpy as np
 _MIN_BARE_FRACTION = 0.03
 # An end is believed if it sets right more than this many times what it leaves wrong.
 _MIN_GAIN = 0.6
-# Stretches of the arm count nearly alike, however few pixels show them, because a forearm that points at the camera has few.
-# One with this share of the pixels that a stretch has on the average counts half.
+# Stretches of the arm count nearly alike, however few pixels show them, because a forearm that points at the camera
+# has few. One with this share of the pixels that a stretch has on the average counts half.
 _STRETCH_M, _HALF_SHARE = 0.03, 0.4
 
 
