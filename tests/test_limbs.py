@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy.ndimage import distance_transform_edt
+from scipy.spatial import cKDTree
 
 from stereotalker.avatar.clothed_surface import _match_edges
 from stereotalker.avatar.fit_portrait import _MAX_FOREIGN_HANDS, _foreign_hand_share
@@ -46,14 +47,31 @@ def limb_texels(body, atlas):
     return vertex_layers(body)[atlas.nearest_vertex] > TRUNK
 
 
-def test_hidden_limb_colors_continue_shown_ones(body, atlas):
-    position = atlas.positions
-    smooth = 100 + 60 * np.sin(position[:, :1] * 6) + np.zeros((1, 3))
-    is_source = limb_texels(body, atlas) & (position[:, 2] > np.median(position[limb_texels(body, atlas), 2]))
-    color = np.where(is_source[:, None], smooth, 255).astype(np.float32)
+def test_hidden_limb_colors_continue_shown_ones_and_leave_their_shadows(body, atlas):
+    position, limbs = atlas.positions, limb_texels(body, atlas)
+    light = 100 + 60 * np.sin(position[:, :1] * 6) + np.zeros((1, 3))
+    is_source = limbs & (position[:, 2] > np.median(position[limbs, 2]))
+    color = np.where(is_source[:, None], light, 255).astype(np.float32)
     result = complete_limbs(body, atlas, color, is_source, np.inf, SKIN, CLOTH)
-    hidden = limb_texels(body, atlas) & ~is_source
-    assert np.abs(result - smooth)[hidden].mean() < 6
+    hidden = np.flatnonzero(limbs & ~is_source)
+    distance = cKDTree(position[is_source]).query(position[hidden])[0]
+    near, far = (hidden[is_so] for is_so in (distance < 0.006, distance > 0.04))
+    assert np.abs(result - light)[near].mean() < 10
+    lit = np.median(light[is_source][light[is_source][:, 0] > np.percentile(light[is_source][:, 0], 40)])
+    assert np.abs(result[far] - lit).mean() < 0.7 * np.abs(light[far] - lit).mean()
+
+
+@pytest.mark.parametrize("material", ["cloth", "skin"])
+def test_folds_go_on_over_what_the_portrait_does_not_show(body, atlas, material):
+    position, limbs = atlas.positions, limb_texels(body, atlas)
+    arm = limbs & (vertex_layers(body)[atlas.nearest_vertex] < HAND) & (np.abs(position[:, 0]) > 0.25)
+    folds = 150 + 40 * np.sin(position[:, :1] * 2 * np.pi / 0.05) + np.zeros((1, 3))
+    is_source = arm & (position[:, 2] > np.median(position[arm, 2]))
+    color = np.where(is_source[:, None], folds, 150).astype(np.float32)
+    result = complete_limbs(body, atlas, color, is_source, np.inf if material == "cloth" else 0.0, SKIN, CLOTH)
+    hidden = arm & ~is_source & (np.abs(position[:, 0]) > 0.3) & (np.abs(position[:, 0]) < 0.5)
+    assert np.corrcoef(result[hidden, 0], folds[hidden, 0])[0, 1] > 0.4
+    assert result[hidden, 0].std() > 0.4 * folds[hidden, 0].std()
 
 
 def test_an_arm_that_is_not_shown_takes_the_colors_of_the_other_one(body, atlas):

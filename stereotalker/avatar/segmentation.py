@@ -13,6 +13,7 @@ from scipy.ndimage import distance_transform_edt
 
 from stereotalker.avatar import color_segmentation
 from stereotalker.avatar.color_segmentation import SAME_MATERIAL_SD
+from stereotalker.avatar.hand_segmentation import segment_hands
 from stereotalker.avatar.landmarks import FACE_OVAL, Landmarks
 from stereotalker.avatar.limb_segmentation import FittedLimb, find_sleeve_ends, segment_limb
 from stereotalker.body.model import Body
@@ -111,7 +112,7 @@ def label_regions(
     limbs = project_limbs(tuple(landmarks.hands), mask.shape, body, pixels, hidden)
     for side, bare_from in find_sleeve_ends(limbs, regions, lab, skin).items():
         regions = segment_limb(regions, limbs[side], bare_from, picture, lab, skin)
-    return regions
+    return segment_hands(picture, regions, landmarks.hands)
 
 
 def body_parts(body: Body) -> np.ndarray:

@@ -30,7 +30,7 @@ COUNT = 5
 # layers agree where their parts meet.
 _SEAM_EDGES = 2
 # Colors of neighboring parts are mixed up to this distance from a part's outline; share of the longer side.
-_MIXED_RIM = 1 / 400
+MIXED_RIM = 1 / 400
 # Beyond this distance from an edge colors are free of a neighbor's shadow; share of the longer side. An edge is also
 # where the depth of neighboring pixels differs so much, m.
 _SHADOWED_RIM, _MIN_DEPTH_JUMP_M = 1 / 130, 0.015
@@ -95,7 +95,7 @@ def make_layers(
     vertex = _shown_vertex(avatar.regions, body, pixels, vertex_layer)
     is_arm, is_hand = (avatar.regions == REGION[name] for name in ("arms", "hands"))
     materials = limb_materials(avatar, np.abs(body.template[vertex, 0]), is_arm & (vertex >= 0), is_hand)
-    rim = max(1, round(max(size) * _MIXED_RIM))
+    rim = max(1, round(max(size) * MIXED_RIM))
     owned = [_with_seam(body, vertex_layer == k)[vertex] & (vertex >= 0) for k in range(COUNT)]
     near_hands = _dilated(avatar.regions == REGION["hands"], max(1, round(max(size) * _HAND_RIM)))
     result, reach = [], max(1, round(max(size) * _USABLE_RIM))
@@ -124,7 +124,7 @@ def _interior(is_shown: np.ndarray, depth: np.ndarray) -> np.ndarray:
     depth = np.where(np.isfinite(depth), depth, 1e3).astype(np.float32)
     kernel = np.ones((3, 3), np.uint8)
     is_edge = ~is_shown | (cv2.dilate(depth, kernel) - cv2.erode(depth, kernel) > _MIN_DEPTH_JUMP_M)
-    near, far = (max(is_shown.shape) * rim for rim in (_MIXED_RIM, _SHADOWED_RIM))
+    near, far = (max(is_shown.shape) * rim for rim in (MIXED_RIM, _SHADOWED_RIM))
     return np.clip((distance_transform_edt(~is_edge) - near) / (far - near), 0, 1).astype(np.float32)
 
 

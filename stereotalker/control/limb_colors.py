@@ -14,14 +14,25 @@ from scipy.spatial import cKDTree
 
 from stereotalker.body.model import Body
 from stereotalker.control.atlas import Atlas
-from stereotalker.control.layers import HAND, TRUNK, vertex_layers
+from stereotalker.control.layers import ARM, HAND, TRUNK, vertex_layers
+from stereotalker.smplx_layout import JOINT, SIDES
 
 # Distance, m, over which a solution leaves a shown color, and a color of the other arm.
 _SHOWN_REACH_M, _OTHER_ARM_REACH_M = 0.003, 0.02
-# The same for the color that stands where neither arm shows the material: any other color wins.
-_ANY_REACH_M = 10.0
+# The same for the material's color out of the shadow, to which all others tend.
+_LIT_REACH_M = 0.04
 # Largest distance between a vertex and its mirror image on the other arm, m.
 _MAX_MIRROR_DISTANCE_M = 0.01
+# So many percent of the shown colors of a material, the darkest ones, count as shadow.
+_SHADOWED_PERCENT = 40.0
+_LUMA_WEIGHTS = np.array([0.299, 0.587, 0.114])
+# An arm is unrolled with this radius, m.
+_ARM_RADIUS_M = 0.045
+# Detail is what differs from the mean of so many texels around, by this factor at most. With fewer texels shown, there
+# is none.
+_SMOOTHED_TEXELS, _MAX_DETAIL, _MIN_TEXELS = 60, 1.35, 60
+# So many texels at a mirrored place are mixed.
+_MIXED_TEXELS = 4
 # Edges of the mesh count as at least so long, m.
 _MIN_EDGE_M = 1e-3
 
@@ -49,6 +60,7 @@ def complete_limbs(
     for is_material, texels, typical in ((is_bare, is_bare_texel, skin), (~is_bare, ~is_bare_texel, cloth)):
         vertices = np.flatnonzero(is_limb & is_material)
         sources = np.flatnonzero(is_source & texels & (is_limb & is_material)[vertex])
+        typical = _lit_color(color[sources], typical)
         count = np.bincount(vertex[sources], minlength=len(layer)).astype(np.float64)
         total = np.stack([np.bincount(vertex[sources], color[sources, k], len(layer)) for k in range(3)], 1)
         shown = total / np.maximum(count, 1)[:, None]
@@ -58,7 +70,55 @@ def complete_limbs(
         weights = atlas.weights[targets] * (is_limb & is_material)[atlas.corners[targets]] + 1e-9
         weights /= weights.sum(1, keepdims=True)
         result[targets] = (solved[atlas.corners[targets]] * weights[..., None]).sum(1)
+        for k in range(len(SIDES)):
+            on_arm = layer[vertex] == ARM + k
+            own = sources[on_arm[sources]]
+            hidden = np.flatnonzero(texels & on_arm & ~is_source)
+            result[hidden] *= _reflected_detail(_unrolled(body, atlas, k), color, own, hidden)
     return result
+
+
+def _unrolled(body: Body, atlas: Atlas, side: int) -> np.ndarray:
+    """Places of all texels on an arm that is unrolled, f64 [N, 2] m: along the arm, and around it.
+
+    side: an index into SIDES.
+    """
+    joints = body.joints(np.zeros(body.betas, np.float32))
+    shoulder, wrist = (joints[JOINT[f"{SIDES[side]}_{name}"]].astype(np.float64) for name in ("shoulder", "wrist"))
+    axis = (wrist - shoulder) / np.linalg.norm(wrist - shoulder)
+    up = np.array([0, 1.0, 0]) - axis[1] * axis
+    up /= np.linalg.norm(up)
+    offset = atlas.positions - shoulder
+    angle = np.arctan2(offset @ up, offset @ np.cross(axis, up))
+    return np.column_stack([offset @ axis, _ARM_RADIUS_M * angle])
+
+
+def _reflected_detail(places: np.ndarray, color: np.ndarray, shown: np.ndarray, hidden: np.ndarray) -> np.ndarray:
+    """Factors f32 [B, 3] on the colors of hidden texels: the texture of what is shown, mirrored at its edge.
+
+    places f64 [N, 2] m: see `_unrolled`; color f32 [N, 3]; shown i64 [A] and hidden i64 [B]: texels of one arm. Folds
+    and creases go on over the edge that way.
+    """
+    if len(shown) < _MIN_TEXELS or not len(hidden):
+        return np.ones((len(hidden), 3), np.float32)
+    around = 2 * np.pi * _ARM_RADIUS_M
+    turned = np.concatenate([places[shown] + (0, k * around) for k in (-1, 0, 1)])
+    tree, texel = cKDTree(turned), np.tile(shown, 3)
+    _, near = cKDTree(places[shown]).query(places[shown], k=min(_SMOOTHED_TEXELS, len(shown)))
+    smooth = color[shown][near].mean(1)
+    detail = np.ones_like(color)
+    detail[shown] = np.clip(color[shown] / np.maximum(smooth, 1), 1 / _MAX_DETAIL, _MAX_DETAIL)
+    edge = turned[tree.query(places[hidden])[1]]
+    mirrored = tree.query(2 * edge - places[hidden], k=_MIXED_TEXELS)[1]
+    return detail[texel[mirrored]].mean(1)
+
+
+def _lit_color(color: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Median f32 [3] of colors f32 [M, 3] that do not lie in a shadow, or `other` without any color."""
+    if not len(color):
+        return other
+    luma = color @ _LUMA_WEIGHTS
+    return np.median(color[luma >= np.percentile(luma, _SHADOWED_PERCENT)], 0).astype(np.float32)
 
 
 def _solve_screened_poisson(
@@ -79,5 +139,5 @@ def _solve_screened_poisson(
     has_twin = ~is_shown & is_shown[twin] & (distance < _MAX_MIRROR_DISTANCE_M)
     weight = np.where(is_shown, _SHOWN_REACH_M**-2, np.where(has_twin, _OTHER_ARM_REACH_M**-2, 0))
     goal = np.where(is_shown[:, None], shown, shown[twin])
-    system = laplacian + sparse.diags(weight + _ANY_REACH_M**-2)
-    return splu(system.tocsc()).solve(weight[:, None] * goal + _ANY_REACH_M**-2 * typical)
+    system = laplacian + sparse.diags(weight + _LIT_REACH_M**-2)
+    return splu(system.tocsc()).solve(weight[:, None] * goal + _LIT_REACH_M**-2 * typical)

@@ -33,6 +33,7 @@ from stereotalker.control.body_parts import (
 from stereotalker.control.cloth_gaps import close_gaps, cloth_contacts
 from stereotalker.control.frame_maps import FrameMaps
 from stereotalker.control.hair_plane import HairPlane, HairSource
+from stereotalker.control.hand_reliefs import HandRelief, draw_relief, make_reliefs
 from stereotalker.control.layers import Layer
 from stereotalker.control.light import PortraitLight, Surface, read_light
 from stereotalker.control.loose_sleeves import pose_clothed, round_sleeves
@@ -60,9 +61,10 @@ _MIN_FACING, _MAX_STRETCH = 0.42, 2.5
 # On arms and hands, the portrait's color gives way to the atlas' between these cosines, and between these multiples, so
 # that no edge is left.
 _LIMB_FACING, _LIMB_STRETCH = (0.25, 0.5), (1.3, 2.0)
-# Largest shading factor of arms and hands. Its inverse is the smallest. With 1.3, filled forearms of photographs were
-# browner than the upper arms beside them.
-_MAX_LIMB_SHADING = 1.1
+# Largest shading factor of arms and hands. Its inverse is the smallest.
+_MAX_LIMB_SHADING = 1.35
+# How much darker a limb is whose surface is seen from the edge, and the facing below which it gets no darker.
+_LIMB_FALLOFF, _MIN_LIMB_FACING = 0.3, 0.15
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,8 @@ class Reference:
     round_surface: np.ndarray
     # bool [2, F] triangles beside the seam at which either arm's sleeve continues into the trunk's cloth.
     cloth_contacts: np.ndarray
+    # The hands of the portrait.
+    reliefs: tuple[HandRelief, ...]
 
 
 def reference(avatar: Avatar, body: Body) -> Reference:
@@ -111,8 +115,8 @@ def reference(avatar: Avatar, body: Body) -> Reference:
         avatar.portrait, avatar.regions, inner_person_mask(avatar.regions), surface, fragments, avatar.target
     )
     vertex_layer, is_outside_mouth = layers.vertex_layers(body), ~in_mouth(body)
-    shading = _vertex_shading(light, surface, vertex_layer != layers.TRUNK, is_outside_mouth)
     facing = _facing(surface, avatar.extrinsics)
+    shading = _vertex_shading(light, surface, facing, vertex_layer != layers.TRUNK, is_outside_mouth)
     portrait_layers, materials = layers.make_layers(avatar, body, pixels, shading)
     texture = make_texture(avatar, body, pixels, portrait_layers, materials, region, shading, facing)
     pyramids = [
@@ -141,6 +145,7 @@ def reference(avatar: Avatar, body: Body) -> Reference:
         plane_of_hair=hair_plane.make_hair_plane(avatar, body),
         round_surface=round_sleeves(avatar, body),
         cloth_contacts=np.any(cloth_contacts(body, portrait_layers, pixels)[:, body.faces], -1),
+        reliefs=make_reliefs(avatar, body, pixels, portrait_layers),
     )
 
 
@@ -171,14 +176,17 @@ def _portrait_share(in_portrait: np.ndarray, in_frame: np.ndarray, is_limb: np.n
 
 
 def _vertex_shading(
-    light: PortraitLight, surface: Surface, is_limb: np.ndarray, is_outside_mouth: np.ndarray
+    light: PortraitLight, surface: Surface, facing: np.ndarray, is_limb: np.ndarray, is_outside_mouth: np.ndarray
 ) -> np.ndarray:
     """Shading of every vertex, f32 [V]. It is 1 in the mouth, whose fixed colors contain their shading already.
 
-    On arms and hands its range is narrow: their fit is rougher than that of the trunk, and so is the light on them.
+    facing f32 [V]: see `_facing`. On arms and hands the range of the portrait's light is narrow: their fit is rougher
+    than that of the trunk, and so is the light on them. They are darker where they face away from the camera.
     """
     shading = light.shading(surface)
-    shading = np.where(is_limb, np.clip(shading, 1 / _MAX_LIMB_SHADING, _MAX_LIMB_SHADING), shading)
+    limb = np.clip(shading, 1 / _MAX_LIMB_SHADING, _MAX_LIMB_SHADING)
+    limb = limb * (1 - _LIMB_FALLOFF * (1 - np.clip(facing, _MIN_LIMB_FACING, 1)))
+    shading = np.where(is_limb, limb, shading)
     return np.where(is_outside_mouth, shading, np.float32(1)).astype(np.float32)
 
 
@@ -220,23 +228,28 @@ def control(ref: Reference, body: Body, motion: Motion, camera: Camera) -> Contr
     warp, normals, plate = (np.empty((T, H, W, 3), np.uint8) for _ in range(3))
     visibility, labels, coverage = (np.empty((T, H, W), np.uint8) for _ in range(3))
     heads = None if ref.plane_of_hair is None else hair_plane.heads(avatar, body, motion)
+    positions, rotations = body.posed_joints(motion, avatar.betas, avatar.surface)
 
     def draw(t: int) -> None:
         """Draw frame t over its plate."""
         K, E = camera.intrinsics[t], camera.extrinsics[t]
         K = K * np.array([[SUPERSAMPLING], [SUPERSAMPLING], [1]], np.float32)
-        fragments = rasterize(project(vertices[t], K, E), body.faces, (SUPERSAMPLING * H, SUPERSAMPLING * W))
+        reliefs = [relief for relief in ref.reliefs if relief.is_right(positions[t], rotations[t], E)]
+        kept = np.flatnonzero(~np.any([relief.body_faces for relief in reliefs], 0) & np.ones(len(body.faces), bool))
+        size = (SUPERSAMPLING * H, SUPERSAMPLING * W)
+        fragments = rasterize(project(vertices[t], K, E), body.faces[kept], size)
         surface = Surface.of(vertices[t], body.faces)
+        facing = _facing(surface, E)
         drawn = DrawnMesh(
-            face=fragments.face,
+            face=np.where(fragments.face >= 0, kept[fragments.face], -1).astype(np.int32),
             bary=fragments.bary,
             depth=fragments.depth,
             vertices=np.column_stack(
                 [
                     ref.places,
                     surface.normals @ E[:3, :3].T,
-                    _vertex_shading(ref.light, surface, ref.is_limb, ref.portrait.is_outside_mouth),
-                    _portrait_share(ref.facing, _facing(surface, E), ref.is_limb),
+                    _vertex_shading(ref.light, surface, facing, ref.is_limb, ref.portrait.is_outside_mouth),
+                    _portrait_share(ref.facing, facing, ref.is_limb),
                     departure[t],
                 ]
             ).astype(np.float32),
@@ -247,6 +260,9 @@ def control(ref: Reference, body: Body, motion: Motion, camera: Camera) -> Contr
         shown_layer = np.where(maps.face >= 0, ref.portrait.layer[maps.face], layers.COUNT)
         close_gaps(maps, maps.face >= 0, shown_layer, ref.cloth_contacts[:, maps.face])
         coverage[t][(maps.face < 0) & (visibility[t] == GUESSED)] = 255  # the gaps
+        for relief in reliefs:
+            levels = mipmaps.pair(avatar, relief.levels, K, E)
+            draw_relief(maps, relief, relief.posed(positions[t], rotations[t]), fragments.depth, levels, K, E)
 
     for t in range(T):
         K, E = camera.intrinsics[t], camera.extrinsics[t]

@@ -1,0 +1,142 @@
+"""Segmentation of a portrait's hands at full resolution, around the detector's key points.
+
+The fit places fingers a few pixels off, and the person's outline is rougher than a finger is wide. The key points say
+where the fingers are, and a graph cut finds their edges.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from scipy.ndimage import distance_transform_edt
+
+from stereotalker.avatar import color_segmentation
+from stereotalker.avatar.color_segmentation import SAME_MATERIAL_SD
+from stereotalker.media.morphology import disk_kernel
+from stereotalker.smplx_layout import REGION
+
+# Widths of the middle of a finger, which is certainly the hand, and of a whole finger; and how far beyond that the
+# hand may reach. Shares of the length from the wrist to the knuckle of the middle finger.
+_CERTAIN, _FINGER, _SEARCH = 0.08, 0.2, 0.14
+# The width of a wrist, and how far behind its middle the hand ends; shares of the same length.
+_WRIST_WIDTH, _WRIST = 0.55, 0.15
+# The distance between the outer knuckles, times this, is the least that length can be. Hands that point at the camera
+# look shorter.
+_KNUCKLES = 1.15
+# A palm that looks shorter than this share of it does not say where the forearm is.
+_MIN_PALM = 0.6
+# Where more of the surroundings than this share has the color of the hand, color says nothing.
+_MAX_ALIKE = 0.8
+# Smallest and largest plausible size of the result, as shares of the drawn hand's.
+_MIN_SIZE, _MAX_SIZE = 0.6, 1.6
+# Radius of the median filter that removes specks, as a share of the length.
+_SPECK = 0.015
+_PALM = (0, 1, 5, 9, 13, 17)
+_KNUCKLE_POINTS = (5, 9, 13, 17)
+
+
+def segment_hands(picture: np.ndarray, regions: np.ndarray, hands: dict[str, np.ndarray]) -> np.ndarray:
+    """Region labels u8 [H, W] with the hands where the picture shows them.
+
+    picture u8 [H, W, 3]; regions u8 [H, W]; hands: side -> f32 [21, 2] px.
+    """
+    result = regions.copy()
+    for side, points in hands.items():
+        others = [other for name, other in hands.items() if name != side]
+        found = _segment_hand(picture, points, others)
+        if found is None:
+            continue
+        window, is_hand = found
+        labels = result[window]
+        is_old = (labels == REGION["hands"]) & _is_nearer(labels.shape, window, points, others)
+        is_lost = is_old & ~is_hand
+        if is_lost.any():
+            rows, columns = distance_transform_edt(
+                is_old | is_hand | (labels == REGION["hands"]), return_distances=False, return_indices=True
+            )
+            labels[is_lost] = labels[rows, columns][is_lost]
+            # Skin beside a hand is the forearm's.
+            lab = color_segmentation.cielab(picture[window])
+            labels[is_lost & (color_segmentation.distance(lab, lab[is_hand]) < SAME_MATERIAL_SD)] = REGION["arms"]
+        labels[is_hand] = REGION["hands"]
+    return result
+
+
+def _segment_hand(
+    picture: np.ndarray, points: np.ndarray, others: list[np.ndarray]
+) -> tuple[tuple[slice, slice], np.ndarray] | None:
+    """The hand with these key points f32 [21, 2] px: a window of the picture, and where in it the hand is, bool.
+
+    others: key points of the other hand. None if the cut finds no hand, or the hand is not inside the picture.
+    """
+    H, W = picture.shape[:2]
+    across = float(np.linalg.norm(points[5] - points[17]))
+    length = max(float(np.linalg.norm(points[9] - points[0])), _KNUCKLES * across)
+    margin = round((_FINGER + 2 * _SEARCH) * length)
+    (x0, y0), (x1, y1) = np.floor(points.min(0)).astype(int) - margin, np.ceil(points.max(0)).astype(int) + margin
+    window = np.s_[max(y0, 0) : min(y1, H), max(x0, 0) : min(x1, W)]
+    crop = picture[window]
+    if min(crop.shape[:2]) < 8:
+        return None
+    local = points - (window[1].start, window[0].start)
+    certain, drawn = (
+        _draw(local, crop.shape[:2], _CERTAIN * length),
+        _draw(local, crop.shape[:2], _FINGER * length, _WRIST_WIDTH * length),
+    )
+    possible = cv2.dilate(drawn.astype(np.uint8), disk_kernel(max(1, round(_SEARCH * length)))) > 0
+    is_forearm = ~drawn & _is_behind_wrist(local, crop.shape[:2], length)
+    lab = color_segmentation.cielab(crop)
+    beside = color_segmentation.distance(lab, lab[certain])[possible & ~drawn & ~is_forearm]
+    if (beside < SAME_MATERIAL_SD).mean() > _MAX_ALIKE:
+        return None
+    is_own = _is_nearer(crop.shape[:2], window, points, others)
+    marks = np.where(drawn, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
+    marks[certain] = cv2.GC_FGD
+    marks[~possible | is_forearm | ~is_own] = cv2.GC_BGD
+    rough = color_segmentation.grab_cut(crop, marks).astype(np.uint8)
+    cut = cv2.medianBlur(rough, 2 * max(1, round(_SPECK * length)) + 1) > 0
+    _, pieces = cv2.connectedComponents(cut.astype(np.uint8))
+    kept = np.unique(pieces[certain & cut])
+    cut &= np.isin(pieces, kept[kept > 0])
+    if not _MIN_SIZE * drawn.sum() < cut.sum() < _MAX_SIZE * drawn.sum():
+        return None
+    return window, cut
+
+
+def _is_behind_wrist(points: np.ndarray, shape: tuple[int, int], length: float) -> np.ndarray:
+    """Where the forearm may be, bool [h, w]: nowhere if the palm is seen from its edge or its end.
+
+    points f32 [21, 2] px; length: of the palm, px.
+    """
+    forward = points[list(_KNUCKLE_POINTS)].mean(0) - points[0]
+    distance = float(np.linalg.norm(forward))
+    if distance < _MIN_PALM * length:
+        return np.zeros(shape, bool)
+    y, x = np.indices(shape)
+    return ((x - points[0, 0]) * forward[0] + (y - points[0, 1]) * forward[1]) / distance < -_WRIST * length
+
+
+def _draw(points: np.ndarray, shape: tuple[int, int], width: float, wrist: float = 1) -> np.ndarray:
+    """Draw the palm, and fingers and a wrist with these widths, px. points f32 [21, 2] px; bool [h, w]."""
+    mask = np.zeros(shape, np.uint8)
+    thick = max(1, round(width))
+    cv2.fillPoly(mask, [np.rint(points[list(_PALM)]).astype(np.int32)], 1)
+    cv2.circle(mask, tuple(np.rint(points[0]).astype(int).tolist()), round(wrist / 2), 1, -1)
+    for first in range(1, 21, 4):
+        knuckle = 0 if first == 1 else first
+        line = np.rint(points[[knuckle, *range(first, first + 4)]]).astype(np.int32)
+        cv2.polylines(mask, [line], False, 1, thick)
+    return mask > 0
+
+
+def _is_nearer(
+    shape: tuple[int, int], window: tuple[slice, slice], points: np.ndarray, others: list[np.ndarray]
+) -> np.ndarray:
+    """Whether a pixel of a window is nearer to one hand than to the others, bool [h, w]."""
+    if not others:
+        return np.ones(shape, bool)
+    corner = (window[1].start, window[0].start)
+    own, other = (
+        np.min([distance_transform_edt(~_draw(p - corner, shape, 1)) for p in group], 0) for group in ([points], others)
+    )
+    return own <= other
