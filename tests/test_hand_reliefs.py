@@ -38,7 +38,7 @@ def joints_of(avatar: Avatar, body, poses) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_both_hands_of_a_portrait_have_a_relief(ref):
-    assert [relief.sides for relief in ref.reliefs] == [("left",), ("right",)]
+    assert [relief.hand.sides for relief in ref.reliefs] == [("left",), ("right",)]
 
 
 def test_a_relief_lies_on_the_portrait_in_the_portraits_pose(ref, avatar, body):
@@ -46,7 +46,7 @@ def test_a_relief_lies_on_the_portrait_in_the_portraits_pose(ref, avatar, body):
         vertices = relief.posed(*joints_of(avatar, body, avatar.poses)).astype(np.float32)
         pixels = project(vertices, avatar.intrinsics, avatar.extrinsics)
         assert np.abs(pixels - relief.places)[:, :2].max() < 0.01
-        assert relief.is_right(*joints_of(avatar, body, avatar.poses), avatar.extrinsics)
+        assert relief.hand.is_right(*joints_of(avatar, body, avatar.poses), avatar.extrinsics)
 
 
 def test_a_hand_moves_with_its_arm_and_keeps_its_size_and_its_colors(ref, avatar, body):
@@ -76,14 +76,14 @@ def test_the_mesh_is_drawn_for_bent_fingers_and_from_behind(ref, avatar, body):
         if name.startswith("left_") and name[-1] in "123" and "thumb" not in name:
             fist[k] += (0, 0, -1.2)
     left, right = ref.reliefs
-    assert not left.is_right(*joints_of(avatar, body, fist), avatar.extrinsics)
-    assert right.is_right(*joints_of(avatar, body, fist), avatar.extrinsics)
+    assert not left.hand.is_right(*joints_of(avatar, body, fist), avatar.extrinsics)
+    assert right.hand.is_right(*joints_of(avatar, body, fist), avatar.extrinsics)
     behind = avatar.extrinsics.copy()
     middle = joints_of(avatar, body, avatar.poses)[0][JOINT["spine3"]]
     turn = np.diag([-1.0, 1.0, -1.0])
     behind[:3, :3] = behind[:3, :3] @ turn
     behind[:3, 3] += behind[:3, :3] @ (turn @ middle - middle)
-    assert not any(r.is_right(*joints_of(avatar, body, avatar.poses), behind) for r in ref.reliefs)
+    assert not any(r.hand.is_right(*joints_of(avatar, body, avatar.poses), behind) for r in ref.reliefs)
 
 
 def test_a_hand_that_the_picture_cuts_off_has_no_relief(avatar, body):
@@ -91,7 +91,7 @@ def test_a_hand_that_the_picture_cuts_off_has_no_relief(avatar, body):
     rows, columns = np.nonzero(regions == HANDS)
     is_left = columns > regions.shape[1] / 2
     regions[rows[is_left].min() : rows[is_left].max(), columns[is_left].min() :] = HANDS
-    assert [r.sides for r in reference(replace(avatar, regions=regions), body).reliefs] == [("right",)]
+    assert [r.hand.sides for r in reference(replace(avatar, regions=regions), body).reliefs] == [("right",)]
 
 
 def test_a_hand_that_the_labels_hardly_show_has_no_relief(avatar, body):
@@ -105,11 +105,11 @@ def test_hands_that_touch_move_as_one_piece(avatar, body):
     bridge = cv2.line(np.zeros_like(regions), (int(x0), int(y0)), (int(x1), int(y1)), 1, 5) > 0
     regions[bridge] = HANDS
     (relief,) = reference(replace(avatar, regions=regions), body).reliefs
-    assert relief.sides == ("left", "right")
+    assert relief.hand.sides == ("left", "right")
     apart = avatar.poses.copy()
     apart[JOINT["left_shoulder"]] += (0, 0, 0.5)
-    assert relief.is_right(*joints_of(avatar, body, avatar.poses), avatar.extrinsics)
-    assert not relief.is_right(*joints_of(avatar, body, apart), avatar.extrinsics)
+    assert relief.hand.is_right(*joints_of(avatar, body, avatar.poses), avatar.extrinsics)
+    assert not relief.hand.is_right(*joints_of(avatar, body, apart), avatar.extrinsics)
 
 
 def _middles(regions) -> list[np.ndarray]:

@@ -126,7 +126,7 @@ def test_hidden_sides_of_limbs_are_copied_with_their_sleeves_end(portrait_body, 
 
 def test_a_turned_hand_shows_copies_of_its_shown_side(fitted, body):
     avatar = two_colors(fitted.avatar)
-    maps = warp(avatar, body, {"left_wrist": (2.0, 0, 0), "right_wrist": (2.0, 0, 0)})
+    maps = warp(avatar, body, {"left_wrist": (0, 2.0, 0), "right_wrist": (0, -2.0, 0)})
     copied = (maps.visibility[0] == COPIED) & (maps.labels[0] == HANDS)
     assert copied.sum() > 50 and is_near(maps.warp[0], SKIN, 70)[copied].mean() > 0.9
 

@@ -286,10 +286,20 @@ def test_the_portrait_shows_what_its_own_view_shows(speaker):
     assert coverage.unseen(still, aside).arms > own.arms + 0.1
 
 
+def test_hands_that_are_drawn_as_in_the_portrait_count_as_shown(speaker):
+    avatar, body = speaker
+    coverage = Coverage(avatar, body)
+    assert [hand.sides for hand in coverage.hands] == [("left",), ("right",)]
+    assert coverage.unseen(still_motion(avatar), own_view(avatar)).hands == 0
+    coverage.hands = ()
+    assert coverage.unseen(still_motion(avatar), own_view(avatar)).hands > 0
+
+
 def test_hands_turn_less_if_they_would_show_what_the_portrait_does_not(speaker, monkeypatch):
     monkeypatch.setattr(retargeting_module, "_MAX_UNSEEN_HANDS", 0.0)
     avatar, body = speaker
     coverage = Coverage(avatar, body)
+    coverage.hands = ()  # as if the portrait did not show the hands well enough to draw them as it does
     turning = gesture(left_wrist=(1.2, 0, 0), right_wrist=(1.2, 0, 0))
     free = Retargeting(RestPose.of_style(0, body), RestPose.of_avatar(avatar, body))
     shares = [

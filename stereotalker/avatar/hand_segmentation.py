@@ -86,14 +86,16 @@ def _segment_hand(
     possible = cv2.dilate(drawn.astype(np.uint8), disk_kernel(max(1, round(_SEARCH * length)))) > 0
     is_forearm = ~drawn & _is_behind_wrist(local, crop.shape[:2], length)
     lab = color_segmentation.cielab(crop)
-    beside = color_segmentation.distance(lab, lab[certain])[possible & ~drawn & ~is_forearm]
-    if (beside < SAME_MATERIAL_SD).mean() > _MAX_ALIKE:
+    to_hand = color_segmentation.distance(lab, lab[certain])
+    if (to_hand[possible & ~drawn & ~is_forearm] < SAME_MATERIAL_SD).mean() > _MAX_ALIKE:
         return None
     is_own = _is_nearer(crop.shape[:2], window, points, others)
     marks = np.where(drawn, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
     marks[certain] = cv2.GC_FGD
     marks[~possible | is_forearm | ~is_own] = cv2.GC_BGD
-    rough = color_segmentation.grab_cut(crop, marks).astype(np.uint8)
+    # Shadows between the fingers stay, but not what has the color of the cloth or the wall behind them.
+    is_other = color_segmentation.distance(lab, lab[~possible]) < np.minimum(to_hand, SAME_MATERIAL_SD)
+    rough = (color_segmentation.grab_cut(crop, marks) & ~(is_other & (to_hand > SAME_MATERIAL_SD))).astype(np.uint8)
     cut = cv2.medianBlur(rough, 2 * max(1, round(_SPECK * length)) + 1) > 0
     _, pieces = cv2.connectedComponents(cut.astype(np.uint8))
     kept = np.unique(pieces[certain & cut])

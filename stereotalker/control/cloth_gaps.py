@@ -84,6 +84,11 @@ def close_gaps(maps: FrameMaps, is_covered: np.ndarray, layer: np.ndarray, conta
         bridged = _distance(_distance(arm_part | trunk_part) > margin) > margin
         gap = ~is_covered[window] & is_between & (to_arm + to_trunk < widest) & bridged
         gap = _without_specks(gap, is_covered[window]) & (maps.labels[window] != REGION["hair"])
+        # Colors at the edge of the mesh are mixed with what is behind it.
+        arm, trunk = (
+            distance_transform_edt(~_inner(part), return_distances=False, return_indices=True)
+            for part in (arm_part, trunk_part)
+        )
         share = (to_arm / np.maximum(to_arm + to_trunk, 1e-6))[gap][:, None]
         for picture in (maps.warp, maps.normals):
             inside = picture[window]
@@ -91,6 +96,12 @@ def close_gaps(maps: FrameMaps, is_covered: np.ndarray, layer: np.ndarray, conta
             inside[gap] = np.rint((1 - share) * of_arm + share * of_trunk).astype(np.uint8)
         maps.labels[window][gap] = REGION["torso"]
         maps.visibility[window][gap] = GUESSED
+
+
+def _inner(part: np.ndarray) -> np.ndarray:
+    """A part bool [h, w] without its rim, or the part itself where it is all rim."""
+    inner = cv2.erode(part.astype(np.uint8), _REST, borderValue=1) > 0
+    return inner if inner.any() else part
 
 
 def _without_specks(gap: np.ndarray, is_covered: np.ndarray) -> np.ndarray:

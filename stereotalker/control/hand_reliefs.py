@@ -2,10 +2,9 @@
 
 A fitted hand is right to a few millimetres only. Drawn as a mesh that has left the portrait's pose, its fingers end in
 pieces of their neighbors or of the background. A relief has the outline of the picture instead, and the depth of the
-fitted hand, smoothed. It is right as long as the camera sees the hand from about the portrait's side, and the fingers
-bend about as there. Elsewhere the mesh is drawn.
+fitted hand, smoothed. Where it is not right (see `ShownHand.is_right`), the mesh is drawn.
 
-H x W: the portrait; R: vertices of a relief, Q: its triangles; J: joints of a hand; T: frames.
+H x W: the portrait; R: vertices of a relief, Q: its triangles; J: joints that move it; F: triangles of the body.
 """
 
 from __future__ import annotations
@@ -14,56 +13,46 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from scipy.ndimage import binary_fill_holes, distance_transform_edt, map_coordinates
+from scipy.ndimage import distance_transform_edt, map_coordinates
 
 from stereotalker.body.model import Body
 from stereotalker.control.frame_maps import FrameMaps
-from stereotalker.control.layers import ARM, HAND, MIXED_RIM, Layer, triangle_layers, vertex_layers
+from stereotalker.control.layers import ARM, HAND, MIXED_RIM, triangle_layers, vertex_layers
 from stereotalker.control.light import Surface
 from stereotalker.control.mipmaps import MipPair, at_photo_size, halved
+from stereotalker.control.shown_hands import ShownHand, find_hands, hand_joints, hand_triangles
 from stereotalker.control.warp_kernels import SEEN, SUPERSAMPLING
 from stereotalker.geometry.camera import project
 from stereotalker.geometry.rasterizer import rasterize
 from stereotalker.media.morphology import disk_kernel
 from stereotalker.media.pull_push import extrapolate_colors
 from stereotalker.records import Avatar, Motion
-from stereotalker.smplx_layout import JOINT, JOINTS, REGION, SIDES
+from stereotalker.smplx_layout import JOINT, REGION, SIDES
 
-# A relief needs at least this share of the pixels that the fitted hand has. At most this share of its extent may lie on
-# the border of the picture.
-_MIN_SHOWN, _MAX_CUT = 0.4, 0.3
-# Pieces of a hand that are smaller than this share of the largest one are left out.
-_MIN_PIECE = 0.05
 # The grid of a relief has so many cells along the longer side of the hand.
 _CELLS = 28
 # Standard deviation of the smoothing of depth, and of skinning weights, as shares of the hand's longer side. A finger
 # that bends takes its neighbors along.
 _DEPTH_SMOOTHING, _WEIGHT_SMOOTHING = 0.06, 0.10
-# Standard deviation of the smoothing of the outline, as a share of the longer side of the portrait.
-_OUTLINE_SMOOTHING = 1 / 2000
-# Factor on the smoothed outline, so that the outermost pixels of the hand are opaque.
-_RIM_OPACITY = 1.5
-# A relief is drawn over a mesh that is less than this before it, m: cuffs and forearms reach into the hand.
-_IN_FRONT_M = 0.015
-# Where the body's mesh ends under a relief, beyond the wrist, m: the first value where the relief goes on over a bare
-# forearm, whose pixels are at least this share of the hand's; else the second, so that no gap opens when a wrist bends.
-_MESH_END_M, _MIN_FOREARM = (-0.02, 0.02), 0.12
+# Standard deviation of the smoothing of the outline, as a share of the longer side of the portrait, and a factor on the
+# result, so that the outermost pixels of the hand are opaque.
+_OUTLINE_SMOOTHING, _RIM_OPACITY = 1 / 2000, 1.5
 # A relief goes on over a bare forearm up to this distance from the hand, as a share of the longer side of the portrait,
 # and fades from this share of it on. The skin there differs at most so much from the hand's, in CIELAB, and wrists
 # and elbows move it by at least this much: fingers that lie before a forearm do not fade.
 _FOREARM, _OPAQUE_FOREARM, _MAX_SKIN_DIFFERENCE, _MIN_WRIST = 0.05, 0.6, 11.0, 0.5
-# The mesh is drawn where the camera sees the hand from a side that is this far from the portrait's, and where a joint
-# has moved so far in the frame of the wrist; rad, and m.
-_MAX_TILT, _MAX_JOINT_MOVE_M = np.radians(50.0), 0.045
-# Gaps between the fingers of clasped hands are closed up to twice this, as a share of the longer side.
-_CLASPED_GAP = 0.004
+# Where the body's mesh ends under a relief, beyond the wrist, m: the first value where the relief goes on over a bare
+# forearm, whose pixels are at least this share of the hand's; else the second, so that no gap opens when a wrist bends.
+_MESH_END_M, _MIN_FOREARM = (-0.02, 0.008), 0.12
+# A relief is drawn over what lies less than this before it, m: cuffs and forearms reach into the hand.
+_IN_FRONT_M = 0.015
 
 
 @dataclass(frozen=True)
 class HandRelief:
     """One hand of a portrait, or two that touch."""
 
-    sides: tuple[str, ...]
+    hand: ShownHand
     # Mip map, the finest level first, each u8 [1, h, w, 3]: the portrait where it shows the hand, and the hand's colors
     # continued beside it.
     levels: tuple[np.ndarray, ...]
@@ -71,130 +60,101 @@ class HandRelief:
     opacity: np.ndarray
     places: np.ndarray  # f32 [R, 3] of the vertices in the portrait: x px, y px, depth m
     faces: np.ndarray  # i32 [Q, 3]
-    weights: np.ndarray  # f64 [R, J] how much every joint of the hands moves a vertex
+    weights: np.ndarray  # f64 [R, J] how much every joint moves a vertex
     vertices: np.ndarray  # f64 [R, J, 3] m: every vertex in the frame of every joint
-    joints: np.ndarray  # f64 [K, 3] m: wrists and fingers in the frame of the first wrist
-    to_camera: np.ndarray  # f64 [3] direction to the portrait's camera in the frame of the first wrist
     body_faces: np.ndarray  # bool [F] triangles of the body that it replaces
 
     def posed(self, positions: np.ndarray, rotations: np.ndarray) -> np.ndarray:
         """Its vertices f64 [R, 3] m, for positions [55, 3] m and world rotations [55, 3, 3] of the body's joints."""
-        rows = _moving_joints(self.sides)
+        rows = _moving_joints(self.hand.sides)
         moved = np.einsum("jab,rjb->rja", rotations[rows], self.vertices) + positions[rows]
         return (self.weights[..., None] * moved).sum(1)
 
-    def is_right(self, positions: np.ndarray, rotations: np.ndarray, extrinsics: np.ndarray) -> bool:
-        """Whether it may be drawn, for joints as in `posed`, and a camera with extrinsics [4, 4]."""
-        rows = _hand_joints(self.sides)
-        wrist = rotations[rows[0]]
-        moved = (positions[rows] - positions[rows[0]]) @ wrist - self.joints
-        if np.linalg.norm(moved, axis=1).max() > _MAX_JOINT_MOVE_M:
-            return False
-        camera = -extrinsics[:3, :3].T @ extrinsics[:3, 3]
-        direction = (camera - positions[rows].mean(0)) @ wrist
-        return bool(direction @ self.to_camera > np.cos(_MAX_TILT) * np.linalg.norm(direction))
 
+def make_reliefs(avatar: Avatar, body: Body, pixels: np.ndarray) -> tuple[HandRelief, ...]:
+    """The reliefs of the hands that the portrait shows well enough.
 
-def _hand_joints(sides: tuple[str, ...]) -> list[int]:
-    """Rows of the wrists, and then of the finger joints of hands."""
-    fingers = [k for k, name in enumerate(JOINTS) if name.startswith(sides) and name[-1] in "123"]
-    return [*(JOINT[f"{side}_wrist"] for side in sides), *fingers]
+    pixels f32 [V, 3]: the body in the portrait, x px, y px, depth m.
+    """
+    return tuple(_make_relief(avatar, body, pixels, hand) for hand in find_hands(avatar, body, pixels))
 
 
 def _moving_joints(sides: tuple[str, ...]) -> list[int]:
-    """Rows of all joints that move reliefs: the elbows move their end on the forearm."""
-    return [*_hand_joints(sides), *(JOINT[f"{side}_elbow"] for side in sides)]
+    """Rows of the joints that move a relief: those of the hands, and the elbows, which move its end on the forearm."""
+    return [*hand_joints(sides), *(JOINT[f"{side}_elbow"] for side in sides)]
 
 
-def make_reliefs(avatar: Avatar, body: Body, pixels: np.ndarray, layers: tuple[Layer, ...]) -> tuple[HandRelief, ...]:
-    """The reliefs of the hands that the portrait shows well enough; one of both where they touch.
-
-    pixels f32 [V, 3]: the body in the portrait, x px, y px, depth m; layers: of the portrait.
-    """
-    is_hand = avatar.regions == REGION["hands"]
-    hands = [_large_pieces(layers[HAND + k].is_shown & is_hand) for k in range(len(SIDES))]
-    near = [cv2.dilate(hand.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0 for hand in hands]
-    groups = [SIDES] if (near[0] & near[1]).any() else [(side,) for side in SIDES]
-    still = Motion.still(avatar.poses, avatar.expression)
-    joints = tuple(a[0].astype(np.float64) for a in body.posed_joints(still, avatar.betas, avatar.surface))
-    reliefs = (
-        _make_relief(
-            avatar, body, pixels, layers, np.any([hands[SIDES.index(side)] for side in group], 0), group, joints
-        )
-        for group in groups
-    )
-    return tuple(relief for relief in reliefs if relief is not None)
-
-
-def _make_relief(
-    avatar: Avatar,
-    body: Body,
-    pixels: np.ndarray,
-    layers: tuple[Layer, ...],
-    is_hand: np.ndarray,
-    sides: tuple[str, ...],
-    joints: tuple[np.ndarray, np.ndarray],
-) -> HandRelief | None:
-    """The relief of the hands of `sides`, which is_hand bool [H, W] shows; joints: positions and world rotations."""
-    size, rows, (positions, rotations) = is_hand.shape, _moving_joints(sides), joints
-    numbers = [SIDES.index(side) for side in sides]
-    layer = triangle_layers(vertex_layers(body), body.faces)
-    is_hand_face = np.isin(layer, [HAND + k for k in numbers])
-    faces = body.faces[is_hand_face]
-    fragments = rasterize(pixels, faces, size)
-    is_drawn = np.isfinite(fragments.depth)
-    if len(sides) > 1:  # between the fingers of clasped hands there is hardly ever a hole
-        is_hand = _filled(is_hand, max(2, round(_CLASPED_GAP * max(size))))
-    if is_hand.sum() < _MIN_SHOWN * is_drawn.sum() or not (is_hand & is_drawn).any():
-        return None
-    y, x = np.nonzero(is_hand)
-    extent = max(np.ptp(y), np.ptp(x)) + 1
-    if _border_length(is_hand) > _MAX_CUT * extent:
-        return None
-    reach = round(_FOREARM * max(size))
+def _make_relief(avatar: Avatar, body: Body, pixels: np.ndarray, hand: ShownHand) -> HandRelief:
+    y, x = np.nonzero(hand.is_shown)
+    extent, reach = int(max(np.ptp(y), np.ptp(x))) + 1, round(_FOREARM * max(hand.is_shown.shape))
     window = np.s_[max(y.min() - reach, 0) : y.max() + reach + 1, max(x.min() - reach, 0) : x.max() + reach + 1]
-    drawn, vertex = (is_hand & is_drawn)[window], fragments.vertices(faces)[window]
-    hand_rows, count = _hand_joints(sides), len(sides)
-    of_joints = body.weights[:, hand_rows] / np.maximum(body.weights[:, hand_rows].sum(1, keepdims=True), 1e-6)
-    weights = np.stack([_smoothed(w[vertex], drawn, _WEIGHT_SMOOTHING * extent) for w in of_joints.T])
-    near_wrist = 1 - weights[count:].sum(0)
-    opacity = _opacity(avatar, is_hand, near_wrist, window)
-    # The farther from the hand, the more the forearm moves the relief.
-    of_forearm = np.clip(distance_transform_edt(~is_hand[window]) / (_OPAQUE_FOREARM * _FOREARM * max(size)), 0, 1)
-    of_forearm *= np.clip((near_wrist - _MIN_WRIST) / (1 - _MIN_WRIST), 0, 1)
-    elbows = of_forearm * weights[:count] / np.maximum(weights[:count].sum(0), 1e-6)
-    weights = np.concatenate([(1 - of_forearm) * weights, elbows])
-    depth = _smoothed(fragments.depth[window], drawn, _DEPTH_SMOOTHING * extent)
-    arm_depth = rasterize(pixels, body.faces[np.isin(layer, [ARM + k for k in numbers])], size).depth[window]
-    if (is_arm := np.isfinite(arm_depth) & ~drawn).any():
-        depth += of_forearm * (_smoothed(arm_depth, is_arm, _DEPTH_SMOOTHING * extent) - depth)
-    picture = _picture(avatar.portrait, is_hand | (opacity > 0) & (avatar.regions == REGION["arms"]))
-    is_shown = opacity >= 0.5
-    step = max(2, round(extent / _CELLS))
-    grid, grid_faces = _grid(opacity[window] > 0, step)
-    z = map_coordinates(depth, grid.T, order=1, mode="nearest")
+    maps = _window_maps(body, pixels, hand, window, extent)
+    opacity = np.zeros(hand.is_shown.shape, np.float32)
+    opacity[window] = _opacity(avatar, hand, maps, window)
+    grid, faces = _grid(opacity[window] > 0, max(2, round(extent / _CELLS)))
+
+    def at_grid(values: np.ndarray) -> np.ndarray:
+        return map_coordinates(values, grid.T, order=1, mode="nearest")
+
     corner = (window[1].start, window[0].start)
-    places = np.column_stack([grid[:, ::-1] + corner + 0.5, z]).astype(np.float32)
-    of_vertices = np.stack([map_coordinates(w, grid.T, order=1, mode="nearest") for w in weights], -1)
-    vertices = _unproject(places, avatar)
-    hand, wrist = positions[_hand_joints(sides)], rotations[rows[0]]
-    direction = -avatar.extrinsics[:3, :3].T @ avatar.extrinsics[:3, 3] - hand.mean(0)
-    has_forearm = (is_shown & ~is_hand).sum() > _MIN_FOREARM * is_hand.sum()
-    mesh_end = _MESH_END_M[0 if has_forearm else 1]
-    is_limb_face = np.isin(layer, [part + k for part in (ARM, HAND) for k in numbers])
-    wrist_reach = abs(float(body.joints(np.zeros(body.betas, np.float32))[rows[0], 0]))
+    places = np.column_stack([grid[:, ::-1] + corner + 0.5, at_grid(maps.depth)]).astype(np.float32)
+    weights = np.stack([at_grid(weight) for weight in maps.weights], -1)
+    still, rows = Motion.still(avatar.poses, avatar.expression), _moving_joints(hand.sides)
+    positions, rotations = (a[0, rows].astype(float) for a in body.posed_joints(still, avatar.betas, avatar.surface))
+    is_shown = opacity >= 0.5
+    picture = _picture(avatar.portrait, hand.is_shown | (opacity > 0) & (avatar.regions == REGION["arms"]))
+    has_forearm = (is_shown & ~hand.is_shown).sum() > _MIN_FOREARM * hand.is_shown.sum()
     return HandRelief(
-        sides=sides,
+        hand=hand,
         levels=tuple(level[None] for level in halved(at_photo_size(avatar, picture, is_shown))),
         opacity=opacity,
         places=places,
-        faces=grid_faces,
-        weights=of_vertices / np.maximum(of_vertices.sum(1, keepdims=True), 1e-6),
-        vertices=np.einsum("jba,rjb->rja", rotations[rows], vertices[:, None] - positions[rows]),
-        joints=(hand - hand[0]) @ wrist,
-        to_camera=direction @ wrist / np.linalg.norm(direction),
-        body_faces=is_limb_face & (np.abs(body.template[body.faces, 0]).min(1) > wrist_reach + mesh_end),
+        faces=faces,
+        weights=weights / np.maximum(weights.sum(1, keepdims=True), 1e-6),
+        vertices=np.einsum("jba,rjb->rja", rotations, _unproject(places, avatar)[:, None] - positions),
+        body_faces=_triangles_beyond(body, hand.sides, _MESH_END_M[0 if has_forearm else 1]),
     )
+
+
+def _triangles_beyond(body: Body, sides: tuple[str, ...], distance: float) -> np.ndarray:
+    """The triangles of arms and hands that lie wholly beyond a distance from the wrist, m. bool [F]."""
+    layer = triangle_layers(vertex_layers(body), body.faces)
+    is_limb = np.isin(layer, [part + SIDES.index(side) for part in (ARM, HAND) for side in sides])
+    wrist = abs(float(body.joints(np.zeros(body.betas, np.float32))[JOINT["left_wrist"], 0]))
+    return is_limb & (np.abs(body.template[body.faces, 0]).min(1) > wrist + distance)
+
+
+@dataclass(frozen=True)
+class _WindowMaps:
+    """What the fitted body says of a window of the portrait, h x w."""
+
+    weights: np.ndarray  # f64 [J, h, w] how much every joint moves a pixel
+    depth: np.ndarray  # f64 [h, w] m
+    near_wrist: np.ndarray  # f64 [h, w] how little fingers move a pixel, 0 to 1
+
+
+def _window_maps(
+    body: Body, pixels: np.ndarray, hand: ShownHand, window: tuple[slice, slice], extent: int
+) -> _WindowMaps:
+    """extent: the longer side of the hand, px."""
+    faces, size, count = body.faces[hand_triangles(body, hand.sides)], hand.is_shown.shape, len(hand.sides)
+    fragments = rasterize(pixels, faces, size)
+    drawn, vertex = (hand.is_shown & np.isfinite(fragments.depth))[window], fragments.vertices(faces)[window]
+    of_joints = body.weights[:, hand_joints(hand.sides)]
+    of_joints = of_joints / np.maximum(of_joints.sum(1, keepdims=True), 1e-6)
+    weights = np.stack([_smoothed(weight[vertex], drawn, _WEIGHT_SMOOTHING * extent) for weight in of_joints.T])
+    near_wrist = 1 - weights[count:].sum(0)
+    depth = _smoothed(fragments.depth[window], drawn, _DEPTH_SMOOTHING * extent)
+    # The farther from the hand, the more the forearm moves the relief.
+    distance = distance_transform_edt(~hand.is_shown[window]) / (_OPAQUE_FOREARM * _FOREARM * max(size))
+    of_forearm = np.clip(distance, 0, 1) * np.clip((near_wrist - _MIN_WRIST) / (1 - _MIN_WRIST), 0, 1)
+    elbows = of_forearm * weights[:count] / np.maximum(weights[:count].sum(0), 1e-6)
+    layer = triangle_layers(vertex_layers(body), body.faces)
+    arms = body.faces[np.isin(layer, [ARM + SIDES.index(side) for side in hand.sides])]
+    arm_depth = rasterize(pixels, arms, size).depth[window]
+    if (is_arm := np.isfinite(arm_depth) & ~drawn).any():
+        depth += of_forearm * (_smoothed(arm_depth, is_arm, _DEPTH_SMOOTHING * extent) - depth)
+    return _WindowMaps(np.concatenate([(1 - of_forearm) * weights, elbows]), depth, near_wrist)
 
 
 def _picture(portrait: np.ndarray, is_hand: np.ndarray) -> np.ndarray:
@@ -203,41 +163,21 @@ def _picture(portrait: np.ndarray, is_hand: np.ndarray) -> np.ndarray:
     return extrapolate_colors(portrait, cv2.erode(is_hand.astype(np.uint8), disk_kernel(rim), borderValue=1) > 0)
 
 
-def _opacity(avatar: Avatar, is_hand: np.ndarray, near_wrist: np.ndarray, window: tuple[slice, slice]) -> np.ndarray:
-    """`HandRelief.opacity`. is_hand bool [H, W]; near_wrist [h, w]: how little fingers move a pixel of the window."""
-    side = max(is_hand.shape)
-    own, of_hand = (_lab(picture[window]) for picture in (avatar.portrait, _picture(avatar.portrait, is_hand)))
+def _opacity(avatar: Avatar, hand: ShownHand, maps: _WindowMaps, window: tuple[slice, slice]) -> np.ndarray:
+    """`HandRelief.opacity` in a window of the portrait, f32 [h, w]."""
+    side, is_hand = max(hand.is_shown.shape), hand.is_shown[window]
+    own, of_hand = (_lab(picture[window]) for picture in (avatar.portrait, _picture(avatar.portrait, hand.is_shown)))
     is_skin = np.linalg.norm(own - of_hand, axis=-1) < _MAX_SKIN_DIFFERENCE
-    is_forearm = (avatar.regions[window] == REGION["arms"]) & is_skin
-    is_forearm &= near_wrist > _MIN_WRIST
-    distance = distance_transform_edt(~is_hand[window]) / (_FOREARM * side)
+    is_forearm = (avatar.regions[window] == REGION["arms"]) & is_skin & (maps.near_wrist > _MIN_WRIST)
+    distance = distance_transform_edt(~is_hand) / (_FOREARM * side)
     fade = np.clip((1 - distance) / (1 - _OPAQUE_FOREARM), 0, 1)
-    shown = np.zeros(is_hand.shape, np.float32)
-    shown[window] = np.where(is_forearm, fade, is_hand[window])
+    shown = np.where(is_forearm, fade, is_hand).astype(np.float32)
     return np.minimum(_RIM_OPACITY * cv2.GaussianBlur(shown, (0, 0), max(_OUTLINE_SMOOTHING * side, 0.5)), 1)
 
 
 def _lab(picture: np.ndarray) -> np.ndarray:
     """A picture u8 [H, W, 3] in CIELAB, f32. Lightness counts half, because of shadows."""
     return cv2.cvtColor(picture.astype(np.float32) / 255, cv2.COLOR_RGB2LAB) * np.array([0.5, 1, 1], np.float32)
-
-
-def _large_pieces(mask: np.ndarray) -> np.ndarray:
-    """The connected pieces of a mask bool [H, W] that are not much smaller than the largest one."""
-    _, pieces, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
-    area = stats[:, cv2.CC_STAT_AREA] * (np.arange(len(stats)) > 0)
-    return (area >= max(_MIN_PIECE * area.max(), 1))[pieces]
-
-
-def _filled(mask: np.ndarray, radius: int) -> np.ndarray:
-    """A mask bool [H, W] without gaps up to twice the radius, px, and without holes."""
-    closed = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, disk_kernel(radius))
-    return binary_fill_holes(closed)
-
-
-def _border_length(mask: np.ndarray) -> int:
-    """How many pixels of the border of the picture a mask bool [H, W] touches."""
-    return int(mask[[0, -1]].sum() + mask[:, [0, -1]].sum())
 
 
 def _grid(mask: np.ndarray, step: int) -> tuple[np.ndarray, np.ndarray]:

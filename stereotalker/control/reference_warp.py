@@ -145,7 +145,7 @@ def reference(avatar: Avatar, body: Body) -> Reference:
         plane_of_hair=hair_plane.make_hair_plane(avatar, body),
         round_surface=round_sleeves(avatar, body),
         cloth_contacts=np.any(cloth_contacts(body, portrait_layers, pixels)[:, body.faces], -1),
-        reliefs=make_reliefs(avatar, body, pixels, portrait_layers),
+        reliefs=make_reliefs(avatar, body, pixels),
     )
 
 
@@ -234,7 +234,7 @@ def control(ref: Reference, body: Body, motion: Motion, camera: Camera) -> Contr
         """Draw frame t over its plate."""
         K, E = camera.intrinsics[t], camera.extrinsics[t]
         K = K * np.array([[SUPERSAMPLING], [SUPERSAMPLING], [1]], np.float32)
-        reliefs = [relief for relief in ref.reliefs if relief.is_right(positions[t], rotations[t], E)]
+        reliefs = [relief for relief in ref.reliefs if relief.hand.is_right(positions[t], rotations[t], E)]
         kept = np.flatnonzero(~np.any([relief.body_faces for relief in reliefs], 0) & np.ones(len(body.faces), bool))
         size = (SUPERSAMPLING * H, SUPERSAMPLING * W)
         fragments = rasterize(project(vertices[t], K, E), body.faces[kept], size)

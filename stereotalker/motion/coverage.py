@@ -12,9 +12,11 @@ import numpy as np
 from stereotalker.body.model import Body
 from stereotalker.control.body_parts import shown_vertices
 from stereotalker.control.layers import ARM, HAND, vertex_layers
+from stereotalker.control.shown_hands import find_hands
 from stereotalker.geometry.camera import project
 from stereotalker.geometry.rasterizer import rasterize
 from stereotalker.records import Avatar, Camera, Motion
+from stereotalker.smplx_layout import SIDES
 
 # Frames of a motion that are looked at, evenly spread, and the length of their longer side, px.
 _SAMPLED_FRAMES, _SIDE_PX = 24, 160
@@ -40,12 +42,14 @@ class Coverage:
         depth = rasterize(pixels, body.faces, avatar.regions.shape).depth
         # A hand that the fit guesses before the trunk is not shown there.
         self.is_shown = shown_vertices(body, pixels, depth, avatar.regions)  # of every vertex
+        self.hands = find_hands(avatar, body, pixels)
 
     def unseen(self, motion: Motion, camera: Camera) -> Unseen:
         """The shares over some frames of a motion, seen by a camera with as many frames."""
         rows = np.unique(np.linspace(0, len(motion.poses) - 1, _SAMPLED_FRAMES).round().astype(int))
         sampled = Motion(motion.poses[rows], motion.expression[rows], motion.trans[rows], motion.fps)
         vertices = self.body.pose(sampled, self.avatar.betas, self.avatar.surface)
+        positions, rotations = self.body.posed_joints(sampled, self.avatar.betas, self.avatar.surface)
         shown, total = np.zeros(2), np.zeros(2)
         scale = _SIDE_PX / max(camera.size)
         size = (round(camera.size[0] * scale), round(camera.size[1] * scale))
@@ -54,8 +58,12 @@ class Coverage:
             pixels[:, :2] *= scale
             vertex = rasterize(pixels, self.body.faces, size).vertices(self.body.faces)
             vertex = vertex[vertex >= 0]
+            is_shown = self.is_shown.copy()
+            for hand in self.hands:  # what is drawn as the portrait shows it
+                if hand.is_right(positions[t], rotations[t], camera.extrinsics[row]):
+                    is_shown[np.isin(self.layer, [HAND + SIDES.index(side) for side in hand.sides])] = True
             for k, layers in enumerate(((HAND, HAND + 1), (ARM, ARM + 1))):
                 is_part = np.isin(self.layer[vertex], layers)
                 total[k] += is_part.sum()
-                shown[k] += self.is_shown[vertex[is_part]].sum()
+                shown[k] += is_shown[vertex[is_part]].sum()
         return Unseen(*(1 - s / t if t else np.nan for s, t in zip(shown.tolist(), total.tolist(), strict=True)))
