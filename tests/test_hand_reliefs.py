@@ -46,7 +46,7 @@ def test_a_relief_lies_on_the_portrait_in_the_portraits_pose(ref, avatar, body):
         vertices = relief.posed(*joints_of(avatar, body, avatar.poses)).astype(np.float32)
         pixels = project(vertices, avatar.intrinsics, avatar.extrinsics)
         assert np.abs(pixels - relief.places)[:, :2].max() < 0.01
-        assert relief.hand.is_right(*joints_of(avatar, body, avatar.poses), avatar.extrinsics)
+        assert relief.hand.weight(*joints_of(avatar, body, avatar.poses), avatar.extrinsics) == 1
 
 
 def test_a_hand_moves_with_its_arm_and_keeps_its_size_and_its_colors(ref, avatar, body):
@@ -76,14 +76,14 @@ def test_the_mesh_is_drawn_for_bent_fingers_and_from_behind(ref, avatar, body):
         if name.startswith("left_") and name[-1] in "123" and "thumb" not in name:
             fist[k] += (0, 0, -1.2)
     left, right = ref.reliefs
-    assert not left.hand.is_right(*joints_of(avatar, body, fist), avatar.extrinsics)
-    assert right.hand.is_right(*joints_of(avatar, body, fist), avatar.extrinsics)
+    assert left.hand.weight(*joints_of(avatar, body, fist), avatar.extrinsics) == 0
+    assert right.hand.weight(*joints_of(avatar, body, fist), avatar.extrinsics) == 1
     behind = avatar.extrinsics.copy()
     middle = joints_of(avatar, body, avatar.poses)[0][JOINT["spine3"]]
     turn = np.diag([-1.0, 1.0, -1.0])
     behind[:3, :3] = behind[:3, :3] @ turn
     behind[:3, 3] += behind[:3, :3] @ (turn @ middle - middle)
-    assert not any(r.hand.is_right(*joints_of(avatar, body, avatar.poses), behind) for r in ref.reliefs)
+    assert not any(r.hand.weight(*joints_of(avatar, body, avatar.poses), behind) for r in ref.reliefs)
 
 
 def test_a_hand_that_the_picture_cuts_off_has_no_relief(avatar, body):
@@ -108,8 +108,8 @@ def test_hands_that_touch_move_as_one_piece(avatar, body):
     assert relief.hand.sides == ("left", "right")
     apart = avatar.poses.copy()
     apart[JOINT["left_shoulder"]] += (0, 0, 0.5)
-    assert relief.hand.is_right(*joints_of(avatar, body, avatar.poses), avatar.extrinsics)
-    assert not relief.hand.is_right(*joints_of(avatar, body, apart), avatar.extrinsics)
+    assert relief.hand.weight(*joints_of(avatar, body, avatar.poses), avatar.extrinsics) == 1
+    assert relief.hand.weight(*joints_of(avatar, body, apart), avatar.extrinsics) == 0
 
 
 def _middles(regions) -> list[np.ndarray]:

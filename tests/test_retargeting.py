@@ -300,7 +300,7 @@ def test_hands_turn_less_if_they_would_show_what_the_portrait_does_not(speaker, 
     avatar, body = speaker
     coverage = Coverage(avatar, body)
     coverage.hands = ()  # as if the portrait did not show the hands well enough to draw them as it does
-    turning = gesture(left_wrist=(1.2, 0, 0), right_wrist=(1.2, 0, 0))
+    turning = gesture(left_wrist=(0, 1.2, 0), right_wrist=(0, -1.2, 0))
     free = Retargeting(RestPose.of_style(0, body), RestPose.of_avatar(avatar, body))
     shares = [
         coverage.unseen(r.apply(turning), camera.avatar_camera(avatar, CameraPath(), T, FPS, (128, 128))).hands

@@ -27,10 +27,13 @@ _KNUCKLES = 1.15
 _MIN_PALM = 0.6
 # Where more of the surroundings than this share has the color of the hand, color says nothing.
 _MAX_ALIKE = 0.8
+# Colors this far from the hand's, in standard deviations, are clearly none of it.
+_CLEAR_SD = 2 * SAME_MATERIAL_SD
 # Smallest and largest plausible size of the result, as shares of the drawn hand's.
 _MIN_SIZE, _MAX_SIZE = 0.6, 1.6
 # Radius of the median filter that removes specks, as a share of the length.
 _SPECK = 0.015
+_CLOTH = [REGION[name] for name in ("arms", "torso", "legs")]
 _PALM = (0, 1, 5, 9, 13, 17)
 _KNUCKLE_POINTS = (5, 9, 13, 17)
 
@@ -43,12 +46,15 @@ def segment_hands(picture: np.ndarray, regions: np.ndarray, hands: dict[str, np.
     result = regions.copy()
     for side, points in hands.items():
         others = [other for name, other in hands.items() if name != side]
-        found = _segment_hand(picture, points, others)
+        is_head = np.isin(regions, [REGION[name] for name in ("face", "hair", "mouth")])
+        found = _segment_hand(picture, points, others, is_head)
         if found is None:
             continue
         window, is_hand = found
         labels = result[window]
         is_old = (labels == REGION["hands"]) & _is_nearer(labels.shape, window, points, others)
+        if not others:  # a second hand may be in the picture that was not detected
+            is_old = _connected_to(is_old, is_hand)
         is_lost = is_old & ~is_hand
         if is_lost.any():
             rows, columns = distance_transform_edt(
@@ -57,24 +63,26 @@ def segment_hands(picture: np.ndarray, regions: np.ndarray, hands: dict[str, np.
             labels[is_lost] = labels[rows, columns][is_lost]
             # Skin beside a hand is the forearm's.
             lab = color_segmentation.cielab(picture[window])
-            labels[is_lost & (color_segmentation.distance(lab, lab[is_hand]) < SAME_MATERIAL_SD)] = REGION["arms"]
+            is_skin = color_segmentation.distance(lab, lab[is_hand]) < SAME_MATERIAL_SD
+            labels[is_lost & is_skin & np.isin(labels, _CLOTH)] = REGION["arms"]
         labels[is_hand] = REGION["hands"]
     return result
 
 
 def _segment_hand(
-    picture: np.ndarray, points: np.ndarray, others: list[np.ndarray]
+    picture: np.ndarray, points: np.ndarray, others: list[np.ndarray], is_head: np.ndarray
 ) -> tuple[tuple[slice, slice], np.ndarray] | None:
     """The hand with these key points f32 [21, 2] px: a window of the picture, and where in it the hand is, bool.
 
-    others: key points of the other hand. None if the cut finds no hand, or the hand is not inside the picture.
+    others: key points of the other hand; is_head bool [H, W]: where hair and skin of the head are. None if the cut
+    finds no hand, or the hand is not inside the picture.
     """
     H, W = picture.shape[:2]
     across = float(np.linalg.norm(points[5] - points[17]))
     length = max(float(np.linalg.norm(points[9] - points[0])), _KNUCKLES * across)
     margin = round((_FINGER + 2 * _SEARCH) * length)
     (x0, y0), (x1, y1) = np.floor(points.min(0)).astype(int) - margin, np.ceil(points.max(0)).astype(int) + margin
-    window = np.s_[max(y0, 0) : min(y1, H), max(x0, 0) : min(x1, W)]
+    window = np.s_[max(y0, 0) : max(min(y1, H), 0), max(x0, 0) : max(min(x1, W), 0)]
     crop = picture[window]
     if min(crop.shape[:2]) < 8:
         return None
@@ -85,21 +93,21 @@ def _segment_hand(
     )
     possible = cv2.dilate(drawn.astype(np.uint8), disk_kernel(max(1, round(_SEARCH * length)))) > 0
     is_forearm = ~drawn & _is_behind_wrist(local, crop.shape[:2], length)
+    if not certain.any():
+        return None
     lab = color_segmentation.cielab(crop)
     to_hand = color_segmentation.distance(lab, lab[certain])
     if (to_hand[possible & ~drawn & ~is_forearm] < SAME_MATERIAL_SD).mean() > _MAX_ALIKE:
         return None
     is_own = _is_nearer(crop.shape[:2], window, points, others)
     marks = np.where(drawn, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
-    marks[certain] = cv2.GC_FGD
-    marks[~possible | is_forearm | ~is_own] = cv2.GC_BGD
+    marks[~possible | is_forearm | ~is_own | is_head[window]] = cv2.GC_BGD
+    marks[certain & is_own] = cv2.GC_FGD
     # Shadows between the fingers stay, but not what has the color of the cloth or the wall behind them.
-    is_other = color_segmentation.distance(lab, lab[~possible]) < np.minimum(to_hand, SAME_MATERIAL_SD)
-    rough = (color_segmentation.grab_cut(crop, marks) & ~(is_other & (to_hand > SAME_MATERIAL_SD))).astype(np.uint8)
+    is_other = (to_hand > _CLEAR_SD) & (color_segmentation.distance(lab, lab[~possible]) < SAME_MATERIAL_SD)
+    rough = (color_segmentation.grab_cut(crop, marks) & ~is_other).astype(np.uint8)
     cut = cv2.medianBlur(rough, 2 * max(1, round(_SPECK * length)) + 1) > 0
-    _, pieces = cv2.connectedComponents(cut.astype(np.uint8))
-    kept = np.unique(pieces[certain & cut])
-    cut &= np.isin(pieces, kept[kept > 0])
+    cut = _connected_to(cut, certain)
     if not _MIN_SIZE * drawn.sum() < cut.sum() < _MAX_SIZE * drawn.sum():
         return None
     return window, cut
@@ -138,7 +146,17 @@ def _is_nearer(
     if not others:
         return np.ones(shape, bool)
     corner = (window[1].start, window[0].start)
-    own, other = (
-        np.min([distance_transform_edt(~_draw(p - corner, shape, 1)) for p in group], 0) for group in ([points], others)
-    )
+    own, other = (np.min([_distance(_draw(p - corner, shape, 1)) for p in group], 0) for group in ([points], others))
     return own <= other
+
+
+def _distance(mask: np.ndarray) -> np.ndarray:
+    """Distance of every pixel from a mask bool [h, w], px; infinite where the mask is empty."""
+    return distance_transform_edt(~mask) if mask.any() else np.full(mask.shape, np.inf)
+
+
+def _connected_to(mask: np.ndarray, seed: np.ndarray) -> np.ndarray:
+    """The connected pieces of a mask that contain a pixel of another one. bool [h, w]."""
+    _, pieces = cv2.connectedComponents(mask.astype(np.uint8))
+    kept = np.unique(pieces[seed & mask])
+    return np.isin(pieces, kept[kept > 0])

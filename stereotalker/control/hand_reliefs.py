@@ -2,7 +2,7 @@
 
 A fitted hand is right to a few millimetres only. Drawn as a mesh that has left the portrait's pose, its fingers end in
 pieces of their neighbors or of the background. A relief has the outline of the picture instead, and the depth of the
-fitted hand, smoothed. Where it is not right (see `ShownHand.is_right`), the mesh is drawn.
+fitted hand, smoothed. Where that is not right (see `ShownHand.weight`), the mesh is drawn.
 
 H x W: the portrait; R: vertices of a relief, Q: its triangles; J: joints that move it; F: triangles of the body.
 """
@@ -38,12 +38,17 @@ _DEPTH_SMOOTHING, _WEIGHT_SMOOTHING = 0.06, 0.10
 # result, so that the outermost pixels of the hand are opaque.
 _OUTLINE_SMOOTHING, _RIM_OPACITY = 1 / 2000, 1.5
 # A relief goes on over a bare forearm up to this distance from the hand, as a share of the longer side of the portrait,
-# and fades from this share of it on. The skin there differs at most so much from the hand's, in CIELAB, and wrists
-# and elbows move it by at least this much: fingers that lie before a forearm do not fade.
-_FOREARM, _OPAQUE_FOREARM, _MAX_SKIN_DIFFERENCE, _MIN_WRIST = 0.05, 0.6, 11.0, 0.5
-# Where the body's mesh ends under a relief, beyond the wrist, m: the first value where the relief goes on over a bare
-# forearm, whose pixels are at least this share of the hand's; else the second, so that no gap opens when a wrist bends.
-_MESH_END_M, _MIN_FOREARM = (-0.02, 0.008), 0.12
+# and fades from this share of that distance on.
+_FOREARM_REACH, _OPAQUE_SHARE = 0.05, 0.6
+# Only the forearm up to this distance from the wrist counts, m, whose color differs at most so much from that of the
+# hand (CIELAB with half of the lightness), and which fingers move by at most 1 minus this weight: fingers that lie
+# before a forearm do not fade.
+_FOREARM_M, _MAX_SKIN_DIFFERENCE, _MIN_WRIST_WEIGHT = 0.09, 11.0, 0.5
+# A relief ends with the hand where the forearm points at the camera by more than this cosine.
+_MAX_FORESHORTENING = 0.85
+# How far beyond the wrist the body's mesh ends under a relief, m: where the relief goes on over a forearm, with at
+# least this share of the hand's pixels, and elsewhere, so that no gap opens when the wrist bends.
+_MESH_END_BARE_M, _MIN_FOREARM, _MESH_END_M = -0.02, 0.12, 0.008
 # A relief is drawn over what lies less than this before it, m: cuffs and forearms reach into the hand.
 _IN_FRONT_M = 0.015
 
@@ -58,6 +63,7 @@ class HandRelief:
     levels: tuple[np.ndarray, ...]
     # f32 [H, W] in 0..1. It fades over the outline, and more slowly where the hand continues into a bare forearm.
     opacity: np.ndarray
+    regions: np.ndarray  # u8 [H, W] label of hands, and of arms where the portrait shows arms
     places: np.ndarray  # f32 [R, 3] of the vertices in the portrait: x px, y px, depth m
     faces: np.ndarray  # i32 [Q, 3]
     weights: np.ndarray  # f64 [R, J] how much every joint moves a vertex
@@ -86,11 +92,16 @@ def _moving_joints(sides: tuple[str, ...]) -> list[int]:
 
 def _make_relief(avatar: Avatar, body: Body, pixels: np.ndarray, hand: ShownHand) -> HandRelief:
     y, x = np.nonzero(hand.is_shown)
-    extent, reach = int(max(np.ptp(y), np.ptp(x))) + 1, round(_FOREARM * max(hand.is_shown.shape))
+    extent, reach = int(max(np.ptp(y), np.ptp(x))) + 1, round(_FOREARM_REACH * max(hand.is_shown.shape))
     window = np.s_[max(y.min() - reach, 0) : y.max() + reach + 1, max(x.min() - reach, 0) : x.max() + reach + 1]
+    still, rows = Motion.still(avatar.poses, avatar.expression), _moving_joints(hand.sides)
+    positions, rotations = (a[0, rows].astype(float) for a in body.posed_joints(still, avatar.betas, avatar.surface))
     maps = _window_maps(body, pixels, hand, window, extent)
     opacity = np.zeros(hand.is_shown.shape, np.float32)
-    opacity[window] = _opacity(avatar, hand, maps, window)
+    count = len(hand.sides)
+    forearms = positions[:count] - positions[-count:]
+    is_forearm = maps.is_forearm & _is_seen_from_the_side(forearms, positions[:count], avatar.extrinsics)
+    opacity[window] = _opacity(avatar, hand, is_forearm, window)
     grid, faces = _grid(opacity[window] > 0, max(2, round(extent / _CELLS)))
 
     def at_grid(values: np.ndarray) -> np.ndarray:
@@ -99,29 +110,40 @@ def _make_relief(avatar: Avatar, body: Body, pixels: np.ndarray, hand: ShownHand
     corner = (window[1].start, window[0].start)
     places = np.column_stack([grid[:, ::-1] + corner + 0.5, at_grid(maps.depth)]).astype(np.float32)
     weights = np.stack([at_grid(weight) for weight in maps.weights], -1)
-    still, rows = Motion.still(avatar.poses, avatar.expression), _moving_joints(hand.sides)
-    positions, rotations = (a[0, rows].astype(float) for a in body.posed_joints(still, avatar.betas, avatar.surface))
     is_shown = opacity >= 0.5
-    picture = _picture(avatar.portrait, hand.is_shown | (opacity > 0) & (avatar.regions == REGION["arms"]))
+    is_forearm_label = avatar.regions == REGION["arms"]
+    picture = _picture(avatar.portrait, hand.is_shown | (opacity > 0) & is_forearm_label)
     has_forearm = (is_shown & ~hand.is_shown).sum() > _MIN_FOREARM * hand.is_shown.sum()
     return HandRelief(
         hand=hand,
         levels=tuple(level[None] for level in halved(at_photo_size(avatar, picture, is_shown))),
         opacity=opacity,
+        regions=np.where(is_forearm_label & ~hand.is_shown, REGION["arms"], REGION["hands"]).astype(np.uint8),
         places=places,
         faces=faces,
         weights=weights / np.maximum(weights.sum(1, keepdims=True), 1e-6),
         vertices=np.einsum("jba,rjb->rja", rotations, _unproject(places, avatar)[:, None] - positions),
-        body_faces=_triangles_beyond(body, hand.sides, _MESH_END_M[0 if has_forearm else 1]),
+        body_faces=_triangles_beyond(body, hand.sides, _MESH_END_BARE_M if has_forearm else _MESH_END_M),
     )
+
+
+def _is_seen_from_the_side(bones: np.ndarray, ends: np.ndarray, extrinsics: np.ndarray) -> bool:
+    """Whether none of some bones f64 [N, 3] m, which end at `ends`, points at the camera or away from it."""
+    to_camera = -extrinsics[:3, :3].T @ extrinsics[:3, 3] - ends
+    along = np.abs((bones * to_camera).sum(1)) / np.linalg.norm(bones, axis=1) / np.linalg.norm(to_camera, axis=1)
+    return bool(along.max() < _MAX_FORESHORTENING)
 
 
 def _triangles_beyond(body: Body, sides: tuple[str, ...], distance: float) -> np.ndarray:
     """The triangles of arms and hands that lie wholly beyond a distance from the wrist, m. bool [F]."""
     layer = triangle_layers(vertex_layers(body), body.faces)
     is_limb = np.isin(layer, [part + SIDES.index(side) for part in (ARM, HAND) for side in sides])
-    wrist = abs(float(body.joints(np.zeros(body.betas, np.float32))[JOINT["left_wrist"], 0]))
-    return is_limb & (np.abs(body.template[body.faces, 0]).min(1) > wrist + distance)
+    return is_limb & (np.abs(body.template[body.faces, 0]).min(1) > _wrist_reach(body) + distance)
+
+
+def _wrist_reach(body: Body) -> float:
+    """Distance of the wrists from the body's midplane in the rest pose, m."""
+    return abs(float(body.joints(np.zeros(body.betas, np.float32))[JOINT["left_wrist"], 0]))
 
 
 @dataclass(frozen=True)
@@ -130,7 +152,7 @@ class _WindowMaps:
 
     weights: np.ndarray  # f64 [J, h, w] how much every joint moves a pixel
     depth: np.ndarray  # f64 [h, w] m
-    near_wrist: np.ndarray  # f64 [h, w] how little fingers move a pixel, 0 to 1
+    is_forearm: np.ndarray  # bool [h, w] pixels of the forearm beside the wrist
 
 
 def _window_maps(
@@ -146,15 +168,18 @@ def _window_maps(
     near_wrist = 1 - weights[count:].sum(0)
     depth = _smoothed(fragments.depth[window], drawn, _DEPTH_SMOOTHING * extent)
     # The farther from the hand, the more the forearm moves the relief.
-    distance = distance_transform_edt(~hand.is_shown[window]) / (_OPAQUE_FOREARM * _FOREARM * max(size))
-    of_forearm = np.clip(distance, 0, 1) * np.clip((near_wrist - _MIN_WRIST) / (1 - _MIN_WRIST), 0, 1)
+    distance = distance_transform_edt(~hand.is_shown[window]) / (_OPAQUE_SHARE * _FOREARM_REACH * max(size))
+    of_forearm = np.clip(distance, 0, 1) * np.clip((near_wrist - _MIN_WRIST_WEIGHT) / (1 - _MIN_WRIST_WEIGHT), 0, 1)
     elbows = of_forearm * weights[:count] / np.maximum(weights[:count].sum(0), 1e-6)
     layer = triangle_layers(vertex_layers(body), body.faces)
     arms = body.faces[np.isin(layer, [ARM + SIDES.index(side) for side in hand.sides])]
-    arm_depth = rasterize(pixels, arms, size).depth[window]
-    if (is_arm := np.isfinite(arm_depth) & ~drawn).any():
-        depth += of_forearm * (_smoothed(arm_depth, is_arm, _DEPTH_SMOOTHING * extent) - depth)
-    return _WindowMaps(np.concatenate([(1 - of_forearm) * weights, elbows]), depth, near_wrist)
+    arm = rasterize(pixels, arms, size)
+    reach = arm.interpolate(arms, np.abs(body.template[:, :1]))[window][..., 0]
+    is_near_wrist = reach > _wrist_reach(body) - _FOREARM_M
+    if (is_forearm := is_near_wrist & ~drawn).any():
+        depth += of_forearm * (_smoothed(arm.depth[window], is_forearm, _DEPTH_SMOOTHING * extent) - depth)
+    may_show = is_near_wrist & (near_wrist > _MIN_WRIST_WEIGHT)
+    return _WindowMaps(np.concatenate([(1 - of_forearm) * weights, elbows]), depth, may_show)
 
 
 def _picture(portrait: np.ndarray, is_hand: np.ndarray) -> np.ndarray:
@@ -163,15 +188,18 @@ def _picture(portrait: np.ndarray, is_hand: np.ndarray) -> np.ndarray:
     return extrapolate_colors(portrait, cv2.erode(is_hand.astype(np.uint8), disk_kernel(rim), borderValue=1) > 0)
 
 
-def _opacity(avatar: Avatar, hand: ShownHand, maps: _WindowMaps, window: tuple[slice, slice]) -> np.ndarray:
-    """`HandRelief.opacity` in a window of the portrait, f32 [h, w]."""
+def _opacity(avatar: Avatar, hand: ShownHand, is_forearm: np.ndarray, window: tuple[slice, slice]) -> np.ndarray:
+    """`HandRelief.opacity` in a window of the portrait, f32 [h, w].
+
+    is_forearm bool [h, w]: where a forearm may be shown.
+    """
     side, is_hand = max(hand.is_shown.shape), hand.is_shown[window]
     own, of_hand = (_lab(picture[window]) for picture in (avatar.portrait, _picture(avatar.portrait, hand.is_shown)))
     is_skin = np.linalg.norm(own - of_hand, axis=-1) < _MAX_SKIN_DIFFERENCE
-    is_forearm = (avatar.regions[window] == REGION["arms"]) & is_skin & (maps.near_wrist > _MIN_WRIST)
-    distance = distance_transform_edt(~is_hand) / (_FOREARM * side)
-    fade = np.clip((1 - distance) / (1 - _OPAQUE_FOREARM), 0, 1)
-    shown = np.where(is_forearm, fade, is_hand).astype(np.float32)
+    is_bare_forearm = is_forearm & is_skin & (avatar.regions[window] == REGION["arms"])
+    distance = distance_transform_edt(~is_hand) / (_FOREARM_REACH * side)
+    fade = np.clip((1 - distance) / (1 - _OPAQUE_SHARE), 0, 1)
+    shown = np.where(is_bare_forearm, fade, is_hand).astype(np.float32)
     return np.minimum(_RIM_OPACITY * cv2.GaussianBlur(shown, (0, 0), max(_OUTLINE_SMOOTHING * side, 0.5)), 1)
 
 
@@ -189,7 +217,7 @@ def _grid(mask: np.ndarray, step: int) -> tuple[np.ndarray, np.ndarray]:
     number = np.arange(is_used.size).reshape(is_used.shape)
     a, b, c, d = number[:-1, :-1], number[:-1, 1:], number[1:, :-1], number[1:, 1:]
     is_cell = is_used[:-1, :-1] & is_used[:-1, 1:] & is_used[1:, :-1] & is_used[1:, 1:]
-    triangles = [np.stack(corners, -1)[is_cell] for corners in ((a, b, c), (b, d, c))]
+    triangles = [np.stack(corners, -1)[is_cell] for corners in ((a, c, b), (b, c, d))]
     return points.reshape(-1, 2).astype(np.float64), np.concatenate(triangles).astype(np.int32)
 
 
@@ -212,6 +240,7 @@ def draw_relief(
     maps: FrameMaps,
     relief: HandRelief,
     vertices: np.ndarray,
+    weight: float,
     depth: np.ndarray,
     levels: MipPair,
     intrinsics: np.ndarray,
@@ -219,9 +248,9 @@ def draw_relief(
 ) -> None:
     """Draw a posed relief over the finished maps of a frame, in place.
 
-    vertices f64 [R, 3] m: see `HandRelief.posed`; depth f32 [s H, s W] m of what is drawn already, with s =
-    SUPERSAMPLING samples per pixel and axis; levels: of the relief's mip map, for this camera; intrinsics [3, 3] px of
-    the samples, extrinsics [4, 4].
+    vertices f64 [R, 3] m: see `HandRelief.posed`; weight: of the relief over what lies below it, 0 to 1; depth f32
+    [s H, s W] m: of what is drawn already, with s = SUPERSAMPLING samples per pixel and axis, overwritten; levels: of
+    the relief's mip map, for this camera; intrinsics [3, 3] px of the samples, extrinsics [4, 4].
     """
     surface = Surface.of(vertices.astype(np.float32), relief.faces)
     pixels = project(surface.vertices, intrinsics, extrinsics)
@@ -237,8 +266,9 @@ def draw_relief(
     values = drawn.interpolate(relief.faces, values)
     PH, PW = relief.opacity.shape
     place = values[..., :2] / np.array([PW, PH], np.float32)
-    is_front = drawn.depth < depth[s * y0 : s * y1, s * x0 : s * x1] + _IN_FRONT_M
-    opacity = _sample(relief.opacity, place) * is_front
+    behind = depth[s * y0 : s * y1, s * x0 : s * x1]
+    opacity = weight * _sample(relief.opacity, place) * (drawn.depth < behind + _IN_FRONT_M)
+    np.copyto(behind, drawn.depth, where=opacity > 0.5)
     color = _sample(levels.fine[0], place)
     if levels.blend > 0:
         color += levels.blend * (_sample(levels.coarse[0], place) - color)
@@ -257,13 +287,18 @@ def draw_relief(
     is_hand = share[..., 0] >= 0.5
     normals = mixed[..., 3:] / np.maximum(np.linalg.norm(mixed[..., 3:], axis=-1, keepdims=True), 1e-6)
     maps.normals[window][is_hand] = np.clip(127.5 + 127.5 * normals, 0, 255)[is_hand].astype(np.uint8)
-    maps.labels[window][is_hand] = REGION["hands"]
+    region = cv2.remap(relief.regions, *_at(place, relief.regions), cv2.INTER_NEAREST)[::s, ::s]
+    maps.labels[window][is_hand] = region[is_hand]
     maps.visibility[window][is_hand] = SEEN
 
 
 def _sample(picture: np.ndarray, place: np.ndarray) -> np.ndarray:
     """Bilinear samples f32 [h, w] or [h, w, C] of a picture, at places f32 [h, w, 2] as shares of width and height."""
+    x, y = _at(place, picture)
+    return cv2.remap(picture, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
+
+
+def _at(place: np.ndarray, picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Columns and rows of a picture, f32 [h, w] px as OpenCV counts them, at places as in `_sample`."""
     H, W = picture.shape[:2]
-    at = place * np.array([W, H], np.float32) - np.float32(0.5)
-    sampled = cv2.remap(picture, at[..., 0], at[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    return sampled.astype(np.float32)
+    return place[..., 0] * W - np.float32(0.5), place[..., 1] * H - np.float32(0.5)

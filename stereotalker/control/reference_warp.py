@@ -3,7 +3,8 @@
 `reference(avatar, body)` runs once per avatar; `control(...)` then makes the control maps of every frame. Every part of
 the body that moves on its own takes its colors from its own layer of the portrait (see `layers`), at the place where
 the fitted body lies in the portrait. What the portrait does not show, or shows slantwise, takes colors from the texture
-atlas, and beside the head from the hair plane. V: vertices of the body, F: its triangles.
+atlas, and beside the head from the hair plane. Hands that the portrait shows well are drawn over the rest, as pieces of
+the portrait (see `hand_reliefs`). V: vertices of the body, F: its triangles.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ class Reference:
     round_surface: np.ndarray
     # bool [2, F] triangles beside the seam at which either arm's sleeve continues into the trunk's cloth.
     cloth_contacts: np.ndarray
-    # The hands of the portrait.
+    # Hands that are drawn as the portrait shows them. Others are meshes, as the rest of the body.
     reliefs: tuple[HandRelief, ...]
 
 
@@ -234,8 +235,11 @@ def control(ref: Reference, body: Body, motion: Motion, camera: Camera) -> Contr
         """Draw frame t over its plate."""
         K, E = camera.intrinsics[t], camera.extrinsics[t]
         K = K * np.array([[SUPERSAMPLING], [SUPERSAMPLING], [1]], np.float32)
-        reliefs = [relief for relief in ref.reliefs if relief.hand.is_right(positions[t], rotations[t], E)]
-        kept = np.flatnonzero(~np.any([relief.body_faces for relief in reliefs], 0) & np.ones(len(body.faces), bool))
+        weights = [relief.hand.weight(positions[t], rotations[t], E) for relief in ref.reliefs]
+        is_kept = np.ones(len(body.faces), bool)
+        for relief, weight in zip(ref.reliefs, weights, strict=True):
+            is_kept &= ~(relief.body_faces & (weight == 1))
+        kept = np.flatnonzero(is_kept)
         size = (SUPERSAMPLING * H, SUPERSAMPLING * W)
         fragments = rasterize(project(vertices[t], K, E), body.faces[kept], size)
         surface = Surface.of(vertices[t], body.faces)
@@ -260,9 +264,11 @@ def control(ref: Reference, body: Body, motion: Motion, camera: Camera) -> Contr
         shown_layer = np.where(maps.face >= 0, ref.portrait.layer[maps.face], layers.COUNT)
         close_gaps(maps, maps.face >= 0, shown_layer, ref.cloth_contacts[:, maps.face])
         coverage[t][(maps.face < 0) & (visibility[t] == GUESSED)] = 255  # the gaps
-        for relief in reliefs:
-            levels = mipmaps.pair(avatar, relief.levels, K, E)
-            draw_relief(maps, relief, relief.posed(positions[t], rotations[t]), fragments.depth, levels, K, E)
+        for relief, weight in zip(ref.reliefs, weights, strict=True):
+            if weight:
+                levels = mipmaps.pair(avatar, relief.levels, K, E)
+                hand = relief.posed(positions[t], rotations[t])
+                draw_relief(maps, relief, hand, weight, fragments.depth, levels, K, E)
 
     for t in range(T):
         K, E = camera.intrinsics[t], camera.extrinsics[t]

@@ -18,16 +18,19 @@ from stereotalker.media.morphology import disk_kernel
 from stereotalker.records import Avatar, Motion
 from stereotalker.smplx_layout import JOINT, JOINTS, REGION, SIDES
 
-# The portrait must show at least the first share of the pixels of the fitted hand. At most the second share of a hand's
-# extent may lie on the border of the picture.
-_MIN_SHOWN, _MAX_CUT = 0.4, 0.3
+# The portrait must show at least this share of the pixels of the fitted hand; of two that touch, the one hides much of
+# the other.
+_MIN_SHOWN = {1: 0.6, 2: 0.4}
+# At most this share of a hand's extent may lie on the border of the picture.
+_MAX_CUT = 0.3
 # Pieces of a hand that are smaller than this share of the largest one are left out.
 _MIN_PIECE = 0.05
 # Gaps between the fingers of hands that touch are closed up to twice this, as a share of the longer side.
 _CLASPED_GAP = 0.004
-# A hand is drawn as the portrait shows it while the camera sees it from a side that is at most this far from the
-# portrait's, and no joint has moved farther in the frame of the wrist; rad, and m.
-_MAX_TILT, _MAX_JOINT_MOVE_M = np.radians(50.0), 0.045
+# A hand is drawn wholly as the portrait shows it up to the first angle between the sides from which camera and portrait
+# see it, rad, and to the first distance that a joint has moved in the frame of the wrist, m; beyond the second ones, it
+# is not.
+_TILT, _JOINT_MOVE_M = (np.radians(40.0), np.radians(50.0)), (0.03, 0.045)
 
 
 @dataclass(frozen=True)
@@ -39,18 +42,21 @@ class ShownHand:
     joints: np.ndarray  # f64 [K, 3] m: wrists and fingers in the frame of the first wrist
     to_camera: np.ndarray  # f64 [3] unit vector to the portrait's camera in the frame of the first wrist
 
-    def is_right(self, positions: np.ndarray, rotations: np.ndarray, extrinsics: np.ndarray) -> bool:
-        """Whether a frame may show the hand as the portrait does.
+    def weight(self, positions: np.ndarray, rotations: np.ndarray, extrinsics: np.ndarray) -> float:
+        """How far a frame may show the hand as the portrait does, 0 to 1.
 
         positions [55, 3] m and rotations [55, 3, 3] of the joints, to the world; extrinsics [4, 4] of the camera.
         """
         rows = hand_joints(self.sides)
         wrist = rotations[rows[0]]
-        moved = (positions[rows] - positions[rows[0]]) @ wrist - self.joints
-        if np.linalg.norm(moved, axis=1).max() > _MAX_JOINT_MOVE_M:
-            return False
-        direction = _to_camera(positions[rows], wrist, extrinsics)
-        return bool(direction @ self.to_camera > np.cos(_MAX_TILT))
+        moved = np.linalg.norm((positions[rows] - positions[rows[0]]) @ wrist - self.joints, axis=1).max()
+        tilt = np.arccos(np.clip(_to_camera(positions[rows], wrist, extrinsics) @ self.to_camera, -1, 1))
+        return min(_fade(tilt, *_TILT), _fade(moved, *_JOINT_MOVE_M))
+
+
+def _fade(value: float, first: float, last: float) -> float:
+    """1 up to the first value, 0 from the last one on."""
+    return float(np.clip((last - value) / (last - first), 0, 1))
 
 
 def hand_joints(sides: tuple[str, ...]) -> list[int]:
@@ -75,7 +81,7 @@ def find_hands(avatar: Avatar, body: Body, pixels: np.ndarray) -> tuple[ShownHan
         if len(sides) > 1:  # between the fingers of clasped hands there is hardly ever a hole
             is_shown = _filled(is_shown, max(2, round(_CLASPED_GAP * max(is_shown.shape))))
         is_drawn = np.isfinite(rasterize(pixels, body.faces[hand_triangles(body, sides)], is_shown.shape).depth)
-        if _is_whole(is_shown, is_drawn):
+        if _is_whole(is_shown, is_drawn, _MIN_SHOWN[len(sides)]):
             place, wrist = positions[hand_joints(sides)], rotations[JOINT[f"{sides[0]}_wrist"]]
             to_camera = _to_camera(place, wrist, avatar.extrinsics)
             found.append(ShownHand(sides, is_shown, (place - place[0]) @ wrist, to_camera))
@@ -106,9 +112,9 @@ def _hand_masks(avatar: Avatar, body: Body, pixels: np.ndarray) -> dict[str, np.
     return {side: _large_pieces(is_hand & np.isin(layer, (ARM + k, HAND + k))) for k, side in enumerate(SIDES)}
 
 
-def _is_whole(is_shown: np.ndarray, is_drawn: np.ndarray) -> bool:
-    """Whether pixels bool [H, W] show most of a hand whose fit is drawn at others, not cut off by the picture."""
-    if not (is_shown & is_drawn).any() or is_shown.sum() < _MIN_SHOWN * is_drawn.sum():
+def _is_whole(is_shown: np.ndarray, is_drawn: np.ndarray, least: float) -> bool:
+    """Whether pixels bool [H, W] show this share of a hand whose fit is drawn at others, not cut off by the picture."""
+    if not is_drawn.any() or (is_shown & is_drawn).sum() < least * is_drawn.sum():
         return False
     cut = is_shown[[0, -1]].sum() + is_shown[:, [0, -1]].sum()
     return bool(cut <= _MAX_CUT * max(np.ptp(places) + 1 for places in np.nonzero(is_shown)))

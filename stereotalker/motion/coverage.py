@@ -60,7 +60,7 @@ class Coverage:
             vertex = vertex[vertex >= 0]
             is_shown = self.is_shown.copy()
             for hand in self.hands:  # what is drawn as the portrait shows it
-                if hand.is_right(positions[t], rotations[t], camera.extrinsics[row]):
+                if hand.weight(positions[t], rotations[t], camera.extrinsics[row]) > 0.5:
                     is_shown[np.isin(self.layer, [HAND + SIDES.index(side) for side in hand.sides])] = True
             for k, layers in enumerate(((HAND, HAND + 1), (ARM, ARM + 1))):
                 is_part = np.isin(self.layer[vertex], layers)
