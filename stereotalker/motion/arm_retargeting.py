@@ -44,7 +44,7 @@ _MIN_FOLLOW, _MIN_CAMERA_DISTANCE = 0.2, 0.3
 # Share of the rotations of wrist and fingers, relative to their parents, that is kept.
 _WRIST_SHARE, _FINGER_SHARE = 0.5, 0.35
 # Limit of a hand's rotation away from the rest pose, rad. It is soft: rotations approach it and never reach it.
-_MAX_HAND_TURN = np.radians(38.0)
+_MAX_HAND_TURN = np.radians(25.0)
 # Largest rotation of the wrist away from its angle at rest, rad.
 _MAX_WRIST_SWING = 0.8
 # The same for an arm that follows a cue: a director who asks for three fingers wants to see them.
