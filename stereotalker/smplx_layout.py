@@ -37,6 +37,8 @@ LEFT_EYE = slice(23, 24)
 RIGHT_EYE = slice(24, 25)
 LEFT_HAND = slice(25, 40)
 RIGHT_HAND = slice(40, 55)
+# Side -> rows of the joints of its fingers.
+FINGERS = {"left": range(25, 40), "right": range(40, 55)}
 
 # ARKit's facial actions; each has a value in 0..1.
 ACTIONS: tuple[str, ...] = (

@@ -8,8 +8,8 @@ import pytest
 from avatar_helpers import own_view, still_motion
 
 from stereotalker.avatar.library import read_avatar
+from stereotalker.control.hand_reliefs import _moving_joints
 from stereotalker.control.reference_warp import control, reference
-from stereotalker.control.warp_kernels import SEEN
 from stereotalker.geometry.camera import project
 from stereotalker.params import ASSETS
 from stereotalker.records import Avatar
@@ -49,25 +49,53 @@ def test_a_relief_lies_on_the_portrait_in_the_portraits_pose(ref, avatar, body):
         assert relief.hand.weight(*joints_of(avatar, body, avatar.poses), avatar.extrinsics) == 1
 
 
-def test_a_hand_moves_with_its_arm_and_keeps_its_size_and_its_colors(ref, avatar, body):
-    motion, view = still_motion(avatar, 2), own_view(avatar, 2)
-    motion.poses[1, JOINT["left_elbow"]] += (0, 0, 0.3)
-    maps = control(ref, body, motion, view)
-    positions = body.posed_joints(motion, avatar.betas, avatar.surface)[0]
-    middle = project(positions[:, JOINT["left_middle1"]], avatar.intrinsics, avatar.extrinsics)[:, :2]
-    reach = 1.5 * np.linalg.norm(
-        middle[0] - project(positions[:1, JOINT["left_wrist"]], avatar.intrinsics, avatar.extrinsics)[0, :2]
+def moved_by_hand(ref, avatar, body, maps, poses) -> float:
+    """How far, in levels, a frame's left hand is from the portrait's, shifted as its middle knuckle is. Mean."""
+    places = [
+        project(joints_of(avatar, body, p)[0][[JOINT["left_middle1"]]], avatar.intrinsics, avatar.extrinsics)[0, :2]
+        for p in (avatar.poses, poses)
+    ]
+    shift = np.float32([[1, 0, 0], [0, 1, 0]])
+    shift[:, 2] = places[1] - places[0]
+    hand = ref.reliefs[0].hand.is_shown.astype(np.uint8)
+    size = hand.shape[::-1]
+    there = cv2.erode(cv2.warpAffine(hand, shift, size), np.ones((5, 5))) > 0
+    expected = cv2.warpAffine(avatar.portrait, shift, size)
+    return float(np.abs(maps.warp[0].astype(int) - expected)[there].mean())
+
+
+def test_a_hand_that_is_carried_away_looks_as_in_the_portrait(ref, avatar, body):
+    poses = avatar.poses.copy()
+    poses[JOINT["spine3"]] += (0, 0, 0.03)
+    poses[JOINT["left_shoulder"]] += (0, -0.1, 0)
+    motion = replace(still_motion(avatar), poses=poses[None])
+    with_reliefs, with_mesh = (
+        moved_by_hand(ref, avatar, body, control(r, body, motion, own_view(avatar)), poses)
+        for r in (ref, replace(ref, reliefs=()))
     )
-    assert np.linalg.norm(middle[1] - middle[0]) > 3
-    rows, columns = np.indices(avatar.regions.shape)
-    sizes, colors = [], []
-    for t in range(2):
-        near = np.hypot(columns - middle[t, 0], rows - middle[t, 1]) < reach
-        shown = near & (maps.labels[t] == HANDS) & (maps.visibility[t] == SEEN)
-        sizes.append(shown.sum())
-        colors.append(maps.warp[t][shown].mean(0))
-    assert sizes[1] == pytest.approx(sizes[0], rel=0.25)
-    assert np.abs(colors[1] - colors[0]).max() < 12
+    assert with_reliefs < 15 and with_reliefs < 0.9 * with_mesh
+
+
+def test_normals_of_a_relief_face_the_viewer_as_those_of_the_mesh(ref, avatar, body):
+    own, mesh = (
+        control(r, body, still_motion(avatar), own_view(avatar)).normals[0].astype(float)
+        for r in (ref, replace(ref, reliefs=()))
+    )
+    hand = avatar.regions == HANDS
+    assert own[hand, 2].mean() < 100 and np.abs(own[hand] - mesh[hand]).mean() < 40
+
+
+def test_the_nearer_of_two_hands_covers_the_other(ref, avatar, body):
+    left = ref.reliefs[0]
+    _, rotations = joints_of(avatar, body, avatar.poses)
+    to_camera = rotations[JOINT["left_wrist"]] @ left.hand.to_camera
+    forward = np.einsum("jba,b->ja", rotations[_moving_joints(left.hand.sides)], 0.05 * to_camera)
+    green = tuple(np.full_like(level, (0, 255, 0)) for level in left.levels)
+    nearer = replace(left, vertices=left.vertices + forward, levels=green)
+    inner = cv2.erode(left.hand.is_shown.astype(np.uint8), np.ones((7, 7))) > 0
+    for reliefs in ((left, nearer), (nearer, left)):
+        maps = control(replace(ref, reliefs=reliefs), body, still_motion(avatar), own_view(avatar))
+        assert (maps.warp[0][inner] == (0, 255, 0)).all(-1).mean() > 0.95
 
 
 def test_the_mesh_is_drawn_for_bent_fingers_and_from_behind(ref, avatar, body):
@@ -94,9 +122,12 @@ def test_a_hand_that_the_picture_cuts_off_has_no_relief(avatar, body):
     assert [r.hand.sides for r in reference(replace(avatar, regions=regions), body).reliefs] == [("right",)]
 
 
-def test_a_hand_that_the_labels_hardly_show_has_no_relief(avatar, body):
-    regions = np.where(avatar.regions == HANDS, ARMS, avatar.regions).astype(np.uint8)
-    assert reference(replace(avatar, regions=regions), body).reliefs == ()
+@pytest.mark.parametrize(("kept", "reliefs"), [(0.9, 2), (0.3, 0), (0.0, 0)])
+def test_a_hand_that_the_labels_hardly_show_has_no_relief(avatar, body, kept, reliefs):
+    regions, rows = avatar.regions.copy(), np.nonzero(avatar.regions == HANDS)[0]
+    below = np.arange(len(regions))[:, None] > np.quantile(rows, kept) if kept else np.ones((len(regions), 1), bool)
+    regions[(regions == HANDS) & below] = ARMS
+    assert len(reference(replace(avatar, regions=regions), body).reliefs) == reliefs
 
 
 def test_hands_that_touch_move_as_one_piece(avatar, body):

@@ -86,7 +86,7 @@ def test_each_of_two_hands_keeps_its_fingers():
 @pytest.mark.parametrize(
     "points",
     [
-        open_hand(x=-500.0),  # outside the picture
+        open_hand(x=-80.0),  # outside the picture
         open_hand(length=1.0),  # a speck
         np.full((21, 2), 150, np.float32),  # one point
     ],
@@ -104,4 +104,34 @@ def test_labels_stay_where_the_hand_has_the_color_of_the_cloth():
     regions = np.full((SIZE, SIZE), TORSO, np.uint8)
     regions[draw(points)] = HANDS
     result = segment_hands(picture_of(np.zeros((SIZE, SIZE), bool)), regions, {"left": points})
-    assert overlap(result == HANDS, regions == HANDS) > 0.5
+    assert (result == regions).all()
+
+
+def test_a_hand_before_the_face_leaves_the_face():
+    points = open_hand(y=150)
+    hand = draw(points)
+    regions = np.full((SIZE, SIZE), TORSO, np.uint8)
+    face = np.zeros_like(hand)
+    face[40:110, 90:220] = True
+    picture = picture_of(hand | face)
+    picture[hand] = np.clip(picture[hand].astype(int) - 30, 0, 255)
+    regions[face & ~hand] = REGION["face"]
+    regions[hand] = HANDS
+    result = segment_hands(picture, regions, {"left": points})
+    assert (result[face & ~hand] == REGION["face"]).mean() > 0.97
+
+
+def test_a_hand_that_was_not_detected_keeps_its_label():
+    found, missed = open_hand(x=230), open_hand(x=80)
+    regions = np.full((SIZE, SIZE), TORSO, np.uint8)
+    regions[draw(found) | draw(missed)] = HANDS
+    result = segment_hands(picture_of(draw(found) | draw(missed)), regions, {"left": found})
+    assert (result[draw(missed)] == HANDS).mean() > 0.95
+
+
+def test_a_hand_far_away_takes_no_pixels():
+    left, right = open_hand(x=250), open_hand(x=-300.0)
+    regions = np.full((SIZE, SIZE), TORSO, np.uint8)
+    picture = picture_of(draw(left))
+    alone, both = (segment_hands(picture, regions, hands) for hands in ({"left": left}, {"left": left, "right": right}))
+    assert np.array_equal(alone, both)

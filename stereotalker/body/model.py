@@ -70,11 +70,8 @@ class Body:
 
     def hand_weight(self, side: str = "") -> np.ndarray:
         """Summed skinning weight of the wrist and the finger joints, f32 [V]. side: "left", "right" or "" for both."""
-        hands = [
-            k
-            for k, name in enumerate(layout.JOINTS)
-            if name.startswith(side or layout.SIDES) and (name.endswith("wrist") or name[-1] in "123")
-        ]
+        sides = (side,) if side else layout.SIDES
+        hands = [row for name in sides for row in (layout.JOINT[f"{name}_wrist"], *layout.FINGERS[name])]
         return self.weights[:, hands].sum(1)
 
     def pose(self, motion: Motion, betas: np.ndarray, surface: np.ndarray | None = None) -> np.ndarray:

@@ -29,6 +29,8 @@ _MIN_SLIT_PX = 4
 _NEIGHBORS = np.ones((3, 3), np.uint8)
 # What is narrower than this between gap and mesh belongs to the gap.
 _REST = np.ones((5, 5), np.uint8)
+# Colors are not taken from pixels that are so near to the edge of a part.
+_RIM = np.ones((5, 5), np.uint8)
 # Smallest share of a vertex' skinning weights that the shoulder has on the upper arm.
 _MIN_SHOULDER_WEIGHT = 0.5
 
@@ -85,14 +87,14 @@ def close_gaps(maps: FrameMaps, is_covered: np.ndarray, layer: np.ndarray, conta
         gap = ~is_covered[window] & is_between & (to_arm + to_trunk < widest) & bridged
         gap = _without_specks(gap, is_covered[window]) & (maps.labels[window] != REGION["hair"])
         # Colors at the edge of the mesh are mixed with what is behind it.
-        arm, trunk = (
+        inner_arm, inner_trunk = (
             distance_transform_edt(~_inner(part), return_distances=False, return_indices=True)
             for part in (arm_part, trunk_part)
         )
         share = (to_arm / np.maximum(to_arm + to_trunk, 1e-6))[gap][:, None]
         for picture in (maps.warp, maps.normals):
             inside = picture[window]
-            of_arm, of_trunk = (inside[tuple(place[:, gap])] for place in (arm, trunk))
+            of_arm, of_trunk = (inside[tuple(place[:, gap])] for place in (inner_arm, inner_trunk))
             inside[gap] = np.rint((1 - share) * of_arm + share * of_trunk).astype(np.uint8)
         maps.labels[window][gap] = REGION["torso"]
         maps.visibility[window][gap] = GUESSED
@@ -100,7 +102,7 @@ def close_gaps(maps: FrameMaps, is_covered: np.ndarray, layer: np.ndarray, conta
 
 def _inner(part: np.ndarray) -> np.ndarray:
     """A part bool [h, w] without its rim, or the part itself where it is all rim."""
-    inner = cv2.erode(part.astype(np.uint8), _REST, borderValue=1) > 0
+    inner = cv2.erode(part.astype(np.uint8), _RIM, borderValue=1) > 0
     return inner if inner.any() else part
 
 

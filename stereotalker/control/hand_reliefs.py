@@ -19,6 +19,7 @@ from stereotalker.body.model import Body
 from stereotalker.control.frame_maps import FrameMaps
 from stereotalker.control.layers import ARM, HAND, MIXED_RIM, triangle_layers, vertex_layers
 from stereotalker.control.light import Surface
+from stereotalker.control.limb_materials import weighted_lab
 from stereotalker.control.mipmaps import MipPair, at_photo_size, halved
 from stereotalker.control.shown_hands import ShownHand, find_hands, hand_joints, hand_triangles
 from stereotalker.control.warp_kernels import SEEN, SUPERSAMPLING
@@ -41,7 +42,7 @@ _OUTLINE_SMOOTHING, _RIM_OPACITY = 1 / 2000, 1.5
 # and fades from this share of that distance on.
 _FOREARM_REACH, _OPAQUE_SHARE = 0.05, 0.6
 # Only the forearm up to this distance from the wrist counts, m, whose color differs at most so much from that of the
-# hand (CIELAB with half of the lightness), and which fingers move by at most 1 minus this weight: fingers that lie
+# hand (CIELAB with half of its lightness), and which fingers move by at most 1 minus this weight: fingers that lie
 # before a forearm do not fade.
 _FOREARM_M, _MAX_SKIN_DIFFERENCE, _MIN_WRIST_WEIGHT = 0.09, 11.0, 0.5
 # A relief ends with the hand where the forearm points at the camera by more than this cosine.
@@ -194,18 +195,15 @@ def _opacity(avatar: Avatar, hand: ShownHand, is_forearm: np.ndarray, window: tu
     is_forearm bool [h, w]: where a forearm may be shown.
     """
     side, is_hand = max(hand.is_shown.shape), hand.is_shown[window]
-    own, of_hand = (_lab(picture[window]) for picture in (avatar.portrait, _picture(avatar.portrait, hand.is_shown)))
+    own, of_hand = (
+        weighted_lab(picture[window]) for picture in (avatar.portrait, _picture(avatar.portrait, hand.is_shown))
+    )
     is_skin = np.linalg.norm(own - of_hand, axis=-1) < _MAX_SKIN_DIFFERENCE
     is_bare_forearm = is_forearm & is_skin & (avatar.regions[window] == REGION["arms"])
     distance = distance_transform_edt(~is_hand) / (_FOREARM_REACH * side)
     fade = np.clip((1 - distance) / (1 - _OPAQUE_SHARE), 0, 1)
     shown = np.where(is_bare_forearm, fade, is_hand).astype(np.float32)
     return np.minimum(_RIM_OPACITY * cv2.GaussianBlur(shown, (0, 0), max(_OUTLINE_SMOOTHING * side, 0.5)), 1)
-
-
-def _lab(picture: np.ndarray) -> np.ndarray:
-    """A picture u8 [H, W, 3] in CIELAB, f32. Lightness counts half, because of shadows."""
-    return cv2.cvtColor(picture.astype(np.float32) / 255, cv2.COLOR_RGB2LAB) * np.array([0.5, 1, 1], np.float32)
 
 
 def _grid(mask: np.ndarray, step: int) -> tuple[np.ndarray, np.ndarray]:

@@ -51,7 +51,7 @@ def limb_materials(avatar: Avatar, reach: np.ndarray, is_arm: np.ndarray, is_han
     reach f32 [H, W]: m along the arm at every pixel of a limb; is_arm, is_hand bool [H, W]: where the portrait shows
     arms and hands, by its labels.
     """
-    lab, regions = _lab(avatar.portrait), avatar.regions
+    lab, regions = weighted_lab(avatar.portrait), avatar.regions
     skin = lab[is_hand] if is_hand.any() else lab[regions == REGION["face"]]
     cloth = lab[np.isin(regions, (REGION["torso"], REGION["legs"]))]
     end, is_foreign = np.inf, np.zeros(regions.shape, bool)
@@ -70,13 +70,13 @@ def limb_materials(avatar: Avatar, reach: np.ndarray, is_arm: np.ndarray, is_han
     rim = max(1, round(max(regions.shape) * _MIXED_RIM))
     beside = cv2.dilate(is_hand.astype(np.uint8), disk_kernel(rim)) == 0
     if is_hand.any() and beside.any():
-        to_beside = np.linalg.norm(lab - _lab(extrapolate_colors(avatar.portrait, beside)), axis=-1)
+        to_beside = np.linalg.norm(lab - weighted_lab(extrapolate_colors(avatar.portrait, beside)), axis=-1)
         is_foreign |= is_hand & (to_skin > _MIN_FOREIGN_DISTANCE) & (to_beside * _CLEAR_RATIO < to_skin)
     width = disk_kernel(max(1, round(max(regions.shape) * _MIN_WIDTH / 2)))
     is_foreign = cv2.morphologyEx(is_foreign.astype(np.uint8), cv2.MORPH_OPEN, width)
     return LimbMaterials(end, (cv2.dilate(is_foreign, disk_kernel(rim)) > 0) & (is_arm | is_hand))
 
 
-def _lab(picture: np.ndarray) -> np.ndarray:
+def weighted_lab(picture: np.ndarray) -> np.ndarray:
     """A picture u8 [H, W, 3] in weighted CIELAB, f32 [H, W, 3]."""
     return cv2.cvtColor(picture.astype(np.float32) / 255, cv2.COLOR_RGB2LAB) * _LAB_WEIGHTS

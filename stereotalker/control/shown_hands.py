@@ -16,7 +16,7 @@ from stereotalker.control.layers import ARM, HAND, triangle_layers, vertex_layer
 from stereotalker.geometry.rasterizer import rasterize
 from stereotalker.media.morphology import disk_kernel
 from stereotalker.records import Avatar, Motion
-from stereotalker.smplx_layout import JOINT, JOINTS, REGION, SIDES
+from stereotalker.smplx_layout import FINGERS, JOINT, REGION, SIDES
 
 # The portrait must show at least this share of the pixels of the fitted hand; of two that touch, the one hides much of
 # the other.
@@ -61,8 +61,7 @@ def _fade(value: float, first: float, last: float) -> float:
 
 def hand_joints(sides: tuple[str, ...]) -> list[int]:
     """Rows of the wrists, and then of the finger joints of hands."""
-    fingers = [k for k, name in enumerate(JOINTS) if name.startswith(sides) and name[-1] in "123"]
-    return [*(JOINT[f"{side}_wrist"] for side in sides), *fingers]
+    return [*(JOINT[f"{side}_wrist"] for side in sides), *(row for side in sides for row in FINGERS[side])]
 
 
 def find_hands(avatar: Avatar, body: Body, pixels: np.ndarray) -> tuple[ShownHand, ...]:

@@ -24,7 +24,7 @@ from stereotalker.geometry.rotations import (
 )
 from stereotalker.motion.arm_positions import ArmPositions
 from stereotalker.motion.rest_pose import RestPose
-from stereotalker.smplx_layout import JOINT, JOINTS, SIDES
+from stereotalker.smplx_layout import FINGERS, JOINT, SIDES
 
 # How far at most a hand moves from rest: out, in, up, down, to the front and to the back, m. Limits are soft.
 _MAX_OUT, _MAX_IN, _MAX_UP, _MAX_DOWN, _MAX_FRONT, _MAX_BACK = 0.20, 0.14, 0.45, 0.20, 0.40, 0.10
@@ -185,12 +185,10 @@ class ArmRetargeting:
         poses[:, joint["shoulder"]] = (lifted.inv() * upper_arm).as_rotvec()
         poses[:, joint["elbow"]] = (upper_arm.inv() * forearm).as_rotvec()
         poses[:, joint["wrist"]] = local.as_rotvec()
-        for k, name in enumerate(JOINTS):
-            if name.startswith(self.side) and name[-1] in "123":
-                change = Rotation.from_rotvec(source_rest[k]).inv() * Rotation.from_rotvec(source_poses[:, k])
-                finger = added(rest_poses[k], scaled_rotation(change.as_rotvec(), _FINGER_SHARE * weight))
-                cued_finger = Rotation.from_rotvec(source_poses[:, k])
-                poses[:, k] = _between(finger, cued_finger, cue_weight).as_rotvec()
+        for k in FINGERS[self.side]:
+            change = Rotation.from_rotvec(source_rest[k]).inv() * Rotation.from_rotvec(source_poses[:, k])
+            finger = added(rest_poses[k], scaled_rotation(change.as_rotvec(), _FINGER_SHARE * weight))
+            poses[:, k] = _between(finger, Rotation.from_rotvec(source_poses[:, k]), cue_weight).as_rotvec()
 
     def _bone(self, start: str, end: str) -> np.ndarray:
         """A bone of the arm in the rest pose, [3] m."""

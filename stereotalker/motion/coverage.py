@@ -43,6 +43,7 @@ class Coverage:
         # A hand that the fit guesses before the trunk is not shown there.
         self.is_shown = shown_vertices(body, pixels, depth, avatar.regions)  # of every vertex
         self.hands = find_hands(avatar, body, pixels)
+        self.hand_vertices = {side: self.layer == HAND + k for k, side in enumerate(SIDES)}
 
     def unseen(self, motion: Motion, camera: Camera) -> Unseen:
         """The shares over some frames of a motion, seen by a camera with as many frames."""
@@ -61,7 +62,8 @@ class Coverage:
             is_shown = self.is_shown.copy()
             for hand in self.hands:  # what is drawn as the portrait shows it
                 if hand.weight(positions[t], rotations[t], camera.extrinsics[row]) > 0.5:
-                    is_shown[np.isin(self.layer, [HAND + SIDES.index(side) for side in hand.sides])] = True
+                    for side in hand.sides:
+                        is_shown |= self.hand_vertices[side]
             for k, layers in enumerate(((HAND, HAND + 1), (ARM, ARM + 1))):
                 is_part = np.isin(self.layer[vertex], layers)
                 total[k] += is_part.sum()

@@ -23,7 +23,7 @@ from stereotalker.geometry.rotations import scaled_rotation
 from stereotalker.motion.arm_positions import ArmPositions
 from stereotalker.motion.retargeting import CuedArms
 from stereotalker.records import Motion
-from stereotalker.smplx_layout import ACTION, JOINT, JOINTS, SIDES
+from stereotalker.smplx_layout import ACTION, FINGERS, JOINT, JOINTS, SIDES
 
 # The arms leave what they do so long before the first pose of a gesture, and take so long to come back, s.
 _PREPARATION_S, _RETRACTION_S = 0.42, 0.6
@@ -257,7 +257,7 @@ class _HandComparison:
         which: 0 is the hand of the motion, 1 that of the plan.
         """
         turn = self._arms[side][which].hand[span] * self._arms[side][1].hand[at].inv()
-        fingers = [k for k, name in enumerate(JOINTS) if name.startswith(side) and name[-1] in "123"]
+        fingers = list(FINGERS[side])
         bend = np.linalg.norm(self._poses[which][span][:, fingers] - self._poses[1][at, fingers], axis=2).mean(1)
         return turn.magnitude() + bend
 
