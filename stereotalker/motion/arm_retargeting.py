@@ -44,7 +44,7 @@ _MIN_FOLLOW, _MIN_CAMERA_DISTANCE = 0.2, 0.3
 # Share of the rotations of wrist and fingers, relative to their parents, that is kept.
 _WRIST_SHARE, _FINGER_SHARE = 0.5, 0.35
 # Limit of a hand's rotation away from the rest pose, rad. It is soft: rotations approach it and never reach it.
-_MAX_HAND_TURN = np.radians(25.0)
+_MAX_HAND_TURN = np.radians(16.0)
 # Largest rotation of the wrist away from its angle at rest, rad.
 _MAX_WRIST_SWING = 0.8
 # The same for an arm that follows a cue: a director who asks for three fingers wants to see them.
@@ -148,7 +148,6 @@ class ArmRetargeting:
         source_poses: np.ndarray,
         wrist: np.ndarray,
         weight: np.ndarray,
-        hand_turn: float,
         cue_weight: np.ndarray,
         cued_hand: Rotation,
     ) -> None:
@@ -170,7 +169,7 @@ class ArmRetargeting:
             raised = _rhythm(upper_arm.apply(self._bone("shoulder", "elbow"))) - _rhythm(
                 self.rest.upper_arm.apply(self._bone("shoulder", "elbow"))
             )
-        hand = self._hand(source_poses, forearm, weight, hand_turn)
+        hand = self._hand(source_poses, forearm, weight)
         hand = _between(hand, cued_hand, cue_weight)
         twist = twist_angle(forearm.inv() * hand, self._bone("elbow", "wrist")) - twist_angle(
             self.rest.forearm.inv() * self.rest.hand, self._bone("elbow", "wrist")
@@ -227,13 +226,13 @@ class ArmRetargeting:
         lower_turn = frame_rotation(lower_bone, normal) * frame_rotation(rest_lower, rest_normal).inv()
         return upper_turn * self.rest.upper_arm, lower_turn * self.rest.forearm
 
-    def _hand(self, source_poses: np.ndarray, forearm: Rotation, weight: np.ndarray, hand_turn: float) -> Rotation:
+    def _hand(self, source_poses: np.ndarray, forearm: Rotation, weight: np.ndarray) -> Rotation:
         """Rotations [T] of the hand: carried by the forearm, turned a little by the wrist, and limited."""
         wrist = JOINT[f"{self.side}_wrist"]
         change = Rotation.from_rotvec(self.source.poses[wrist]).inv() * Rotation.from_rotvec(source_poses[:, wrist])
         local = added(self.target.poses[wrist], scaled_rotation(change.as_rotvec(), _WRIST_SHARE * weight))
         turned = (forearm * local) * self.rest.hand.inv()
-        return limited_rotation(turned, _MAX_HAND_TURN * hand_turn * (1 - self.target.together)) * self.rest.hand
+        return limited_rotation(turned, _MAX_HAND_TURN * (1 - self.target.together)) * self.rest.hand
 
 
 def added(rest: np.ndarray, change: Rotation) -> Rotation:

@@ -2,8 +2,8 @@
 
 The motion model gestures from the resting pose of an acting style. Here, its movements away from that pose are applied
 to another pose instead, in the speaker's space: a hand moves as far, up to what the person's reach, trunk and face
-allow, and the elbow follows by inverse kinematics. Joints that carry no hand add their rotations. Where the portrait
-shows a hand from one side only, its rotation is limited, so that the clip shows little that the portrait does not.
+allow, and the elbow follows by inverse kinematics. Joints that carry no hand add their rotations. The portrait shows a
+hand from one side only, so its rotation is limited.
 
 Positions are in the trunk's frame: m in the rest pose's axes, as if the joint `spine3` had not turned. T frames.
 """
@@ -17,13 +17,10 @@ from scipy.spatial.transform import Rotation
 
 from stereotalker.acting.collision import keep_clear
 from stereotalker.body.model import Body
-from stereotalker.geometry.camera import avatar_camera
-from stereotalker.geometry.camera_path import CameraPath
 from stereotalker.geometry.easing import minimum_jerk
 from stereotalker.geometry.rotations import scaled_rotation
 from stereotalker.motion.arm_positions import ArmPositions
 from stereotalker.motion.arm_retargeting import ArmRetargeting, added
-from stereotalker.motion.coverage import Coverage
 from stereotalker.motion.features import BODY_JOINTS
 from stereotalker.motion.rest_pose import RestPose
 from stereotalker.records import Avatar, Motion
@@ -32,12 +29,6 @@ from stereotalker.store.digests import digest
 
 # Time in which a clip leaves the rest pose at its start, and returns to it at its end, s.
 _EASE_S = 0.6
-# Factors on the limit of the hands' rotations, in the order in which they are tried.
-_HAND_TURNS = (1.0, 0.6, 0.3)
-# A factor is taken if at most this share of the hands' surface that is shown was never in the portrait.
-_MAX_UNSEEN_HANDS = 0.08
-# Size of the picture in which that share is measured, (height, width) px.
-_COVERAGE_SIZE = (160, 160)
 # Share of their movements that arms keep that are crossed, or whose hands the portrait does not show.
 _HIDDEN_ARMS_AMOUNT = 0.06
 # Joints whose rotations the rest pose and the motion share by composition.
@@ -59,7 +50,6 @@ class Retargeting:
     source: RestPose  # from which the motion model gestures
     target: RestPose  # from which the speaker gestures
     amount: float = 1.0  # share of the arms' movements that is kept, 0 to 1
-    coverage: Coverage | None = None  # hands turn less where they would show what the portrait does not
 
     @classmethod
     def of_speaker(
@@ -77,21 +67,11 @@ class Retargeting:
             source=RestPose.of_style(style, body),
             target=RestPose.of_avatar(avatar, body, arms),
             amount=1.0 if has_hands else _HIDDEN_ARMS_AMOUNT,
-            coverage=Coverage(avatar, body) if has_hands and arms == "portrait" else None,
         )
 
     def digest(self) -> str:
         """Equal for equal retargetings."""
-        avatar = self.coverage and self.coverage.avatar
-        inputs = avatar and [
-            getattr(avatar, name)
-            for name in ("regions", "betas", "surface", "expression", "intrinsics", "extrinsics", "target")
-        ]
-        return digest(
-            *(value for pose in (self.source, self.target) for value in vars(pose).values()),
-            self.amount,
-            inputs,
-        )
+        return digest(*(value for pose in (self.source, self.target) for value in vars(pose).values()), self.amount)
 
     def apply(
         self,
@@ -102,24 +82,12 @@ class Retargeting:
     ) -> Motion:
         """The motion from and to the speaker's rest pose, or from and to given poses (of one frame each).
 
-        cued: the same motion with arms that follow cues. How far hands turn elsewhere does not depend on it.
+        cued: the same motion with arms that follow cues.
         """
-        result, hand_turn = motion, 1.0
+        cued = cued or CuedArms(motion, {})
         eases = start is None, end is None
-        for hand_turn in _HAND_TURNS:
-            result = retarget(motion, self.source, self.target, self.amount, hand_turn, *eases)
-            is_turning = self.target.together < 1
-            if self.coverage is None or not is_turning or self._unseen_hands(result) <= _MAX_UNSEEN_HANDS:
-                break
-        if cued:
-            result = retarget(cued.motion, self.source, self.target, self.amount, hand_turn, *eases, cued.weights)
+        result = retarget(cued.motion, self.source, self.target, self.amount, *eases, cued.weights)
         return _with_end_poses(result, start, end)
-
-    def _unseen_hands(self, motion: Motion) -> float:
-        """Share of the hands in the picture of the portrait's own camera that the portrait does not show."""
-        assert self.coverage is not None
-        view = avatar_camera(self.coverage.avatar, CameraPath(), len(motion.poses), motion.fps, _COVERAGE_SIZE)
-        return np.nan_to_num(self.coverage.unseen(motion, view).hands)
 
 
 def retarget(
@@ -127,16 +95,15 @@ def retarget(
     source: RestPose,
     target: RestPose,
     amount: float = 1.0,
-    hand_turn: float = 1.0,
     ease_in: bool = True,
     ease_out: bool = True,
     cue_weights: dict[str, np.ndarray] | None = None,
 ) -> Motion:
     """Apply a motion's movements away from the pose `source` to the pose `target`.
 
-    amount: share of the arms' movements that is kept; hand_turn: factor on the limit of the hands' rotations; both 0
-    to 1. ease_in, ease_out: whether the motion begins, and ends, in the pose `target`. cue_weights: see
-    `CuedArms`; an arm that follows a cue keeps its whole movement, with its wrist and its fingers.
+    amount: share of the arms' movements that is kept, 0 to 1; ease_in, ease_out: whether the motion begins, and ends,
+    in the pose `target`. cue_weights: see `CuedArms`; an arm that follows a cue keeps its whole movement, with its
+    wrist and its fingers.
     """
     ease = _ease(len(motion.poses), motion.fps, ease_in, ease_out)
     cue_weights = cue_weights or {side: np.zeros(len(ease)) for side in SIDES}
@@ -150,9 +117,7 @@ def retarget(
     _move_together(wrists, arms, target.together * (1 - np.maximum(cue_weights["left"], cue_weights["right"])))
     _keep_clear(wrists, arms)
     for side in SIDES:
-        arms[side].write(
-            poses, motion.poses, wrists[side], weights[side], hand_turn, cue_weights[side], chains[side].hand
-        )
+        arms[side].write(poses, motion.poses, wrists[side], weights[side], cue_weights[side], chains[side].hand)
     return replace(motion, poses=poses.astype(np.float32), trans=motion.trans * ease[:, None].astype(np.float32))
 
 
