@@ -1,7 +1,8 @@
 """Segmentation of a portrait's hands and bare arms by color. The fit places them a few pixels off.
 
 The reference warp moves pixels of a limb with the limb, and all other pixels without it. A finger that is labeled as a
-sleeve would be torn off, and cloth that is labeled as a forearm would be carried away.
+sleeve would be torn off, and cloth that is labeled as a forearm would be carried away. Detected hands are segmented
+once more after this, see `hand_segmentation`.
 """
 
 from __future__ import annotations

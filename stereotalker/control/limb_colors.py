@@ -1,8 +1,9 @@
 """Colors of arms and hands that the portrait does not show: those that it shows, continued smoothly over the surface.
 
 Hidden vertices get the solution of a screened Poisson equation on the mesh. It equals the shown colors where the
-portrait shows them, so no seam is left there, and tends to the colors of the other arm where only that one is shown.
-Skin and cloth are solved apart, and meet at the sleeve's end. V: vertices of the body, N: texels on it.
+portrait shows them, so no seam is left there, and tends to the colors of the other arm where only that one is shown,
+and to the material's color out of the shadow. Skin and cloth are solved apart, and meet at the sleeve's end. Folds and
+creases are mirrored at the edge of what is shown. V: vertices of the body, N: texels on it.
 """
 
 from __future__ import annotations
