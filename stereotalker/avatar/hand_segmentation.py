@@ -56,10 +56,9 @@ def segment_hands(picture: np.ndarray, regions: np.ndarray, hands: dict[str, np.
         if not others:  # a second hand may be in the picture that was not detected
             is_old = _connected_to(is_old, is_hand)
         is_lost = is_old & ~is_hand
-        if is_lost.any():
-            rows, columns = distance_transform_edt(
-                is_old | is_hand | (labels == REGION["hands"]), return_distances=False, return_indices=True
-            )
+        is_beside = ~is_hand & (labels != REGION["hands"])
+        if is_lost.any() and is_beside.any():
+            rows, columns = distance_transform_edt(~is_beside, return_distances=False, return_indices=True)
             labels[is_lost] = labels[rows, columns][is_lost]
             # Skin beside a hand is the forearm's.
             lab = color_segmentation.cielab(picture[window])
