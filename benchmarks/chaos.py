@@ -124,6 +124,7 @@ class BatchRun:
         return {
             str(p.parent.relative_to(self.folder)): p.stat().st_mtime_ns
             for p in (self.folder / "home" / "store").glob("*/*/done.json")
+            if p.parent.suffix != ".tmp"  # not those that are being written
         }
 
     def videos(self) -> dict[str, str]:

@@ -55,6 +55,23 @@ def test_a_failed_write_leaves_nothing(tmp_path):
     assert not list((tmp_path / "stage").iterdir())
 
 
+def test_entries_being_written_or_removed_are_not_listed(tmp_path, monkeypatch):
+    """Their marker exists for a moment under a temporary name, before or after the folder is renamed."""
+    store, seen = Store(tmp_path), []
+    rename = os.rename
+
+    def list_and_rename(source, target):
+        seen.append([(entry.stage, entry.key) for entry in store.entries()])
+        rename(source, target)
+        seen.append([(entry.stage, entry.key) for entry in store.entries()])
+
+    monkeypatch.setattr("stereotalker.store.local.os.rename", list_and_rename)
+    store.make("stage", "key", write_text("x"))
+    store.discard("stage", "key")
+    there = [("stage", "key")]
+    assert seen == [[], there, there, []]
+
+
 def test_what_a_killed_writer_leaves_is_not_found_and_is_swept(tmp_path):
     code = (
         "import os, signal, pathlib, sys\nfrom stereotalker.store.local import Store\n"

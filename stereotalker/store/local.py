@@ -24,6 +24,7 @@ from stereotalker.store.digests import file_digest
 from stereotalker.store.files import sync, write_atomic
 
 MARKER = "done.json"  # holds the SHA-256 of every file of the entry
+_TEMPORARY = ".tmp"  # ends the names of folders of entries that are being written or removed
 _RUNNING = ".running"  # folder of the notes of batches that use the store
 _MAX_RUN_S = 7 * 24 * 3600  # age of a note in s from which the batch, of another machine, is taken to have ended
 
@@ -103,8 +104,10 @@ class Store:
         shutil.rmtree(moved, ignore_errors=True)
 
     def entries(self) -> Iterator[Entry]:
-        """All complete entries."""
+        """All complete entries. Those that are being written or removed are not among them."""
         for marker in self.root.glob(f"*/*/{MARKER}"):
+            if marker.parent.suffix == _TEMPORARY:
+                continue
             try:
                 size = sum(path.stat().st_size for path in marker.parent.iterdir())
                 yield Entry(marker.parent.parent.name, marker.parent.name, size, marker.stat().st_atime)
@@ -147,8 +150,8 @@ class Store:
         Those of another machine, or of a container that was started anew, are known by their age.
         """
         removed = 0
-        for path in self.root.glob("*/*.tmp"):
-            _, _, owner = path.name.removesuffix(".tmp").partition(".")
+        for path in self.root.glob(f"*/*{_TEMPORARY}"):
+            _, _, owner = path.name.removesuffix(_TEMPORARY).partition(".")
             host, _, process = owner.rpartition(".")
             has_ended = host == HOST and not psutil.pid_exists(int(process.split("-")[0]))
             if has_ended or _age(path) > _MAX_RUN_S:
@@ -200,4 +203,4 @@ def read_marker(data: bytes) -> dict[str, str] | None:
 
 def _temporary_name(folder: Path, purpose: str) -> Path:
     """A path beside the entry that nothing else uses, now or later: process ids and thread ids come again."""
-    return folder.with_name(f"{folder.name}.{HOST}.{os.getpid()}-{uuid.uuid4().hex[:12]}-{purpose}.tmp")
+    return folder.with_name(f"{folder.name}.{HOST}.{os.getpid()}-{uuid.uuid4().hex[:12]}-{purpose}{_TEMPORARY}")
