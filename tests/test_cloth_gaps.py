@@ -52,6 +52,16 @@ def test_a_slit_of_one_pixel_is_closed_and_specks_on_an_outline_stay():
     assert (maps.visibility[50:52, 60] == 0).all()
 
 
+@pytest.mark.parametrize("size, is_closed", [(5, True), (8, False)])
+def test_a_small_hole_beside_the_seam_is_closed_and_a_large_one_stays(size, is_closed):
+    maps, covered, layer, contacts = frame(gap=0)
+    hole = np.s_[50 : 50 + size, 66 : 66 + size]  # on the trunk, so that it lies on one side of the seam
+    covered[hole] = False
+    maps.visibility[~covered] = 0
+    close_gaps(maps, covered, layer, contacts)
+    assert (maps.visibility[hole] == (GUESSED if is_closed else 0)).all()
+
+
 @pytest.mark.parametrize("why", ["too wide", "no contact", "one side only", "hair"])
 def test_other_gaps_stay_open(why):
     maps, covered, layer, contacts = frame(gap=12 if why == "too wide" else 3)

@@ -32,6 +32,11 @@ def forearm_vertices(body: Body) -> np.ndarray:
     return (body.weights[:, [JOINT["left_elbow"], JOINT["right_elbow"]]].sum(1) > 0.5) & ~hand_vertices(body)
 
 
+def wrist_reach(body: Body) -> float:
+    """Distance of the wrists from the body's midplane in the rest pose, m."""
+    return abs(float(body.joints(np.zeros(body.betas, np.float32))[JOINT["left_wrist"], 0]))
+
+
 def back_of_head_vertices(body: Body) -> np.ndarray:
     """Whether a vertex of the head lies behind the ears and above the lips, bool [V]."""
     eyes = body.template[body.weights[:, [JOINT["left_eye"], JOINT["right_eye"]]].sum(1) > 0.5].mean(0)

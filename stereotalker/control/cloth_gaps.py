@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import binary_fill_holes, distance_transform_edt
 
 from stereotalker.body.model import Body
 from stereotalker.control.frame_maps import FrameMaps
@@ -85,7 +85,9 @@ def close_gaps(maps: FrameMaps, is_covered: np.ndarray, layer: np.ndarray, conta
         # Closing by a disk gives the cloth a concave hem between arm and trunk.
         bridged = _distance(_distance(arm_part | trunk_part) > margin) > margin
         gap = ~is_covered[window] & is_between & (to_arm + to_trunk < widest) & bridged
-        gap = _without_specks(gap, is_covered[window]) & (maps.labels[window] != REGION["hair"])
+        gap = _without_specks(gap, is_covered[window])
+        gap |= _small_holes(is_covered[window] | gap, arm_part | trunk_part, widest)
+        gap &= maps.labels[window] != REGION["hair"]
         # Colors at the edge of the mesh are mixed with what is behind it.
         inner_arm, inner_trunk = (
             distance_transform_edt(~_inner(part), return_distances=False, return_indices=True)
@@ -104,6 +106,16 @@ def _inner(part: np.ndarray) -> np.ndarray:
     """A part bool [h, w] without its rim, or the part itself where it is all rim."""
     inner = cv2.erode(part.astype(np.uint8), _RIM, borderValue=1) > 0
     return inner if inner.any() else part
+
+
+def _small_holes(is_covered: np.ndarray, beside: np.ndarray, widest: float) -> np.ndarray:
+    """The holes of covered pixels bool [h, w] that lie beside others bool [h, w], without specks; widest: px."""
+    holes = binary_fill_holes(is_covered) & ~is_covered
+    _, pieces, stats, _ = cv2.connectedComponentsWithStats(holes.astype(np.uint8), connectivity=8)
+    extent = np.max(stats[:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]], axis=1)
+    is_small = (extent >= _MIN_SLIT_PX) & (extent < widest)
+    is_beside = np.isin(np.arange(len(stats)), pieces[cv2.dilate(beside.astype(np.uint8), _NEIGHBORS) > 0])
+    return holes & (is_small & is_beside)[pieces]
 
 
 def _without_specks(gap: np.ndarray, is_covered: np.ndarray) -> np.ndarray:

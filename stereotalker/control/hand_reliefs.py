@@ -16,6 +16,8 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt, map_coordinates
 
 from stereotalker.body.model import Body
+from stereotalker.control.body_parts import wrist_reach
+from stereotalker.control.foreshortened_arms import ONTO_HAND_M
 from stereotalker.control.frame_maps import FrameMaps
 from stereotalker.control.layers import ARM, HAND, MIXED_RIM, triangle_layers, vertex_layers
 from stereotalker.control.light import Surface
@@ -47,9 +49,6 @@ _FOREARM_REACH, _OPAQUE_SHARE = 0.05, 0.6
 _FOREARM_M, _MAX_SKIN_DIFFERENCE, _MIN_WRIST_WEIGHT = 0.09, 11.0, 0.5
 # A relief ends with the hand where the forearm points at the camera by more than this cosine.
 _MAX_FORESHORTENING = 0.85
-# How far beyond the wrist the body's mesh ends under a relief, m: where the relief goes on over a forearm, with at
-# least this share of the hand's pixels, and elsewhere, so that no gap opens when the wrist bends.
-_MESH_END_BARE_M, _MIN_FOREARM, _MESH_END_M = -0.02, 0.12, 0.008
 # A relief is drawn over what lies less than this before it, m: cuffs and forearms reach into the hand.
 _IN_FRONT_M = 0.015
 
@@ -70,6 +69,7 @@ class HandRelief:
     weights: np.ndarray  # f64 [R, J] how much every joint moves a vertex
     vertices: np.ndarray  # f64 [R, J, 3] m: every vertex in the frame of every joint
     body_faces: np.ndarray  # bool [F] triangles of the body that it replaces
+    body_vertices: np.ndarray  # bool [V] vertices of the body's hands
 
     def posed(self, positions: np.ndarray, rotations: np.ndarray) -> np.ndarray:
         """Its vertices f64 [R, 3] m, for positions [55, 3] m and world rotations [55, 3, 3] of the body's joints."""
@@ -78,12 +78,12 @@ class HandRelief:
         return (self.weights[..., None] * moved).sum(1)
 
 
-def make_reliefs(avatar: Avatar, body: Body, pixels: np.ndarray) -> tuple[HandRelief, ...]:
+def make_reliefs(avatar: Avatar, body: Body, pixels: np.ndarray, sleeve_end: float) -> tuple[HandRelief, ...]:
     """The reliefs of the hands that the portrait shows well enough.
 
-    pixels f32 [V, 3]: the body in the portrait, x px, y px, depth m.
+    pixels f32 [V, 3]: the body in the portrait, x px, y px, depth m; sleeve_end: m along the arm, see `LimbMaterials`.
     """
-    return tuple(_make_relief(avatar, body, pixels, hand) for hand in find_hands(avatar, body, pixels))
+    return tuple(_make_relief(avatar, body, pixels, sleeve_end, hand) for hand in find_hands(avatar, body, pixels))
 
 
 def _moving_joints(sides: tuple[str, ...]) -> list[int]:
@@ -91,7 +91,7 @@ def _moving_joints(sides: tuple[str, ...]) -> list[int]:
     return [*hand_joints(sides), *(JOINT[f"{side}_elbow"] for side in sides)]
 
 
-def _make_relief(avatar: Avatar, body: Body, pixels: np.ndarray, hand: ShownHand) -> HandRelief:
+def _make_relief(avatar: Avatar, body: Body, pixels: np.ndarray, sleeve_end: float, hand: ShownHand) -> HandRelief:
     y, x = np.nonzero(hand.is_shown)
     extent, reach = int(max(np.ptp(y), np.ptp(x))) + 1, round(_FOREARM_REACH * max(hand.is_shown.shape))
     window = np.s_[max(y.min() - reach, 0) : y.max() + reach + 1, max(x.min() - reach, 0) : x.max() + reach + 1]
@@ -114,7 +114,8 @@ def _make_relief(avatar: Avatar, body: Body, pixels: np.ndarray, hand: ShownHand
     is_shown = opacity >= 0.5
     is_forearm_label = avatar.regions == REGION["arms"]
     picture = _picture(avatar.portrait, hand.is_shown | (opacity > 0) & is_forearm_label)
-    has_forearm = (is_shown & ~hand.is_shown).sum() > _MIN_FOREARM * hand.is_shown.sum()
+    # Under a relief a bare arm goes on a little, so that no gap opens when the wrist bends. A cuff ends.
+    mesh_end = wrist_reach(body) + (ONTO_HAND_M if sleeve_end < wrist_reach(body) else 0)
     return HandRelief(
         hand=hand,
         levels=tuple(level[None] for level in halved(at_photo_size(avatar, picture, is_shown))),
@@ -124,7 +125,8 @@ def _make_relief(avatar: Avatar, body: Body, pixels: np.ndarray, hand: ShownHand
         faces=faces,
         weights=weights / np.maximum(weights.sum(1, keepdims=True), 1e-6),
         vertices=np.einsum("jba,rjb->rja", rotations, _unproject(places, avatar)[:, None] - positions),
-        body_faces=_triangles_beyond(body, hand.sides, _MESH_END_BARE_M if has_forearm else _MESH_END_M),
+        body_faces=_triangles_beyond(body, hand.sides, mesh_end),
+        body_vertices=np.isin(vertex_layers(body), [HAND + SIDES.index(side) for side in hand.sides]),
     )
 
 
@@ -136,15 +138,10 @@ def _is_seen_from_the_side(bones: np.ndarray, ends: np.ndarray, extrinsics: np.n
 
 
 def _triangles_beyond(body: Body, sides: tuple[str, ...], distance: float) -> np.ndarray:
-    """The triangles of arms and hands that lie wholly beyond a distance from the wrist, m. bool [F]."""
+    """The triangles of arms and hands that lie wholly beyond a distance from the body's midplane, m. bool [F]."""
     layer = triangle_layers(vertex_layers(body), body.faces)
     is_limb = np.isin(layer, [part + SIDES.index(side) for part in (ARM, HAND) for side in sides])
-    return is_limb & (np.abs(body.template[body.faces, 0]).min(1) > _wrist_reach(body) + distance)
-
-
-def _wrist_reach(body: Body) -> float:
-    """Distance of the wrists from the body's midplane in the rest pose, m."""
-    return abs(float(body.joints(np.zeros(body.betas, np.float32))[JOINT["left_wrist"], 0]))
+    return is_limb & (np.abs(body.template[body.faces, 0]).min(1) > distance)
 
 
 @dataclass(frozen=True)
@@ -176,7 +173,7 @@ def _window_maps(
     arms = body.faces[np.isin(layer, [ARM + SIDES.index(side) for side in hand.sides])]
     arm = rasterize(pixels, arms, size)
     reach = arm.interpolate(arms, np.abs(body.template[:, :1]))[window][..., 0]
-    is_near_wrist = reach > _wrist_reach(body) - _FOREARM_M
+    is_near_wrist = reach > wrist_reach(body) - _FOREARM_M
     if (is_forearm := is_near_wrist & ~drawn).any():
         depth += of_forearm * (_smoothed(arm.depth[window], is_forearm, _DEPTH_SMOOTHING * extent) - depth)
     may_show = is_near_wrist & (near_wrist > _MIN_WRIST_WEIGHT)

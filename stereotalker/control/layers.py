@@ -15,6 +15,7 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt
 
 from stereotalker.body.model import Body
+from stereotalker.control.body_parts import wrist_reach
 from stereotalker.control.limb_materials import LimbMaterials, limb_materials
 from stereotalker.geometry.rasterizer import rasterize
 from stereotalker.media.inpainting import inpaint
@@ -31,6 +32,8 @@ COUNT = 5
 _SEAM_EDGES = 2
 # Colors of neighboring parts are mixed up to this distance from a part's outline; share of the longer side.
 MIXED_RIM = 1 / 400
+# Long sleeves end this far beyond the wrist, m.
+CUFF_M = 0.012
 # Beyond this distance from an edge colors are free of a neighbor's shadow; share of the longer side. An edge is also
 # where the depth of neighboring pixels differs so much, m.
 _SHADOWED_RIM, _MIN_DEPTH_JUMP_M = 1 / 130, 0.015
@@ -40,7 +43,7 @@ _USABLE_RIM = 0.012
 _HAND_RIM = 1 / 128
 # Cloth this near to a hand, or to an arm, is filled as well: it lies in the shadow or has the limb's colors mixed in.
 # Shares of the longer side.
-_HAND_SHADOW, _ARM_SHADOW = 1 / 60, 1 / 150
+_HAND_SHADOW, _ARM_SHADOW = 1 / 60, 1 / 80
 # The trunk is filled in a picture that is scaled down to this length of the longer side, px.
 _FILL_PX = 224
 # Nothing is filled farther from visible cloth than this, as a share of the longer side.
@@ -94,11 +97,12 @@ def make_layers(
     triangle_layer = triangle_layers(vertex_layer, body.faces)
     vertex = _shown_vertex(avatar.regions, body, pixels, vertex_layer)
     is_arm, is_hand = (avatar.regions == REGION[name] for name in ("arms", "hands"))
-    materials = limb_materials(avatar, np.abs(body.template[vertex, 0]), is_arm & (vertex >= 0), is_hand)
+    reach = np.abs(body.template[vertex, 0])
+    materials = limb_materials(avatar, reach, is_arm & (vertex >= 0), is_hand, wrist_reach(body) + CUFF_M)
     rim = max(1, round(max(size) * MIXED_RIM))
     owned = [_with_seam(body, vertex_layer == k)[vertex] & (vertex >= 0) for k in range(COUNT)]
     near_hands = _dilated(avatar.regions == REGION["hands"], max(1, round(max(size) * _HAND_RIM)))
-    result, reach = [], max(1, round(max(size) * _USABLE_RIM))
+    result, usable = [], max(1, round(max(size) * _USABLE_RIM))
     for k in range(COUNT):
         faces = body.faces[triangle_layer == k]
         is_own = owned[k] if k == TRUNK else owned[k] & ~materials.is_foreign
@@ -111,7 +115,7 @@ def make_layers(
         )
         part_shading = fragments.interpolate(faces, shading[:, None])[..., 0]
         # Without a single pixel of its own a limb's picture says nothing, and the texture's colors are used.
-        may_sample = _dilated(owned[k], reach) if k >= HAND else np.full(size, k == TRUNK or bool(is_unmixed.any()))
+        may_sample = _dilated(owned[k], usable) if k >= HAND else np.full(size, k == TRUNK or bool(is_unmixed.any()))
         part_shading = _nearest_known(part_shading, np.isfinite(fragments.depth))
         # Fingers are too narrow to lose their rims. Their picture has the hand's own colors there.
         interior = is_own.astype(np.float32) if k >= HAND else _interior(is_own, fragments.depth)

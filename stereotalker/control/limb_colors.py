@@ -2,8 +2,9 @@
 
 Hidden vertices get the solution of a screened Poisson equation on the mesh. It equals the shown colors where the
 portrait shows them, so no seam is left there, and tends to the colors of the other arm where only that one is shown,
-and to the material's color out of the shadow. Skin and cloth are solved apart, and meet at the sleeve's end. Folds and
-creases are mirrored at the edge of what is shown. V: vertices of the body, N: texels on it.
+and to the material's color out of the shadow. On smoothed arms it follows the shown colors loosely. Skin and cloth are
+solved apart, and meet at the sleeve's end. Folds of cloth are mirrored at the edge of what is shown.
+V: vertices of the body, N: texels on it.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from scipy.spatial import cKDTree
 
 from stereotalker.body.model import Body
 from stereotalker.control.atlas import Atlas
-from stereotalker.control.layers import ARM, HAND, TRUNK, vertex_layers
+from stereotalker.control.layers import ARM, TRUNK, vertex_layers
 from stereotalker.smplx_layout import JOINT, SIDES
 
-# Distance, m, over which a solution leaves a shown color, and a color of the other arm.
-_SHOWN_REACH_M, _OTHER_ARM_REACH_M = 0.003, 0.02
+# Distance, m, over which a solution leaves a shown color, the same on smoothed arms, and for a color of the other arm.
+_SHOWN_REACH_M, _SMOOTHED_REACH_M, _OTHER_ARM_REACH_M = 0.003, 0.05, 0.02
 # The same for the material's color out of the shadow, to which all others tend.
 _LIT_REACH_M = 0.04
 # Largest distance between a vertex and its mirror image on the other arm, m.
@@ -31,9 +32,11 @@ _LUMA_WEIGHTS = np.array([0.299, 0.587, 0.114])
 _ARM_RADIUS_M = 0.045
 # Detail is what differs from the mean of so many texels around, by this factor at most. With fewer texels shown, there
 # is none.
-_SMOOTHED_TEXELS, _MAX_DETAIL, _MIN_TEXELS = 60, 1.35, 60
+_SMOOTHED_TEXELS, _MAX_DETAIL, _MIN_TEXELS = 60, 1.2, 60
 # So many texels at a mirrored place are mixed.
 _MIXED_TEXELS = 4
+# Cloth and skin are mixed over this width at a sleeve's end, m.
+_HEM_M = 0.008
 # Edges of the mesh count as at least so long, m.
 _MIN_EDGE_M = 1e-3
 
@@ -43,22 +46,25 @@ def complete_limbs(
     atlas: Atlas,
     color: np.ndarray,
     is_source: np.ndarray,
+    is_smoothed: np.ndarray,
     sleeve_end: float,
     skin: np.ndarray,
     cloth: np.ndarray,
 ) -> np.ndarray:
-    """Colors f32 [N, 3] that the texels of arms and hands have if the portrait does not show them.
+    """Colors f32 [N, 3] of those texels of arms and hands that the portrait does not show, or not well.
 
-    color f32 [N, 3] and is_source bool [N]: colors of the texels and where the portrait shows them. Texels that are on
-    no limb are passed over. sleeve_end: m along the arm from the body's midplane; skin and cloth f32 [3]: colors that
-    stand where no limb shows the material.
+    color f32 [N, 3] and is_source bool [N]: colors of the texels and where the portrait shows them; is_smoothed bool
+    [N]: see `SmoothedArms`. Texels that are on no limb are passed over. sleeve_end: m along the arm from the body's
+    midplane, where cloth ends; skin and cloth f32 [3]: colors that stand where no limb shows the material.
     """
     layer, vertex = vertex_layers(body), atlas.nearest_vertex
     is_limb = layer > TRUNK
-    is_bare = (layer >= HAND) | (np.abs(body.template[:, 0]) > sleeve_end)
-    is_bare_texel = (layer[vertex] >= HAND) | (np.abs(atlas.positions[:, 0]) > sleeve_end)
-    result = color.copy()
-    for is_material, texels, typical in ((is_bare, is_bare_texel, skin), (~is_bare, ~is_bare_texel, cloth)):
+    beyond, beyond_texel = (np.abs(places[:, 0]) - sleeve_end for places in (body.template, atlas.positions))
+    is_smooth = np.bincount(vertex[is_smoothed], minlength=len(layer)) > 0
+    shown_reach = np.where(is_smooth, _SMOOTHED_REACH_M, _SHOWN_REACH_M)
+    targets = np.flatnonzero(is_limb[vertex])
+    mixed = []
+    for is_material, texels, typical in ((beyond <= 0, beyond_texel <= 0, cloth), (beyond > 0, beyond_texel > 0, skin)):
         vertices = np.flatnonzero(is_limb & is_material)
         sources = np.flatnonzero(is_source & texels & (is_limb & is_material)[vertex])
         typical = _lit_color(color[sources], typical)
@@ -66,16 +72,20 @@ def complete_limbs(
         total = np.stack([np.bincount(vertex[sources], color[sources, k], len(layer)) for k in range(3)], 1)
         shown = total / np.maximum(count, 1)[:, None]
         solved = np.tile(typical.astype(np.float64), (len(layer), 1))
-        solved[vertices] = _solve_screened_poisson(body, vertices, shown[vertices], count[vertices] > 0, typical)
-        targets = np.flatnonzero(texels & is_limb[vertex])
+        weight = (count > 0) / shown_reach**2
+        solved[vertices] = _solve_screened_poisson(body, vertices, shown[vertices], weight[vertices], typical)
         weights = atlas.weights[targets] * (is_limb & is_material)[atlas.corners[targets]] + 1e-9
         weights /= weights.sum(1, keepdims=True)
-        result[targets] = (solved[atlas.corners[targets]] * weights[..., None]).sum(1)
-        for k in range(len(SIDES)):
-            on_arm = layer[vertex] == ARM + k
-            own = sources[on_arm[sources]]
-            hidden = np.flatnonzero(texels & on_arm & ~is_source)
-            result[hidden] *= _reflected_detail(_unrolled(body, atlas, k), color, own, hidden)
+        mixed.append((solved[atlas.corners[targets]] * weights[..., None]).sum(1))
+    # A hem that follows whole texels would have steps.
+    bare = np.clip(beyond_texel[targets] / _HEM_M + 0.5, 0, 1)[:, None]
+    result = color.copy()
+    result[targets] = (1 - bare) * mixed[0] + bare * mixed[1]
+    for k in range(len(SIDES)):  # cloth has folds, skin hardly any
+        on_arm = (layer[vertex] == ARM + k) & (beyond_texel <= 0)
+        own = np.flatnonzero(is_source & on_arm & ~is_smoothed)
+        hidden = np.flatnonzero(on_arm & (~is_source | is_smoothed))
+        result[hidden] *= _reflected_detail(_unrolled(body, atlas, k), color, own, hidden)
     return result
 
 
@@ -95,23 +105,24 @@ def _unrolled(body: Body, atlas: Atlas, side: int) -> np.ndarray:
 
 
 def _reflected_detail(places: np.ndarray, color: np.ndarray, shown: np.ndarray, hidden: np.ndarray) -> np.ndarray:
-    """Factors f32 [B, 3] on the colors of hidden texels: the texture of what is shown, mirrored at its edge.
+    """Factors f32 [B, 1] on the colors of hidden texels: the texture of what is shown, mirrored at its edge.
 
     places f64 [N, 2] m: see `_unrolled`; color f32 [N, 3]; shown i64 [A] and hidden i64 [B]: texels of one arm. Folds
     and creases go on over the edge that way.
     """
     if len(shown) < _MIN_TEXELS or not len(hidden):
-        return np.ones((len(hidden), 3), np.float32)
+        return np.ones((len(hidden), 1), np.float32)
     around = 2 * np.pi * _ARM_RADIUS_M
     turned = np.concatenate([places[shown] + (0, k * around) for k in (-1, 0, 1)])
     tree, texel = cKDTree(turned), np.tile(shown, 3)
     _, near = cKDTree(places[shown]).query(places[shown], k=min(_SMOOTHED_TEXELS, len(shown)))
     smooth = color[shown][near].mean(1)
-    detail = np.ones_like(color)
-    detail[shown] = np.clip(color[shown] / np.maximum(smooth, 1), 1 / _MAX_DETAIL, _MAX_DETAIL)
+    detail = np.ones(len(color), np.float32)
+    lightness = (color[shown] @ _LUMA_WEIGHTS) / np.maximum(smooth @ _LUMA_WEIGHTS, 1)
+    detail[shown] = np.clip(lightness, 1 / _MAX_DETAIL, _MAX_DETAIL)
     edge = turned[tree.query(places[hidden])[1]]
     mirrored = tree.query(2 * edge - places[hidden], k=_MIXED_TEXELS)[1]
-    return detail[texel[mirrored]].mean(1)
+    return detail[texel[mirrored]].mean(1, keepdims=True)
 
 
 def _lit_color(color: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -123,9 +134,10 @@ def _lit_color(color: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def _solve_screened_poisson(
-    body: Body, vertices: np.ndarray, shown: np.ndarray, is_shown: np.ndarray, typical: np.ndarray
+    body: Body, vertices: np.ndarray, shown: np.ndarray, shown_weight: np.ndarray, typical: np.ndarray
 ) -> np.ndarray:
-    """Colors [M, 3] of `vertices` i64 [M], from those that are shown: shown [M, 3] where is_shown bool [M]."""
+    """Colors [M, 3] of `vertices` i64 [M], from those that are shown: shown [M, 3] with weights [M], 0 where not."""
+    is_shown = shown_weight > 0
     row = np.full(len(body.template), -1)
     row[vertices] = np.arange(len(vertices))
     pairs = row[np.concatenate([body.faces[:, [0, 1]], body.faces[:, [1, 2]], body.faces[:, [2, 0]]])]
@@ -138,7 +150,7 @@ def _solve_screened_poisson(
     laplacian = sparse.diags(np.asarray(links.sum(1)).ravel()) - links
     distance, twin = cKDTree(places * np.array([-1, 1, 1], np.float32)).query(places)
     has_twin = ~is_shown & is_shown[twin] & (distance < _MAX_MIRROR_DISTANCE_M)
-    weight = np.where(is_shown, _SHOWN_REACH_M**-2, np.where(has_twin, _OTHER_ARM_REACH_M**-2, 0))
+    weight = np.where(is_shown, shown_weight, np.where(has_twin, _OTHER_ARM_REACH_M**-2, 0))
     goal = np.where(is_shown[:, None], shown, shown[twin])
     system = laplacian + sparse.diags(weight + _LIT_REACH_M**-2)
     return splu(system.tocsc()).solve(weight[:, None] * goal + _LIT_REACH_M**-2 * typical)

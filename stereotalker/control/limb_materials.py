@@ -39,22 +39,24 @@ _MIXED_RIM = 1 / 400
 class LimbMaterials:
     """What the portrait tells of skin and cloth on arms and hands."""
 
-    # m along the arm from the body's midplane: cloth before it, skin beyond. Infinite for sleeves that reach the hands.
+    # m along the arm from the body's midplane: cloth before it, skin beyond.
     sleeve_end: float
     # bool [H, W]: pixels of arms and hands whose color is that of something else.
     is_foreign: np.ndarray
 
 
-def limb_materials(avatar: Avatar, reach: np.ndarray, is_arm: np.ndarray, is_hand: np.ndarray) -> LimbMaterials:
+def limb_materials(
+    avatar: Avatar, reach: np.ndarray, is_arm: np.ndarray, is_hand: np.ndarray, longest: float
+) -> LimbMaterials:
     """Find the sleeves' end and the foreign pixels of a portrait.
 
     reach f32 [H, W]: m along the arm at every pixel of a limb; is_arm, is_hand bool [H, W]: where the portrait shows
-    arms and hands, by its labels.
+    arms and hands, by its labels; longest: where sleeves end that reach the hands, m.
     """
     lab, regions = weighted_lab(avatar.portrait), avatar.regions
     skin = lab[is_hand] if is_hand.any() else lab[regions == REGION["face"]]
     cloth = lab[np.isin(regions, (REGION["torso"], REGION["legs"]))]
-    end, is_foreign = np.inf, np.zeros(regions.shape, bool)
+    end, is_foreign = longest, np.zeros(regions.shape, bool)
     if not len(skin):
         return LimbMaterials(end, is_foreign)
     to_skin = np.linalg.norm(lab - np.median(skin, 0), axis=-1)
@@ -62,7 +64,7 @@ def limb_materials(avatar: Avatar, reach: np.ndarray, is_arm: np.ndarray, is_han
         to_cloth = np.linalg.norm(lab - np.median(cloth, 0), axis=-1)
         is_skin, is_cloth = to_skin * _CLEAR_RATIO < to_cloth, to_cloth * _CLEAR_RATIO < to_skin
         is_clear = is_arm & (is_skin | is_cloth)
-        end = sleeve_end(reach[is_clear], is_skin[is_clear])
+        end = min(sleeve_end(reach[is_clear], is_skin[is_clear]), longest)
         is_foreign = is_arm & (((reach > end + _HEM_M) & is_cloth) | ((reach < end - _HEM_M) & is_skin))
         if is_foreign.sum() > _MAX_FOREIGN * is_clear.sum():
             is_foreign[:] = False

@@ -32,6 +32,7 @@ from stereotalker.control.body_parts import (
     shown_vertices,
 )
 from stereotalker.control.cloth_gaps import close_gaps, cloth_contacts
+from stereotalker.control.foreshortened_arms import SmoothedArms
 from stereotalker.control.frame_maps import FrameMaps
 from stereotalker.control.hair_plane import HairPlane, HairSource
 from stereotalker.control.hand_reliefs import HandRelief, draw_relief, make_reliefs
@@ -63,7 +64,7 @@ _MIN_FACING, _MAX_STRETCH = 0.42, 2.5
 # that no edge is left.
 _LIMB_FACING, _LIMB_STRETCH = (0.25, 0.5), (1.3, 2.0)
 # Largest shading factor of arms and hands. Its inverse is the smallest.
-_MAX_LIMB_SHADING = 1.35
+_MAX_LIMB_SHADING = 1.15
 # How much darker a limb is whose surface is seen from the edge, and the facing below which it gets no darker.
 _LIMB_FALLOFF, _MIN_LIMB_FACING = 0.3, 0.15
 
@@ -85,6 +86,8 @@ class Reference:
     facing: np.ndarray
     # bool [V] vertices of arms and hands.
     is_limb: np.ndarray
+    # Parts of arms that get smooth colors when they turn.
+    smoothed: SmoothedArms
     # Texture atlas of the whole surface, for what the portrait does not show.
     texture: Texture
     atlas: AtlasSource
@@ -119,7 +122,8 @@ def reference(avatar: Avatar, body: Body) -> Reference:
     facing = _facing(surface, avatar.extrinsics)
     shading = _vertex_shading(light, surface, facing, vertex_layer != layers.TRUNK, is_outside_mouth)
     portrait_layers, materials = layers.make_layers(avatar, body, pixels, shading)
-    texture = make_texture(avatar, body, pixels, portrait_layers, materials, region, shading, facing)
+    smoothed = SmoothedArms(avatar, body, materials.sleeve_end)
+    texture = make_texture(avatar, body, pixels, portrait_layers, materials, region, shading, facing, smoothed)
     pyramids = [
         mipmaps.halved(mipmaps.at_photo_size(avatar, layer.picture, layer.is_shown)) for layer in portrait_layers
     ]
@@ -140,13 +144,14 @@ def reference(avatar: Avatar, body: Body) -> Reference:
         places=pixels,
         facing=facing,
         is_limb=vertex_layer != layers.TRUNK,
+        smoothed=smoothed,
         texture=texture,
         atlas=AtlasSource(body.texture_faces, texel_corners(body), texture.colour[None], texture.seen),
         light=light,
         plane_of_hair=hair_plane.make_hair_plane(avatar, body),
         round_surface=round_sleeves(avatar, body),
         cloth_contacts=np.any(cloth_contacts(body, portrait_layers, pixels)[:, body.faces], -1),
-        reliefs=make_reliefs(avatar, body, pixels),
+        reliefs=make_reliefs(avatar, body, pixels, materials.sleeve_end),
     )
 
 
@@ -230,15 +235,17 @@ def control(ref: Reference, body: Body, motion: Motion, camera: Camera) -> Contr
     visibility, labels, coverage = (np.empty((T, H, W), np.uint8) for _ in range(3))
     heads = None if ref.plane_of_hair is None else hair_plane.heads(avatar, body, motion)
     positions, rotations = body.posed_joints(motion, avatar.betas, avatar.surface)
+    smooth = ref.smoothed.share((positions, rotations), camera.extrinsics)
 
     def draw(t: int) -> None:
         """Draw frame t over its plate."""
         K, E = camera.intrinsics[t], camera.extrinsics[t]
         K = K * np.array([[SUPERSAMPLING], [SUPERSAMPLING], [1]], np.float32)
         weights = [relief.hand.weight(positions[t], rotations[t], E) for relief in ref.reliefs]
-        is_kept = np.ones(len(body.faces), bool)
+        is_kept, is_mesh = np.ones(len(body.faces), bool), np.ones(len(body.template))
         for relief, weight in zip(ref.reliefs, weights, strict=True):
             is_kept &= ~(relief.body_faces & (weight == 1))
+            is_mesh[relief.body_vertices] = 1 - weight
         kept = np.flatnonzero(is_kept)
         size = (SUPERSAMPLING * H, SUPERSAMPLING * W)
         fragments = rasterize(project(vertices[t], K, E), body.faces[kept], size)
@@ -253,7 +260,7 @@ def control(ref: Reference, body: Body, motion: Motion, camera: Camera) -> Contr
                     ref.places,
                     surface.normals @ E[:3, :3].T,
                     _vertex_shading(ref.light, surface, facing, ref.is_limb, ref.portrait.is_outside_mouth),
-                    _portrait_share(ref.facing, facing, ref.is_limb),
+                    _portrait_share(ref.facing, facing, ref.is_limb) * (1 - smooth[t]) * is_mesh,
                     departure[t],
                 ]
             ).astype(np.float32),

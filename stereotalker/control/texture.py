@@ -16,6 +16,7 @@ from stereotalker.body.free_body import PARTS
 from stereotalker.body.model import Body
 from stereotalker.control.atlas import SIZE, Atlas, atlas_of
 from stereotalker.control.body_parts import VISIBILITY_TOLERANCE_M
+from stereotalker.control.foreshortened_arms import SmoothedArms
 from stereotalker.control.layers import HAND, TRUNK, Layer, vertex_layers
 from stereotalker.control.limb_colors import complete_limbs
 from stereotalker.control.limb_materials import LimbMaterials
@@ -34,9 +35,10 @@ _NEIGHBORS = 24
 # Colors (sRGB u8) of what a closed mouth hides: means over the mouths of 25 rendered people. Keys are part numbers.
 _MOUTH_PART_COLORS = {PARTS["tongue"][0]: (52, 28, 27), PARTS["teeth"][0]: (79, 65, 58)}
 _MOUTH_LINING_COLOR = (62, 36, 34)
-# Where a texel's color comes from: the portrait, the continuation of what it shows on a limb or beside a hidden part of
-# the trunk, or the mirror image of what it shows. 0 is a guess.
+# Where a texel's color comes from: the portrait, the portrait smoothed, the continuation of what it shows on a limb or
+# beside a hidden part of the trunk, or the mirror image of what it shows. 0 is a guess.
 VISIBLE_TEXEL = 255
+SMOOTHED_TEXEL = 224
 COPIED_TEXEL = 192
 MIRRORED_TEXEL = 128
 
@@ -46,7 +48,7 @@ class Texture:
     """A texture atlas.
 
     colour: f32 [S, S, 3] sRGB in 0..255 without the light's shading; dividing by the shading may put it beyond 255.
-    seen: u8 [S, S], VISIBLE_TEXEL, COPIED_TEXEL, MIRRORED_TEXEL or 0 for a guess.
+    seen: u8 [S, S], VISIBLE_TEXEL, SMOOTHED_TEXEL, COPIED_TEXEL, MIRRORED_TEXEL or 0 for a guess.
     """
 
     colour: np.ndarray
@@ -72,12 +74,13 @@ def make_texture(
     region: np.ndarray,
     shading: np.ndarray,
     facing: np.ndarray,
+    smoothed: SmoothedArms,
 ) -> Texture:
     """Make the texture atlas of an avatar.
 
     pixels f32 [V, 3]: the avatar's body in the portrait, x px, y px, depth m; layers and materials: those of the
     portrait; region u8 [V]; shading f32 [V] of the surface in the portrait; facing f32 [V]: cosine of the angle to
-    its camera.
+    its camera; smoothed: parts of arms with smooth colors.
 
     Away from limbs, a hidden texel takes colors only from visible texels of its own region. Hands take the face's color
     where the portrait shows nothing of them.
@@ -94,15 +97,17 @@ def make_texture(
     origin = np.where(is_visible, VISIBLE_TEXEL, 0).astype(np.uint8)
 
     is_limb, groups = texel_layer != TRUNK, region[nearest_vertex]
+    reach, end = np.abs(atlas.positions[:, 0]), materials.sleeve_end
     is_source = is_visible & is_limb & texels.is_interior & (facing[nearest_vertex] > _MIN_SOURCE_FACING)
-    is_hidden_limb = is_limb & ~is_source
+    is_source &= (texel_layer < HAND) | (reach > end)  # the skin of a hand says nothing of the cuff over it
+    is_hidden_limb, is_smoothed = is_limb & ~is_source, smoothed.cover(texel_layer, reach)
     skin, cloth = _typical_colors(color, is_source & (texel_layer >= HAND), is_visible, groups)
-    color[is_hidden_limb] = complete_limbs(body, atlas, color, is_source, materials.sleeve_end, skin, cloth)[
-        is_hidden_limb
-    ]
+    completed = complete_limbs(body, atlas, color, is_source, is_smoothed, end, skin, cloth)
+    color[is_hidden_limb | is_smoothed] = completed[is_hidden_limb | is_smoothed]
     # Where the trunk's picture was completed, its color is as good as a copy. The head's is not completed.
     is_completed = texels.is_front & ~is_visible & ~is_fixed & np.isin(groups, (REGION["torso"], REGION["legs"]))
     origin[is_hidden_limb | (is_completed & ~is_limb)] = COPIED_TEXEL
+    origin[is_smoothed & is_source] = SMOOTHED_TEXEL
     for group in np.unique(groups):
         in_group = (groups == group) & ~is_limb
         sources = np.flatnonzero(in_group & is_visible)

@@ -16,7 +16,7 @@ from stereotalker.control.body_parts import VISIBILITY_TOLERANCE_M
 from stereotalker.control.frame_maps import FrameMaps
 from stereotalker.control.hair_plane import HairSource, hair_place
 from stereotalker.control.mipmaps import MipPair, bilinear_sample, mixed_sample
-from stereotalker.control.texture import COPIED_TEXEL, MIRRORED_TEXEL, VISIBLE_TEXEL
+from stereotalker.control.texture import COPIED_TEXEL, MIRRORED_TEXEL, SMOOTHED_TEXEL, VISIBLE_TEXEL
 from stereotalker.geometry.rasterizer import LABELS
 from stereotalker.smplx_layout import REGION
 
@@ -25,6 +25,7 @@ SUPERSAMPLING = 2
 # Values of Control.visibility on the person; 0 is outside. Higher values mean more reliable colors.
 SEEN = 255  # the portrait shows this surface
 COMPLETED = 240  # something hides this surface in the portrait, and the picture of its layer was completed there
+SMOOTHED = 228  # a bare arm that the portrait shows, in smoothed colors
 COPIED = 216  # an arm's or a hand's color, or the trunk's, that the texture continues from what the portrait shows
 FROM_TEXTURE = 192  # a texel that the portrait shows, where the direct lookup in the portrait was refused
 MIRRORED = 128  # a texel whose color comes from the other side of the body
@@ -81,7 +82,7 @@ class AtlasSource(NamedTuple):
     faces: np.ndarray  # i32 [F, 3] index into `corners`
     corners: np.ndarray  # f32 [N, 2] x and y in texels
     color: np.ndarray  # f32 [1, S, S, 3] sRGB in 0..255 without shading, which may put it beyond 255
-    origin: np.ndarray  # u8 [S, S] VISIBLE_TEXEL, COPIED_TEXEL, MIRRORED_TEXEL or 0 for a guess
+    origin: np.ndarray  # u8 [S, S], see `Texture.seen`
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -148,7 +149,7 @@ def draw_frame(
                             light = layers[layer, i, j, LAYER_SHADING]
                             red, green, blue = share * red / light, share * green / light, share * blue / light
                             if share < 1:
-                                _, other_red, other_green, other_blue = _read_atlas(
+                                other, other_red, other_green, other_blue = _read_atlas(
                                     atlas_faces, corners, atlas_color, origin, t, u, v, w
                                 )
                                 rest = 1 - share
@@ -158,7 +159,7 @@ def draw_frame(
                                     blue + rest * other_blue,
                                 )
                                 if share < 0.5:
-                                    visibility = COPIED
+                                    visibility = SMOOTHED if other == SMOOTHED else COPIED
                 if has_hair and visibility != SEEN:
                     is_hair, hair_x, hair_y = hair_place(from_pixels, regions, row, column, depth[row, column])
                     if is_hair:
@@ -253,6 +254,8 @@ def _read_atlas(
     visibility = GUESSED
     if origin == VISIBLE_TEXEL:
         visibility = FROM_TEXTURE
+    elif origin == SMOOTHED_TEXEL:
+        visibility = SMOOTHED
     elif origin == COPIED_TEXEL:
         visibility = COPIED
     elif origin == MIRRORED_TEXEL:

@@ -20,7 +20,7 @@ from stereotalker.avatar.limb_segmentation import find_sleeve_ends
 from stereotalker.avatar.segmentation import project_limbs
 from stereotalker.body.model import Body
 from stereotalker.control.reference_warp import control, reference
-from stereotalker.control.warp_kernels import FROM_TEXTURE, SEEN
+from stereotalker.control.warp_kernels import FROM_TEXTURE, SEEN, SMOOTHED
 from stereotalker.diffusion.windows import Window
 from stereotalker.geometry import camera
 from stereotalker.geometry.camera import project
@@ -37,7 +37,7 @@ _CROP, _CROP_PX = 2.6, 384
 # Hands whose extent is a smaller share of the frame's longer side are not judged.
 _MIN_HAND = 0.035
 # Values of Control.visibility of surfaces that the portrait shows.
-_VISIBLE = (SEEN, FROM_TEXTURE)
+_VISIBLE = (SEEN, SMOOTHED, FROM_TEXTURE)
 # Rows of the 21 hand points that are joints: without the finger tips.
 _JOINT_ROWS = [k for k in range(21) if k == 0 or k % 4 != 0]
 _MIDDLE_KNUCKLE = 9
