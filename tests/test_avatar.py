@@ -22,7 +22,7 @@ from stereotalker.evaluation.avatars import warp_psnr
 from stereotalker.geometry import camera
 from stereotalker.geometry.camera import project
 from stereotalker.geometry.camera_path import CameraPath
-from stereotalker.media.inpainting import inpaint
+from stereotalker.media.inpainting import CLOTHES, ROOM, inpaint
 from stereotalker.records import Motion
 from stereotalker.smplx_layout import JOINT, REGION, SIDES
 from tests.conftest import SIZE
@@ -216,9 +216,20 @@ def test_inpainting_needs_only_narrow_margins():
     room = np.where((rows % 24 < 12)[..., None], 60, np.where((columns % 12 < 6)[..., None], 120, 160)) * np.ones(3)
     hole = np.abs(columns - 54) < 36
     initial = np.where(hole[..., None], 90, room).astype(np.uint8)
-    filled = inpaint(room.astype(np.uint8), hole, initial)
+    filled = inpaint(room.astype(np.uint8), hole, initial, ROOM)
     assert np.array_equal(filled[~hole], room[~hole].astype(np.uint8)) and filled[hole].std() > 0.5 * room[hole].std()
-    assert np.array_equal(filled, inpaint(room.astype(np.uint8), hole, initial))
+    assert np.array_equal(filled, inpaint(room.astype(np.uint8), hole, initial, ROOM))
+
+
+def test_a_filled_shirt_keeps_one_row_of_buttons():
+    """Cloth goes on downwards. Copied sideways, as a room is, a shirt would have many rows of buttons."""
+    rows, columns = np.mgrid[:128, :96]
+    button_row = np.abs(columns - 48) < 3
+    shirt = (np.where(button_row, 60, 180)[..., None] * np.ones(3)).astype(np.uint8)
+    hole = np.abs(rows - 64) < 24
+    first = np.where(hole[..., None], 150, shirt).astype(np.uint8)
+    filled = inpaint(shirt, hole, first, CLOTHES)
+    assert np.abs(filled.astype(float) - shirt)[64].mean() < 8
 
 
 def test_a_person_who_fills_the_picture_still_leaves_a_background():

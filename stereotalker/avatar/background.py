@@ -8,7 +8,7 @@ from scipy import sparse
 from scipy.ndimage import distance_transform_edt
 from scipy.sparse.linalg import splu
 
-from stereotalker.media.inpainting import inpaint
+from stereotalker.media.inpainting import ROOM, inpaint
 from stereotalker.media.morphology import disk_kernel
 from stereotalker.media.pull_push import extrapolate_colors
 
@@ -16,10 +16,10 @@ from stereotalker.media.pull_push import extrapolate_colors
 # nearer is filled as well.
 _HALO = 0.016
 # The hole is filled in a picture that is scaled down to this length of the longer side, px.
-_FILL_SIZE_PX = 192
+_FILL_SIZE_PX = 256
 # Blur of the filling, which hides its seams (standard deviation), and the depth inside the hole at which the blur has
 # its full effect. Both in px of the picture that is scaled down.
-_BLUR_PX, _BLUR_DEPTH_PX = 1.6, 3.0
+_BLUR_PX, _BLUR_DEPTH_PX = 1.3, 3.0
 # Along the hole's edge, to this depth, the filling's colors are compared with those around it after this blur, and the
 # difference fades over this depth. All in px of the picture that is scaled down.
 _EDGE_DEPTH_PX, _EDGE_BLUR_PX, _EDGE_FADE_PX = 2.5, 2.0, 12.0
@@ -51,7 +51,7 @@ def fill_background(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
     if small_hole.all():
         visible = ~mask if (~mask).any() else mask
         return np.broadcast_to(picture[visible].mean(0), picture.shape).astype(np.uint8)
-    filled = inpaint(small, small_hole, _interpolate_rows(small, small_hole))
+    filled = inpaint(small, small_hole, _interpolate_rows(small, small_hole), ROOM)
     filled = _match_surroundings(_with_plain_wall(filled, small, small_hole), small, small_hole)
     amount = np.clip(distance_transform_edt(small_hole) / _BLUR_DEPTH_PX, 0, 1)[..., None]
     filled = (filled * (1 - amount) + cv2.GaussianBlur(filled, (0, 0), _BLUR_PX) * amount).astype(np.uint8)

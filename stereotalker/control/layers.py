@@ -18,7 +18,7 @@ from stereotalker.body.model import Body
 from stereotalker.control.body_parts import wrist_reach
 from stereotalker.control.limb_materials import LimbMaterials, limb_materials
 from stereotalker.geometry.rasterizer import rasterize
-from stereotalker.media.inpainting import inpaint
+from stereotalker.media.inpainting import CLOTHES, inpaint
 from stereotalker.media.morphology import disk_kernel
 from stereotalker.media.pull_push import extrapolate_colors
 from stereotalker.records import Avatar
@@ -201,7 +201,7 @@ def _trunk_picture(avatar: Avatar, is_unmixed: np.ndarray, owned: list[np.ndarra
     small = cv2.resize(cropped, size, interpolation=cv2.INTER_AREA)
     small_hole = cv2.resize(hidden.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0
     small_cloth = cv2.resize(cloth.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0.99
-    filled = inpaint(small, small_hole, small, small_cloth)
+    filled = inpaint(small, small_hole, small, CLOTHES, small_cloth)
     large = cv2.resize(filled, cloth.shape[::-1], interpolation=cv2.INTER_CUBIC)
     blend = np.maximum(cv2.GaussianBlur(hidden.astype(np.float32), (0, 0), max(side / 500, 0.5)), hidden)[..., None]
     blend = blend * ~(is_kept & ~is_cloth)[window][..., None]

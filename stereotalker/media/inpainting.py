@@ -23,19 +23,26 @@ _COARSEST_PX = 32
 _GRID_STEP = 1.5
 # Iterations of search and vote, on the coarsest grid and on the finest.
 _ITERATIONS = 12, 3
-# Cost of a vertical shift by the whole height, in squared color levels. Rooms change from floor to ceiling but hardly
-# along the floor, so vertical shifts cost and horizontal ones do not.
-_VERTICAL_COST = 30_000.0
+# Cost of a shift by the whole picture, vertically and horizontally, in squared color levels. Rooms change from floor to
+# ceiling but hardly along the floor. Clothes hang: buttons and seams go on downwards.
+ROOM, CLOTHES = (30_000.0, 0.0), (0.0, 30_000.0)
 # A patch may be lighter or darker than its source by up to this many color levels, because walls have shading.
 _MAX_SHADE = 80.0
 # The weight of a patch falls by this factor for every px of its distance from the pixels outside the hole.
 _WEIGHT_DECAY = 1.3
 
 
-def inpaint(picture: np.ndarray, hole: np.ndarray, first: np.ndarray, usable: np.ndarray | None = None) -> np.ndarray:
+def inpaint(
+    picture: np.ndarray,
+    hole: np.ndarray,
+    first: np.ndarray,
+    shift_cost: tuple[float, float],
+    usable: np.ndarray | None = None,
+) -> np.ndarray:
     """Fill the hole (bool [H, W]) of a picture u8 [H, W, 3] with what the rest of it shows. u8 [H, W, 3].
 
     first u8 [H, W, 3]: a first guess. The coarsest grid starts from it, and it remains if no patch is outside the hole.
+    shift_cost: ROOM or CLOTHES.
     usable bool [H, W]: pixels that patches may be copied from; None: all outside the hole.
     """
     side = max(hole.shape)
@@ -56,7 +63,7 @@ def inpaint(picture: np.ndarray, hole: np.ndarray, first: np.ndarray, usable: np
         shift = np.zeros((*size, 2), np.int32) if shift is None else _resize_shift(shift, size)
         base_weight = (_WEIGHT_DECAY ** -distance_transform_edt(grid_hole)).astype(np.float32)
         for k in range(round(_ITERATIONS[0] + (_ITERATIONS[1] - _ITERATIONS[0]) * resolution)):
-            cost = _search(image, source, target, np.argwhere(source), shift, np.random.default_rng(k))
+            cost = _search(image, source, target, np.argwhere(source), shift, *shift_cost, np.random.default_rng(k))
             similarity = np.exp(-cost / (2 * np.percentile(cost[target], 75) + 2)).astype(np.float32)
             _vote(image, grid_hole, target, shift, base_weight * similarity)
         filled = np.clip(np.rint(image), 0, 255).astype(np.uint8)
@@ -92,14 +99,14 @@ def _visible_part(y, x, h, w):
 
 
 @numba.njit(cache=True)
-def _patch_cost(image, y, x, v, u, limit):
-    """Mean squared difference of the patches at (y, x) and (v, u) after matching their shade, plus the vertical cost.
+def _patch_cost(image, y, x, v, u, vertical, horizontal, limit):
+    """Mean squared difference of the patches at (y, x) and (v, u) of one shade, plus the cost of the shift.
 
     Returns `limit` as soon as the cost reaches it.
     """
     h, w = image.shape[:2]
     y0, y1, x0, x1, count = _visible_part(y, x, h, w)
-    total = np.float32(_VERTICAL_COST * abs(v - y) / h)
+    total = np.float32(vertical * abs(v - y) / h + horizontal * abs(u - x) / w)
     if total >= limit:
         return limit
     for c in range(3):
@@ -118,7 +125,7 @@ def _patch_cost(image, y, x, v, u, limit):
 
 
 @numba.njit(cache=True)
-def _search(image, source, target, candidates, shift, rng):
+def _search(image, source, target, candidates, shift, vertical, horizontal, rng):
     """Improve `shift` in place for the patches of `target`; return the cost of their new sources, f32 [h, w].
 
     image f32 [h, w, 3]; candidates i64 [N, 2]: centers of all sources. Tried are the sources of neighbors, shifted
@@ -133,7 +140,7 @@ def _search(image, source, target, candidates, shift, rng):
                 while not (0 <= v < h and 0 <= u < w and source[v, u]):
                     v, u = candidates[rng.integers(0, len(candidates))]
                 shift[y, x, 0], shift[y, x, 1] = v - y, u - x
-                cost[y, x] = _patch_cost(image, y, x, v, u, np.float32(1e12))
+                cost[y, x] = _patch_cost(image, y, x, v, u, vertical, horizontal, np.float32(1e12))
     for sweep in range(4):
         step = 1 if sweep % 2 == 0 else -1
         for a in range(h):
@@ -148,7 +155,7 @@ def _search(image, source, target, candidates, shift, rng):
                     if 0 <= ny < h and 0 <= nx < w and target[ny, nx]:
                         v, u = y + shift[ny, nx, 0], x + shift[ny, nx, 1]
                         if 0 <= v < h and 0 <= u < w and source[v, u]:
-                            d = _patch_cost(image, y, x, v, u, best)
+                            d = _patch_cost(image, y, x, v, u, vertical, horizontal, best)
                             if d < best:
                                 best, shift[y, x, 0], shift[y, x, 1] = d, v - y, u - x
                 reach = max(h, w)
@@ -156,7 +163,7 @@ def _search(image, source, target, candidates, shift, rng):
                     v = y + shift[y, x, 0] + rng.integers(-reach, reach + 1)
                     u = x + shift[y, x, 1] + rng.integers(-reach, reach + 1)
                     if 0 <= v < h and 0 <= u < w and source[v, u]:
-                        d = _patch_cost(image, y, x, v, u, best)
+                        d = _patch_cost(image, y, x, v, u, vertical, horizontal, best)
                         if d < best:
                             best, shift[y, x, 0], shift[y, x, 1] = d, v - y, u - x
                     reach //= 2
