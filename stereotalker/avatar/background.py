@@ -19,15 +19,15 @@ _HALO = 0.016
 _FILL_SIZE_PX = 256
 # Blur of the filling, which hides its seams (standard deviation), and the depth inside the hole at which the blur has
 # its full effect. Both in px of the picture that is scaled down.
-_BLUR_PX, _BLUR_DEPTH_PX = 1.3, 3.0
-# Along the hole's edge, to this depth, the filling's colors are compared with those around it after this blur, and the
-# difference fades over this depth. All in px of the picture that is scaled down.
-_EDGE_DEPTH_PX, _EDGE_BLUR_PX, _EDGE_FADE_PX = 2.5, 2.0, 12.0
+_BLUR_PX, _BLUR_DEPTH_PX = 1.3, 4.0
+# Along the hole's edge, to this depth, the filling's colors are compared with those around it after this blur. Both in
+# px of the picture that is scaled down.
+_EDGE_DEPTH_PX, _EDGE_BLUR_PX = 3.3, 2.7
 # A background whose detail, the standard deviation from a blurred picture, is below the first number of levels is a
 # plain wall; above the second it is none. The blur is in px of the picture that is scaled down.
-_PLAIN_DETAIL, _WALL_BLUR_PX = (4.0, 8.0), 6.0
+_PLAIN_DETAIL, _WALL_BLUR_PX = (4.0, 8.0), 8.0
 # Width over which picture and filling are blended, as a share of the longer side.
-_BLEND = 0.002
+_BLEND = 0.006
 # Pixels of the person this near to the silhouette are mixed with the background, px.
 _EDGE_PX = 1.5
 
@@ -69,41 +69,36 @@ def _with_plain_wall(filled: np.ndarray, picture: np.ndarray, hole: np.ndarray) 
     detail = np.sqrt(np.mean((picture.astype(np.float32) - continued)[~hole] ** 2))
     plain, patterned = _PLAIN_DETAIL
     share = float(np.clip((patterned - detail) / (patterned - plain), 0, 1))
-    wall = _harmonic(picture, hole) if share > 0 else filled
+    # Blurred, so that single pixels at the edge draw no streaks.
+    known = cv2.GaussianBlur(extrapolate_colors(picture, ~hole).astype(np.float64), (0, 0), _EDGE_BLUR_PX)
+    wall = _harmonic(known, hole) if share > 0 else filled
     return np.where(hole[..., None], np.rint((1 - share) * filled + share * wall), picture).astype(np.uint8)
 
 
-def _harmonic(picture: np.ndarray, hole: np.ndarray) -> np.ndarray:
-    """The picture with the solution of Laplace's equation in its hole; its borders reflect. f64 [h, w, 3]."""
+def _harmonic(known: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    """The values f64 [h, w, 3] with the solution of Laplace's equation in the hole bool [h, w]; borders reflect."""
     horizontal, vertical = (
         sparse.diags([1.0, [-1.0, *[-2.0] * (n - 2), -1.0], 1.0], [-1, 0, 1], (n, n)) for n in hole.shape[::-1]
     )
     inside = hole.ravel()
     of_hole = sparse.kronsum(horizontal, vertical, "csr")[inside]
-    # Blurred, so that single pixels at the edge draw no streaks.
-    known = cv2.GaussianBlur(extrapolate_colors(picture, ~hole).astype(np.float64), (0, 0), _EDGE_BLUR_PX)
-    known = known.reshape(-1, 3)
-    result = picture.reshape(-1, 3).astype(np.float64)
-    result[inside] = splu(-of_hole[:, inside].tocsc()).solve(of_hole[:, ~inside] @ known[~inside])
-    return result.reshape(picture.shape)
+    result = known.reshape(-1, 3).copy()
+    result[inside] = splu(-of_hole[:, inside].tocsc()).solve(of_hole[:, ~inside] @ result[~inside])
+    return result.reshape(known.shape)
 
 
 def _match_surroundings(filled: np.ndarray, picture: np.ndarray, hole: np.ndarray) -> np.ndarray:
     """The filling with the colors of its surroundings along the edge of the hole, so that no outline is left there.
 
-    filled, picture u8 [h, w, 3]; hole bool [h, w]. The change fades towards the middle of the hole.
+    filled, picture u8 [h, w, 3]; hole bool [h, w]. The change goes on smoothly into the hole.
     """
-    depth = distance_transform_edt(hole)
     around, within = (
-        cv2.GaussianBlur(a.astype(np.float32), (0, 0), _EDGE_BLUR_PX)
+        cv2.GaussianBlur(a.astype(np.float64), (0, 0), _EDGE_BLUR_PX)
         for a in (extrapolate_colors(picture, ~hole), filled)
     )
-    is_edge = hole & (depth <= _EDGE_DEPTH_PX)
-    # Half of the difference around a middle gray, because colors are extrapolated as u8.
-    half_step = np.clip(np.rint(128 + (around - within) / 2), 0, 255).astype(np.uint8)
-    step = 2 * (extrapolate_colors(half_step, is_edge).astype(np.float32) - 128)
-    change = step * (hole * np.exp(-depth / _EDGE_FADE_PX))[..., None]
-    return np.clip(np.rint(filled + change), 0, 255).astype(np.uint8)
+    inner = distance_transform_edt(hole) > _EDGE_DEPTH_PX
+    change = _harmonic(around - within, inner) if inner.any() and not inner.all() else around - within
+    return np.where(hole[..., None], np.clip(np.rint(filled + change), 0, 255), filled)
 
 
 def _interpolate_rows(picture: np.ndarray, hole: np.ndarray) -> np.ndarray:

@@ -69,7 +69,7 @@ class HandRelief:
     weights: np.ndarray  # f64 [R, J] how much every joint moves a vertex
     vertices: np.ndarray  # f64 [R, J, 3] m: every vertex in the frame of every joint
     body_faces: np.ndarray  # bool [F] triangles of the body that it replaces
-    body_vertices: np.ndarray  # bool [V] vertices of the body's hands
+    body_vertices: np.ndarray  # bool [V] vertices of the body's hands, over which it is drawn
 
     def posed(self, positions: np.ndarray, rotations: np.ndarray) -> np.ndarray:
         """Its vertices f64 [R, 3] m, for positions [55, 3] m and world rotations [55, 3, 3] of the body's joints."""
@@ -115,7 +115,7 @@ def _make_relief(avatar: Avatar, body: Body, pixels: np.ndarray, sleeve_end: flo
     is_forearm_label = avatar.regions == REGION["arms"]
     picture = _picture(avatar.portrait, hand.is_shown | (opacity > 0) & is_forearm_label)
     # Under a relief a bare arm goes on a little, so that no gap opens when the wrist bends. A cuff ends.
-    mesh_end = wrist_reach(body) + (ONTO_HAND_M if sleeve_end < wrist_reach(body) else 0)
+    mesh_end = wrist_reach(body) + (count * ONTO_HAND_M if sleeve_end < wrist_reach(body) else 0)
     return HandRelief(
         hand=hand,
         levels=tuple(level[None] for level in halved(at_photo_size(avatar, picture, is_shown))),

@@ -20,7 +20,7 @@ from stereotalker.control.layers import ARM, TRUNK, vertex_layers
 from stereotalker.smplx_layout import JOINT, SIDES
 
 # Distance, m, over which a solution leaves a shown color, the same on smoothed arms, and for a color of the other arm.
-_SHOWN_REACH_M, _SMOOTHED_REACH_M, _OTHER_ARM_REACH_M = 0.003, 0.05, 0.02
+_SHOWN_REACH_M, _SMOOTHED_REACH_M, _OTHER_ARM_REACH_M = 0.003, 0.02, 0.02
 # The same for the material's color out of the shadow, to which all others tend.
 _LIT_REACH_M = 0.04
 # Largest distance between a vertex and its mirror image on the other arm, m.

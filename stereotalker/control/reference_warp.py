@@ -275,6 +275,7 @@ def control(ref: Reference, body: Body, motion: Motion, camera: Camera) -> Contr
             if weight:
                 levels = mipmaps.pair(avatar, relief.levels, K, E)
                 hand = relief.posed(positions[t], rotations[t])
+                fragments.depth[relief.body_vertices[fragments.vertices(body.faces[kept])]] = np.inf
                 draw_relief(maps, relief, hand, weight, fragments.depth, levels, K, E)
 
     for t in range(T):
