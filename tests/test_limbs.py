@@ -87,7 +87,7 @@ def test_stains_of_smoothed_arms_are_wiped_and_their_color_stays(body, atlas):
     color = np.where(stain[:, None], 0.3 * SKIN, SKIN).astype(np.float32)
     as_shown, smooth = (completed(body, atlas, color, arm, 0.3, is_so) for is_so in (None, arm))
     bare = arm & (np.abs(position[:, 0]) > 0.4)
-    assert np.abs(smooth - SKIN)[bare].max() < 0.4 * np.abs(as_shown - SKIN)[bare].max()
+    assert np.abs(smooth - SKIN)[bare].max() < 0.5 * np.abs(as_shown - SKIN)[bare].max()
     assert np.abs(smooth - SKIN)[bare].mean() < 12
 
 

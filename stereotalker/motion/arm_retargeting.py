@@ -27,7 +27,7 @@ from stereotalker.motion.rest_pose import RestPose
 from stereotalker.smplx_layout import FINGERS, JOINT, SIDES
 
 # How far at most a hand moves from rest: out, in, up, down, to the front and to the back, m. Limits are soft.
-_MAX_OUT, _MAX_IN, _MAX_UP, _MAX_DOWN, _MAX_FRONT, _MAX_BACK = 0.20, 0.14, 0.45, 0.20, 0.40, 0.10
+_MAX_OUT, _MAX_IN, _MAX_UP, _MAX_DOWN, _MAX_FRONT, _MAX_BACK = 0.20, 0.14, 0.50, 0.20, 0.40, 0.10
 # No hand goes farther outwards than this from the middle of the trunk, m, but for a little where it rests there.
 _WIDEST, _MIN_OUT = 0.38, 0.05
 # Outward room between a hand at rest and the edge of the picture that stays free, m.
