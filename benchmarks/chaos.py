@@ -34,6 +34,7 @@ from benchmarks.machine import machine_info
 from stereotalker.media.video_files import read_frames
 from stereotalker.params import ROOT
 from stereotalker.store.digests import digest
+from stereotalker.store.local import Store
 
 _WORDS = "one two three four five six seven eight nine ten eleven twelve".split()
 _WORKER_PROCESS = "ray::RenderWorker"  # how the command line of a worker process starts
@@ -119,13 +120,9 @@ class BatchRun:
         with open(self.folder / "driver.log", "ab") as log:
             return subprocess.Popen(self._command, stdout=log, stderr=log, env=environment, cwd=ROOT)
 
-    def finished(self) -> dict[str, int]:
-        """Complete store entries -> time of their completion, ns."""
-        return {
-            str(p.parent.relative_to(self.folder)): p.stat().st_mtime_ns
-            for p in (self.folder / "home" / "store").glob("*/*/done.json")
-            if p.parent.suffix != ".tmp"  # not those that are being written
-        }
+    def finished(self) -> dict[tuple[str, str], int]:
+        """Stage and key of complete store entries -> time of their completion, ns."""
+        return {(e.stage, e.key): e.finished_ns for e in Store(self.folder / "home" / "store").entries()}
 
     def videos(self) -> dict[str, str]:
         """File name -> digest of the frames of every finished clip. Signatures hold random numbers."""

@@ -221,15 +221,18 @@ def test_inpainting_needs_only_narrow_margins():
     assert np.array_equal(filled, inpaint(room.astype(np.uint8), hole, initial, ROOM))
 
 
-def test_a_filled_shirt_keeps_one_row_of_buttons():
-    """Cloth goes on downwards. Copied sideways, as a room is, a shirt would have many rows of buttons."""
+def fill_shirt(shift_cost):
+    """A shirt with a darker strip of buttons down its middle, of which arms hid the part in the middle."""
     rows, columns = np.mgrid[:128, :96]
-    button_row = np.abs(columns - 48) < 3
-    shirt = (np.where(button_row, 60, 180)[..., None] * np.ones(3)).astype(np.uint8)
-    hole = np.abs(rows - 64) < 24
-    first = np.where(hole[..., None], 150, shirt).astype(np.uint8)
-    filled = inpaint(shirt, hole, first, CLOTHES)
-    assert np.abs(filled.astype(float) - shirt)[64].mean() < 8
+    shirt = (np.where(np.abs(columns - 48) < 4, 150, 180)[..., None] * np.ones(3)).astype(np.uint8)
+    hole = np.abs(rows - 64) < 28
+    return inpaint(shirt, hole, np.where(hole[..., None], 180, shirt).astype(np.uint8), shift_cost)
+
+
+def test_cloth_goes_on_downwards():
+    as_cloth, as_room = fill_shirt(CLOTHES)[60:68], fill_shirt(ROOM)[60:68]
+    assert np.abs(as_cloth[:, 46:51].mean() - 150) < 5 and np.abs(as_cloth[:, 15:30].mean() - 180) < 5
+    assert np.abs(as_room[:, 46:51].mean() - 150) > 15  # copied sideways, from beside the strip
 
 
 def test_a_person_who_fills_the_picture_still_leaves_a_background():

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from stereotalker.control.foreshortened_arms import ONTO_HAND_M, SmoothedArms
 from stereotalker.control.layers import ARM, HAND, TRUNK, vertex_layers
@@ -53,14 +54,35 @@ def test_an_arm_that_is_seen_from_the_side_keeps_its_pixels(fitted, body):
     assert not share(avatar, body, LONG, other_side).any()  # cloth that the portrait shows well
 
 
+def test_a_palm_fades_with_its_bare_forearm_and_fingers_do_not(fitted, body):
+    avatar = posed_avatar(fitted.avatar, AT_CAMERA)
+    layer, reach = vertex_layers(body), np.abs(body.template[:, 0])
+    palm, fingers = (layer == HAND) & (reach < WRIST + 0.02), (layer == HAND) & (reach > WRIST + 2 * ONTO_HAND_M)
+    bare, sleeved = (share(avatar, body, end, RAISED) for end in (UPPER_END, LONG))
+    assert bare[palm].mean() > 0.8 and bare[fingers].mean() < 0.01
+    assert sleeved[palm].mean() < 0.5 and sleeved[fingers].mean() < 0.01
+
+
+def test_a_camera_that_moves_aside_counts_as_a_turn(fitted, body):
+    avatar = posed_avatar(fitted.avatar, AT_CAMERA)
+    posed = body.posed_joints(Motion.still(avatar.poses, avatar.expression), avatar.betas, avatar.surface)
+    aside = avatar.extrinsics.copy()
+    turn = Rotation.from_rotvec((0, np.radians(30), 0)).as_matrix()
+    middle = posed[0][0, JOINT["spine3"]]
+    aside[:3, 3] += aside[:3, :3] @ (middle - turn @ middle)
+    aside[:3, :3] = aside[:3, :3] @ turn
+    smoothed = SmoothedArms(avatar, body, UPPER_END)
+    own, turned = (smoothed.share(posed, view[None])[0] for view in (avatar.extrinsics, aside))
+    assert not own.any() and turned[parts(body)[0]].mean() > 0.9
+
+
 def test_smooth_parts_are_skin_and_sleeves_of_short_forearms(fitted, body):
     layer, reach = np.array([TRUNK, ARM, ARM, ARM, HAND, HAND, ARM + 1]), np.array([0.1, 0.2, 0.4, 0.6, 0.73, 0.8, 0.6])
     short, long = (posed_avatar(fitted.avatar, elbow) for elbow in (AT_CAMERA, STRAIGHT))
 
-    def covered(avatar, sleeve_end):
-        return SmoothedArms(avatar, body, sleeve_end).cover(layer, reach).tolist()
+    def smooth(avatar, sleeve_end):
+        return SmoothedArms(avatar, body, sleeve_end).contains(layer, reach).tolist()
 
-    assert covered(long, LONG) == [False, False, False, False, False, False, False]
-    assert covered(short, LONG) == [False, False, False, True, False, False, False]
-    assert covered(long, UPPER_END) == [False, False, True, True, True, False, True]
-    assert reach[4] < WRIST + ONTO_HAND_M < reach[5]
+    assert smooth(long, LONG) == [False, False, False, False, False, False, False]
+    assert smooth(short, LONG) == [False, False, False, True, False, False, False]
+    assert smooth(long, UPPER_END) == [False, False, True, True, True, False, True]

@@ -8,11 +8,13 @@ import pytest
 from avatar_helpers import own_view, still_motion
 
 from stereotalker.avatar.library import read_avatar
-from stereotalker.control.hand_reliefs import _moving_joints
+from stereotalker.control.body_parts import joint_reach
+from stereotalker.control.foreshortened_arms import ONTO_HAND_M
+from stereotalker.control.hand_reliefs import _moving_joints, make_reliefs
 from stereotalker.control.reference_warp import control, reference
 from stereotalker.geometry.camera import project
 from stereotalker.params import ASSETS
-from stereotalker.records import Avatar
+from stereotalker.records import Avatar, Motion
 from stereotalker.smplx_layout import JOINT, JOINTS, REGION
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("people")]
@@ -85,17 +87,47 @@ def test_normals_of_a_relief_face_the_viewer_as_those_of_the_mesh(ref, avatar, b
     assert own[hand, 2].mean() < 100 and np.abs(own[hand] - mesh[hand]).mean() < 40
 
 
-def test_the_nearer_of_two_hands_covers_the_other(ref, avatar, body):
-    left = ref.reliefs[0]
+def green_relief(relief, avatar, body, nearer):
+    """The relief of the left hand in green, so many m nearer to the camera."""
     _, rotations = joints_of(avatar, body, avatar.poses)
-    to_camera = rotations[JOINT["left_wrist"]] @ left.hand.to_camera
-    forward = np.einsum("jba,b->ja", rotations[_moving_joints(left.hand.sides)], 0.05 * to_camera)
-    green = tuple(np.full_like(level, (0, 255, 0)) for level in left.levels)
-    nearer = replace(left, vertices=left.vertices + forward, levels=green)
-    inner = cv2.erode(left.hand.is_shown.astype(np.uint8), np.ones((7, 7))) > 0
+    to_camera = rotations[JOINT["left_wrist"]] @ relief.hand.to_camera
+    forward = np.einsum("jba,b->ja", rotations[_moving_joints(relief.hand.sides)], nearer * to_camera)
+    green = tuple(np.full_like(level, (0, 255, 0)) for level in relief.levels)
+    return replace(relief, vertices=relief.vertices + forward, levels=green)
+
+
+def green_share(ref, avatar, body, reliefs):
+    """How much of the inside of the left hand is green."""
+    maps = control(replace(ref, reliefs=reliefs), body, still_motion(avatar), own_view(avatar))
+    inner = cv2.erode(ref.reliefs[0].hand.is_shown.astype(np.uint8), np.ones((7, 7))) > 0
+    return (maps.warp[0][inner] == (0, 255, 0)).all(-1).mean()
+
+
+@pytest.mark.parametrize("has_mesh", [False, True])
+def test_the_nearer_of_two_hands_covers_the_other(ref, avatar, body, has_mesh):
+    left = ref.reliefs[0]
+    if has_mesh:  # as below a relief that fades
+        left = replace(left, replaced=np.zeros_like(left.replaced))
+    nearer = green_relief(left, avatar, body, 0.05)
     for reliefs in ((left, nearer), (nearer, left)):
-        maps = control(replace(ref, reliefs=reliefs), body, still_motion(avatar), own_view(avatar))
-        assert (maps.warp[0][inner] == (0, 255, 0)).all(-1).mean() > 0.95
+        assert green_share(ref, avatar, body, reliefs) > 0.95
+
+
+def test_a_relief_covers_its_own_hand_and_no_other_part_before_it(ref, avatar, body):
+    left = replace(ref.reliefs[0], replaced=np.zeros_like(ref.reliefs[0].replaced))
+    behind = green_relief(left, avatar, body, -0.05)
+    assert green_share(ref, avatar, body, (behind,)) > 0.95
+    assert green_share(ref, avatar, body, (replace(behind, hand_faces=np.zeros_like(left.hand_faces)),)) < 0.2
+
+
+def test_the_mesh_goes_on_under_a_bare_arms_relief_and_ends_with_a_sleeve(avatar, body):
+    still = Motion.still(avatar.poses, avatar.expression)
+    pixels = project(body.pose(still, avatar.betas, avatar.surface)[0], avatar.intrinsics, avatar.extrinsics)
+    reach, wrist = np.abs(body.template[:, 0]), joint_reach(body, "wrist")
+    for sleeve_end, last in ((0.3, wrist + ONTO_HAND_M), (wrist + 0.012, wrist)):
+        relief = make_reliefs(avatar, body, pixels, sleeve_end)[0]
+        left = relief.hand_faces & (body.template[body.faces, 0] > 0).all(1)
+        assert np.array_equal(relief.replaced[left], (reach[body.faces].min(1) > last)[left])
 
 
 def test_the_mesh_is_drawn_for_bent_fingers_and_from_behind(ref, avatar, body):

@@ -7,11 +7,11 @@ import pytest
 from avatar_helpers import still_motion
 
 from stereotalker.control.atlas import texel_corners
-from stereotalker.control.body_parts import back_of_head_vertices, forearm_vertices, hand_vertices
+from stereotalker.control.body_parts import back_of_head_vertices, forearm_vertices, hand_vertices, joint_reach
 from stereotalker.control.layers import ARM, COUNT, HAND, TRUNK, make_layers, triangle_layers, vertex_layers
 from stereotalker.control.reference_warp import control, reference
 from stereotalker.control.texture import COPIED_TEXEL
-from stereotalker.control.warp_kernels import COMPLETED, COPIED, SEEN
+from stereotalker.control.warp_kernels import COMPLETED, COPIED, SEEN, SMOOTHED
 from stereotalker.geometry import camera
 from stereotalker.geometry.camera import project
 from stereotalker.geometry.camera_path import CameraPath
@@ -122,6 +122,32 @@ def test_hidden_sides_of_limbs_are_copied_with_their_sleeves_end(portrait_body, 
     beyond, before = copied & (distance > end + 0.06), copied & (distance < end - 0.06) & (distance > 0.25)
     assert beyond.sum() > 50 and before.sum() > 50
     assert (skin_share[beyond] > 0.6).mean() > 0.95 and (skin_share[before] < 0.4).mean() > 0.95
+
+
+def test_a_bare_arm_that_turns_has_the_smoothed_colors_of_the_portrait(portrait_body, body):
+    avatar, _, arm_distance = portrait_body
+    end = 0.4
+    bare = (avatar.regions == ARMS) & (arm_distance > end)
+    skin = np.isin(avatar.regions, [REGION[name] for name in ("face", "mouth", "hair", "hands")]) | bare
+    portrait = np.where(skin[..., None], SKIN, CLOTH).astype(np.uint8)
+    bare_armed = replace(avatar, portrait=portrait)
+    still, turned = (
+        warp(bare_armed, body, turns) for turns in ({}, {"left_elbow": (0, 0, 0.8), "right_elbow": (0, 0, 0.8)})
+    )
+    smooth = turned.visibility[0] == SMOOTHED
+    assert (still.visibility == SMOOTHED).sum() < 0.05 * smooth.sum()
+    assert smooth.sum() > 1000 and np.isin(turned.labels[0][smooth], (ARMS, HANDS)).all()
+    assert is_near(turned.warp[0], SKIN, 90)[smooth].mean() > 0.9
+
+
+def test_the_cuff_of_a_long_sleeve_goes_on_over_the_wrist(fitted, body):
+    ref = reference(two_colors(fitted.avatar), body)
+    corners = body.faces.ravel()
+    columns, rows = texel_corners(body)[body.texture_faces.ravel()].astype(int).T.clip(0, len(ref.texture.seen) - 1)
+    skin_share = (ref.texture.colour[rows, columns] - CLOTH) @ (SKIN - CLOTH) / ((SKIN - CLOTH) @ (SKIN - CLOTH))
+    reach, is_hand = np.abs(body.template[corners, 0]), vertex_layers(body)[corners] >= HAND
+    cuff, palm = is_hand & (reach < joint_reach(body, "wrist") + 0.002), is_hand & (reach > 0.76)
+    assert cuff.sum() > 20 and (skin_share[cuff] < 0.4).mean() > 0.9 and (skin_share[palm] > 0.6).mean() > 0.9
 
 
 def test_a_turned_hand_shows_copies_of_its_shown_side(fitted, body):

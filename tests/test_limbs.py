@@ -80,6 +80,28 @@ def test_folds_go_on_over_what_the_portrait_does_not_show(body, atlas):
     assert result[hidden, 0].std() > 0.3 * folds[hidden, 0].std()
 
 
+def test_skin_has_no_folds(body, atlas):
+    limbs = limb_texels(body, atlas)
+    folds = 150 + 40 * np.sin(atlas.positions[:, :1] * 2 * np.pi / 0.05) + np.zeros((1, 3))
+    is_source = limbs & (atlas.positions[:, 2] > np.median(atlas.positions[limbs, 2]))
+    color = np.where(is_source[:, None], folds, 150).astype(np.float32)
+    as_skin, as_cloth = (completed(body, atlas, color, is_source, end) for end in (0.0, LONGEST))
+    far = cKDTree(atlas.positions[is_source]).query(atlas.positions)[0] > 0.03
+    hidden = limbs & ~is_source & far & (np.abs(atlas.positions[:, 0]) < 0.6)
+    assert as_skin[hidden, 0].std() < 0.5 * as_cloth[hidden, 0].std()
+
+
+def test_a_hem_has_the_colors_of_its_own_arm(body, atlas):
+    """The left arm is lit and the right one dark. Colors of neither material are taken from the other arm."""
+    limb, position, end = limb_texels(body, atlas), atlas.positions, 0.4
+    light = np.where(position[:, :1] > 0, 1.0, 0.3)
+    color = (light * np.where((np.abs(position[:, :1]) > end), SKIN, CLOTH)).astype(np.float32)
+    result = completed(body, atlas, color, limb, end)
+    hem = limb & (position[:, 0] < 0) & (np.abs(-position[:, 0] - end) < 0.004)
+    low, high = 0.3 * np.minimum(SKIN, CLOTH), 0.3 * np.maximum(SKIN, CLOTH)
+    assert hem.sum() > 20 and (result[hem] > low - 6).all() and (result[hem] < high + 6).all()
+
+
 def test_stains_of_smoothed_arms_are_wiped_and_their_color_stays(body, atlas):
     position, limbs = atlas.positions, limb_texels(body, atlas)
     arm = limbs & (vertex_layers(body)[atlas.nearest_vertex] < HAND)
@@ -100,7 +122,7 @@ def test_an_arm_that_is_not_shown_takes_the_colors_of_the_other_one(body, atlas)
     assert np.abs(result[right] - expected).mean() < 8
 
 
-def test_skin_and_cloth_do_not_mix_at_the_sleeves_end(body, atlas):
+def test_skin_and_cloth_mix_only_at_the_sleeves_end(body, atlas):
     limb, reach = limb_texels(body, atlas), np.abs(atlas.positions[:, 0])
     front, end = limb & (atlas.positions[:, 2] > 0), 0.4
     color = np.where((reach > end)[:, None], SKIN, CLOTH).astype(np.float32)

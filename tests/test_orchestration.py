@@ -18,7 +18,7 @@ from scipy.io import wavfile
 
 from stereotalker.flows.produce import produce
 from stereotalker.media.video_files import probe
-from stereotalker.store.local import MARKER, Store
+from stereotalker.store.local import Store
 
 pytestmark = pytest.mark.integration
 
@@ -55,10 +55,7 @@ def runs_of(url, name):
 
 def finished_entries(home):
     """Stage and key of every finished entry of the store -> time when it was finished, ns."""
-    return {
-        (entry.stage, entry.key): (home.store / entry.stage / entry.key / MARKER).stat().st_mtime_ns
-        for entry in Store(home.store).entries()
-    }
+    return {(entry.stage, entry.key): entry.finished_ns for entry in Store(home.store).entries()}
 
 
 def wait_for(condition, process, seconds=120):

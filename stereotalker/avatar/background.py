@@ -20,8 +20,8 @@ _FILL_SIZE_PX = 256
 # Blur of the filling, which hides its seams (standard deviation), and the depth inside the hole at which the blur has
 # its full effect. Both in px of the picture that is scaled down.
 _BLUR_PX, _BLUR_DEPTH_PX = 1.3, 4.0
-# Along the hole's edge, to this depth, the filling's colors are compared with those around it after this blur. Both in
-# px of the picture that is scaled down.
+# Along the hole's edge, to this depth, the filling's colors are compared with those around it after this blur, with
+# which plain walls are continued, too. Both in px of the picture that is scaled down.
 _EDGE_DEPTH_PX, _EDGE_BLUR_PX = 3.3, 2.7
 # A background whose detail, the standard deviation from a blurred picture, is below the first number of levels is a
 # plain wall; above the second it is none. The blur is in px of the picture that is scaled down.
@@ -52,26 +52,27 @@ def fill_background(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
         visible = ~mask if (~mask).any() else mask
         return np.broadcast_to(picture[visible].mean(0), picture.shape).astype(np.uint8)
     filled = inpaint(small, small_hole, _interpolate_rows(small, small_hole), ROOM)
-    filled = _match_surroundings(_with_plain_wall(filled, small, small_hole), small, small_hole)
+    around = extrapolate_colors(small, ~small_hole)
+    filled = _match_surroundings(_with_plain_wall(filled, small, around, small_hole), around, small_hole)
     amount = np.clip(distance_transform_edt(small_hole) / _BLUR_DEPTH_PX, 0, 1)[..., None]
-    filled = (filled * (1 - amount) + cv2.GaussianBlur(filled, (0, 0), _BLUR_PX) * amount).astype(np.uint8)
+    filled = np.rint(filled * (1 - amount) + cv2.GaussianBlur(filled, (0, 0), _BLUR_PX) * amount).astype(np.uint8)
     large = cv2.resize(filled, (W, H), interpolation=cv2.INTER_CUBIC)
     blend = np.maximum(cv2.GaussianBlur(hole.astype(np.float32), (0, 0), max(_BLEND * side, 0.5)), hole)[..., None]
     return np.rint(large * blend + picture * (1 - blend)).astype(np.uint8)
 
 
-def _with_plain_wall(filled: np.ndarray, picture: np.ndarray, hole: np.ndarray) -> np.ndarray:
+def _with_plain_wall(filled: np.ndarray, picture: np.ndarray, around: np.ndarray, hole: np.ndarray) -> np.ndarray:
     """The filling, or on a plain wall the smoothest continuation of its colors: patches would leave shapes there.
 
-    filled, picture u8 [h, w, 3]; hole bool [h, w].
+    filled, picture, and around, the picture with its colors continued into the hole: u8 [h, w, 3]; hole bool [h, w].
     """
-    continued = cv2.GaussianBlur(extrapolate_colors(picture, ~hole).astype(np.float32), (0, 0), _WALL_BLUR_PX)
-    detail = np.sqrt(np.mean((picture.astype(np.float32) - continued)[~hole] ** 2))
+    detail = picture - cv2.GaussianBlur(around.astype(np.float32), (0, 0), _WALL_BLUR_PX)
     plain, patterned = _PLAIN_DETAIL
-    share = float(np.clip((patterned - detail) / (patterned - plain), 0, 1))
+    share = float(np.clip((patterned - np.sqrt(np.mean(detail[~hole] ** 2))) / (patterned - plain), 0, 1))
+    if share == 0:
+        return filled
     # Blurred, so that single pixels at the edge draw no streaks.
-    known = cv2.GaussianBlur(extrapolate_colors(picture, ~hole).astype(np.float64), (0, 0), _EDGE_BLUR_PX)
-    wall = _harmonic(known, hole) if share > 0 else filled
+    wall = _harmonic(cv2.GaussianBlur(around.astype(np.float64), (0, 0), _EDGE_BLUR_PX), hole)
     return np.where(hole[..., None], np.rint((1 - share) * filled + share * wall), picture).astype(np.uint8)
 
 
@@ -87,18 +88,16 @@ def _harmonic(known: np.ndarray, hole: np.ndarray) -> np.ndarray:
     return result.reshape(known.shape)
 
 
-def _match_surroundings(filled: np.ndarray, picture: np.ndarray, hole: np.ndarray) -> np.ndarray:
+def _match_surroundings(filled: np.ndarray, around: np.ndarray, hole: np.ndarray) -> np.ndarray:
     """The filling with the colors of its surroundings along the edge of the hole, so that no outline is left there.
 
-    filled, picture u8 [h, w, 3]; hole bool [h, w]. The change goes on smoothly into the hole.
+    filled u8 [h, w, 3]; around u8 [h, w, 3]: the picture with its colors continued into the hole bool [h, w]. The
+    change goes on smoothly into the hole. f64 [h, w, 3] in 0..255.
     """
-    around, within = (
-        cv2.GaussianBlur(a.astype(np.float64), (0, 0), _EDGE_BLUR_PX)
-        for a in (extrapolate_colors(picture, ~hole), filled)
-    )
+    blurred, within = (cv2.GaussianBlur(a.astype(np.float64), (0, 0), _EDGE_BLUR_PX) for a in (around, filled))
     inner = distance_transform_edt(hole) > _EDGE_DEPTH_PX
-    change = _harmonic(around - within, inner) if inner.any() and not inner.all() else around - within
-    return np.where(hole[..., None], np.clip(np.rint(filled + change), 0, 255), filled)
+    change = _harmonic(blurred - within, inner) if inner.any() else blurred - within
+    return np.where(hole[..., None], np.clip(filled + change, 0, 255), filled)
 
 
 def _interpolate_rows(picture: np.ndarray, hole: np.ndarray) -> np.ndarray:

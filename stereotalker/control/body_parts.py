@@ -32,9 +32,9 @@ def forearm_vertices(body: Body) -> np.ndarray:
     return (body.weights[:, [JOINT["left_elbow"], JOINT["right_elbow"]]].sum(1) > 0.5) & ~hand_vertices(body)
 
 
-def wrist_reach(body: Body) -> float:
-    """Distance of the wrists from the body's midplane in the rest pose, m."""
-    return abs(float(body.joints(np.zeros(body.betas, np.float32))[JOINT["left_wrist"], 0]))
+def joint_reach(body: Body, name: str) -> float:
+    """Distance of a joint ("wrist" or "elbow") of the mean body from its midplane in the rest pose, m."""
+    return abs(float(body.joints(np.zeros(body.betas, np.float32))[JOINT[f"left_{name}"], 0]))
 
 
 def back_of_head_vertices(body: Body) -> np.ndarray:

@@ -1,7 +1,8 @@
 """Closes narrow gaps between arm and trunk where the portrait shows the cloth of a loose sleeve without any.
 
 The body's mesh has no surface between arm and trunk. When an arm leaves the trunk, the background would show through a
-slit along a seam that is whole in the portrait. V: vertices, F: triangles of the body, H x W: a frame.
+slit along a seam that is whole in the portrait, or through a small hole beside it. V: vertices, F: triangles of the
+body, H x W: a frame.
 """
 
 from __future__ import annotations
@@ -109,7 +110,11 @@ def _inner(part: np.ndarray) -> np.ndarray:
 
 
 def _small_holes(is_covered: np.ndarray, beside: np.ndarray, widest: float) -> np.ndarray:
-    """The holes of covered pixels bool [h, w] that lie beside others bool [h, w], without specks; widest: px."""
+    """Holes in the drawn pixels, without specks, which are noise along an outline. bool [h, w].
+
+    is_covered bool [h, w]: pixels that are drawn; beside bool [h, w]: pixels of the contact, of which a hole must touch
+    one; widest: extent of a hole from which on it stays open, px.
+    """
     holes = binary_fill_holes(is_covered) & ~is_covered
     _, pieces, stats, _ = cv2.connectedComponentsWithStats(holes.astype(np.uint8), connectivity=8)
     extent = np.max(stats[:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]], axis=1)

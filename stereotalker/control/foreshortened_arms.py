@@ -1,4 +1,4 @@
-"""Arms that the portrait shows too short for the pose of a frame.
+"""Smooth colors of arms that turn: of bare ones, and of forearms that the portrait shows foreshortened.
 
 A forearm that points at the camera is a few pixels long in the portrait. The fit puts these pixels centimeters wrong
 along the arm, and the hand hides or shadows half of them. Such a forearm gets the smooth colors of the texture atlas
@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from stereotalker.body.model import Body
-from stereotalker.control.body_parts import wrist_reach
+from stereotalker.control.body_parts import joint_reach
 from stereotalker.control.layers import ARM, HAND, vertex_layers
 from stereotalker.records import Avatar, Motion
 from stereotalker.smplx_layout import JOINT, SIDES
@@ -21,12 +21,12 @@ PosedJoints = tuple[np.ndarray, np.ndarray]
 
 # Sleeves on forearms of which the portrait shows less than this share of their length count as foreshortened.
 _SHORT = 0.5
-# An arm keeps the portrait's pixels while the side that it shows has changed by at most the first many times the square
-# of its length in the portrait, see `_seen_side`, and none of them from the second on. The fit puts pixels the more
-# wrong along an arm the shorter it is seen, and a change shows that the more, the shorter it was.
+# Limits of |side - portrait's side| / |portrait's side|^2, without unit; see `_seen_side`. Below the first one the
+# portrait's pixels are kept, above the second one none are. The square, because the fit puts pixels the more wrong
+# along an arm the shorter it is seen, and a change magnifies that the more, the shorter it was.
 _CHANGED = (0.6, 1.0)
-# Beyond a sleeve's end, the portrait's pixels give way over this distance, m, so that a hem has no steps.
-_HEM_M = 0.03
+# Along the arm, the portrait's pixels give way over this distance, m, so that no edge has steps.
+_FADE_M = 0.03
 # A bare forearm decides for the upper arm as well up to this distance from the elbow, m, with less and less weight.
 _ONTO_UPPER_ARM_M = 0.1
 # A bare arm goes on over the hand up to this distance from the wrist, m, and fades over as much again.
@@ -41,39 +41,41 @@ class SmoothedArms:
         self.body, self.sleeve_end = body, sleeve_end
         own = body.posed_joints(Motion.still(avatar.poses, avatar.expression), avatar.betas, avatar.surface)
         # What the portrait shows of upper arms and forearms, f64 [3] each; see `_seen_side`.
-        self._own = {bone: _seen_side(own, avatar.extrinsics[None], *bone)[0] for k in range(2) for bone in _bones(k)}
-        self._wrist = wrist_reach(body)
+        bones = [bone for side in SIDES for bone in _bones(side)]
+        self._own = {bone: _seen_side(own, avatar.extrinsics[None], *bone)[0] for bone in bones}
+        self._is_short = {side: np.linalg.norm(self._own[_bones(side)[1]]) < _SHORT for side in SIDES}
+        self._elbow, self._wrist = (joint_reach(body, name) for name in ("elbow", "wrist"))
         self._is_bare = sleeve_end < self._wrist
-        self._elbow = abs(float(body.joints(np.zeros(body.betas, np.float32))[JOINT["left_elbow"], 0]))
 
-    def cover(self, layer: np.ndarray, reach: np.ndarray) -> np.ndarray:
-        """Which points belong to such a part, bool [N].
+    def contains(self, layer: np.ndarray, reach: np.ndarray) -> np.ndarray:
+        """Which points lie on such a part, bool [N].
 
         layer u8 [N]: see `layers`; reach f32 [N]: distances from the body's midplane in the rest pose, m.
         """
         result = (layer >= ARM) & (reach > self.sleeve_end) & (reach < self._wrist + ONTO_HAND_M) & self._is_bare
-        for k in range(len(SIDES)):
-            if np.linalg.norm(self._own[_bones(k)[1]]) < _SHORT:
+        for k, side in enumerate(SIDES):
+            if self._is_short[side]:
                 result |= np.isin(layer, (ARM + k, HAND + k)) & (reach > self._elbow) & (reach < self.sleeve_end)
         return result
 
     def share(self, posed: PosedJoints, extrinsics: np.ndarray) -> np.ndarray:
-        """How much of a vertex' color the atlas gives instead of the portrait, f32 [T, V] in 0..1; 0 elsewhere.
+        """How much of a vertex' color the atlas gives instead of the portrait, f32 [T, V] in 0..1.
 
+               It is 0 away from these parts.
         extrinsics f32 [T, 4, 4] of the camera.
         """
         body, layer, reach = self.body, vertex_layers(self.body), np.abs(self.body.template[:, 0])
-        is_bare = self._is_bare * np.clip((reach - self.sleeve_end) / _HEM_M, 0, 1)
+        is_bare = self._is_bare * np.clip((reach - self.sleeve_end) / _FADE_M, 0, 1)
+        beyond_elbow = np.clip((reach - self._elbow) / _FADE_M, 0, 1)
         near_elbow = is_bare * np.clip(1 - (self._elbow - reach) / _ONTO_UPPER_ARM_M, 0, 1)
         of_hand = self._is_bare * np.clip(2 - (reach - self._wrist) / ONTO_HAND_M, 0, 1)
         result = np.zeros((len(extrinsics), len(layer)), np.float32)
         for k, side in enumerate(SIDES):
-            upper_arm, forearm = _bones(k)
+            upper_arm, forearm = _bones(side)
             on_upper_arm, on_forearm = (body.weights[:, bone[0]] for bone in (upper_arm, forearm))
             on_forearm = on_forearm + on_upper_arm * near_elbow + body.hand_weight(side) * of_hand
-            is_short = np.linalg.norm(self._own[forearm]) < _SHORT
             of_upper_arm = on_upper_arm * (1 - near_elbow) * is_bare
-            of_forearm = on_forearm * np.maximum(is_bare, is_short)
+            of_forearm = on_forearm * np.maximum(is_bare, self._is_short[side] * beyond_elbow)
             changes = [self._change(posed, extrinsics, bone)[:, None] for bone in (upper_arm, forearm)]
             is_side = np.isin(layer, (ARM + k, HAND + k))
             result += is_side * (changes[0] * of_upper_arm + changes[1] * of_forearm)
@@ -86,9 +88,9 @@ class SmoothedArms:
         return np.clip((change - _CHANGED[0]) / (_CHANGED[1] - _CHANGED[0]), 0, 1)
 
 
-def _bones(side: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Upper arm and forearm: first and last joint of each. side: an index into SIDES."""
-    shoulder, elbow, wrist = (JOINT[f"{SIDES[side]}_{name}"] for name in ("shoulder", "elbow", "wrist"))
+def _bones(side: str) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Upper arm and forearm of a side: first and last joint of each."""
+    shoulder, elbow, wrist = (JOINT[f"{side}_{name}"] for name in ("shoulder", "elbow", "wrist"))
     return (shoulder, elbow), (elbow, wrist)
 
 

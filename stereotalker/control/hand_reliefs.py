@@ -16,7 +16,7 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt, map_coordinates
 
 from stereotalker.body.model import Body
-from stereotalker.control.body_parts import wrist_reach
+from stereotalker.control.body_parts import joint_reach
 from stereotalker.control.foreshortened_arms import ONTO_HAND_M
 from stereotalker.control.frame_maps import FrameMaps
 from stereotalker.control.layers import ARM, HAND, MIXED_RIM, triangle_layers, vertex_layers
@@ -24,7 +24,7 @@ from stereotalker.control.light import Surface
 from stereotalker.control.limb_materials import weighted_lab
 from stereotalker.control.mipmaps import MipPair, at_photo_size, halved
 from stereotalker.control.shown_hands import ShownHand, find_hands, hand_joints, hand_triangles
-from stereotalker.control.warp_kernels import SEEN, SUPERSAMPLING
+from stereotalker.control.warp_kernels import SEEN, SUPERSAMPLING, DrawnMesh
 from stereotalker.geometry.camera import project
 from stereotalker.geometry.rasterizer import rasterize
 from stereotalker.media.morphology import disk_kernel
@@ -68,8 +68,9 @@ class HandRelief:
     faces: np.ndarray  # i32 [Q, 3]
     weights: np.ndarray  # f64 [R, J] how much every joint moves a vertex
     vertices: np.ndarray  # f64 [R, J, 3] m: every vertex in the frame of every joint
-    body_faces: np.ndarray  # bool [F] triangles of the body that it replaces
-    body_vertices: np.ndarray  # bool [V] vertices of the body's hands, over which it is drawn
+    replaced: np.ndarray  # bool [F] triangles of the body that are not drawn under it
+    hand_faces: np.ndarray  # bool [F] triangles of the body's hands, over which it is drawn wherever they are
+    hand_vertices: np.ndarray  # bool [V] vertices of the body's hands
 
     def posed(self, positions: np.ndarray, rotations: np.ndarray) -> np.ndarray:
         """Its vertices f64 [R, 3] m, for positions [55, 3] m and world rotations [55, 3, 3] of the body's joints."""
@@ -114,8 +115,9 @@ def _make_relief(avatar: Avatar, body: Body, pixels: np.ndarray, sleeve_end: flo
     is_shown = opacity >= 0.5
     is_forearm_label = avatar.regions == REGION["arms"]
     picture = _picture(avatar.portrait, hand.is_shown | (opacity > 0) & is_forearm_label)
-    # Under a relief a bare arm goes on a little, so that no gap opens when the wrist bends. A cuff ends.
-    mesh_end = wrist_reach(body) + (count * ONTO_HAND_M if sleeve_end < wrist_reach(body) else 0)
+    # A bare arm goes on under the relief, so that no gap opens when the wrist bends. Triangles that begin before the
+    # wrist reach about as far as cloth does, so a sleeve is open at its end.
+    mesh_end = joint_reach(body, "wrist") + (ONTO_HAND_M if sleeve_end < joint_reach(body, "wrist") else 0)
     return HandRelief(
         hand=hand,
         levels=tuple(level[None] for level in halved(at_photo_size(avatar, picture, is_shown))),
@@ -125,8 +127,9 @@ def _make_relief(avatar: Avatar, body: Body, pixels: np.ndarray, sleeve_end: flo
         faces=faces,
         weights=weights / np.maximum(weights.sum(1, keepdims=True), 1e-6),
         vertices=np.einsum("jba,rjb->rja", rotations, _unproject(places, avatar)[:, None] - positions),
-        body_faces=_triangles_beyond(body, hand.sides, mesh_end),
-        body_vertices=np.isin(vertex_layers(body), [HAND + SIDES.index(side) for side in hand.sides]),
+        replaced=_triangles_beyond(body, hand.sides, mesh_end),
+        hand_faces=hand_triangles(body, hand.sides),
+        hand_vertices=np.isin(vertex_layers(body), [HAND + SIDES.index(side) for side in hand.sides]),
     )
 
 
@@ -173,7 +176,7 @@ def _window_maps(
     arms = body.faces[np.isin(layer, [ARM + SIDES.index(side) for side in hand.sides])]
     arm = rasterize(pixels, arms, size)
     reach = arm.interpolate(arms, np.abs(body.template[:, :1]))[window][..., 0]
-    is_near_wrist = reach > wrist_reach(body) - _FOREARM_M
+    is_near_wrist = reach > joint_reach(body, "wrist") - _FOREARM_M
     if (is_forearm := is_near_wrist & ~drawn).any():
         depth += of_forearm * (_smoothed(arm.depth[window], is_forearm, _DEPTH_SMOOTHING * extent) - depth)
     may_show = is_near_wrist & (near_wrist > _MIN_WRIST_WEIGHT)
@@ -236,6 +239,7 @@ def draw_relief(
     relief: HandRelief,
     vertices: np.ndarray,
     weight: float,
+    mesh: DrawnMesh,
     depth: np.ndarray,
     levels: MipPair,
     intrinsics: np.ndarray,
@@ -243,9 +247,10 @@ def draw_relief(
 ) -> None:
     """Draw a posed relief over the finished maps of a frame, in place.
 
-    vertices f64 [R, 3] m: see `HandRelief.posed`; weight: of the relief over what lies below it, 0 to 1; depth f32
-    [s H, s W] m: of what is drawn already, with s = SUPERSAMPLING samples per pixel and axis, overwritten; levels: of
-    the relief's mip map, for this camera; intrinsics [3, 3] px of the samples, extrinsics [4, 4].
+    vertices f64 [R, 3] m: see `HandRelief.posed`; weight: of the relief over what lies below it, 0 to 1; mesh: of the
+    body; depth f32 [s H, s W] m: of the reliefs that are drawn already, with s = SUPERSAMPLING samples per pixel and
+    axis, overwritten; levels: of the relief's mip map, for this camera; intrinsics [3, 3] px of the samples, extrinsics
+    [4, 4].
     """
     surface = Surface.of(vertices.astype(np.float32), relief.faces)
     pixels = project(surface.vertices, intrinsics, extrinsics)
@@ -261,16 +266,18 @@ def draw_relief(
     values = drawn.interpolate(relief.faces, values)
     PH, PW = relief.opacity.shape
     place = values[..., :2] / np.array([PW, PH], np.float32)
-    behind = depth[s * y0 : s * y1, s * x0 : s * x1]
-    opacity = weight * _sample(relief.opacity, place) * (drawn.depth < behind + _IN_FRONT_M)
-    np.copyto(behind, drawn.depth, where=opacity > 0.5)
+    samples = np.s_[s * y0 : s * y1, s * x0 : s * x1]
+    of_body = np.where(relief.hand_faces[mesh.face[samples]], np.inf, mesh.depth[samples])
+    before = drawn.depth < np.minimum(of_body, depth[samples]) + _IN_FRONT_M
+    opacity = weight * _sample(relief.opacity, place) * before
+    np.copyto(depth[samples], drawn.depth, where=opacity > 0.5)
     color = _sample(levels.fine[0], place)
     if levels.blend > 0:
         color += levels.blend * (_sample(levels.coarse[0], place) - color)
 
-    def pooled(samples: np.ndarray) -> np.ndarray:
+    def pooled(values: np.ndarray) -> np.ndarray:
         """Means f32 [h, w, C] of the samples [s h, s w, C] of every pixel."""
-        return samples.reshape(y1 - y0, s, x1 - x0, s, -1).mean((1, 3))
+        return values.reshape(y1 - y0, s, x1 - x0, s, -1).mean((1, 3))
 
     share = pooled(opacity)
     mixed = pooled(np.concatenate([color, values[..., 2:]], -1) * opacity[..., None]) / np.maximum(share, 1e-6)

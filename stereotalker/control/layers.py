@@ -15,7 +15,7 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt
 
 from stereotalker.body.model import Body
-from stereotalker.control.body_parts import wrist_reach
+from stereotalker.control.body_parts import joint_reach
 from stereotalker.control.limb_materials import LimbMaterials, limb_materials
 from stereotalker.geometry.rasterizer import rasterize
 from stereotalker.media.inpainting import CLOTHES, inpaint
@@ -33,7 +33,7 @@ _SEAM_EDGES = 2
 # Colors of neighboring parts are mixed up to this distance from a part's outline; share of the longer side.
 MIXED_RIM = 1 / 400
 # Long sleeves end this far beyond the wrist, m.
-CUFF_M = 0.012
+_CUFF_M = 0.012
 # Beyond this distance from an edge colors are free of a neighbor's shadow; share of the longer side. An edge is also
 # where the depth of neighboring pixels differs so much, m.
 _SHADOWED_RIM, _MIN_DEPTH_JUMP_M = 1 / 130, 0.015
@@ -98,7 +98,7 @@ def make_layers(
     vertex = _shown_vertex(avatar.regions, body, pixels, vertex_layer)
     is_arm, is_hand = (avatar.regions == REGION[name] for name in ("arms", "hands"))
     reach = np.abs(body.template[vertex, 0])
-    materials = limb_materials(avatar, reach, is_arm & (vertex >= 0), is_hand, wrist_reach(body) + CUFF_M)
+    materials = limb_materials(avatar, reach, is_arm & (vertex >= 0), is_hand, joint_reach(body, "wrist") + _CUFF_M)
     rim = max(1, round(max(size) * MIXED_RIM))
     owned = [_with_seam(body, vertex_layer == k)[vertex] & (vertex >= 0) for k in range(COUNT)]
     near_hands = _dilated(avatar.regions == REGION["hands"], max(1, round(max(size) * _HAND_RIM)))

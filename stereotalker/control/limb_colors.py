@@ -19,8 +19,10 @@ from stereotalker.control.atlas import Atlas
 from stereotalker.control.layers import ARM, TRUNK, vertex_layers
 from stereotalker.smplx_layout import JOINT, SIDES
 
-# Distance, m, over which a solution leaves a shown color, the same on smoothed arms, and for a color of the other arm.
-_SHOWN_REACH_M, _SMOOTHED_REACH_M, _OTHER_ARM_REACH_M = 0.003, 0.02, 0.02
+# Distance, m, over which a solution leaves a shown color; on arms with smooth colors it leaves it sooner.
+_SHOWN_REACH_M, _SMOOTHED_REACH_M = 0.003, 0.02
+# The same for a color of the other arm.
+_OTHER_ARM_REACH_M = 0.02
 # The same for the material's color out of the shadow, to which all others tend.
 _LIT_REACH_M = 0.04
 # Largest distance between a vertex and its mirror image on the other arm, m.
@@ -32,11 +34,11 @@ _LUMA_WEIGHTS = np.array([0.299, 0.587, 0.114])
 _ARM_RADIUS_M = 0.045
 # Detail is what differs from the mean of so many texels around, by this factor at most. With fewer texels shown, there
 # is none.
-_SMOOTHED_TEXELS, _MAX_DETAIL, _MIN_TEXELS = 60, 1.2, 60
+_MEAN_TEXELS, _MAX_DETAIL, _MIN_TEXELS = 60, 1.2, 60
 # So many texels at a mirrored place are mixed.
 _MIXED_TEXELS = 4
 # Cloth and skin are mixed over this width at a sleeve's end, m.
-_HEM_M = 0.008
+_HEM_WIDTH_M = 0.008
 # Edges of the mesh count as at least so long, m.
 _MIN_EDGE_M = 1e-3
 
@@ -73,12 +75,16 @@ def complete_limbs(
         shown = total / np.maximum(count, 1)[:, None]
         solved = np.tile(typical.astype(np.float64), (len(layer), 1))
         weight = (count > 0) / shown_reach**2
-        solved[vertices] = _solve_screened_poisson(body, vertices, shown[vertices], weight[vertices], typical)
-        weights = atlas.weights[targets] * (is_limb & is_material)[atlas.corners[targets]] + 1e-9
+        if len(vertices):
+            of_material = _solve_screened_poisson(body, vertices, shown[vertices], weight[vertices], typical)
+            # Beyond its end, a material has the colors of its end.
+            nearest = cKDTree(body.template[vertices]).query(body.template[is_limb])[1]
+            solved[is_limb] = of_material[nearest]
+        weights = atlas.weights[targets] * is_limb[atlas.corners[targets]] + 1e-9
         weights /= weights.sum(1, keepdims=True)
         mixed.append((solved[atlas.corners[targets]] * weights[..., None]).sum(1))
     # A hem that follows whole texels would have steps.
-    bare = np.clip(beyond_texel[targets] / _HEM_M + 0.5, 0, 1)[:, None]
+    bare = np.clip(beyond_texel[targets] / _HEM_WIDTH_M + 0.5, 0, 1)[:, None]
     result = color.copy()
     result[targets] = (1 - bare) * mixed[0] + bare * mixed[1]
     for k in range(len(SIDES)):  # cloth has folds, skin hardly any
@@ -115,7 +121,7 @@ def _reflected_detail(places: np.ndarray, color: np.ndarray, shown: np.ndarray, 
     around = 2 * np.pi * _ARM_RADIUS_M
     turned = np.concatenate([places[shown] + (0, k * around) for k in (-1, 0, 1)])
     tree, texel = cKDTree(turned), np.tile(shown, 3)
-    _, near = cKDTree(places[shown]).query(places[shown], k=min(_SMOOTHED_TEXELS, len(shown)))
+    _, near = cKDTree(places[shown]).query(places[shown], k=min(_MEAN_TEXELS, len(shown)))
     smooth = color[shown][near].mean(1)
     detail = np.ones(len(color), np.float32)
     lightness = (color[shown] @ _LUMA_WEIGHTS) / np.maximum(smooth @ _LUMA_WEIGHTS, 1)

@@ -22,7 +22,7 @@ from stereotalker.smplx_layout import REGION
 _LAB_WEIGHTS = np.array([0.5, 1, 1], np.float32)
 _MIN_SKIN_CLOTH_DISTANCE = 10.0
 # Hems are slanted: so near to a sleeve's end, m, both materials may be.
-_HEM_M = 0.04
+_MAX_SLANT_M = 0.04
 # With a larger share of an arm's clear pixels on the wrong side, the sleeve's end is not known.
 _MAX_FOREIGN = 0.3
 # A color is one thing and not another if it is so many times nearer to it.
@@ -39,24 +39,25 @@ _MIXED_RIM = 1 / 400
 class LimbMaterials:
     """What the portrait tells of skin and cloth on arms and hands."""
 
-    # m along the arm from the body's midplane: cloth before it, skin beyond.
+    # m along the arm from the body's midplane: cloth before it, skin beyond. It is the end of long sleeves where no arm
+    # is seen, and where the colors do not decide.
     sleeve_end: float
     # bool [H, W]: pixels of arms and hands whose color is that of something else.
     is_foreign: np.ndarray
 
 
 def limb_materials(
-    avatar: Avatar, reach: np.ndarray, is_arm: np.ndarray, is_hand: np.ndarray, longest: float
+    avatar: Avatar, reach: np.ndarray, is_arm: np.ndarray, is_hand: np.ndarray, longest_sleeve: float
 ) -> LimbMaterials:
     """Find the sleeves' end and the foreign pixels of a portrait.
 
     reach f32 [H, W]: m along the arm at every pixel of a limb; is_arm, is_hand bool [H, W]: where the portrait shows
-    arms and hands, by its labels; longest: where sleeves end that reach the hands, m.
+    arms and hands, by its labels; longest_sleeve: where sleeves end that reach the hands, m.
     """
     lab, regions = weighted_lab(avatar.portrait), avatar.regions
     skin = lab[is_hand] if is_hand.any() else lab[regions == REGION["face"]]
     cloth = lab[np.isin(regions, (REGION["torso"], REGION["legs"]))]
-    end, is_foreign = longest, np.zeros(regions.shape, bool)
+    end, is_foreign = longest_sleeve, np.zeros(regions.shape, bool)
     if not len(skin):
         return LimbMaterials(end, is_foreign)
     to_skin = np.linalg.norm(lab - np.median(skin, 0), axis=-1)
@@ -64,8 +65,8 @@ def limb_materials(
         to_cloth = np.linalg.norm(lab - np.median(cloth, 0), axis=-1)
         is_skin, is_cloth = to_skin * _CLEAR_RATIO < to_cloth, to_cloth * _CLEAR_RATIO < to_skin
         is_clear = is_arm & (is_skin | is_cloth)
-        end = min(sleeve_end(reach[is_clear], is_skin[is_clear]), longest)
-        is_foreign = is_arm & (((reach > end + _HEM_M) & is_cloth) | ((reach < end - _HEM_M) & is_skin))
+        end = min(sleeve_end(reach[is_clear], is_skin[is_clear]), longest_sleeve)
+        is_foreign = is_arm & (((reach > end + _MAX_SLANT_M) & is_cloth) | ((reach < end - _MAX_SLANT_M) & is_skin))
         if is_foreign.sum() > _MAX_FOREIGN * is_clear.sum():
             is_foreign[:] = False
     # A hand has the color of what lies beside it where the label is wrong.

@@ -242,10 +242,11 @@ def control(ref: Reference, body: Body, motion: Motion, camera: Camera) -> Contr
         K, E = camera.intrinsics[t], camera.extrinsics[t]
         K = K * np.array([[SUPERSAMPLING], [SUPERSAMPLING], [1]], np.float32)
         weights = [relief.hand.weight(positions[t], rotations[t], E) for relief in ref.reliefs]
-        is_kept, is_mesh = np.ones(len(body.faces), bool), np.ones(len(body.template))
+        is_kept, portrait_share = np.ones(len(body.faces), bool), 1 - smooth[t]
         for relief, weight in zip(ref.reliefs, weights, strict=True):
-            is_kept &= ~(relief.body_faces & (weight == 1))
-            is_mesh[relief.body_vertices] = 1 - weight
+            is_kept &= ~(relief.replaced & (weight == 1))
+            # What is left of a hand's mesh under its relief continues the arm, or the cuff, in the atlas' colors.
+            portrait_share[relief.hand_vertices] *= 1 - weight
         kept = np.flatnonzero(is_kept)
         size = (SUPERSAMPLING * H, SUPERSAMPLING * W)
         fragments = rasterize(project(vertices[t], K, E), body.faces[kept], size)
@@ -260,7 +261,7 @@ def control(ref: Reference, body: Body, motion: Motion, camera: Camera) -> Contr
                     ref.places,
                     surface.normals @ E[:3, :3].T,
                     _vertex_shading(ref.light, surface, facing, ref.is_limb, ref.portrait.is_outside_mouth),
-                    _portrait_share(ref.facing, facing, ref.is_limb) * (1 - smooth[t]) * is_mesh,
+                    _portrait_share(ref.facing, facing, ref.is_limb) * portrait_share,
                     departure[t],
                 ]
             ).astype(np.float32),
@@ -271,12 +272,12 @@ def control(ref: Reference, body: Body, motion: Motion, camera: Camera) -> Contr
         shown_layer = np.where(maps.face >= 0, ref.portrait.layer[maps.face], layers.COUNT)
         close_gaps(maps, maps.face >= 0, shown_layer, ref.cloth_contacts[:, maps.face])
         coverage[t][(maps.face < 0) & (visibility[t] == GUESSED)] = 255  # the gaps
+        depth_of_reliefs = np.full(size, np.inf, np.float32)
         for relief, weight in zip(ref.reliefs, weights, strict=True):
             if weight:
                 levels = mipmaps.pair(avatar, relief.levels, K, E)
                 hand = relief.posed(positions[t], rotations[t])
-                fragments.depth[relief.body_vertices[fragments.vertices(body.faces[kept])]] = np.inf
-                draw_relief(maps, relief, hand, weight, fragments.depth, levels, K, E)
+                draw_relief(maps, relief, hand, weight, drawn, depth_of_reliefs, levels, K, E)
 
     for t in range(T):
         K, E = camera.intrinsics[t], camera.extrinsics[t]

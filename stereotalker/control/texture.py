@@ -100,7 +100,7 @@ def make_texture(
     reach, end = np.abs(atlas.positions[:, 0]), materials.sleeve_end
     is_source = is_visible & is_limb & texels.is_interior & (facing[nearest_vertex] > _MIN_SOURCE_FACING)
     is_source &= (texel_layer < HAND) | (reach > end)  # the skin of a hand says nothing of the cuff over it
-    is_hidden_limb, is_smoothed = is_limb & ~is_source, smoothed.cover(texel_layer, reach)
+    is_hidden_limb, is_smoothed = is_limb & ~is_source, smoothed.contains(texel_layer, reach)
     skin, cloth = _typical_colors(color, is_source & (texel_layer >= HAND), is_visible, groups)
     completed = complete_limbs(body, atlas, color, is_source, is_smoothed, end, skin, cloth)
     color[is_hidden_limb | is_smoothed] = completed[is_hidden_limb | is_smoothed]

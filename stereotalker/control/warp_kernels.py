@@ -25,7 +25,7 @@ SUPERSAMPLING = 2
 # Values of Control.visibility on the person; 0 is outside. Higher values mean more reliable colors.
 SEEN = 255  # the portrait shows this surface
 COMPLETED = 240  # something hides this surface in the portrait, and the picture of its layer was completed there
-SMOOTHED = 228  # a bare arm that the portrait shows, in smoothed colors
+SMOOTHED = 228  # an arm that the portrait shows, in smoothed colors
 COPIED = 216  # an arm's or a hand's color, or the trunk's, that the texture continues from what the portrait shows
 FROM_TEXTURE = 192  # a texel that the portrait shows, where the direct lookup in the portrait was refused
 MIRRORED = 128  # a texel whose color comes from the other side of the body
@@ -42,7 +42,7 @@ PLACE = 0  # where the vertex is in the portrait: x px, y px, depth m
 NORMAL = 3  # in camera space
 SHADING = 6
 # How much of the color comes from the portrait, the rest from the atlas, in 0..1. It is less than 1 where the portrait
-# shows the surface much more slantwise than the frame does.
+# shows the surface much more slantwise than the frame does, on smoothed arms that turn, and on hands under a relief.
 PORTRAIT_SHARE = 7
 # How far the surface has left the portrait's pose, in 0..1. The edges of what the portrait shows then count as INTERIOR
 # says.

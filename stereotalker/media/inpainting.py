@@ -100,9 +100,9 @@ def _visible_part(y, x, h, w):
 
 @numba.njit(cache=True)
 def _patch_cost(image, y, x, v, u, vertical, horizontal, limit):
-    """Mean squared difference of the patches at (y, x) and (v, u) of one shade, plus the cost of the shift.
+    """Mean squared difference of the patches at (y, x) and (v, u), plus the cost of the shift.
 
-    Returns `limit` as soon as the cost reaches it.
+    Their shade is matched first. Returns `limit` as soon as the cost reaches it.
     """
     h, w = image.shape[:2]
     y0, y1, x0, x1, count = _visible_part(y, x, h, w)

@@ -110,7 +110,8 @@ class Store:
                 continue
             try:
                 size = sum(path.stat().st_size for path in marker.parent.iterdir())
-                yield Entry(marker.parent.parent.name, marker.parent.name, size, marker.stat().st_atime)
+                times = marker.stat()
+                yield Entry(marker.parent.parent.name, marker.parent.name, size, times.st_atime, times.st_mtime_ns)
             except OSError:  # it was removed meanwhile
                 continue
 
@@ -168,6 +169,7 @@ class Entry:
     key: str
     bytes: int
     last_used: float  # s since 1970
+    finished_ns: int  # ns since 1970
 
 
 def _age(path: Path) -> float:
