@@ -107,13 +107,17 @@ def test_a_hand_that_moves_leaves_no_ghost_and_carries_no_cloth(fitted, body):
     assert was_hand.sum() > 50 and is_near(colors, CLOTH, 60)[was_hand].mean() > 0.95
 
 
-def test_hidden_sides_of_limbs_are_copied_with_their_sleeves_end(portrait_body, body):
+def with_sleeves(portrait_body, end):
+    """The avatar in cloth of one color, with skin beyond `end` m along the arms."""
     avatar, _, arm_distance = portrait_body
-    end = 0.4  # m from the middle of the body
     bare = (avatar.regions == ARMS) & (arm_distance > end)
     skin = np.isin(avatar.regions, [REGION[name] for name in ("face", "mouth", "hair", "hands")]) | bare
-    portrait = np.where(skin[..., None], SKIN, CLOTH).astype(np.uint8)
-    ref = reference(replace(avatar, portrait=portrait), body)
+    return replace(avatar, portrait=np.where(skin[..., None], SKIN, CLOTH).astype(np.uint8))
+
+
+def test_hidden_sides_of_limbs_are_copied_with_their_sleeves_end(portrait_body, body):
+    end = 0.4  # m from the middle of the body
+    ref = reference(with_sleeves(portrait_body, end), body)
     corners = body.faces.ravel()
     columns, rows = texel_corners(body)[body.texture_faces.ravel()].astype(int).T.clip(0, len(ref.texture.seen) - 1)
     skin_share = (ref.texture.colour[rows, columns] - CLOTH) @ (SKIN - CLOTH) / ((SKIN - CLOTH) @ (SKIN - CLOTH))
@@ -125,15 +129,8 @@ def test_hidden_sides_of_limbs_are_copied_with_their_sleeves_end(portrait_body, 
 
 
 def test_a_bare_arm_that_turns_has_the_smoothed_colors_of_the_portrait(portrait_body, body):
-    avatar, _, arm_distance = portrait_body
-    end = 0.4
-    bare = (avatar.regions == ARMS) & (arm_distance > end)
-    skin = np.isin(avatar.regions, [REGION[name] for name in ("face", "mouth", "hair", "hands")]) | bare
-    portrait = np.where(skin[..., None], SKIN, CLOTH).astype(np.uint8)
-    bare_armed = replace(avatar, portrait=portrait)
-    still, turned = (
-        warp(bare_armed, body, turns) for turns in ({}, {"left_elbow": (0, 0, 0.8), "right_elbow": (0, 0, 0.8)})
-    )
+    turns = {"left_elbow": (0, 0, 0.8), "right_elbow": (0, 0, 0.8)}
+    still, turned = (warp(with_sleeves(portrait_body, 0.4), body, change) for change in ({}, turns))
     smooth = turned.visibility[0] == SMOOTHED
     assert (still.visibility == SMOOTHED).sum() < 0.05 * smooth.sum()
     assert smooth.sum() > 1000 and np.isin(turned.labels[0][smooth], (ARMS, HANDS)).all()
