@@ -83,6 +83,9 @@ def test_smooth_parts_are_skin_and_sleeves_of_short_forearms(fitted, body):
     def smooth(avatar, sleeve_end):
         return SmoothedArms(avatar, body, sleeve_end).contains(layer, reach).tolist()
 
+    of_sleeve = SmoothedArms(short, body, LONG).in_foreshortened_sleeve(layer, reach)
+    assert of_sleeve.tolist() == smooth(short, LONG)
+    assert not SmoothedArms(short, body, UPPER_END).in_foreshortened_sleeve(layer, reach).any()
     assert smooth(long, LONG) == [False, False, False, False, False, False, False]
     assert smooth(short, LONG) == [False, False, False, True, False, False, False]
     assert smooth(long, UPPER_END) == [False, False, True, True, True, False, True]

@@ -120,12 +120,27 @@ def test_a_relief_covers_its_own_hand_and_no_other_part_before_it(ref, avatar, b
     assert green_share(ref, avatar, body, (replace(behind, hand_faces=np.zeros_like(left.hand_faces)),)) < 0.2
 
 
-def test_the_mesh_goes_on_under_a_bare_arms_relief_and_ends_with_a_sleeve(avatar, body):
+def bare_and_sleeved(avatar, body):
+    """The left relief if the arm were bare, and with a long sleeve. The forearm points nearly at the camera."""
     still = Motion.still(avatar.poses, avatar.expression)
     pixels = project(body.pose(still, avatar.betas, avatar.surface)[0], avatar.intrinsics, avatar.extrinsics)
+    return [make_reliefs(avatar, body, pixels, end)[0] for end in (0.3, joint_reach(body, "wrist") + 0.012)]
+
+
+def test_a_bare_arms_relief_fades_at_the_wrist(avatar, body, monkeypatch):
+    monkeypatch.setattr("stereotalker.control.hand_reliefs._WRIST_FADE_M", 0.1)  # his wrist itself is hidden
+    bare, sleeved = bare_and_sleeved(avatar, body)
+    faded = sleeved.opacity - bare.opacity
+    assert (faded >= 0).all() and (faded > 0.1).sum() > 20
+    joints = joints_of(avatar, body, avatar.poses)[0][[JOINT["left_wrist"], JOINT["left_middle3"]]]
+    wrist, finger = project(joints.astype(np.float32), avatar.intrinsics, avatar.extrinsics)[:, 1::-1]
+    places = np.argwhere(faded > 0.1)
+    assert (np.linalg.norm(places - wrist, axis=1) < np.linalg.norm(places - finger, axis=1)).mean() > 0.8
+
+
+def test_the_mesh_goes_on_under_a_bare_arms_relief_and_ends_with_a_sleeve(avatar, body):
     reach, wrist = np.abs(body.template[:, 0]), joint_reach(body, "wrist")
-    for sleeve_end, last in ((0.3, wrist + ONTO_HAND_M), (wrist + 0.012, wrist)):
-        relief = make_reliefs(avatar, body, pixels, sleeve_end)[0]
+    for relief, last in zip(bare_and_sleeved(avatar, body), (wrist + ONTO_HAND_M, wrist), strict=True):
         left = relief.hand_faces & (body.template[body.faces, 0] > 0).all(1)
         assert np.array_equal(relief.replaced[left], (reach[body.faces].min(1) > last)[left])
 

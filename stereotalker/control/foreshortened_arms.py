@@ -53,10 +53,12 @@ class SmoothedArms:
         layer u8 [N]: see `layers`; reach f32 [N]: distances from the body's midplane in the rest pose, m.
         """
         result = (layer >= ARM) & (reach > self.sleeve_end) & (reach < self._wrist + ONTO_HAND_M) & self._is_bare
-        for k, side in enumerate(SIDES):
-            if self._is_short[side]:
-                result |= np.isin(layer, (ARM + k, HAND + k)) & (reach > self._elbow) & (reach < self.sleeve_end)
-        return result
+        return result | self.in_foreshortened_sleeve(layer, reach)
+
+    def in_foreshortened_sleeve(self, layer: np.ndarray, reach: np.ndarray) -> np.ndarray:
+        """Which points lie on the sleeve of a foreshortened forearm, bool [N]. Arguments as of `contains`."""
+        short = [part + k for k, side in enumerate(SIDES) for part in (ARM, HAND) if self._is_short[side]]
+        return np.isin(layer, short) & (reach > self._elbow) & (reach < self.sleeve_end)
 
     def share(self, posed: PosedJoints, extrinsics: np.ndarray) -> np.ndarray:
         """How much of a vertex' color the atlas gives instead of the portrait, f32 [T, V] in 0..1.

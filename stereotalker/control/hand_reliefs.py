@@ -47,6 +47,8 @@ _FOREARM_REACH, _OPAQUE_SHARE = 0.05, 0.6
 # hand (CIELAB with half of its lightness), and which fingers move by at most 1 minus this weight: fingers that lie
 # before a forearm do not fade.
 _FOREARM_M, _MAX_SKIN_DIFFERENCE, _MIN_WRIST_WEIGHT = 0.09, 11.0, 0.5
+# Where it does not, and the arm is bare, it fades over this distance from the wrist, m: the mesh goes on below it.
+_WRIST_FADE_M = 0.025
 # A relief ends with the hand where the forearm points at the camera by more than this cosine.
 _MAX_FORESHORTENING = 0.85
 # A relief is drawn over what lies less than this before it, m: cuffs and forearms reach into the hand.
@@ -102,8 +104,11 @@ def _make_relief(avatar: Avatar, body: Body, pixels: np.ndarray, sleeve_end: flo
     opacity = np.zeros(hand.is_shown.shape, np.float32)
     count = len(hand.sides)
     forearms = positions[:count] - positions[-count:]
-    is_forearm = maps.is_forearm & _is_seen_from_the_side(forearms, positions[:count], avatar.extrinsics)
-    opacity[window] = _opacity(avatar, hand, is_forearm, window)
+    is_bare = sleeve_end < joint_reach(body, "wrist")
+    goes_on = _is_seen_from_the_side(forearms, positions[:count], avatar.extrinsics)
+    opacity[window] = _opacity(avatar, hand, maps.is_forearm & goes_on, window)
+    if is_bare and not goes_on:
+        opacity[window] *= np.clip(maps.beyond_wrist / _WRIST_FADE_M, 0, 1)
     grid, faces = _grid(opacity[window] > 0, max(2, round(extent / _CELLS)))
 
     def at_grid(values: np.ndarray) -> np.ndarray:
@@ -117,7 +122,7 @@ def _make_relief(avatar: Avatar, body: Body, pixels: np.ndarray, sleeve_end: flo
     picture = _picture(avatar.portrait, hand.is_shown | (opacity > 0) & is_forearm_label)
     # A bare arm goes on under the relief, so that no gap opens when the wrist bends. Triangles that begin before the
     # wrist reach about as far as cloth does, so a sleeve is open at its end.
-    mesh_end = joint_reach(body, "wrist") + (ONTO_HAND_M if sleeve_end < joint_reach(body, "wrist") else 0)
+    mesh_end = joint_reach(body, "wrist") + (ONTO_HAND_M if is_bare else 0)
     return HandRelief(
         hand=hand,
         levels=tuple(level[None] for level in halved(at_photo_size(avatar, picture, is_shown))),
@@ -154,6 +159,7 @@ class _WindowMaps:
     weights: np.ndarray  # f64 [J, h, w] how much every joint moves a pixel
     depth: np.ndarray  # f64 [h, w] m
     is_forearm: np.ndarray  # bool [h, w] pixels of the forearm beside the wrist
+    beyond_wrist: np.ndarray  # f64 [h, w] m along the hand from the wrist
 
 
 def _window_maps(
@@ -180,7 +186,9 @@ def _window_maps(
     if (is_forearm := is_near_wrist & ~drawn).any():
         depth += of_forearm * (_smoothed(arm.depth[window], is_forearm, _DEPTH_SMOOTHING * extent) - depth)
     may_show = is_near_wrist & (near_wrist > _MIN_WRIST_WEIGHT)
-    return _WindowMaps(np.concatenate([(1 - of_forearm) * weights, elbows]), depth, may_show)
+    beyond = fragments.interpolate(faces, np.abs(body.template[:, :1]) - joint_reach(body, "wrist"))[window][..., 0]
+    beyond = _smoothed(beyond, drawn, _DEPTH_SMOOTHING * extent)
+    return _WindowMaps(np.concatenate([(1 - of_forearm) * weights, elbows]), depth, may_show, beyond)
 
 
 def _picture(portrait: np.ndarray, is_hand: np.ndarray) -> np.ndarray:

@@ -66,7 +66,7 @@ _LIMB_FACING, _LIMB_STRETCH = (0.25, 0.5), (1.3, 2.0)
 # Largest shading factor of arms and hands. Its inverse is the smallest.
 _MAX_LIMB_SHADING = 1.15
 # How much darker a limb is whose surface is seen from the edge, and the facing below which it gets no darker.
-_LIMB_FALLOFF, _MIN_LIMB_FACING = 0.3, 0.15
+_LIMB_FALLOFF, _MIN_LIMB_FACING = 0.45, 0.15
 
 
 @dataclass(frozen=True)
@@ -246,7 +246,7 @@ def control(ref: Reference, body: Body, motion: Motion, camera: Camera) -> Contr
         for relief, weight in zip(ref.reliefs, weights, strict=True):
             is_kept &= ~(relief.replaced & (weight == 1))
             # What is left of a hand's mesh under its relief continues the arm, or the cuff, in the atlas' colors.
-            portrait_share[relief.hand_vertices] *= 1 - weight
+            portrait_share[relief.hand_vertices] *= 1 - weight * departure[t][relief.hand_vertices]
         kept = np.flatnonzero(is_kept)
         size = (SUPERSAMPLING * H, SUPERSAMPLING * W)
         fragments = rasterize(project(vertices[t], K, E), body.faces[kept], size)

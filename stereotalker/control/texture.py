@@ -100,6 +100,7 @@ def make_texture(
     reach, end = np.abs(atlas.positions[:, 0]), materials.sleeve_end
     is_source = is_visible & is_limb & texels.is_interior & (facing[nearest_vertex] > _MIN_SOURCE_FACING)
     is_source &= (texel_layer < HAND) | (reach > end)  # the skin of a hand says nothing of the cuff over it
+    is_source &= ~smoothed.in_foreshortened_sleeve(texel_layer, reach)  # most of it lies in the shadow of the hand
     is_hidden_limb, is_smoothed = is_limb & ~is_source, smoothed.contains(texel_layer, reach)
     skin, cloth = _typical_colors(color, is_source & (texel_layer >= HAND), is_visible, groups)
     completed = complete_limbs(body, atlas, color, is_source, is_smoothed, end, skin, cloth)
