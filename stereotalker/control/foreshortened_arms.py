@@ -63,8 +63,7 @@ class SmoothedArms:
     def share(self, posed: PosedJoints, extrinsics: np.ndarray) -> np.ndarray:
         """How much of a vertex' color the atlas gives instead of the portrait, f32 [T, V] in 0..1.
 
-               It is 0 away from these parts.
-        extrinsics f32 [T, 4, 4] of the camera.
+        It is 0 away from these parts. extrinsics f32 [T, 4, 4] of the camera.
         """
         body, layer, reach = self.body, vertex_layers(self.body), np.abs(self.body.template[:, 0])
         is_bare = self._is_bare * np.clip((reach - self.sleeve_end) / _FADE_M, 0, 1)
