@@ -1,7 +1,7 @@
 """Smooth colors of arms that turn: of bare ones, and of forearms that the portrait shows foreshortened.
 
-A forearm that points at the camera is a few pixels long in the portrait. The fit puts these pixels centimeters wrong
-along the arm, and the hand hides or shadows half of them. Such a forearm gets the smooth colors of the texture atlas
+A forearm that points at the camera is short in the portrait. A fit that is some pixels off is centimeters off along the
+arm there, and the hand hides or shadows much of it. Such a forearm gets the smooth colors of the texture atlas
 alone (see `limb_colors`) when it turns. The same is true of all bare arms: skin hardly has any detail, but every shadow
 on it would be taken for a stain. V: vertices of the body, N: points on it, T: frames.
 """
